@@ -1,0 +1,38 @@
+"""deepmd_lite: a Deep Potential force field for atomistic simulation.
+
+`train` a potential from ab-initio data, attach it to ASE with `Calculator`, run parallel
+molecular dynamics with `Simulation`. Units: eV, Å, fs, u, K; stress as ASE has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .calculator import Calculator
+    from .md import Simulation
+    from .model import load_model as load
+    from .training import train
+
+_PUBLIC = {
+    "Calculator": ("calculator", "Calculator"),
+    "Simulation": ("md", "Simulation"),
+    "load": ("model", "load_model"),
+    "train": ("training", "train"),
+}
+
+__all__ = ["Calculator", "Simulation", "__version__", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that `import deepmd_lite` is instant."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'deepmd_lite' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _PUBLIC[name]
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value

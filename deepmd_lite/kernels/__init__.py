@@ -1,0 +1,159 @@
+"""The operations that everything else is built on, compiled for the processor at hand.
+
+`reference` holds the same operations in plain torch, the definition of truth for the tests; it is
+never a fallback: without the compiled module this package cannot be imported.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..system import InputError
+from . import reference
+from .reference import COLUMNS, POWERS, Environment
+
+try:
+    from . import _kernels
+    from .autograd import Moments, positions_fixed
+except ImportError as e:
+    raise ImportError(
+        f"the compiled kernels of deepmd_lite cannot be loaded ({e}); build them with "
+        "`pip install .` in the source tree (needs a C++17 compiler with OpenMP)"
+    ) from e
+
+__all__ = [
+    "COLUMNS",
+    "FEATURE_PADDING",
+    "POWERS",
+    "Environment",
+    "instruction_set",
+    "instruction_sets",
+    "moments",
+    "neighbor_list",
+    "positions_fixed",
+    "reference",
+    "set_instruction_set",
+]
+
+FEATURE_PADDING: int = _kernels.FEATURE_PADDING
+"""The features of a table are padded with zero coefficients to a multiple of this."""
+
+_SETS = ("baseline", "avx2", "avx512")
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that this build has and this processor can execute, widest last."""
+    return [name for k, name in enumerate(_SETS) if _kernels.has_instruction_set(k)]
+
+
+def instruction_set() -> str:
+    """The instruction set in use: the widest unless `set_instruction_set` chose another."""
+    return _SETS[_kernels.current_instruction_set()]
+
+
+def set_instruction_set(name: str) -> None:
+    """Use another instruction set in the whole process, for tests and timings.
+
+    Raises InputError for a name that is not in `instruction_sets()`.
+    """
+    if name not in instruction_sets():
+        raise InputError(
+            f"instruction set {name!r} cannot be used here; use one of {instruction_sets()}"
+        )
+    _kernels.use_instruction_set(_SETS.index(name))
+
+
+def neighbor_list(
+    positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Full ragged list of all pairs nearer than `cutoff` (Å), without periodicity.
+
+    `positions` (n_all, 3) float64 Å; `types` (n_all,) int32; the first `n_local` rows get
+    neighbours, all are neighbours. Returns offsets (n_local + 1,) int64 and indices (n_edges,)
+    int32, rows sorted by neighbour type, then by index. Raises InputError for wrong shapes and
+    dtypes, positions that are not finite, and two rows that coincide (nearer than 1e-6 Å).
+    """
+    positions = _checked("positions", positions.detach(), torch.float64, (-1, 3))
+    types = _checked("types", types, torch.int32, (len(positions),))
+    if not 0 <= n_local <= len(positions):
+        raise InputError(f"n_local: expected 0 to {len(positions)}, found {n_local}")
+    found = _kernels.NeighborList(positions, types, n_local, cutoff, torch.get_num_threads())
+    offsets = torch.empty(n_local + 1, dtype=torch.int64)
+    indices = torch.empty(found.n_edges, dtype=torch.int32)
+    found.copy(offsets, indices)
+    return offsets, indices
+
+
+def moments(
+    positions: torch.Tensor,
+    types: torch.Tensor,
+    offsets: torch.Tensor,
+    indices: torch.Tensor,
+    coefficients: torch.Tensor,
+    environment: Environment,
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Σ_j G(s̃_ij) ⊗ R̃_ij over the neighbours nearer than rcut.
+
+    Shapes as in `LocalEnv`; `coefficients` (n_tables, n_intervals + 1, 6, n_features), float64 or
+    float32, which is the precision of the arithmetic after the differences of positions, with
+    n_features a multiple of FEATURE_PADDING. Returns moments (n_local, 4, n_features), counts
+    (n_local, n_types) int32 of neighbours within rcut by type, and the number of edges in the
+    table's continuation. Twice differentiable in positions and coefficients, on
+    torch.get_num_threads() threads; the same bits for any number of them. Raises InputError for
+    arguments of a wrong shape, dtype or device, for positions that are not finite, and for
+    neighbours that coincide with their atom.
+    """
+    n_types = environment.n_types
+    if coefficients.dtype not in (torch.float64, torch.float32):
+        raise InputError(f"coefficients: expected float64 or float32, found {coefficients.dtype}")
+    n_features = coefficients.shape[-1] if coefficients.dim() else 0
+    if n_features == 0 or n_features % FEATURE_PADDING:
+        raise InputError(
+            f"coefficients: {n_features} features; pad with zeros to a multiple of "
+            f"{FEATURE_PADDING}"
+        )
+    positions = _checked("positions", positions, torch.float64, (-1, 3))
+    n_tables = n_types if environment.type_one_side else n_types**2
+    shape = (n_tables, -1, POWERS, n_features)
+    coefficients = _checked("coefficients", coefficients, coefficients.dtype, shape)
+    types = _checked("types", types, torch.int32, (len(positions),))
+    offsets = _checked("offsets", offsets, torch.int64, (-1,))
+    indices = _checked("indices", indices, torch.int32, (-1,))
+    if len(offsets) == 0 or len(offsets) > len(positions) + 1:
+        raise InputError(
+            f"offsets: expected 1 to {len(positions) + 1} entries, found {len(offsets)}"
+        )
+    if int(offsets[-1]) != len(indices):
+        raise InputError(f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices")
+    call = _kernels.Call(
+        positions.detach(),
+        types,
+        offsets,
+        indices,
+        coefficients.detach(),
+        _checked("davg", environment.davg, torch.float64, (n_types, COLUMNS)),
+        _checked("dstd", environment.dstd, torch.float64, (n_types, COLUMNS)),
+        environment.rcut,
+        environment.rcut_smth,
+        environment.table_start,
+        environment.table_spacing,
+        environment.type_one_side,
+        torch.get_num_threads(),
+    )
+    result: tuple[torch.Tensor, torch.Tensor, int] = Moments.apply(positions, coefficients, call)
+    return result
+
+
+def _checked(
+    name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """The tensor, contiguous, after a check of device, dtype and shape (-1: any length)."""
+    if tensor.device.type != "cpu":
+        raise InputError(f"{name}: the compiled kernels run on the CPU, found {tensor.device}")
+    if tensor.dtype != dtype:
+        raise InputError(f"{name}: expected {dtype}, found {tensor.dtype}")
+    found = tuple(tensor.shape)
+    if len(found) != len(shape) or any(e not in (-1, f) for e, f in zip(shape, found, strict=True)):
+        expected = ", ".join("any" if e == -1 else str(e) for e in shape)
+        raise InputError(f"{name}: expected shape ({expected}), found {found}")
+    return tensor.contiguous()

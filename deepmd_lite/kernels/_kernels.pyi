@@ -1,0 +1,57 @@
+# What binding.cpp exports. Tensors are passed without a copy.
+from torch import Tensor
+
+COLUMNS: int
+POWERS: int
+FEATURE_PADDING: int
+
+def has_instruction_set(set: int) -> bool: ...
+def current_instruction_set() -> int: ...
+def use_instruction_set(set: int) -> None: ...
+
+class NeighborList:
+    def __init__(
+        self, positions: Tensor, types: Tensor, n_local: int, cutoff: float, threads: int
+    ) -> None: ...
+    @property
+    def n_edges(self) -> int: ...
+    def copy(self, offsets: Tensor, indices: Tensor) -> None: ...
+
+class Call:
+    def __init__(
+        self,
+        positions: Tensor,
+        types: Tensor,
+        offsets: Tensor,
+        indices: Tensor,
+        coefficients: Tensor,
+        davg: Tensor,
+        dstd: Tensor,
+        rcut: float,
+        rcut_smth: float,
+        table_start: float,
+        table_spacing: float,
+        type_one_side: bool,
+        threads: int,
+    ) -> None: ...
+    @property
+    def n_local(self) -> int: ...
+    @property
+    def n_types(self) -> int: ...
+    def with_coefficients(self, coefficients: Tensor) -> Call: ...
+
+def moments(call: Call, moments: Tensor, counts: Tensor) -> int: ...
+def moments_backward(
+    call: Call,
+    grad_moments: Tensor,
+    grad_positions: Tensor | None,
+    grad_coefficients: Tensor | None,
+) -> None: ...
+def moments_double_backward(
+    call: Call,
+    grad_moments: Tensor,
+    tangent: Tensor,
+    grad_grad_moments: Tensor | None,
+    grad_positions: Tensor | None,
+    grad_coefficients: Tensor | None,
+) -> None: ...

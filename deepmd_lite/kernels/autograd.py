@@ -1,0 +1,128 @@
+"""The compiled moments as torch operations, differentiable twice.
+
+Φ = Σ grad_moments · moments has gradients with respect to positions and coefficients (first
+order); a loss on forces needs the derivative of those (second order). Both are kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from . import _kernels
+
+_positions_fixed = False
+
+
+@contextmanager
+def positions_fixed() -> Iterator[None]:
+    """Within it, backward passes give no gradient with respect to positions (for every thread).
+
+    `torch.autograd.grad(energy, positions, create_graph=True)` makes forces that depend on the
+    parameters and on the positions again. A training step wants the parameters' part alone, but
+    autograd computes both; `with positions_fixed(): loss.backward()` saves half the time. Never
+    use it around a Hessian, or around the derivative that makes the forces.
+    """
+    global _positions_fixed
+    before, _positions_fixed = _positions_fixed, True
+    try:
+        yield
+    finally:
+        _positions_fixed = before
+
+
+class Moments(torch.autograd.Function):
+    """(positions, coefficients, call) -> (moments, counts, beyond); see `reference.moments`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: torch.Tensor, coefficients: torch.Tensor, call: _kernels.Call
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """`call` holds the same positions and coefficients, and the list and the environment."""
+        shape = (call.n_local, _kernels.COLUMNS, coefficients.shape[3])
+        moments = torch.empty(shape, dtype=coefficients.dtype)
+        counts = torch.empty((call.n_local, call.n_types), dtype=torch.int32)
+        beyond = _kernels.moments(call, moments, counts)
+        ctx.save_for_backward(positions, coefficients)
+        ctx.call = call
+        ctx.mark_non_differentiable(counts)
+        ctx.set_materialize_grads(False)
+        return moments, counts, beyond
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_moments: torch.Tensor | None, *_: Any
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        """Gradients of Φ with respect to positions and coefficients."""
+        if grad_moments is None:
+            return None, None, None
+        wanted = (ctx.needs_input_grad[0] and not _positions_fixed, ctx.needs_input_grad[1])
+        positions, coefficients = ctx.saved_tensors
+        gradients = MomentsBackward.apply(
+            grad_moments.contiguous(), positions, coefficients, ctx.call, wanted
+        )
+        return *gradients, None
+
+
+class MomentsBackward(torch.autograd.Function):
+    """The gradients of Φ as functions of grad_moments, positions and coefficients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad_moments: torch.Tensor,
+        positions: torch.Tensor,
+        coefficients: torch.Tensor,
+        call: _kernels.Call,
+        wanted: tuple[bool, bool],
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """`wanted`: which of the gradients, positions and coefficients, to compute."""
+        grad_positions = torch.empty_like(positions) if wanted[0] else None
+        grad_coefficients = torch.empty_like(coefficients) if wanted[1] else None
+        if any(wanted):
+            grad = grad_moments.detach()
+            _kernels.moments_backward(call, grad, grad_positions, grad_coefficients)
+        ctx.save_for_backward(grad_moments, positions, coefficients)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return grad_positions, grad_coefficients
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, tangent: torch.Tensor | None, table: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None]:
+        """`tangent`, `table`: cotangents of the gradients for positions and coefficients.
+
+        Φ is linear in the coefficients: the part of `table` is Φ with `table` in their place.
+        """
+        grad_moments, positions, coefficients = (t.detach() for t in ctx.saved_tensors)
+        to_moments, to_positions, to_coefficients = ctx.needs_input_grad[:3]
+        to_positions = to_positions and not _positions_fixed
+        result: list[torch.Tensor | None] = [None, None, None]
+        if tangent is not None:
+            result = [
+                torch.empty_like(like) if wanted else None
+                for like, wanted in (
+                    (grad_moments, to_moments),
+                    (positions, to_positions),
+                    (coefficients, to_coefficients),
+                )
+            ]
+            _kernels.moments_double_backward(ctx.call, grad_moments, tangent.contiguous(), *result)
+        if table is not None:
+            call = ctx.call.with_coefficients(table.contiguous())
+            if to_moments:
+                part = torch.empty_like(grad_moments)
+                counts = torch.empty((call.n_local, call.n_types), dtype=torch.int32)
+                _kernels.moments(call, part, counts)
+                result[0] = part if result[0] is None else result[0].add_(part)
+            if to_positions:
+                force = torch.empty_like(positions)
+                _kernels.moments_backward(call, grad_moments, force, None)
+                result[1] = force if result[1] is None else result[1].add_(force)
+        return result[0], result[1], result[2], None, None

@@ -1,0 +1,144 @@
+/* The compiled kernels of deepmd_lite behind a plain C11 interface.
+ *
+ * Units: positions in Å; moments, tables and gradients in whatever the table's values are in.
+ * Layout: every array is dense and row-major (the last index runs fastest). `real` below is
+ *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
+ * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
+ *   overwritten, never added to. Working memory stays with the calling thread between calls
+ *   (dpl_release_workspace returns it). The one object the library owns is a dpl_neighbors handle.
+ * Status: every function that can fail returns a dpl_status; dpl_last_error() is then one line
+ *   for a person about the last failure in the calling thread. On failure outputs are undefined.
+ * Threads: calls from several threads at once are fine. The results of one call are the same bits
+ *   for every `threads`; they differ in rounding between instruction sets.
+ */
+#ifndef DPL_H
+#define DPL_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define DPL_API
+#else
+#define DPL_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Columns of an environment row: w/r, w x/r^2, w y/r^2, w z/r^2. */
+#define DPL_COLUMNS 4
+/* Coefficients of the quintic polynomial of each table interval. */
+#define DPL_POWERS 6
+/* The number of features of a table is a multiple of this (pad with zero coefficients). */
+#define DPL_FEATURE_PADDING 16
+
+typedef enum dpl_status {
+  DPL_OK = 0,
+  DPL_INVALID_ARGUMENT = 1, /* a size, an index, a type or a parameter out of its range */
+  DPL_NOT_FINITE = 2,       /* a position is NaN or infinite */
+  DPL_COINCIDENT = 3,       /* two rows are nearer than 1e-6 Å */
+  DPL_TOO_LARGE = 4,        /* 2^31 rows or more, or coordinates too far apart to be subtracted */
+  DPL_OUT_OF_MEMORY = 5
+} dpl_status;
+
+typedef enum dpl_precision { DPL_FLOAT32 = 0, DPL_FLOAT64 = 1 } dpl_precision;
+
+typedef enum dpl_instruction_set {
+  DPL_BASELINE = 0,
+  DPL_AVX2 = 1,  /* with FMA */
+  DPL_AVX512 = 2 /* F, BW, DQ, VL */
+} dpl_instruction_set;
+
+/* Rows 0 .. n_local-1 are the atoms whose moments are wanted; the others only appear as neighbours
+ * (periodic images, atoms of another rank). The neighbours of row i are
+ * indices[offsets[i] .. offsets[i+1]-1]. Neighbours at rcut or beyond (a skin) contribute nothing;
+ * the list need not be symmetric, and its order within a row only decides the rounding. */
+typedef struct dpl_atoms {
+  int64_t n_all, n_local;
+  const double* positions; /* (n_all, 3) Å */
+  const int32_t* types;    /* (n_all) in [0, n_types) */
+  const int64_t* offsets;  /* (n_local + 1), offsets[0] = 0 */
+  const int32_t* indices;  /* (offsets[n_local]) in [0, n_all) */
+} dpl_atoms;
+
+/* What turns an edge into a normalised environment row and finds its table and place in it:
+ * row = (w(r)·(1/r, x/r², y/r², z/r²) − davg[a]) / dstd[a], a the type of the centre; the table is
+ * that of the neighbour's type b (type_one_side) or a·n_types + b; the place is
+ * (row[0] − table_start) / table_spacing. w is 1 up to rcut_smth, 0 from rcut, a quintic between.
+ */
+typedef struct dpl_environment {
+  double rcut, rcut_smth; /* Å, 0 <= rcut_smth < rcut */
+  int32_t n_types;
+  int32_t type_one_side; /* 0 or 1 */
+  const double* davg;    /* (n_types, DPL_COLUMNS) */
+  const double* dstd;    /* (n_types, DPL_COLUMNS), > 0 */
+  double table_start, table_spacing;
+} dpl_environment;
+
+/* Interval q holds G(q + t) = Σ_k c[q][k] t^k for 0 <= t < 1. The last interval continues the
+ * table without an upper end; places below 0 extrapolate the first one. */
+typedef struct dpl_table {
+  dpl_precision precision;  /* of the coefficients, the moments and the arithmetic after the
+                               differences of positions */
+  int32_t n_tables;         /* n_types (type_one_side) or n_types² */
+  int32_t n_intervals;      /* the continuation included */
+  int32_t n_features;       /* a multiple of DPL_FEATURE_PADDING */
+  const void* coefficients; /* (n_tables, n_intervals, DPL_POWERS, n_features) real */
+} dpl_table;
+
+/* One line about the last failure in this thread; valid until the next call that fails here. */
+DPL_API const char* dpl_last_error(void);
+
+/* Returns the calling thread's working memory to the system. */
+DPL_API void dpl_release_workspace(void);
+
+/* 1 if this build has the instruction set and this processor can execute it, else 0. */
+DPL_API int dpl_has_instruction_set(dpl_instruction_set set);
+/* The one in use: the widest available unless dpl_use_instruction_set chose another. */
+DPL_API dpl_instruction_set dpl_current_instruction_set(void);
+/* For tests and timings; holds for the whole process. */
+DPL_API dpl_status dpl_use_instruction_set(dpl_instruction_set set);
+
+/* Full ragged list of the pairs (i < n_local, j) with |r_j − r_i| < cutoff, j != i, no periodicity.
+ * Rows are sorted by neighbour type, then by index. Time and memory are O(n_all + n_edges) however
+ * far the atoms are scattered. `positions`, `types` as in dpl_atoms (any types >= 0). On success
+ * *handle holds the list and *n_edges its length; copy it out, then free the handle. */
+typedef struct dpl_neighbors dpl_neighbors;
+DPL_API dpl_status dpl_neighbors_build(int64_t n_all, int64_t n_local, const double* positions,
+                                       const int32_t* types, double cutoff, int threads,
+                                       dpl_neighbors** handle, int64_t* n_edges);
+/* offsets (n_local + 1), indices (n_edges). */
+DPL_API void dpl_neighbors_copy(const dpl_neighbors* handle, int threads, int64_t* offsets,
+                                int32_t* indices);
+DPL_API void dpl_neighbors_free(dpl_neighbors* handle); /* NULL is fine */
+
+/* T[i] = Σ_j row_ij ⊗ G(s_ij) over the neighbours nearer than rcut.
+ * moments (n_local, DPL_COLUMNS, n_features) real; counts (n_local, n_types): those neighbours by
+ * type; *beyond: how many edges lay in the continuation of the table. */
+DPL_API dpl_status dpl_moments(const dpl_atoms* atoms, const dpl_environment* environment,
+                               const dpl_table* table, int threads, void* moments, int32_t* counts,
+                               int64_t* beyond);
+
+/* Derivatives of Φ = Σ grad_moments · moments. grad_moments as moments; grad_positions (n_all, 3)
+ * double, ghosts included; grad_coefficients shaped as the table. Either output may be NULL. */
+DPL_API dpl_status dpl_moments_backward(const dpl_atoms* atoms, const dpl_environment* environment,
+                                        const dpl_table* table, int threads,
+                                        const void* grad_moments, double* grad_positions,
+                                        void* grad_coefficients);
+
+/* Derivatives of Ψ = Σ tangent · ∂Φ/∂positions, with tangent (n_all, 3) double:
+ * grad_grad_moments (shape of moments) = ∂Ψ/∂grad_moments, the change of the moments along tangent;
+ * grad_positions (n_all, 3) = ∂Ψ/∂positions, the Hessian of Φ times tangent;
+ * grad_coefficients = ∂Ψ/∂coefficients. Any output may be NULL. */
+DPL_API dpl_status dpl_moments_double_backward(const dpl_atoms* atoms,
+                                               const dpl_environment* environment,
+                                               const dpl_table* table, int threads,
+                                               const void* grad_moments, const double* tangent,
+                                               void* grad_grad_moments, double* grad_positions,
+                                               void* grad_coefficients);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,134 @@
+// The formulas of an edge, once, for host and device.
+//
+// Everything is `static inline` so that each translation unit, compiled for its own instruction
+// set, keeps its own copies (a linker that merged them could hand AVX-512 code to a processor
+// without it).
+//
+// Formulas: Zhang et al., NeurIPS 2018 (environment matrix); the quintic switch and the
+// normalisation are those of DeePMD-kit's se_e2_a.
+#pragma once
+
+#if defined(__CUDACC__)
+#define DPL_INLINE static __host__ __device__ __forceinline__
+#else
+#define DPL_INLINE static inline __attribute__((always_inline))
+#endif
+
+namespace dpl {
+
+constexpr int kPowers = 6;  // coefficients of a quintic
+
+// `value` below is float, double, or on the host a vector of edges of either; `real` its element.
+template <class real>
+struct SwitchParameters {
+  real rcut, rcut_smth, inverse_width;  // Å, Å, 1/(rcut - rcut_smth)
+};
+
+// w(r) = 1 - 10u^3 + 15u^4 - 6u^5, written in v = 1 - u so that it vanishes without cancellation
+// at rcut; with its first two derivatives. u is clamped to [0, 1].
+template <class value, class real>
+DPL_INLINE void switch_function(const SwitchParameters<real>& p, value r, value& w, value& dw,
+                                value& d2w) {
+  const value zero{}, one = zero + 1;
+  value v = (p.rcut - r) * p.inverse_width;
+  v = v < zero ? zero : v;
+  v = v > one ? one : v;
+  const value u = 1 - v;
+  w = v * v * v * (1 + u * (3 + 6 * u));
+  dw = -30 * u * u * v * v * p.inverse_width;
+  d2w = -60 * u * v * (v - u) * p.inverse_width * p.inverse_width;
+}
+
+// The environment row of C = 4 columns is (s, p x, p y, p z) with s = w/r and p = w/r^2.
+template <class value>
+struct Radial {
+  value s, ds, d2s;  // s(r) and its derivatives
+  value p, dp, d2p;
+};
+
+template <class value, class real>
+DPL_INLINE Radial<value> radial(const SwitchParameters<real>& parameters, value r,
+                                value inverse_r) {
+  value w, dw, d2w;
+  switch_function(parameters, r, w, dw, d2w);
+  Radial<value> f;
+  f.s = w * inverse_r;
+  f.ds = (dw - f.s) * inverse_r;
+  f.d2s = (d2w - 2 * f.ds) * inverse_r;
+  f.p = f.s * inverse_r;
+  f.dp = (f.ds - f.p) * inverse_r;
+  f.d2p = (f.d2s - 2 * f.dp) * inverse_r;
+  return f;
+}
+
+template <int C>
+struct EnvironmentRow;  // one specialisation for each set of columns
+
+template <>
+struct EnvironmentRow<4> {
+  // x: edge vector r_j - r_i; row: the 4 columns before normalisation.
+  template <class value>
+  DPL_INLINE void columns(const Radial<value>& f, const value* x, value* row) {
+    row[0] = f.s;
+    for (int k = 0; k < 3; ++k) row[1 + k] = f.p * x[k];
+  }
+
+  // Change of the row when the edge vector changes by d.
+  template <class value>
+  DPL_INLINE void tangent(const Radial<value>& f, const value* x, value inverse_r, const value* d,
+                          value* change) {
+    const value rho = (x[0] * d[0] + x[1] * d[1] + x[2] * d[2]) * inverse_r;  // change of r
+    change[0] = f.ds * rho;
+    for (int k = 0; k < 3; ++k) change[1 + k] = f.dp * rho * x[k] + f.p * d[k];
+  }
+
+  // out = gradient with respect to the edge vector of Σ_c g[c] row[c].
+  template <class value>
+  DPL_INLINE void gradient(const Radial<value>& f, const value* x, value inverse_r, const value* g,
+                           value* out) {
+    const value gx = g[1] * x[0] + g[2] * x[1] + g[3] * x[2];
+    const value along = (g[0] * f.ds + gx * f.dp) * inverse_r;
+    for (int k = 0; k < 3; ++k) out[k] = along * x[k] + f.p * g[1 + k];
+  }
+
+  // out += gradient with respect to the edge vector of Σ_c g[c] tangent(d)[c].
+  template <class value>
+  DPL_INLINE void add_tangent_gradient(const Radial<value>& f, const value* x, value inverse_r,
+                                       const value* d, const value* g, value* out) {
+    const value rho = (x[0] * d[0] + x[1] * d[1] + x[2] * d[2]) * inverse_r;
+    const value gx = g[1] * x[0] + g[2] * x[1] + g[3] * x[2];
+    const value gd = g[1] * d[0] + g[2] * d[1] + g[3] * d[2];
+    const value first = g[0] * f.ds + gx * f.dp;  // coefficient of rho
+    const value along =
+        ((g[0] * f.d2s + gx * f.d2p - first * inverse_r) * rho + gd * f.dp) * inverse_r;
+    for (int k = 0; k < 3; ++k)
+      out[k] += along * x[k] + first * inverse_r * d[k] + f.dp * rho * g[1 + k];
+  }
+};
+
+// A place in the table (in units of the spacing) moved into [0, last]; its whole part is the
+// interval. A place below 0 extrapolates interval 0, one above the last interval stays in it; NaN
+// gives 0.
+template <class value, class real>
+DPL_INLINE value clamped_place(value place, real last) {
+  const value zero{}, end = zero + last;
+  const value clamped = place > zero ? place : zero;
+  return clamped < end ? clamped : end;
+}
+
+// Quintic at t by Horner's rule, with its first `Order` derivatives. Here `value` may also be a
+// vector of features.
+template <int Order, class value, class real>
+DPL_INLINE void horner(const value (&c)[kPowers], real t, value& g, value& dg, value& d2g) {
+  g = c[5] * t + c[4];
+  if (Order > 0) dg = c[5] * t + g;
+  if (Order > 1) d2g = c[5] * t + dg;  // half of the second derivative
+  for (int k = 3; k >= 0; --k) {
+    g = g * t + c[k];
+    if (Order > 0 && k > 0) dg = dg * t + g;
+    if (Order > 1 && k > 1) d2g = d2g * t + dg;
+  }
+  if (Order > 1) d2g = d2g + d2g;
+}
+
+}  // namespace dpl

@@ -1,0 +1,159 @@
+"""The kernels' operations in plain torch: the definition of truth that compiled code is held to.
+
+Array suffixes: e edges, n local atoms, c columns of the environment row (4), m features,
+k powers of the table polynomial (6). Nothing here is fast; everything is differentiable.
+
+Formulas: Zhang et al., "End-to-end symmetry preserving inter-atomic potential energy model for
+finite and extended systems", NeurIPS 2018 (environment matrix, embedding); the quintic switch is
+the one of DeePMD-kit's `se_e2_a`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+COLUMNS = 4
+"""Columns of the environment row: w/r, w x/r², w y/r², w z/r²."""
+POWERS = 6
+"""Coefficients of the quintic polynomial of each table interval."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What turns an edge into a normalised environment row and finds its place in the table."""
+
+    rcut: float
+    """Cutoff, Å."""
+    rcut_smth: float
+    """Where the switch begins to fall, Å."""
+    davg: torch.Tensor
+    """(n_types, 4) float64: mean of the environment row for each centre type."""
+    dstd: torch.Tensor
+    """(n_types, 4) float64: its standard deviation."""
+    type_one_side: bool
+    """Table of an edge: the neighbour's type b; otherwise `a * n_types + b` for centre type a."""
+    table_start: float
+    """Normalised s at which interval 0 begins."""
+    table_spacing: float
+    """Width of an interval in normalised s."""
+
+    @property
+    def n_types(self) -> int:
+        """Number of elements."""
+        return int(self.davg.shape[0])
+
+
+def neighbor_list(
+    positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Full ragged list of all pairs nearer than `cutoff` (Å) by comparing every pair.
+
+    Returns offsets (n_local + 1,) int64 and indices (n_edges,) int32, rows sorted by neighbour
+    type, then by index.
+    """
+    distances = (positions[:n_local, None, :] - positions[None, :, :]).norm(dim=2)
+    rows = torch.arange(n_local)
+    distances[rows, rows] = torch.inf
+    order = torch.argsort(types, stable=True)
+    near = distances[:, order] < cutoff
+    offsets = torch.zeros(n_local + 1, dtype=torch.int64)
+    offsets[1:] = near.sum(dim=1).cumsum(0)
+    indices = order.expand(n_local, -1)[near].to(torch.int32)
+    return offsets, indices
+
+
+def switch(r: torch.Tensor, rcut_smth: float, rcut: float) -> torch.Tensor:
+    """1 up to rcut_smth, 0 from rcut on, a quintic between them; two continuous derivatives."""
+    u = ((r - rcut_smth) / (rcut - rcut_smth)).clamp(0.0, 1.0)
+    return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+
+
+def environment_rows(vectors_ec: torch.Tensor, rcut_smth: float, rcut: float) -> torch.Tensor:
+    """(n_edges, 4) rows w(r)·(1/r, x/r², y/r², z/r²) of edge vectors r_j − r_i (n_edges, 3), Å."""
+    r_e = vectors_ec.norm(dim=1)
+    s_e = switch(r_e, rcut_smth, rcut) / r_e
+    return torch.cat([s_e[:, None], (s_e / r_e)[:, None] * vectors_ec], dim=1)
+
+
+def table_values(
+    coefficients: torch.Tensor, table_e: torch.Tensor, position_e: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Polynomials at `position_e` (in units of the spacing, from the table's start).
+
+    `coefficients` (n_tables, n_intervals + 1, 6, n_features): interval q holds Σ_k c_k t^k for
+    t = position − q in [0, 1); the last one continues the table without an upper end.
+    Returns values (n_edges, n_features) and whether each edge lies in the continuation.
+    """
+    last = coefficients.shape[1] - 1
+    interval_e = position_e.detach().floor().clamp(0, last).to(torch.int64)
+    t_e = position_e - interval_e
+    powers_ek = t_e[:, None] ** torch.arange(POWERS, dtype=t_e.dtype, device=t_e.device)
+    values_em = torch.einsum("ek,ekm->em", powers_ek, coefficients[table_e, interval_e])
+    return values_em, interval_e == last
+
+
+def moments(
+    positions: torch.Tensor,
+    types: torch.Tensor,
+    offsets: torch.Tensor,
+    indices: torch.Tensor,
+    coefficients: torch.Tensor,
+    environment: Environment,
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Σ_j G(s̃_ij) ⊗ R̃_ij over the neighbours nearer than rcut.
+
+    Shapes as in `LocalEnv` and `table_values`; `coefficients` sets the precision of the
+    arithmetic after the differences of positions. Returns moments (n_local, 4, n_features),
+    counts (n_local, n_types) int32 of neighbours within rcut by type, and the number of edges in
+    the table's continuation. Differentiable in positions and coefficients.
+    """
+    beyond = 0
+
+    def embed(table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
+        nonlocal beyond
+        position_e = (s_e - environment.table_start) / environment.table_spacing
+        values_em, beyond_e = table_values(coefficients, table_e, position_e)
+        beyond = int(beyond_e.sum())
+        return values_em
+
+    total, counts = moments_of(
+        embed, positions, types, offsets, indices, environment, coefficients.dtype
+    )
+    return total, counts, beyond
+
+
+def moments_of(
+    embed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    positions: torch.Tensor,
+    types: torch.Tensor,
+    offsets: torch.Tensor,
+    indices: torch.Tensor,
+    environment: Environment,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The moments and counts of `moments` for any embedding.
+
+    `embed` maps table numbers (n_edges,) and normalised s (n_edges,) of arithmetic type `dtype`
+    to features (n_edges, n_features).
+    """
+    n_local, n_types = len(offsets) - 1, environment.n_types
+    centre_e = torch.repeat_interleave(torch.arange(n_local), offsets.diff())
+    neighbor_e = indices.long()
+    vectors_ec = positions[neighbor_e] - positions[centre_e]
+    inside = vectors_ec.detach().norm(dim=1) < environment.rcut
+    centre_e, neighbor_e, vectors_ec = centre_e[inside], neighbor_e[inside], vectors_ec[inside]
+
+    a_e, b_e = types[centre_e].long(), types[neighbor_e].long()
+    rows_ec = environment_rows(vectors_ec, environment.rcut_smth, environment.rcut)
+    rows_ec = ((rows_ec - environment.davg[a_e]) / environment.dstd[a_e]).to(dtype)
+    table_e = b_e if environment.type_one_side else a_e * n_types + b_e
+    values_em = embed(table_e, rows_ec[:, 0])
+    outer_ecm = rows_ec[:, :, None] * values_em[:, None, :]
+    total = torch.zeros(n_local, *outer_ecm.shape[1:], dtype=outer_ecm.dtype)
+    total = total.index_add(0, centre_e, outer_ecm)
+    counts = torch.zeros(n_local * n_types, dtype=torch.int32)
+    counts.index_add_(0, centre_e * n_types + b_e, torch.ones(len(b_e), dtype=torch.int32))
+    return total, counts.reshape(n_local, n_types)

@@ -1,0 +1,68 @@
+// What the compiled operations share: error messages, kept working memory, threads.
+#pragma once
+
+#include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+
+#include "dpl.h"
+
+namespace dpl {
+
+// Sets the thread's dpl_last_error() and returns `status`.
+dpl_status fail(dpl_status status, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// Squared distances below this are exactly those with sqrt(d2) < cutoff, rounding included.
+double squared_limit(double cutoff);
+
+// DPL_NOT_FINITE (naming the row) unless all of positions (n, 3) are finite.
+dpl_status check_finite(const double* positions, int64_t n);
+
+// Memory that grows and is kept, because mapping big buffers anew at each step costs as much as
+// computing. Contents are undefined after get().
+class Buffer {
+ public:
+  template <class T>
+  T* get(size_t n) {
+    const size_t bytes = n * sizeof(T) + 64;
+    if (bytes > size_) {
+      data_.reset();
+      size_ = 0;
+      data_.reset(new char[bytes + bytes / 4]);
+      size_ = bytes + bytes / 4;
+    }
+    const auto address = reinterpret_cast<uintptr_t>(data_.get());
+    return reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+
+ private:
+  std::unique_ptr<char[]> data_;
+  size_t size_ = 0;
+};
+
+// The working memory of one thread. `edges` is that of a worker, the others that of a caller.
+struct Workspace {
+  Buffer edges, slots, slot_counts, entries, order, bin_counts, partials, accumulator;
+};
+Workspace& workspace();
+
+// Runs body(k) for k in [0, n) on `threads` threads, in any order; an exception in one is thrown
+// here after all have ended.
+template <class Body>
+void parallel_for(int64_t n, int threads, Body body) {
+  std::exception_ptr problem;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && n > 1)
+  for (int64_t k = 0; k < n; ++k) {
+    try {
+      body(k);
+    } catch (...) {
+#pragma omp critical(dpl_problem)
+      if (!problem) problem = std::current_exception();
+    }
+  }
+  if (problem) std::rethrow_exception(problem);
+}
+
+}  // namespace dpl

@@ -1,0 +1,104 @@
+"""Periodic images and the policy of reusing a list: frames with a cell become a `LocalEnv`.
+
+Atoms are wrapped into the cell, every image within the cutoff of the cell is made explicit as a
+ghost, and an open-boundary list is built over atoms and ghosts. Cells smaller than the cutoff
+and skewed cells need nothing special: they just have more ghosts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import kernels
+from .geometry import cell_heights, checked_cell
+from .system import InputError, LocalEnv
+
+
+@dataclass
+class PeriodicEnv:
+    """A `LocalEnv` together with what its ghosts are images of."""
+
+    env: LocalEnv
+    owner: torch.Tensor
+    """(n_all,) int64: the local row that each row is an image of (itself for a local row)."""
+    shifts: torch.Tensor
+    """(n_all, 3) float64 integers: row = positions[owner] + shifts @ cell. A local row has a
+    shift as well where the caller's atom lies outside the cell and was wrapped into it."""
+
+    def moved(self, positions: torch.Tensor, cell: torch.Tensor) -> LocalEnv:
+        """The same list for new positions (n_local, 3) and cell (3, 3) of the same atoms, Å."""
+        rows = positions[self.owner] + self.shifts @ cell
+        e = self.env
+        return LocalEnv(rows, e.types, e.n_local, e.offsets, e.indices)
+
+    def fold(self, forces: torch.Tensor) -> torch.Tensor:
+        """(n_local, 3): forces of all rows (n_all, 3) added up onto the atoms that own them."""
+        folded = torch.zeros(self.env.n_local, 3, dtype=forces.dtype)
+        return folded.index_add_(0, self.owner, forces)
+
+
+def periodic_env(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    types: np.ndarray,
+    cutoff: float,
+    where: str = "structure",
+) -> PeriodicEnv:
+    """Ghosts and neighbour list of one frame.
+
+    `positions` (n, 3) Å, anywhere; `cell` (3, 3) Å, rows are lattice vectors; `pbc` (3,) bool;
+    `types` (n,) int; `cutoff` Å, skin included. Raises InputError for a cell without volume,
+    positions that are not finite, or a cell so small that the images cannot be held.
+    """
+    positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
+    pbc = np.asarray(pbc, dtype=bool)
+    if not np.isfinite(positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise InputError(f"{where}: position of atom {bad} is not finite: {positions[bad]}")
+    cell = checked_cell(cell, pbc, where)
+    fractional = positions @ np.linalg.inv(cell)
+    wrap = np.where(pbc, -np.floor(fractional), 0.0)
+    owner, shifts = _images(fractional + wrap, cell, pbc, cutoff, where)
+    owner = np.concatenate([np.arange(len(positions)), owner])
+    shifts = np.concatenate([wrap, shifts + wrap[owner[len(positions) :]]])
+    rows = torch.from_numpy(positions[owner] + shifts @ cell)
+    row_types = torch.from_numpy(np.asarray(types, dtype=np.int32)[owner])
+    offsets, indices = kernels.neighbor_list(rows, row_types, len(positions), cutoff)
+    env = LocalEnv(rows, row_types, len(positions), offsets, indices)
+    return PeriodicEnv(env, torch.from_numpy(owner), torch.from_numpy(shifts))
+
+
+def _images(
+    fractional: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images within `cutoff` of the cell's faces: owners (n_ghost,), shifts (n_ghost, 3).
+
+    An atom in the cell can only see points nearer than `cutoff` to every face plane, so the test
+    is made one axis at a time, each time on the images kept so far.
+    """
+    margin = cutoff / cell_heights(cell)
+    estimate = len(fractional) * np.prod(np.where(pbc, 1.0 + 2.0 * margin, 1.0))
+    if estimate > 2**31:
+        raise InputError(
+            f"{where}: cutoff {cutoff} Å needs about {estimate:.1e} periodic images of this cell; "
+            "the cell is far too small, check its unit"
+        )
+    owner = np.arange(len(fractional))
+    shifts = np.zeros((len(fractional), 3))
+    for axis in np.flatnonzero(pbc):
+        reach = int(np.ceil(margin[axis]))
+        kept = [(owner, shifts)]
+        for k in [*range(-reach, 0), *range(1, reach + 1)]:
+            place = fractional[owner, axis] + k
+            near = (place >= -margin[axis]) & (place < 1.0 + margin[axis])
+            moved = shifts[near].copy()
+            moved[:, axis] = k
+            kept.append((owner[near], moved))
+        owner = np.concatenate([o for o, _ in kept])
+        shifts = np.concatenate([s for _, s in kept])
+    n = len(fractional)
+    return owner[n:], shifts[n:]

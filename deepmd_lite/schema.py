@@ -1,0 +1,133 @@
+"""Strict configuration sections: an unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .system import InputError
+
+
+class Section(BaseModel):
+    """Base of every configuration section."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file (by content: YAML is a superset of JSON).
+
+    Raises InputError if the file is missing, is not valid, or does not hold a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a text file; expected JSON or YAML") from None
+    try:
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except json.JSONDecodeError as e:
+        raise InputError(f"{path}: line {e.lineno}: not valid JSON: {e.msg}") from None
+    except (yaml.YAMLError, RecursionError) as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(e, "problem", None) or "nested too deeply"
+        raise InputError(f"{path}: {line}not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
+    return data
+
+
+def parse(section: type[S], data: Mapping[str, Any], where: str) -> S:
+    """Validate `data` as `section`; keys that start with `_comment` are dropped at every level.
+
+    Raises InputError with one line for each problem, naming `where` and the key.
+    """
+    try:
+        return section.model_validate(_without_comments(data))
+    except ValidationError as e:
+        problems = [_sentence(section, err) for err in e.errors(include_url=False)]
+        raise InputError("; ".join(f"{where}: {p}" for p in dict.fromkeys(problems))) from None
+
+
+def located(path: str, folder: Path | None, where: str) -> str:
+    """`path` (a file, a folder or a glob pattern) where it leads somewhere.
+
+    Relative paths are looked up in the working directory, then in `folder`, that of the input
+    file. Raises InputError, naming `where`, if nothing is there.
+    """
+    candidates = [Path(path).expanduser()]
+    if folder is not None and not candidates[0].is_absolute():
+        candidates.append(folder / path)
+    for candidate in candidates:
+        if candidate.exists() or glob.glob(str(candidate)):
+            return str(candidate)
+    looked = " or ".join(dict.fromkeys(str(c.parent.resolve()) for c in candidates))
+    raise InputError(f"{where}: nothing at '{path}' (looked in {looked}); correct the path")
+
+
+def _without_comments(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {
+            k: _without_comments(v)
+            for k, v in data.items()
+            if not (isinstance(k, str) and k.startswith("_comment"))
+        }
+    if isinstance(data, list):
+        return [_without_comments(v) for v in data]
+    return data
+
+
+def _sentence(section: type[Section], err: Any) -> str:
+    loc = [str(p) for p in err["loc"]]
+    key = "/".join(loc)
+    if err["type"] == "extra_forbidden":
+        known = _known_keys(section, loc[:-1])
+        close = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
+        return f"unknown key '{key}'; {hint}"
+    if err["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = err["msg"].removeprefix("Value error, ")
+    found = err.get("input")
+    shown = "" if isinstance(found, dict) else f", found {found!r}"
+    return f"key '{key}': {message}{shown}" if key else f"{message}"
+
+
+def _known_keys(section: type[Section], path: list[str]) -> set[str]:
+    """Keys known at `path`; a step that is not a field (a union's tag, a list index) is skipped."""
+    current: list[type[BaseModel]] = [section]
+    for step in path:
+        following: list[type[BaseModel]] = []
+        for model in current:
+            field = model.model_fields.get(step) or next(
+                (f for f in model.model_fields.values() if f.alias == step), None
+            )
+            if field is not None:
+                following += _sections_in(field.annotation)
+        if not following:  # a tag such as 'se_e2_a': keep those models that carry it
+            tagged = [m for m in current if step in repr(m.model_fields.get("type"))]
+            following = tagged or current
+        current = following
+    return {f.alias or name for m in current for name, f in m.model_fields.items()}
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for arg in getattr(annotation, "__args__", ()):
+        found += _sections_in(arg)
+    return found
