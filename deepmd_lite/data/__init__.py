@@ -1,0 +1,19 @@
+"""Reference data: reading, checking, and dividing it into batches."""
+
+from .batches import Batch, PreparedFrame, collate, environments, prepare
+from .formats import load
+from .frames import Frame, System, describe
+from .sampler import BatchSampler
+
+__all__ = [
+    "Batch",
+    "BatchSampler",
+    "Frame",
+    "PreparedFrame",
+    "System",
+    "collate",
+    "describe",
+    "environments",
+    "load",
+    "prepare",
+]

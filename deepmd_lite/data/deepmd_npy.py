@@ -1,0 +1,192 @@
+"""Readers of DeePMD-kit's `deepmd/npy` folders, plain and mixed.
+
+    type.raw        (n,) integers              type_map.raw   element names, optional if plain
+    nopbc           optional, empty: open boundaries
+    set.*/coord.npy (frames, 3n) Å             set.*/box.npy  (frames, 9) Å, rows lattice vectors
+    set.*/energy.npy (frames,) eV              set.*/force.npy (frames, 3n) eV/Å
+    set.*/virial.npy (frames, 9) eV, −volume · stress, positive under compression
+    set.*/real_atom_types.npy (frames, n): mixed format; −1 marks a virtual atom, which is dropped
+
+Arrays may be float32 or float64, and (frames, n, 3), (frames, 3, 3), (frames, 1) are understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..system import InputError
+from .checks import check_frame, read_npy
+from .frames import Frame, System
+
+_READ = {"coord", "box", "energy", "force", "virial", "real_atom_types"}
+
+
+@dataclass
+class _Set:
+    """Arrays of one `set.*` folder; a label it does not have is None."""
+
+    positions: np.ndarray
+    """(frames, n, 3) Å."""
+    cells: np.ndarray
+    """(frames, 3, 3) Å."""
+    types: np.ndarray | None
+    """(frames, n) int, mixed format only."""
+    energies: np.ndarray | None
+    """(frames,) eV."""
+    forces: np.ndarray | None
+    """(frames, n, 3) eV/Å."""
+    virials: np.ndarray | None
+    """(frames, 3, 3) eV."""
+
+
+def read_deepmd_npy(folder: str | Path, type_map: Sequence[str] | None = None) -> System:
+    """The system in `folder`.
+
+    A folder without `type_map.raw` means `type_map`, against which every frame's elements are
+    checked in any case. Raises InputError naming the file (and frame) for whatever is wrong.
+    """
+    folder = Path(folder)
+    types = _read_types(folder / "type.raw")
+    sets = sorted(p for p in folder.glob("set.*") if p.is_dir())
+    if not sets:
+        raise InputError(
+            f"{folder}: has type.raw but no folder set.*; convert raw text to npy files first"
+        )
+    mixed = [p for p in sets if (p / "real_atom_types.npy").exists()]
+    if mixed and len(mixed) < len(sets):
+        missing = next(p for p in sets if p not in mixed)
+        raise InputError(
+            f"{missing}: real_atom_types.npy is missing, but {mixed[0]} has one; "
+            "a system is mixed in all of its sets or in none"
+        )
+    names = _names(folder, type_map, mixed=bool(mixed))
+    if not mixed:
+        _check_types(types, names, 0, f"{folder / 'type.raw'}")
+    periodic = not (folder / "nopbc").exists()
+    frames: list[Frame] = []
+    for path in sets:
+        arrays = _read_set(path, len(types), periodic, bool(mixed))
+        frames += _frames(path, arrays, types, names, periodic)
+    for frame in frames:
+        check_frame(frame, type_map)
+    return System(str(folder), frames, _notes(sets))
+
+
+def _read_types(path: Path) -> np.ndarray:
+    """(n,) integers of `type.raw`."""
+    words = _read_words(path)
+    if not words:
+        raise InputError(f"{path}: is empty; expected the type of each atom")
+    try:
+        return np.array([int(word) for word in words], dtype=np.int64)
+    except (ValueError, OverflowError) as e:
+        raise InputError(f"{path}: expected one small integer for each atom ({e})") from None
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "not a text file"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+def _names(folder: Path, type_map: Sequence[str] | None, mixed: bool) -> list[str]:
+    """What the integers of the system stand for."""
+    path = folder / "type_map.raw"
+    if path.exists():
+        names = _read_words(path)
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise InputError(f"{path}: {', '.join(doubled)} is listed more than once")
+        return names
+    if mixed:
+        raise InputError(f"{path}: is missing; the mixed format needs it")
+    if type_map is None:
+        raise InputError(f"{path}: is missing; add it (one element a line) or give a type map")
+    return list(type_map)
+
+
+def _check_types(types: np.ndarray, names: Sequence[str], lowest: int, where: str) -> None:
+    """`types` are integers from `lowest` to the last of `names`."""
+    wrong = (types < lowest) | (types >= len(names)) | (types != np.floor(types))
+    if wrong.any():
+        at = np.unravel_index(int(np.argmax(wrong)), types.shape)
+        frame = f", frame {at[0]}" if types.ndim == 2 else ""
+        raise InputError(
+            f"{where}{frame}: atom {at[-1]} has type {types[at]:g}, expected {lowest} to "
+            f"{len(names) - 1} ({len(names)} elements: {' '.join(names)})"
+        )
+
+
+def _read_set(path: Path, n: int, periodic: bool, mixed: bool) -> _Set:
+    """The arrays of one `set.*` folder of n atoms (virtual ones included)."""
+    vectors = [(None, 3 * n), (None, n, 3)]
+    positions = read_npy(path / "coord.npy", vectors)
+    n_frames = len(positions)
+    if n_frames == 0:
+        raise InputError(f"{path / 'coord.npy'}: has no frames; remove the folder")
+
+    def read(name: str, shapes: list[tuple[int, ...]]) -> np.ndarray:
+        array = read_npy(path / f"{name}.npy", [(n_frames, *shape) for shape in shapes])
+        return array.reshape(n_frames, *shapes[-1]).astype(np.float64)
+
+    def optional(name: str, shapes: list[tuple[int, ...]]) -> np.ndarray | None:
+        return read(name, shapes) if (path / f"{name}.npy").exists() else None
+
+    if periodic and not (path / "box.npy").exists():
+        raise InputError(
+            f"{path / 'box.npy'}: is missing; an open system needs an empty file "
+            f"{path.parent / 'nopbc'}"
+        )
+    matrices: list[tuple[int, ...]] = [(9,), (3, 3)]
+    types = read("real_atom_types", [(n,)]) if mixed else None
+    return _Set(
+        positions=positions.reshape(n_frames, n, 3).astype(np.float64),
+        cells=read("box", matrices) if periodic else np.zeros((n_frames, 3, 3)),
+        types=types,
+        energies=optional("energy", [(1,), ()]),
+        forces=optional("force", [(3 * n,), (n, 3)]),
+        virials=optional("virial", matrices),
+    )
+
+
+def _frames(
+    path: Path, arrays: _Set, types: np.ndarray, names: list[str], periodic: bool
+) -> list[Frame]:
+    if arrays.types is not None:
+        _check_types(arrays.types, names, -1, str(path / "real_atom_types.npy"))
+    shared = tuple(names[t] for t in types) if arrays.types is None else ()
+    pbc = np.full(3, periodic)
+    frames = []
+    for i, positions in enumerate(arrays.positions):
+        forces = None if arrays.forces is None else arrays.forces[i]
+        symbols = shared
+        if arrays.types is not None:
+            real = arrays.types[i] >= 0
+            symbols = tuple(names[int(t)] for t in arrays.types[i][real])
+            positions = positions[real]
+            forces = None if forces is None else forces[real]
+        frames.append(
+            Frame(
+                symbols=symbols,
+                positions=positions,
+                cell=arrays.cells[i],
+                pbc=pbc,
+                energy=None if arrays.energies is None else float(arrays.energies[i]),
+                forces=forces,
+                virial=None if arrays.virials is None else arrays.virials[i],
+                source=f"{path}, frame {i}",
+            )
+        )
+    return frames
+
+
+def _notes(sets: list[Path]) -> list[str]:
+    """Label files that nothing here uses."""
+    extra = sorted({p.name for path in sets for p in path.glob("*.npy") if p.stem not in _READ})
+    return [f"not used: {', '.join(extra)}"] if extra else []

@@ -1,0 +1,100 @@
+"""Finding data and handing each piece of it to its reader."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..system import InputError
+from .deepmd_npy import read_deepmd_npy
+from .frames import System
+
+
+def load(
+    paths: str | Path | Sequence[str | Path], type_map: Sequence[str] | None = None
+) -> list[System]:
+    """Every system that `paths` name, in order.
+
+    A path is a file in a format that ASE reads, a deepmd/npy folder (plain or mixed), a folder
+    below which all deepmd/npy folders are taken, or a glob pattern of such paths. `type_map`:
+    elements that may occur, and the meaning of `type.raw` in folders without `type_map.raw`.
+
+    Raises InputError, naming file and frame, for data that is missing or wrong, for data that two
+    paths name, and where no frame has an energy or forces.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not paths:
+        raise InputError("no data: expected at least one path")
+    places: dict[str, str] = {}
+    systems = []
+    for given in paths:
+        for path in _expanded(given):
+            real = os.path.realpath(path)
+            if real in places:
+                raise InputError(
+                    f"{path}: is named twice, by '{places[real]}' and by '{given}'; "
+                    "its frames would count double"
+                )
+            places[real] = str(given)
+            systems.append(_read(path, type_map))
+    frames = [frame for system in systems for frame in system.frames]
+    if all(frame.energy is None and frame.forces is None for frame in frames):
+        notes = list(dict.fromkeys(note for system in systems for note in system.notes))
+        raise InputError(
+            f"{', '.join(map(str, paths))}: none of {len(frames)} frames has an energy or forces"
+            + "".join(f"; {note}" for note in notes)
+        )
+    return systems
+
+
+def _read(path: Path, type_map: Sequence[str] | None) -> System:
+    if path.is_dir():
+        return read_deepmd_npy(path, type_map)
+    from .ase_files import read_ase_file  # ASE is slow to import and npy does without it
+
+    return read_ase_file(path, type_map)
+
+
+def _expanded(given: str | Path) -> list[Path]:
+    """Files and system folders that one entry names."""
+    path = Path(given)
+    if path.exists():
+        return _below(path)
+    text = str(given)
+    if glob.has_magic(text):
+        matches = sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise InputError(f"{text}: the pattern matches no file or folder")
+        found = {p: None for match in matches for p in _below(Path(match))}
+        return list(found)
+    if "#" in text:
+        raise InputError(f"{text}: HDF5 systems are not read; export them as deepmd/npy (dpdata)")
+    raise InputError(f"{text}: no such file or folder")
+
+
+def _below(path: Path) -> list[Path]:
+    """`path` itself if it is a file, else the system folders in it, itself included."""
+    if not path.is_dir():
+        return [path]
+    systems = sorted(_system_folders(path))
+    if not systems:
+        raise InputError(
+            f"{path}: no deepmd/npy system (a folder with type.raw) in it; name other files "
+            f"one by one or by a pattern, as in '{path}/*.extxyz'"
+        )
+    return systems
+
+
+def _system_folders(top: Path) -> Iterator[Path]:
+    """Folders with `type.raw`, links followed, each once."""
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        if "type.raw" in files:
+            yield Path(folder)

@@ -1,0 +1,97 @@
+"""What every reader returns: frames (a structure with its labels) grouped into systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Frame:
+    """One structure and whatever of energy, forces and virial is known of it."""
+
+    symbols: tuple[str, ...]
+    """(n,) element of each atom."""
+    positions: np.ndarray
+    """(n, 3) float64, Å; atoms may lie outside the cell."""
+    cell: np.ndarray
+    """(3, 3) float64, Å, rows are lattice vectors; all zero where no direction is periodic."""
+    pbc: np.ndarray
+    """(3,) bool."""
+    energy: float | None = None
+    """Total energy, eV."""
+    forces: np.ndarray | None = None
+    """(n, 3) float64, eV/Å."""
+    virial: np.ndarray | None = None
+    """(3, 3) float64, eV: +Σ r ⊗ f = −volume · stress (ASE's sign), positive under compression."""
+    weight: float = 1.0
+    """Factor of the frame's terms in the loss."""
+    config_type: str | None = None
+    """Group the frame belongs to, where the file names one."""
+    source: str = "frame"
+    """File and frame number (from 0), as error messages name it."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.symbols)
+
+
+@dataclass
+class System:
+    """The frames of one file or of one deepmd/npy folder; sizes and elements may vary."""
+
+    name: str
+    """Path as the user would write it."""
+    frames: list[Frame]
+    notes: list[str] = field(default_factory=list)
+    """What was left out or decided while reading, one line each."""
+
+    @property
+    def elements(self) -> list[str]:
+        """Elements present, in alphabetical order."""
+        return elements_of(self.frames)
+
+    def summary(self) -> str:
+        """Frames, sizes, elements and labels in one line."""
+        sizes = {frame.n_atoms for frame in self.frames}
+        atoms = f"{min(sizes)}-{max(sizes)}" if len(sizes) > 1 else f"{min(sizes, default=0)}"
+        return (
+            f"{self.name}: {_counted(len(self.frames), 'frame')}, "
+            f"{atoms} atom{'' if atoms == '1' else 's'}, "
+            f"elements {' '.join(self.elements)}, {_labels(self.frames)}"
+        )
+
+
+def elements_of(frames: Iterable[Frame]) -> list[str]:
+    """Elements present in the frames, in alphabetical order."""
+    return sorted({symbol for symbols in {f.symbols for f in frames} for symbol in symbols})
+
+
+def describe(systems: Sequence[System]) -> str:
+    """One line for each system, its notes indented below it, and a line of totals."""
+    lines = []
+    for system in systems:
+        lines.append(system.summary())
+        lines += [f"  note: {note}" for note in system.notes]
+    frames = [frame for system in systems for frame in system.frames]
+    n_atoms = sum(frame.n_atoms for frame in frames)
+    lines.append(
+        f"total: {_counted(len(systems), 'system')}, {_counted(len(frames), 'frame')}, "
+        f"{_counted(n_atoms, 'atom')}, elements {' '.join(elements_of(frames))}, {_labels(frames)}"
+    )
+    return "\n".join(lines)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _labels(frames: Sequence[Frame]) -> str:
+    n = len(frames)
+    energies = sum(frame.energy is not None for frame in frames)
+    forces = sum(frame.forces is not None for frame in frames)
+    virials = sum(frame.virial is not None for frame in frames)
+    return f"energy {energies}/{n} frames, forces {forces}/{n}, virial {virials}/{n}"

@@ -1,0 +1,103 @@
+"""Which frames form the next batch: shuffled anew every epoch, resumable to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..system import InputError
+
+AUTO_ATOMS = 32
+"""Atoms that a batch of size 'auto' has at least (DeePMD-kit's rule)."""
+
+
+class BatchSampler:
+    """An endless iterator over lists of frame numbers, one list for each batch.
+
+    Every epoch visits each frame exactly once, in an order that depends on the seed and the number
+    of the epoch alone; the last batch of an epoch may be smaller. Frames of all systems are mixed
+    in a batch. (DeePMD-kit fills a batch from one system, which it draws with a probability that
+    by default is proportional to the system's number of frames: on average the same weights.)
+
+    `n_atoms`: atoms of each frame. `batch_size`: frames in a batch; 'auto': as few as reach 32
+    atoms; 'auto:N': as few as reach N atoms.
+    """
+
+    def __init__(self, n_atoms: Sequence[int], batch_size: int | str = "auto", seed: int = 1):
+        if len(n_atoms) == 0:
+            raise InputError("no frames to make batches of")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise InputError(f"seed: expected an integer ≥ 0, found {seed!r}")
+        self._n_atoms = np.asarray(n_atoms, dtype=np.int64)
+        self._least_frames, self._least_atoms = _thresholds(batch_size)
+        self._batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        """Epochs completed."""
+        self.position = 0
+        """Frames drawn in this epoch."""
+        self._order = self._shuffled()
+
+    def __iter__(self) -> BatchSampler:
+        return self
+
+    def __next__(self) -> list[int]:
+        """Numbers of the frames of the next batch."""
+        if self.position == len(self._order):
+            self.epoch, self.position = self.epoch + 1, 0
+            self._order = self._shuffled()
+        start, atoms = self.position, 0
+        while self.position < len(self._order):
+            atoms += int(self._n_atoms[self._order[self.position]])
+            self.position += 1
+            if self.position - start >= self._least_frames and atoms >= self._least_atoms:
+                break
+        return [int(i) for i in self._order[start : self.position]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the batches to come, in numbers and strings that JSON can hold."""
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "position": self.position,
+            "batch_size": self._batch_size,
+            "n_frames": len(self._n_atoms),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the sampler that gave `state` stood.
+
+        Raises InputError where the number of frames or the batch size is not what it was.
+        """
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise InputError(f"sampler state: expected keys {sorted(own)}, found {sorted(state)}")
+        for key in ("n_frames", "batch_size"):
+            if state[key] != own[key]:
+                raise InputError(
+                    f"sampler state: {key} was {state[key]} and is now {own[key]}; go on with the "
+                    "data and batch size that the run was started with"
+                )
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if epoch < 0 or not 0 <= position <= len(self._n_atoms):
+            raise InputError(f"sampler state: epoch {epoch}, frame {position} cannot be")
+        self.seed, self.epoch, self.position = int(state["seed"]), epoch, position
+        self._order = self._shuffled()
+
+    def _shuffled(self) -> np.ndarray:
+        """The order of this epoch's frames."""
+        return np.random.default_rng([self.seed, self.epoch]).permutation(len(self._n_atoms))
+
+
+def _thresholds(batch_size: int | str) -> tuple[int, int]:
+    """Frames and atoms that a batch must have to be complete."""
+    if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0:
+        return batch_size, 0
+    rule, _, number = str(batch_size).partition(":")
+    if rule == "auto" and (batch_size == "auto" or (number.isdecimal() and int(number) > 0)):
+        return 1, int(number or AUTO_ATOMS)
+    raise InputError(
+        f"batch_size: expected a number of frames, 'auto' or 'auto:ATOMS', found {batch_size!r}"
+    )
