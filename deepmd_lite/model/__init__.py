@@ -1,0 +1,18 @@
+"""The model: configuration, networks, table, potential and its file."""
+
+from ..files import write_atomically  # noqa: F401
+from .config import ModelConfig
+from .file import load_model, read_header, refine_table, save_model
+from .potential import Potential
+from .statistics import Statistics, statistics_from
+
+__all__ = [
+    "ModelConfig",
+    "Potential",
+    "Statistics",
+    "load_model",
+    "read_header",
+    "refine_table",
+    "save_model",
+    "statistics_from",
+]

@@ -1,0 +1,178 @@
+"""The `model` section of an input file: DeePMD-kit's key names, meanings and defaults.
+
+Keys that have no meaning here are accepted and reported by `notes`; keys that would change the
+physics and are not supported are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..schema import Section
+from .activations import ACTIVATIONS
+
+PRECISIONS = {
+    "default": "float64",
+    "float64": "float64",
+    "double": "float64",
+    "float32": "float32",
+    "single": "float32",
+}
+
+
+def _precision(value: str) -> str:
+    if value not in PRECISIONS:
+        raise ValueError(f"expected one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[value]
+
+
+def _activation(value: str) -> str:
+    if value not in ACTIVATIONS:
+        raise ValueError(f"expected one of {', '.join(sorted(ACTIVATIONS))}")
+    return value
+
+
+def _widths(value: list[int]) -> list[int]:
+    if not value or any(w < 1 or w > 100_000 for w in value):
+        raise ValueError("expected a list of layer widths, each at least 1")
+    return value
+
+
+class DescriptorConfig(Section):
+    """DeepPot-SE with the two-body embedding of all environment information (`se_e2_a`)."""
+
+    type: Literal["se_e2_a", "se_a"] = "se_e2_a"
+    rcut: float = Field(6.0, gt=0, le=50)
+    """Cutoff, Å."""
+    rcut_smth: float = Field(0.5, ge=0)
+    """Where the switch begins to fall, Å."""
+    sel: list[int] | int | str = "auto"
+    """Σ sel divides the moments: a normalisation, never a capacity. 'auto' measures it."""
+    neuron: list[int] = [10, 20, 40]
+    axis_neuron: int = Field(4, ge=1)
+    activation_function: str = "tanh"
+    resnet_dt: bool = False
+    type_one_side: bool = False
+    precision: str = "default"
+    trainable: Literal[True] = True
+    seed: int | list[int] | None = None
+    exclude_types: list[Any] = Field([], max_length=0)
+    env_protection: float = Field(0.0, ge=0, le=0)
+    set_davg_zero: bool = False
+
+    _check_precision = field_validator("precision")(_precision)
+    _check_activation = field_validator("activation_function")(_activation)
+    _check_neuron = field_validator("neuron")(_widths)
+
+    @field_validator("sel")
+    @classmethod
+    def _check_sel(cls, value: list[int] | int | str) -> list[int] | int | str:
+        if isinstance(value, str):
+            head, _, factor = value.partition(":")
+            if head != "auto":
+                raise ValueError("expected a list of integers, 'auto' or 'auto:FACTOR'")
+            if factor:
+                float(factor)
+        elif min(value if isinstance(value, list) else [value], default=0) < 0:
+            raise ValueError("expected numbers of neighbours, at least 0")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> DescriptorConfig:
+        if self.rcut_smth >= self.rcut:
+            raise ValueError(f"rcut_smth {self.rcut_smth} Å must be less than rcut {self.rcut} Å")
+        if self.axis_neuron > self.neuron[-1]:
+            raise ValueError(
+                f"axis_neuron {self.axis_neuron} exceeds the last embedding width {self.neuron[-1]}"
+            )
+        return self
+
+
+class FittingConfig(Section):
+    """The network from descriptor to atomic energy, one for each element."""
+
+    type: Literal["ener"] = "ener"
+    neuron: list[int] = [120, 120, 120]
+    activation_function: str = "tanh"
+    resnet_dt: bool = True
+    precision: str = "default"
+    trainable: Literal[True] = True
+    seed: int | list[int] | None = None
+    rcond: float | None = None
+    atom_ener: list[float | None] = []
+    """Energy of an isolated atom of each element, eV, used as its bias instead of the fit."""
+    numb_fparam: Literal[0] = 0
+    numb_aparam: Literal[0] = 0
+
+    _check_precision = field_validator("precision")(_precision)
+    _check_activation = field_validator("activation_function")(_activation)
+    _check_neuron = field_validator("neuron")(_widths)
+
+
+class TableConfig(Section):
+    """Where the embedding is tabulated. Not a DeePMD-kit section; the defaults measure."""
+
+    min_distance: float | None = Field(None, gt=0)
+    """Smallest pair distance that the table covers, Å; default 0.75 × the smallest in the data."""
+    spacing: float = Field(0.2, gt=0, le=1)
+    """Largest node spacing in normalised s to start from; refined by measured error at saving."""
+
+
+class ModelConfig(Section):
+    """The `model` section."""
+
+    type_map: list[str] = Field(min_length=1)
+    type: Literal["standard"] = "standard"
+    descriptor: DescriptorConfig = DescriptorConfig()
+    fitting_net: FittingConfig = FittingConfig()
+    table: TableConfig = TableConfig()
+    data_stat_nbatch: int = 10
+    data_stat_protect: float = 0.01
+    data_bias_nsample: int = 10
+
+    @field_validator("type_map")
+    @classmethod
+    def _check_type_map(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("an element is listed twice")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ModelConfig:
+        n = len(self.type_map)
+        sel = self.descriptor.sel
+        if isinstance(sel, int):
+            raise ValueError("descriptor/sel: expected one number for each element, or 'auto'")
+        if isinstance(sel, list) and len(sel) != n:
+            raise ValueError(f"descriptor/sel has {len(sel)} entries for {n} elements in type_map")
+        if self.fitting_net.atom_ener and len(self.fitting_net.atom_ener) != n:
+            raise ValueError(
+                f"fitting_net/atom_ener has {len(self.fitting_net.atom_ener)} entries "
+                f"for {n} elements in type_map"
+            )
+        if self.descriptor.precision != self.fitting_net.precision:
+            raise ValueError(
+                f"descriptor/precision {self.descriptor.precision} differs from "
+                f"fitting_net/precision {self.fitting_net.precision}; give one precision"
+            )
+        return self
+
+    @property
+    def precision(self) -> str:
+        """'float64' or 'float32': arithmetic of training."""
+        return self.fitting_net.precision
+
+    def notes(self) -> list[str]:
+        """What a person who comes from DeePMD-kit should know about keys that were given."""
+        given = self.model_fields_set
+        found = []
+        if "sel" in self.descriptor.model_fields_set:
+            found.append(
+                "model/descriptor/sel is used as a normalisation only: no neighbour is cut off"
+            )
+        for key in ("data_stat_nbatch", "data_bias_nsample"):
+            if key in given:
+                found.append(f"model/{key} is ignored: statistics use all training frames")
+        return found

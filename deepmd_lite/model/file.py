@@ -1,0 +1,200 @@
+"""The model file `.dpl`: one safetensors container, a JSON header and arrays; no pickle.
+
+Header (safetensors metadata, key `deepmd_lite`): format version, resolved configuration, sel,
+smallest distance, table grid and its measured error, provenance of the training. Arrays: network
+parameters under the names of `Potential.state_dict()`, statistics, and `table.nodes`
+(n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect to normalised
+s at each node, so that a reader needs no network library to evaluate the embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+
+from ..files import write_atomically
+from ..schema import parse
+from ..system import LocalEnv, ModelFileError
+from .config import ModelConfig
+from .potential import Potential
+from .statistics import Statistics
+from .table import Grid
+
+FORMAT_VERSION = 1
+TABLE_TOLERANCE = 1e-6
+"""eV/Å: largest error of a force that the table may cause."""
+FINEST = 4096
+"""Intervals at which refining gives up: a network that rough is not worth a table."""
+
+
+def measure_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
+    """Largest difference between table and networks on `env`, in the potential's own precision.
+
+    Keys: `energy_ev_per_atom`, `force_ev_per_a`, `virial_ev_per_atom`.
+    """
+    results = []
+    for energies_of in (potential.energies, potential.exact_energies):
+        positions = env.positions.detach().requires_grad_()
+        energies = energies_of(env, positions)
+        (gradient,) = torch.autograd.grad(energies.sum(), positions)
+        results.append((energies.detach(), gradient, env.positions.T @ gradient))
+    (e, f, v), (e0, f0, v0) = results
+    return {
+        "energy_ev_per_atom": float((e - e0).abs().max()),
+        "force_ev_per_a": float((f - f0).abs().max()),
+        "virial_ev_per_atom": float((v - v0).abs().max()) / env.n_local,
+    }
+
+
+def refine_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
+    """Halve the node spacing until forces on `env` are within `TABLE_TOLERANCE` of the networks'.
+
+    The comparison is made in float64 whatever the precision of the training, so that it sees the
+    table and not round-off. Returns, and stores in `potential.table_error`, the error reached.
+    """
+    own = potential.precision
+    potential.to_precision("float64")
+    try:
+        error = measure_table(potential, env)
+        while error["force_ev_per_a"] > TABLE_TOLERANCE and potential.grid.n_intervals < FINEST:
+            potential.grid = potential.grid.refined()
+            error = measure_table(potential, env)
+    finally:
+        potential.to_precision(own)
+    potential.table_error = error
+    return error
+
+
+def save_model(
+    potential: Potential, path: str | Path, provenance: dict[str, Any] | None = None
+) -> None:
+    """Write `potential` to `path` atomically.
+
+    `provenance`: JSON-able facts on the training (data, steps, errors), shown by `dpl info`.
+    """
+    header = {
+        "format_version": FORMAT_VERSION,
+        "config": potential.config.model_dump(),
+        "sel": potential.sel,
+        "min_distance": potential.min_distance,
+        "grid": asdict(potential.grid),
+        "table_error": potential.table_error,
+        "provenance": provenance or {},
+    }
+    with torch.no_grad():
+        nodes = torch.stack(potential.embedding.jet(potential.grid.nodes()), dim=2)
+    arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()}
+    arrays["table.nodes"] = nodes.contiguous()
+    write_atomically(path, serialise(arrays, metadata={"deepmd_lite": json.dumps(header)}))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a model file, with the shapes and types of its arrays under `arrays`.
+
+    Raises ModelFileError for a file that is missing, truncated, not ours or of a later format.
+    """
+    header, arrays = _open(path)
+    header["arrays"] = {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()}
+    return header
+
+
+def load_model(path: str | Path, precision: str | None = None) -> Potential:
+    """The potential in a model file, ready to evaluate.
+
+    `precision` 'float64' or 'float32' of the arithmetic; default: that of the training. Raises
+    ModelFileError as `read_header`, and for arrays that are missing, of another shape than the
+    configuration says, or not finite.
+    """
+    header, arrays = _open(path)
+    try:
+        config = parse(ModelConfig, header["config"], f"{path}: header/config")
+        grid = Grid(
+            float(header["grid"]["start"]),
+            float(header["grid"]["spacing"]),
+            int(header["grid"]["n_intervals"]),
+        )
+        sel = [int(n) for n in header["sel"]]
+        min_distance = float(header["min_distance"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ModelFileError(f"{path}: the header is not valid: {e}") from None
+    n_types = len(config.type_map)
+    _check_numbers(path, grid, sel, min_distance, n_types)
+    with torch.device("meta"):  # nothing is allocated before the shapes are known to agree
+        empty = torch.empty(n_types, 4, dtype=torch.float64)
+        bias = torch.empty(n_types, dtype=torch.float64)
+        statistics = Statistics(empty, empty.clone(), bias, sel, min_distance)
+        potential = Potential(config, statistics, seed=None, grid=grid)
+    arrays.pop("table.nodes", None)
+    _check_arrays(path, potential.state_dict(), arrays)
+    potential.load_state_dict(arrays, assign=True)
+    if potential.davg[:, 1:].any() or not (potential.dstd > 0).all():
+        raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
+    potential.table_error = dict(header.get("table_error", {}))
+    potential.to_precision(precision or config.precision)
+    return potential.freeze()
+
+
+def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = f.metadata() or {}
+            arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as e:
+        raise ModelFileError(
+            f"{path}: not a readable model file ({path.stat().st_size} bytes): {e}; "
+            "copy it again from where it was written"
+        ) from None
+    if "deepmd_lite" not in metadata:
+        raise ModelFileError(f"{path}: a safetensors file, but not a deepmd_lite model")
+    try:
+        header = json.loads(metadata["deepmd_lite"])
+        version = header["format_version"]
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as e:
+        raise ModelFileError(f"{path}: the header is not valid: {e}") from None
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: format version {version!r}; this release reads up to {FORMAT_VERSION}: "
+            "update deepmd_lite"
+        )
+    return header, arrays
+
+
+def _check_numbers(
+    path: str | Path, grid: Grid, sel: list[int], min_distance: float, n_types: int
+) -> None:
+    finite = all(math.isfinite(x) for x in (grid.start, grid.spacing, min_distance))
+    if not finite or grid.spacing <= 0 or not 1 <= grid.n_intervals <= 2 * FINEST:
+        raise ModelFileError(f"{path}: header/grid is not valid: {grid}")
+    if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1 or min_distance <= 0:
+        raise ModelFileError(
+            f"{path}: header/sel {sel} or min_distance {min_distance} is not valid"
+        )
+
+
+def _check_arrays(
+    path: str | Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
+) -> None:
+    for key, wanted in expected.items():
+        if key not in found:
+            raise ModelFileError(f"{path}: array '{key}' is missing")
+        array = found[key]
+        if array.shape != wanted.shape or not array.is_floating_point():
+            raise ModelFileError(
+                f"{path}: array '{key}' has shape {tuple(array.shape)} of {array.dtype}, "
+                f"expected {tuple(wanted.shape)}"
+            )
+        if not torch.isfinite(array).all():
+            raise ModelFileError(f"{path}: array '{key}' holds values that are not finite")
+    extra = sorted(set(found) - set(expected))
+    if extra:
+        raise ModelFileError(f"{path}: unexpected array '{extra[0]}'")

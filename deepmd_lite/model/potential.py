@@ -1,0 +1,235 @@
+"""The potential: neighbourhoods → moments → descriptor → atomic energies → forces and virial.
+
+With T = Σ G ⊗ R̃ / N_sel over the N_sel slots of an atom (DESIGN of DeepPot-SE, NeurIPS 2018), a
+slot without a neighbour has R = 0 and contributes a constant, so the ragged sum over real
+neighbours plus (sel_b − n_b) times that constant is the same T with nothing ever truncated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .. import kernels
+from ..kernels import reference
+from ..system import Evaluation, LocalEnv, chunks
+from .config import ModelConfig
+from .networks import Embedding, Fitting
+from .statistics import Statistics
+from .table import Grid, hermite_coefficients
+
+CHUNK = 1024
+"""Atoms whose descriptors exist at the same time in `evaluate`: bounds memory, fills a GEMM."""
+TABLE_REACH = 0.75
+"""The table ends at this fraction of the smallest distance in the training data."""
+
+
+class Potential(nn.Module):
+    """A Deep Potential `se_e2_a`: energies of local atoms, forces on all rows, virial."""
+
+    davg: torch.Tensor
+    dstd: torch.Tensor
+    energy_bias: torch.Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        statistics: Statistics,
+        seed: int | None = 0,
+        grid: Grid | None = None,
+    ) -> None:
+        """Networks with random weights from `seed`, or left uninitialised where it is None.
+
+        `grid` defaults to one that covers s̃ from an empty slot to `TABLE_REACH` times the
+        smallest distance of `statistics` (or `table/min_distance`).
+        """
+        super().__init__()
+        self.config = config
+        self.type_map = list(config.type_map)
+        self.rcut = config.descriptor.rcut
+        self.sel = list(statistics.sel)
+        self.min_distance = statistics.min_distance
+        self.register_buffer("davg", statistics.davg)
+        self.register_buffer("dstd", statistics.dstd)
+        self.register_buffer("energy_bias", statistics.energy_bias)
+        d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
+        copies = n_types if d.type_one_side else n_types**2
+        self.embedding = Embedding(
+            copies, 1, d.neuron, d.activation_function, d.resnet_dt, _generator(seed, d.seed, 1)
+        )
+        generator = _generator(seed, f.seed, 2)
+        n_in = d.neuron[-1] * d.axis_neuron
+        self.fitting = nn.ModuleList(
+            Fitting(n_in, f.neuron, f.activation_function, f.resnet_dt, generator)
+            for _ in range(n_types)
+        )
+        self.grid = grid or self._initial_grid()
+        self.table_error: dict[str, float] = {}
+        self._frozen: torch.Tensor | None = None
+        self.to_precision(config.precision)
+
+    # --- construction -----------------------------------------------------------------------
+
+    def to_precision(self, precision: str) -> Potential:
+        """Arithmetic in 'float64' or 'float32'; positions, energies and sums stay float64."""
+        dtype = {"float64": torch.float64, "float32": torch.float32}[precision]
+        self.embedding.to(dtype)
+        self.fitting.to(dtype)
+        self.dtype = dtype
+        if self._frozen is not None:
+            self._frozen = self._frozen.to(dtype)
+        return self
+
+    @property
+    def precision(self) -> str:
+        """'float64' or 'float32'."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def freeze(self) -> Potential:
+        """No more training: parameters lose their gradients and the table is made once."""
+        self.requires_grad_(False)
+        self._frozen = self.coefficients()
+        return self
+
+    @property
+    def empty_slot(self) -> torch.Tensor:
+        """(n_types,) float64: s̃ of a slot without neighbour, for each centre type."""
+        return -self.davg[:, 0] / self.dstd[:, 0]
+
+    def table_min_distance(self) -> float:
+        """Smallest pair distance that the table covers, Å."""
+        return self.config.table.min_distance or TABLE_REACH * self.min_distance
+
+    def _initial_grid(self) -> Grid:
+        top = (1.0 / self.table_min_distance() - self.davg[:, 0]) / self.dstd[:, 0]
+        low = float(self.empty_slot.min())
+        return Grid.covering(low, float(top.max()), self.config.table.spacing)
+
+    # --- pieces -----------------------------------------------------------------------------
+
+    def environment(self) -> kernels.Environment:
+        """The constants that the kernels need."""
+        d = self.config.descriptor
+        return kernels.Environment(
+            rcut=d.rcut,
+            rcut_smth=d.rcut_smth,
+            davg=self.davg,
+            dstd=self.dstd,
+            type_one_side=d.type_one_side,
+            table_start=self.grid.start,
+            table_spacing=self.grid.spacing,
+        )
+
+    def coefficients(self) -> torch.Tensor:
+        """Table coefficients from the networks, differentiable in their weights."""
+        if self._frozen is not None:
+            return self._frozen
+        jet = self.embedding.jet(self.grid.nodes())
+        return hermite_coefficients(jet, self.grid.spacing).to(self.dtype)
+
+    def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Table number and s̃ of an empty slot, for each (centre, neighbour) pair of types."""
+        n = len(self.type_map)
+        a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
+        table = b if self.config.descriptor.type_one_side else a * n + b
+        return table, self.empty_slot[a]
+
+    def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """(n_types², M_padded): column 0 of what one empty slot of (a, b) adds to the moments."""
+        table, s = self._slots()
+        position = ((s - self.grid.start) / self.grid.spacing).to(coefficients.dtype)
+        values, _ = reference.table_values(coefficients, table, position)
+        return values * s.to(values.dtype)[:, None]
+
+    def _normalised(
+        self, raw: torch.Tensor, counts: torch.Tensor, types: torch.Tensor, empty: torch.Tensor
+    ) -> torch.Tensor:
+        """T (n, 4, M_padded): real neighbours plus the empty slots, over N_sel."""
+        n_types = len(self.type_map)
+        left = (torch.tensor(self.sel) - counts).to(raw.dtype)
+        if n_types > 1:  # spread over (centre, neighbour) so that one product serves all types
+            own = torch.nn.functional.one_hot(types.long(), n_types).to(raw.dtype)
+            left = (own[:, :, None] * left[:, None, :]).reshape(-1, n_types**2)
+        constant = torch.nn.functional.pad((left @ empty)[:, None, :], (0, 0, 0, 3))
+        return (raw + constant) / sum(self.sel)
+
+    def _fit(self, moments: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """(n,) float64 eV from moments T (n, 4, M_padded) of atoms of `types` (n,)."""
+        d = self.config.descriptor
+        t = moments[:, :, : d.neuron[-1]]
+        descriptor = (t.transpose(1, 2) @ t[:, :, : d.axis_neuron]).flatten(1)
+        if len(self.fitting) == 1:
+            return self.fitting[0](descriptor).double() + self.energy_bias[0]
+        energies = self.energy_bias[types.long()]
+        for a, fitting in enumerate(self.fitting):
+            mine = (types == a).nonzero()[:, 0]
+            energies = energies.index_add(0, mine, fitting(descriptor[mine]).double())
+        return energies
+
+    # --- energies and forces ----------------------------------------------------------------
+
+    def energies(self, env: LocalEnv, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """(n_local,) float64 eV, differentiable in positions and parameters.
+
+        `positions` (n_all, 3) float64 Å replaces those of `env` where gradients are wanted.
+        """
+        positions = env.positions if positions is None else positions
+        types = env.types[: env.n_local]
+        coefficients = self.coefficients()
+        raw, counts, _ = kernels.moments(
+            positions, env.types, env.offsets, env.indices, coefficients, self.environment()
+        )
+        moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
+        return self._fit(moments, types)
+
+    def exact_energies(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
+        """As `energies`, with the embedding networks at every pair instead of the table."""
+        types = env.types[: env.n_local]
+        raw, counts = reference.moments_of(
+            self.embedding.values,
+            positions,
+            env.types,
+            env.offsets,
+            env.indices,
+            self.environment(),
+            torch.float64,
+        )
+        table, s = self._slots()
+        empty = self.embedding.values(table, s) * s[:, None]
+        moments = self._normalised(raw, counts, types, empty)
+        return self._fit(moments.to(self.dtype), types)
+
+    def evaluate(self, env: LocalEnv) -> Evaluation:
+        """Energies, forces on all rows and virial of `env` by the compiled kernels.
+
+        Descriptors exist for `CHUNK` atoms at a time.
+        """
+        positions = env.positions.detach().requires_grad_()
+        types = env.types[: env.n_local]
+        with torch.no_grad():
+            coefficients = self.coefficients()
+            empty = self._empty_moments(coefficients)
+        with torch.enable_grad():
+            raw, counts, beyond = kernels.moments(
+                positions, env.types, env.offsets, env.indices, coefficients, self.environment()
+            )
+            gradient = torch.empty_like(raw)
+            energies = torch.empty(env.n_local, dtype=torch.float64)
+            for part in chunks(env.n_local, CHUNK):
+                own = raw[part].detach().requires_grad_()
+                e = self._fit(self._normalised(own, counts[part], types[part], empty), types[part])
+                (gradient[part],) = torch.autograd.grad(e.sum(), own)
+                energies[part] = e.detach()
+            (grad_positions,) = torch.autograd.grad(raw, positions, gradient)
+        forces = -grad_positions
+        return Evaluation(energies, forces, env.positions.T @ forces, beyond)
+
+
+def _generator(
+    seed: int | None, own: int | list[int] | None, stream: int
+) -> torch.Generator | None:
+    """Random numbers of one network: its own seed if the input gives one."""
+    if seed is None:
+        return None
+    first = own[0] if isinstance(own, list) else own
+    return torch.Generator().manual_seed(seed * 1000 + stream if first is None else first)

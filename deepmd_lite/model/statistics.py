@@ -1,0 +1,130 @@
+"""What the model takes from the data before training: scales, biases, neighbour counts.
+
+Definitions as in DeePMD-kit: the mean and standard deviation of the environment rows are taken
+over all N_sel slots of an atom, empty ones (zero rows) included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..kernels.reference import environment_rows
+from ..system import InputError, LocalEnv
+from .config import ModelConfig
+
+SMALLEST_DEVIATION = 0.01
+"""Lower bound of dstd, as in DeePMD-kit: a direction that never varies is not blown up."""
+
+
+@dataclass
+class Statistics:
+    """Constants of the model that come from the training data."""
+
+    davg: torch.Tensor
+    """(n_types, 4) float64: mean environment row of each centre type; x, y, z are 0."""
+    dstd: torch.Tensor
+    """(n_types, 4) float64: standard deviations."""
+    energy_bias: torch.Tensor
+    """(n_types,) float64, eV: least-squares energy of each element."""
+    sel: list[int]
+    """(n_types) whose sum divides the moments."""
+    min_distance: float
+    """Smallest pair distance in the data, Å."""
+
+
+class _Sums:
+    """Running sums for each centre type, and the extremes."""
+
+    def __init__(self, n_types: int) -> None:
+        self.atoms = np.zeros(n_types)
+        self.s = np.zeros(n_types)
+        self.s2 = np.zeros(n_types)
+        self.v2 = np.zeros(n_types)
+        self.most = np.zeros(n_types, dtype=int)
+        self.min_distance = math.inf
+
+    def add(self, env: LocalEnv, rcut_smth: float, rcut: float) -> None:
+        n_types = len(self.atoms)
+        types = env.types.long()
+        centre_e = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
+        neighbor_e = env.indices.long()
+        vectors = env.positions[neighbor_e] - env.positions[centre_e]
+        r = vectors.norm(dim=1)
+        inside = r < rcut
+        centre_e, neighbor_e = centre_e[inside], neighbor_e[inside]
+        rows = environment_rows(vectors[inside], rcut_smth, rcut)
+        a = types[centre_e].numpy()
+        s2 = (rows**2).numpy()
+        self.atoms += np.bincount(types[: env.n_local].numpy(), minlength=n_types)
+        self.s += np.bincount(a, rows[:, 0].numpy(), minlength=n_types)
+        self.s2 += np.bincount(a, s2[:, 0], minlength=n_types)
+        self.v2 += np.bincount(a, s2[:, 1:].sum(axis=1) / 3.0, minlength=n_types)
+        if len(r):
+            self.min_distance = min(self.min_distance, float(r.min()))
+            pair = (centre_e * n_types + types[neighbor_e]).numpy()
+            counts = np.bincount(pair, minlength=env.n_local * n_types)
+            self.most = np.maximum(self.most, counts.reshape(-1, n_types).max(axis=0))
+
+
+def statistics_from(
+    frames: Iterable[tuple[LocalEnv, float | None]], config: ModelConfig
+) -> Statistics:
+    """Statistics of (environment, energy in eV or None) pairs in one pass.
+
+    Raises InputError for an element of the type map that no frame contains.
+    """
+    descriptor, n_types = config.descriptor, len(config.type_map)
+    sums = _Sums(n_types)
+    compositions, energies = [], []
+    for env, energy in frames:
+        sums.add(env, descriptor.rcut_smth, descriptor.rcut)
+        if energy is not None:
+            local = env.types[: env.n_local].numpy()
+            compositions.append(np.bincount(local, minlength=n_types))
+            energies.append(energy)
+    absent = [name for name, n in zip(config.type_map, sums.atoms, strict=True) if n == 0]
+    if absent:
+        raise InputError(
+            f"training data: no atom of {', '.join(absent)}, which model/type_map lists; "
+            "remove the element or add data"
+        )
+    sel = _resolved_sel(descriptor.sel, sums.most)
+    slots = sums.atoms * sum(sel)
+    mean, mean2 = sums.s / slots, sums.s2 / slots
+    deviation = np.sqrt(np.maximum(mean2 - mean**2, 0.0))
+    radial = np.maximum(deviation, SMALLEST_DEVIATION)
+    angular = np.maximum(np.sqrt(sums.v2 / slots), SMALLEST_DEVIATION)
+    zeros = np.zeros(n_types)
+    davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
+    dstd = np.stack([radial, angular, angular, angular], axis=1)
+    bias = _energy_bias(np.array(compositions), np.array(energies), config)
+    nearest = sums.min_distance if math.isfinite(sums.min_distance) else 1.0
+    as_tensor = torch.from_numpy
+    return Statistics(as_tensor(davg), as_tensor(dstd), as_tensor(bias), sel, nearest)
+
+
+def _resolved_sel(sel: list[int] | int | str, most: np.ndarray) -> list[int]:
+    """As given, or the largest count times 1.1 (or a given factor), up to a multiple of 4."""
+    if isinstance(sel, list):
+        if sum(sel) < 1:
+            raise InputError("model/descriptor/sel: the sum is 0; expected at least 1")
+        return list(sel)
+    factor = float(str(sel).partition(":")[2] or 1.1)
+    return [max(4, 4 * math.ceil(factor * int(n) / 4)) for n in most]
+
+
+def _energy_bias(compositions: np.ndarray, energies: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """(n_types,) eV: given atomic energies, the others by least squares over compositions."""
+    given = config.fitting_net.atom_ener or [None] * len(config.type_map)
+    bias = np.array([0.0 if e is None else e for e in given])
+    free = np.array([e is None for e in given])
+    if len(energies) and free.any():
+        rest = energies - compositions @ bias
+        rcond = config.fitting_net.rcond or 1e-3  # equal compositions: the shortest solution
+        bias[free] = np.linalg.lstsq(compositions[:, free].astype(float), rest, rcond=rcond)[0]
+    return bias
