@@ -1,0 +1,159 @@
+"""The potential as an ASE calculator.
+
+Units and signs are ASE's: eV, eV/Å, stress in eV/Å³ with tension positive, Voigt order
+xx yy zz yz xz xy; `results["virial"]` (3, 3) eV is −volume · stress, positive under compression.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import (
+    Calculator as AseCalculator,
+)
+from ase.calculators.calculator import (
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from .geometry import cell_heights
+from .model import Potential, load_model
+from .neighbors import PeriodicEnv, periodic_env
+from .system import InputError, LocalEnv, type_indices
+
+
+class Calculator(AseCalculator):
+    """Energy, free_energy, forces, energies and stress of a Deep Potential.
+
+    Partial periodicity is honoured axis by axis; cells smaller than the cutoff and single atoms
+    need nothing special. The neighbour list reaches `skin` beyond the cutoff and is reused until
+    some atom has moved, or the cell has strained, far enough to need a new one.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "energies", "stress"]
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        device: str = "cpu",
+        precision: str | None = None,
+        skin: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        """Attach a model.
+
+        `model`: path of a `.dpl` file, or a `Potential`; `precision` 'float64' or 'float32' of the
+        arithmetic (default: the model's); `skin` Å. Raises InputError for a device that this
+        version has no kernels for, ModelFileError for a bad file.
+        """
+        super().__init__(**kwargs)
+        if device != "cpu":
+            raise InputError(f"device '{device}': this version has kernels for 'cpu' only")
+        if precision not in (None, "float64", "float32"):
+            raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
+        if not skin >= 0:
+            raise InputError(f"skin {skin} Å: expected a number that is not negative")
+        if isinstance(model, (str, Path)):
+            model = load_model(model, precision)
+        elif precision not in (None, model.precision):
+            raise InputError(
+                f"precision '{precision}' for a Potential of {model.precision}: "
+                "call its to_precision() first"
+            )
+        self.model = model
+        self.skin = skin
+        self._list: _ReusedList | None = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill `self.results`. Raises InputError for unknown elements or positions not finite."""
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms  # the copy that ASE compares the next call with
+        assert atoms is not None
+        if "stress" in (properties or ()) and not _has_volume(atoms):
+            raise PropertyNotImplementedError(
+                f"stress needs a cell that is periodic in three directions; pbc is {atoms.pbc}"
+            )
+        periodic = self._neighbors(atoms)
+        env = self._env(periodic, atoms)
+        evaluation = self.model.evaluate(env)
+        if evaluation.beyond_table:
+            warnings.warn(
+                f"{evaluation.beyond_table} neighbour pairs are closer than any in the training "
+                "data: energies there are extrapolated",
+                stacklevel=2,
+            )
+        energy = float(evaluation.energies.sum())
+        if not np.isfinite(energy):
+            raise InputError("structure: the energy is not finite; do two atoms coincide?")
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": evaluation.energies.numpy(),
+            "forces": periodic.fold(evaluation.forces).numpy(),
+        }
+        if _has_volume(atoms):
+            virial = evaluation.virial.numpy()
+            self.results["virial"] = virial
+            self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
+
+    def _neighbors(self, atoms: Atoms) -> PeriodicEnv:
+        if self._list is None or not self._list.serves(atoms):
+            self._list = _ReusedList(atoms, self.model, self.skin)
+        return self._list.periodic
+
+    def _env(self, periodic: PeriodicEnv, atoms: Atoms) -> LocalEnv:
+        return periodic.moved(torch.from_numpy(atoms.positions), torch.from_numpy(atoms.cell.array))
+
+
+class _ReusedList:
+    """A neighbour list with the configuration that it was built for."""
+
+    def __init__(self, atoms: Atoms, model: Potential, skin: float) -> None:
+        types = type_indices(atoms.get_chemical_symbols(), model.type_map, "structure")
+        cutoff = model.rcut + skin
+        self.atoms = atoms.copy()
+        self.rcut = model.rcut
+        self.cutoff = cutoff
+        self.periodic = periodic_env(
+            atoms.positions, atoms.cell.array, atoms.pbc, np.array(types, dtype=np.int32), cutoff
+        )
+
+    def serves(self, atoms: Atoms) -> bool:
+        """Whether no pair within the cutoff can be missing from the list.
+
+        A homogeneous strain F from the cell of the build moves a pair at distance d at most to
+        d / ‖F⁻¹‖; what positions do beyond it moves a pair by at most twice the largest
+        displacement u. The list serves while (cutoff of the list) / ‖F⁻¹‖ − 2 u ≥ rcut.
+        """
+        old = self.atoms
+        if len(atoms) != len(old) or (atoms.pbc != old.pbc).any():
+            return False
+        if (atoms.numbers != old.numbers).any():
+            return False
+        if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+            return False
+        strain = np.eye(3)
+        if (atoms.cell.array != old.cell.array).any():
+            if abs(old.cell.volume) == 0 or abs(atoms.cell.volume) == 0:
+                return False
+            strain = np.linalg.solve(old.cell.array, atoms.cell.array)
+        if np.linalg.matrix_rank(strain) < 3:
+            return False
+        shrinking = 1.0 / np.linalg.norm(np.linalg.inv(strain), 2)
+        moved = np.linalg.norm(atoms.positions - old.positions @ strain, axis=1).max(initial=0.0)
+        return bool(self.cutoff * shrinking - 2.0 * moved >= self.rcut)
+
+
+def _has_volume(atoms: Atoms) -> bool:
+    return bool(atoms.pbc.all()) and bool(cell_heights(atoms.cell.array).all())

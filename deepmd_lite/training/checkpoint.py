@@ -1,0 +1,134 @@
+"""The checkpoint of a training: everything that the next step depends on. No pickle.
+
+One safetensors container: a JSON header (metadata key `deepmd_lite_checkpoint`) with step, input,
+grid of the table, state of the sampler and the best validation so far, and arrays `model.NAME`,
+`optimizer.QUANTITY.NAME`. The learning rate follows from the step.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+
+from ..files import write_atomically
+from ..system import InputError
+
+FORMAT_VERSION = 1
+_KEY = "deepmd_lite_checkpoint"
+
+
+@dataclass
+class Checkpoint:
+    """State of a training after `step` updates."""
+
+    step: int
+    config: dict[str, Any]
+    """The input, as `TrainInput.model_dump(mode="json")`."""
+    data_hash: str
+    """`data_hash` of the training frames."""
+    sel: list[int]
+    min_distance: float
+    grid: dict[str, Any]
+    """Fields of `model.table.Grid` in use in the training."""
+    sampler: dict[str, Any]
+    """`BatchSampler.state_dict()`."""
+    best: dict[str, Any] | None
+    """`step` and `loss` of the best validation, None before the first."""
+    arrays: dict[str, torch.Tensor]
+    """Parameters, buffers and Adam's moments under the names given above."""
+
+    def write(self, path: str | Path) -> None:
+        """Write atomically. Raises InputError where the file cannot be written."""
+        header = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
+        header["format_version"] = FORMAT_VERSION
+        arrays = {key: value.detach().contiguous() for key, value in self.arrays.items()}
+        write_atomically(path, serialise(arrays, metadata={_KEY: json.dumps(header)}))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Checkpoint:
+        """Raises InputError for a file that is missing, damaged, or not a checkpoint."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no checkpoint to restart from; start without restart, or name the "
+                "output folder of the interrupted training"
+            )
+        try:
+            with safe_open(path, framework="pt") as f:
+                header = json.loads((f.metadata() or {})[_KEY])
+                arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+            version = header.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise InputError(
+                    f"{path}: checkpoint format {version}; this release reads {FORMAT_VERSION}"
+                )
+            return cls(**header, arrays=arrays)
+        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as e:
+            raise InputError(f"{path}: not a readable training checkpoint: {e!r}") from None
+
+
+def pack_arrays(
+    potential: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Arrays of a checkpoint from a model and its optimiser's state of each parameter."""
+    arrays = {f"model.{name}": value for name, value in potential.state_dict().items()}
+    for name, parameter in potential.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            arrays[f"optimizer.{key}.{name}"] = value.contiguous()
+    return arrays
+
+
+def unpack_arrays(
+    checkpoint: Checkpoint,
+    potential: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    where: str,
+) -> None:
+    """Put a checkpoint's arrays back. Raises InputError where they do not fit the model."""
+    model: dict[str, torch.Tensor] = {}
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in checkpoint.arrays.items():
+        kind, _, name = key.partition(".")
+        if kind == "model":
+            model[name] = value
+        elif kind == "optimizer":
+            quantity, _, parameter_name = name.partition(".")
+            states.setdefault(parameter_name, {})[quantity] = value
+    wanted = {name: tuple(v.shape) for name, v in potential.state_dict().items()}
+    found = {name: tuple(v.shape) for name, v in model.items()}
+    wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+    if wrong:
+        name = wrong[0]
+        raise InputError(
+            f"{where}: array '{name}' has shape {found.get(name)}, expected {wanted.get(name)}"
+        )
+    potential.load_state_dict(model)
+    for name, parameter in potential.named_parameters():
+        if checkpoint.step == 0:
+            break
+        if name not in states:
+            raise InputError(f"{where}: the optimiser's state of '{name}' is missing")
+        optimizer.state[parameter] = {k: v.clone() for k, v in states[name].items()}
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys 'section/key' whose values differ between two inputs."""
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            changed += changed_keys(a, b, f"{prefix}{key}/")
+        elif a != b:
+            changed.append(prefix + key)
+    return changed
+
+
+def grid_fields(grid: Any) -> dict[str, Any]:
+    """The table's grid as JSON."""
+    return asdict(grid)

@@ -1,0 +1,342 @@
+"""The input file of a training: DeePMD-kit's `input.json` vocabulary, checked.
+
+Sections `model`, `learning_rate`, `loss`, `optimizer` and `training` with DeePMD-kit's key names
+(versions 2 and 3) and meanings. Keys that mean nothing here are accepted and reported as notes;
+keys that would change the result and are not supported are errors. Everything but
+`model/type_map` and `training/training_data/systems` has a default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..model.config import ModelConfig
+from ..schema import Section, located, parse, read_mapping
+
+
+class _TrainSection(Section):
+    """A section that knows which of DeePMD-kit's other keys it ignores or refuses."""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    """Other name of a key → its name here."""
+    ignored: ClassVar[dict[str, str]] = {}
+    """Key without a meaning here → the note that is given."""
+    refused: ClassVar[dict[str, str]] = {}
+    """Key that would change the result → what to do instead. Accepted where it switches off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_out(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        kept = {}
+        for key, value in data.items():
+            name = cls.aliases.get(key, key)
+            if name in cls.refused:
+                if value:
+                    raise ValueError(f"'{key}' is not supported; {cls.refused[name]}")
+            elif name not in cls.ignored:
+                if name in kept:
+                    raise ValueError(f"'{key}' and '{name}' are the same key; give one of them")
+                kept[name] = value
+        return kept
+
+    @classmethod
+    def notes(cls, data: Any, where: str) -> list[str]:
+        """What to tell about the ignored keys of `data`, named with the section `where`."""
+        if not isinstance(data, Mapping):
+            return []
+        return [f"{where}/{k} is ignored: {cls.ignored[k]}" for k in data if k in cls.ignored]
+
+
+class LearningRateConfig(_TrainSection):
+    """Exponential decay of the learning rate; see `training.schedule.Schedule`."""
+
+    ignored = {"scale_by_worker": "one process trains"}
+    refused = dict.fromkeys(
+        ("warmup_steps", "warmup_ratio", "warmup_start_factor", "decay_phase_ratio"),
+        "the schedule is a plain exponential decay from start_lr to stop_lr",
+    )
+
+    type: Literal["exp"] = "exp"
+    start_lr: float = Field(1e-3, gt=0)
+    stop_lr: float = Field(1e-8, gt=0)
+    stop_lr_ratio: float | None = Field(None, gt=0, le=1)
+    """stop_lr / start_lr, instead of stop_lr."""
+    decay_steps: int = Field(5000, ge=1)
+    decay_rate: float | None = Field(None, gt=0, le=1)
+    """Factor per decay_steps; by default such that stop_lr is reached at the last step."""
+    smooth: bool = True
+    """False: constant within each decay_steps (DeePMD-kit's default)."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> LearningRateConfig:
+        if self.stop_lr_ratio is not None:
+            if "stop_lr" in self.model_fields_set:
+                raise ValueError("give stop_lr or stop_lr_ratio, not both")
+        elif self.stop_lr > self.start_lr:
+            raise ValueError(f"stop_lr {self.stop_lr} exceeds start_lr {self.start_lr}")
+        return self
+
+    @property
+    def final_lr(self) -> float:
+        """The learning rate at the last step (with `decay_rate`: the smallest one)."""
+        if self.stop_lr_ratio is None:
+            return self.stop_lr
+        return self.stop_lr_ratio * self.start_lr
+
+
+class LossConfig(_TrainSection):
+    """Prefactors of the squared errors of energy, force and virial; see `training.loss`."""
+
+    refused = dict.fromkeys(
+        (
+            *("start_pref_ae", "limit_pref_ae", "start_pref_pf", "limit_pref_pf"),
+            *("start_pref_gf", "limit_pref_gf", "numb_generalized_coord"),
+            *("start_pref_h", "limit_pref_h", "relative_f", "enable_atom_ener_coeff"),
+            *("use_huber", "use_l1_all", "f_use_norm"),
+        ),
+        "training is on energies, forces and virials with squared errors",
+    )
+    ignored = {"huber_delta": "use_huber is off", "inference": "it has no meaning in training"}
+
+    type: Literal["ener"] = "ener"
+    start_pref_e: float = Field(0.02, ge=0)
+    limit_pref_e: float = Field(1.0, ge=0)
+    start_pref_f: float = Field(1000.0, ge=0)
+    limit_pref_f: float = Field(1.0, ge=0)
+    start_pref_v: float = Field(0.0, ge=0)
+    limit_pref_v: float = Field(0.0, ge=0)
+    loss_func: Literal["mse"] = "mse"
+
+    @model_validator(mode="after")
+    def _check_together(self) -> LossConfig:
+        if not any(self.limits) and not any(self.starts):
+            raise ValueError("all prefactors are 0: nothing would be trained")
+        return self
+
+    @property
+    def trains_virials(self) -> bool:
+        """Whether the virial's prefactor is positive at some step."""
+        return self.start_pref_v > 0 or self.limit_pref_v > 0
+
+    @property
+    def starts(self) -> tuple[float, float, float]:
+        """Prefactors of energy, force and virial at the first step."""
+        return self.start_pref_e, self.start_pref_f, self.start_pref_v
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Prefactors of energy, force and virial in the limit of a vanishing learning rate."""
+        return self.limit_pref_e, self.limit_pref_f, self.limit_pref_v
+
+
+class OptimizerConfig(_TrainSection):
+    """SOAP (see `training.soap`), or Adam (Kingma and Ba, 2015).
+
+    SOAP is the default, also for inputs that were written for DeePMD-kit's Adam: at the same
+    learning rates and number of steps it ends at much lower errors.
+    """
+
+    refused = {"weight_decay": "give 0"}
+
+    type: Literal["SOAP", "Adam"] = "SOAP"
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float | None = Field(None, ge=0, lt=1)
+    """Decay of the mean squares; default 0.95 for SOAP, 0.999 for Adam."""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decays of the mean gradient and of the mean squares."""
+        default = 0.95 if self.type == "SOAP" else 0.999
+        return self.adam_beta1, default if self.adam_beta2 is None else self.adam_beta2
+
+
+class DataConfig(_TrainSection):
+    """A data set and how it is divided into batches.
+
+    `batch_size`: frames in a batch; 'auto' (as many as it takes to reach 32 atoms), 'auto:N'
+    (N atoms). Frames of all systems are shuffled together.
+    """
+
+    aliases = {"sys_weights": "sys_probs"}
+    ignored = {
+        "set_prefix": "every set.* folder is read",
+        "auto_prob": "the frames of all systems are shuffled together, each once in an epoch",
+    }
+    refused = {
+        "sys_probs": "every frame is drawn once in an epoch; give frames a weight instead",
+        "patterns": "give the systems as paths or glob patterns",
+        "rglob_patterns": "give the systems as paths or glob patterns",
+    }
+
+    systems: list[str]
+    batch_size: int | str = "auto"
+
+    @field_validator("systems", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str) else value
+        if value == []:
+            raise ValueError("expected at least one path")
+        return value
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _check_batch_size(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if len(set(map(str, value))) != 1:
+                raise ValueError(
+                    "sizes differ between systems, but frames of all systems are shuffled "
+                    "together; give one number or 'auto'"
+                )
+            value = value[0]
+        if isinstance(value, str):
+            rule, _, number = value.partition(":")
+            if rule == "mixed" and number.isdigit():
+                value = int(number)
+            elif rule != "auto" or not (value == "auto" or (number.isdigit() and int(number) > 0)):
+                raise ValueError("expected a number of frames, 'auto' or 'auto:ATOMS'")
+        if isinstance(value, bool) or (isinstance(value, int) and value < 1):
+            raise ValueError("expected at least 1 frame")
+        return value
+
+
+class ValidationConfig(DataConfig):
+    """The validation set. A fixed sample of it is evaluated whenever errors are displayed."""
+
+    aliases = {**DataConfig.aliases, "numb_batch": "numb_btch"}
+
+    numb_btch: int | None = Field(None, ge=1)
+    """Batches in the sample. Default: as many frames as keep validation a tenth of the training
+    frames between two displays, but at least 8."""
+
+
+class TrainingConfig(_TrainSection):
+    """Data, length and output of the training."""
+
+    aliases = {"stop_batch": "numb_steps", "numb_step": "numb_steps"}
+    ignored = {
+        "save_ckpt": "the checkpoint is checkpoint.safetensors in the output folder",
+        "max_ckpt_keep": "the last checkpoint is kept",
+        "stat_file": "statistics are in the checkpoint and the model file",
+        "disp_training": "errors are always displayed",
+        "disp_avg": "errors of the current batch are displayed",
+        "time_training": "times are always in train.jsonl",
+        "profiling": "use an external profiler",
+        "profiling_file": "use an external profiler",
+        "enable_profiler": "use an external profiler",
+        "tensorboard": "read train.jsonl",
+        "tensorboard_log_dir": "read train.jsonl",
+        "tensorboard_freq": "read train.jsonl",
+        "zero_stage": "one process trains",
+        "acc_freq": "gradients are not accumulated",
+    }
+    refused = {
+        "mixed_precision": "choose model/fitting_net/precision float32 or float64",
+        "change_bias_after_training": "the energy bias is fitted before the training",
+        "warmup_steps": "the schedule is a plain exponential decay",
+        "data_dict": "one model is trained on one data set",
+        "fitting_weight": "one model is trained on one data set",
+        "numb_epoch": "give numb_steps",
+        "num_epochs": "give numb_steps",
+        "enable_ema": "the model is the last one, or model-best.dpl",
+    }
+
+    training_data: DataConfig
+    validation_data: ValidationConfig | None = None
+    numb_steps: int = Field(100_000, ge=1)
+    seed: int = Field(1, ge=0)
+    """Seed of the initial weights and of the order of frames."""
+    disp_file: str = "lcurve.out"
+    disp_freq: int = Field(100, ge=1)
+    save_freq: int = Field(1000, ge=1)
+    gradient_max_norm: float = Field(0.0, ge=0)
+    """Clip the gradient's norm at this value; 0: never."""
+    opt_type: Literal["SOAP", "Adam"] | None = None
+    """DeePMD-kit's place for optimizer/type."""
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _default_seed(cls, value: Any) -> Any:
+        return 1 if value is None else value
+
+
+class TrainInput(_TrainSection):
+    """The whole input file."""
+
+    refused = {
+        "nvnmd": "remove the section",
+        "learning_rate_dict": "one model is trained on one data set",
+        "loss_dict": "one model is trained on one data set",
+    }
+
+    model: ModelConfig
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _one_optimizer(self) -> TrainInput:
+        given = self.training.opt_type
+        if given is not None:
+            if "type" in self.optimizer.model_fields_set and self.optimizer.type != given:
+                raise ValueError(
+                    f"training/opt_type {given} and optimizer/type {self.optimizer.type} differ"
+                )
+            self.optimizer.type = given
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the result of a step: all but paths, files and frequencies."""
+        content = self.model_dump(mode="json")
+        for key in ("disp_file", "disp_freq", "save_freq", "validation_data"):
+            content["training"].pop(key)
+        content["training"]["training_data"].pop("systems")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_input(source: Mapping[str, Any] | str | Path) -> tuple[TrainInput, list[str]]:
+    """The checked input and notes on keys that are ignored.
+
+    `source` is a JSON or YAML file or the same content as a mapping. Data paths in it are relative
+    to the working directory (as in DeePMD-kit) or, where nothing is there, to the input file's
+    folder. Raises InputError for an unknown key (naming the nearest known one), an unsupported
+    one, a value out of range, or a data path that leads nowhere.
+    """
+    folder = None
+    where = "input"
+    if not isinstance(source, Mapping):
+        folder, where = Path(source).resolve().parent, str(source)
+        source = read_mapping(source)
+    config = parse(TrainInput, source, where)
+    data_sets = [("training_data", config.training.training_data)]
+    if config.training.validation_data is not None:
+        data_sets.append(("validation_data", config.training.validation_data))
+    for name, data in data_sets:
+        key = f"{where}: training/{name}/systems"
+        data.systems = [located(path, folder, key) for path in data.systems]
+    return config, _notes(config, source)
+
+
+def _notes(config: TrainInput, source: Mapping[str, Any]) -> list[str]:
+    """Notes on keys that were given and have no meaning here."""
+    training = source.get("training") or {}
+    sections: list[tuple[type[_TrainSection], Any, str]] = [
+        (LearningRateConfig, source.get("learning_rate"), "learning_rate"),
+        (LossConfig, source.get("loss"), "loss"),
+        (TrainingConfig, training, "training"),
+        (DataConfig, training.get("training_data"), "training/training_data"),
+        (ValidationConfig, training.get("validation_data"), "training/validation_data"),
+    ]
+    found = config.model.notes()
+    for section, data, where in sections:
+        found += section.notes(data, where)
+    return found

@@ -1,0 +1,169 @@
+"""Predictions on a batch, and the loss: DeePMD-kit's `ener` loss with missing labels left out.
+
+For a batch of frames f with N_f atoms, prefactors p and frame weights w (normally 1),
+
+    L = p_e · mean_f w_f ΔE_f² / N_f + p_f · mean_{i,α} w_f ΔF_iα² + p_v · mean_{f,αβ} w_f ΔΞ² / N_f
+
+each mean being over the frames (or the 3 components of all atoms of the frames) that carry the
+label. For frames of one size this is DeePMD-kit's `EnergyStdLoss`, where energies and virials are
+squared as totals and divided by N once: p_e · MSE(E)/N + p_f · MSE(F) + p_v · MSE(Ξ)/N. A term is
+active where its prefactor is not zero at the step (DeePMD-kit drops it for good where either its
+first or its last prefactor is 0).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..data import Batch
+from ..model import Potential
+
+
+@dataclass
+class Prediction:
+    """Energies, forces and virials of a batch; differentiable in the model's parameters."""
+
+    energies: torch.Tensor
+    """(n_frames,) float64, eV."""
+    forces: torch.Tensor | None
+    """(n_local, 3) float64, eV/Å."""
+    virials: torch.Tensor | None
+    """(n_frames, 3, 3) float64, eV, +Σ r ⊗ f: positive under compression."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean squared errors of one or more batches, in the order energy, force, virial."""
+
+    terms: tuple[float, ...]
+    """Means of the loss without prefactors, eV², (eV/Å)², eV²; nan without a label."""
+    squares: tuple[float, ...]
+    """Mean squares of errors per atom (energy, virial: eV/atom) and of force components (eV/Å)."""
+    counts: tuple[int, ...]
+    """Frames, atoms and frames that the means are over."""
+    prefactors: tuple[float, float, float]
+
+    def loss(self, prefactors: tuple[float, float, float] | None = None) -> float:
+        """L with other prefactors than those it was made with; nan where no term is left."""
+        pairs = zip(prefactors or self.prefactors, self.terms, strict=True)
+        present = [p * term for p, term in pairs if p > 0 and not math.isnan(term)]
+        return sum(present) if present else math.nan
+
+    @property
+    def energy(self) -> float:
+        """RMSE, eV/atom."""
+        return math.sqrt(self.squares[0])
+
+    @property
+    def force(self) -> float:
+        """RMSE over components, eV/Å."""
+        return math.sqrt(self.squares[1])
+
+    @property
+    def virial(self) -> float:
+        """RMSE over components, eV/atom."""
+        return math.sqrt(self.squares[2])
+
+    def as_dict(self) -> dict[str, float]:
+        """√L and the three root-mean-square errors under DeePMD-kit's names."""
+        return {
+            "rmse": math.sqrt(self.loss()),
+            "rmse_e": self.energy,
+            "rmse_f": self.force,
+            "rmse_v": self.virial,
+        }
+
+    @classmethod
+    def merged(cls, parts: list[Errors]) -> Errors:
+        """Errors of all batches together."""
+        counts = tuple(sum(p.counts[k] for p in parts) for k in range(3))
+
+        def mean(values: list[tuple[float, ...]], k: int) -> float:
+            present = [
+                v[k] * p.counts[k] for v, p in zip(values, parts, strict=True) if p.counts[k]
+            ]
+            return sum(present) / counts[k] if counts[k] else math.nan
+
+        terms = tuple(mean([p.terms for p in parts], k) for k in range(3))
+        squares = tuple(mean([p.squares for p in parts], k) for k in range(3))
+        return cls(terms, squares, counts, parts[0].prefactors)
+
+
+def predict(
+    potential: Potential, batch: Batch, *, forces: bool, virials: bool, training: bool
+) -> Prediction:
+    """Evaluate `batch`; with `training`, forces can be differentiated once more."""
+    rows = batch.env.positions.detach()
+    if not (forces or virials):
+        with torch.set_grad_enabled(training):
+            return Prediction(_frame_sums(potential.energies(batch.env, rows), batch), None, None)
+    rows = rows.clone().requires_grad_()
+    with torch.enable_grad():
+        energies = _frame_sums(potential.energies(batch.env, rows), batch)
+        (gradient,) = torch.autograd.grad(energies.sum(), rows, create_graph=training)
+    all_forces = -gradient
+    return Prediction(
+        energies if training else energies.detach(),
+        batch.fold(all_forces) if forces else None,
+        batch.frame_virials(rows.detach(), all_forces) if virials else None,
+    )
+
+
+def _frame_sums(atomic: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(n_frames,) from (n_local,)."""
+    sums = torch.zeros(len(batch.n_atoms), dtype=atomic.dtype)
+    return sums.index_add(0, batch.frame_of_atom, atomic)
+
+
+def loss_of(
+    prediction: Prediction, batch: Batch, prefactors: tuple[float, float, float]
+) -> tuple[torch.Tensor, Errors]:
+    """The loss (a scalar) of a prediction, and its errors.
+
+    `prefactors` of energy, force and virial. A term whose label no frame of the batch carries, or
+    whose prediction is None, is left out.
+    """
+    n_atoms, weights = batch.n_atoms.to(torch.float64), batch.weights
+    terms: list[torch.Tensor | None] = [None, None, None]
+    squares: list[torch.Tensor | None] = [None, None, None]
+    own = _present(batch.has_energy)
+    if own is not None:
+        square = (prediction.energies - batch.energy)[own] ** 2
+        terms[0] = (weights[own] * square / n_atoms[own]).mean()
+        squares[0] = square / n_atoms[own] ** 2
+    own = _present(batch.has_forces, batch.frame_of_atom)
+    if prediction.forces is not None and own is not None:
+        square = (prediction.forces - batch.forces)[own] ** 2
+        terms[1] = (weights[batch.frame_of_atom[own]][:, None] * square).mean()
+        squares[1] = square
+    own = _present(batch.has_virial)
+    if prediction.virials is not None and own is not None:
+        square = (prediction.virials - batch.virial)[own] ** 2
+        size = n_atoms[own][:, None, None]
+        terms[2] = (weights[own][:, None, None] * square / size).mean()
+        squares[2] = square / size**2
+
+    loss = prediction.energies.sum() * 0.0  # a graph to every parameter whatever is masked
+    for prefactor, term in zip(prefactors, terms, strict=True):
+        if term is not None:
+            loss = loss + prefactor * term
+    return loss, Errors(
+        tuple(math.nan if t is None else t.item() for t in terms),
+        tuple(math.nan if s is None else s.detach().mean().item() for s in squares),
+        tuple(0 if s is None else len(s) for s in squares),
+        prefactors,
+    )
+
+
+def _present(
+    mask: torch.Tensor, frame_of_atom: torch.Tensor | None = None
+) -> torch.Tensor | slice | None:
+    """Index of the labelled frames (or of their atoms): everything, a mask, or None of them."""
+    if bool(mask.all()):
+        return slice(None)
+    if not bool(mask.any()):
+        return None
+    return mask if frame_of_atom is None else mask[frame_of_atom]

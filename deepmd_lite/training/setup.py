@@ -1,0 +1,209 @@
+"""What a training starts from: prepared data and a potential."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..data import Batch, PreparedFrame, collate, describe, environments, load, prepare
+from ..model import Potential, Statistics, load_model, statistics_from
+from ..model.config import ModelConfig
+from ..model.table import Grid
+from ..system import InputError, LocalEnv
+from .checkpoint import Checkpoint, changed_keys
+from .config import TrainInput
+
+log = logging.getLogger(__name__)
+
+VALIDATION_BATCH_ATOMS = 256
+"""Validation frames are evaluated in batches of about this many atoms."""
+TABLE_SAMPLE_EDGES = 20_000
+"""Neighbour pairs on which the table's error is measured when a model is written."""
+
+
+@dataclass
+class TrainingData:
+    """Everything that a training reads from its data."""
+
+    frames: list[PreparedFrame]
+    validation: list[Batch]
+    """The fixed validation sample; empty without a validation set."""
+    table_sample: LocalEnv
+    """Training frames on which the table's error is measured."""
+    hash: str
+    """`data_hash` of `frames`."""
+    summary: str
+    virials_trained: bool
+
+
+def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
+    """Read and check the data sets of an input, and build every neighbour list once."""
+    training, loss = settings.training, settings.loss
+    frames = _read(training.training_data.systems, settings, "training", quiet)
+    has_virials = any(f.frame.virial is not None for f in frames)
+    labels = zip("efv", ("energy", "forces", "virial"), loss.starts, loss.limits, strict=True)
+    for letter, label, start, limit in labels:
+        if start + limit > 0 and all(getattr(f.frame, label) is None for f in frames):
+            log.warning(
+                "note: loss/start_pref_%s and limit_pref_%s have no effect: no training frame has "
+                "a label '%s'",
+                letter,
+                letter,
+                label,
+            )
+    if has_virials and not loss.trains_virials:
+        log.warning(
+            "note: the virials in the training data are not trained, because loss/start_pref_v "
+            "and limit_pref_v are 0: pressures of the model will be unreliable"
+        )
+    validation: list[Batch] = []
+    if training.validation_data is not None:
+        prepared = _read(training.validation_data.systems, settings, "validation", quiet)
+        validation = _validation_sample(prepared, frames, settings)
+    return TrainingData(
+        frames,
+        validation,
+        _table_sample(frames),
+        data_hash(frames),
+        _summary(frames),
+        loss.trains_virials and has_virials,
+    )
+
+
+def _read(paths: list[str], settings: TrainInput, what: str, quiet: bool) -> list[PreparedFrame]:
+    """All frames of a data set with their neighbour lists."""
+    systems = load(paths, type_map=settings.model.type_map)
+    log.info("%s data\n%s", what, describe(systems))
+    frames = [frame for system in systems for frame in system.frames]
+    bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
+    return prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+
+
+def _validation_sample(
+    prepared: list[PreparedFrame], trained: list[PreparedFrame], settings: TrainInput
+) -> list[Batch]:
+    """The frames that every validation uses, the same each time, as batches of a good size."""
+    training, config = settings.training, settings.training.validation_data
+    assert config is not None
+    if config.numb_btch is not None:
+        n = config.numb_btch * _typical_batch(config.batch_size, prepared)
+    else:
+        between = training.disp_freq * _typical_batch(training.training_data.batch_size, trained)
+        n = max(8, math.ceil(between / 10))
+    order = np.random.default_rng(training.seed).permutation(len(prepared))
+    sample = [prepared[i] for i in sorted(order[:n])]
+    log.info("validation: %d of %d frames", len(sample), len(prepared))
+    batches: list[list[PreparedFrame]] = [[]]
+    for frame in sample:
+        if sum(f.n_atoms for f in batches[-1]) >= VALIDATION_BATCH_ATOMS:
+            batches.append([])
+        batches[-1].append(frame)
+    return [collate(frames) for frames in batches]
+
+
+def _typical_batch(batch_size: int | str, frames: list[PreparedFrame]) -> int:
+    """Frames in a batch of frames of average size."""
+    if isinstance(batch_size, int):
+        return batch_size
+    atoms = int(batch_size.partition(":")[2] or 32)
+    return max(1, math.ceil(atoms / (sum(f.n_atoms for f in frames) / len(frames))))
+
+
+def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
+    """Frames from all over the data with about `TABLE_SAMPLE_EDGES` neighbour pairs in total."""
+    n = max(1, round(TABLE_SAMPLE_EDGES * len(frames) / sum(f.env.n_edges for f in frames)))
+    spread = np.unique(np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int))
+    return collate([frames[i] for i in spread]).env
+
+
+def data_hash(frames: Iterable[PreparedFrame]) -> str:
+    """SHA-256 of structures, labels and weights, in order."""
+    digest = hashlib.sha256()
+    for frame in (f.frame for f in frames):
+        digest.update(" ".join(frame.symbols).encode())
+        for value in (
+            frame.positions,
+            frame.cell,
+            frame.pbc,
+            frame.energy,
+            frame.forces,
+            frame.virial,
+            frame.weight,
+        ):
+            absent = value is None
+            digest.update(b"none" if absent else np.ascontiguousarray(value, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _summary(frames: list[PreparedFrame]) -> str:
+    labels = {
+        name: sum(getattr(f.frame, name) is not None for f in frames)
+        for name in ("energy", "forces", "virial")
+    }
+    counts = ", ".join(f"{name} {n}" for name, n in labels.items())
+    return f"{len(frames)} frames, {sum(f.n_atoms for f in frames)} atoms; {counts}"
+
+
+# --- potentials -------------------------------------------------------------------------------
+
+
+def initial_potential(
+    settings: TrainInput, data: TrainingData, init_model: str | Path | None
+) -> Potential:
+    """Random weights on the statistics of the data, or those of a model file.
+
+    Raises InputError where the model file has another architecture than the input.
+    """
+    if init_model is None:
+        statistics = statistics_from(environments(data.frames), settings.model)
+        return Potential(settings.model, statistics, seed=settings.training.seed)
+    model = load_model(init_model, settings.model.precision)
+    _check_architecture(model.config, settings.model, f"{init_model}")
+    nearest = min(model.min_distance, *(_smallest_distance(f.env) for f in data.frames))
+    statistics = Statistics(model.davg, model.dstd, model.energy_bias, model.sel, nearest)
+    potential = Potential(settings.model, statistics, seed=None)
+    potential.load_state_dict(model.state_dict())
+    return potential
+
+
+def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
+    """The potential of a checkpoint, its weights still to be read."""
+    n_types = len(settings.model.type_map)
+    constants = torch.ones(n_types, 4, dtype=torch.float64)
+    bias = torch.zeros(n_types, dtype=torch.float64)
+    statistics = Statistics(
+        constants, constants.clone(), bias, checkpoint.sel, checkpoint.min_distance
+    )
+    return Potential(settings.model, statistics, seed=None, grid=Grid(**checkpoint.grid))
+
+
+def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
+    """Raises InputError where weights of `found` do not fit the input `wanted`."""
+    free = ("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero", "/type")
+    differing = [
+        key
+        for key in changed_keys(found.model_dump(mode="json"), wanted.model_dump(mode="json"))
+        if not key.startswith(("data_", "table/")) and not f"/{key}".endswith(free)
+    ]
+    if differing:
+        raise InputError(
+            f"{where}: this model differs from the input in model/{', model/'.join(differing)}; "
+            "copy its values into the input (dpl info --json shows them)"
+        )
+
+
+def _smallest_distance(env: LocalEnv) -> float:
+    """Å; infinite without neighbours."""
+    if env.n_edges == 0:
+        return math.inf
+    centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
+    vectors = env.positions[env.indices.long()] - env.positions[centre]
+    return float(vectors.norm(dim=1).min())

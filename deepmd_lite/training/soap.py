@@ -1,0 +1,115 @@
+"""SOAP: Adam in the slowly turning eigenbasis of Shampoo's preconditioner.
+
+Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025 (arXiv:2409.11321).
+The gradient G of a weight matrix is seen in the eigenvectors of the running means of G Gᵀ and
+GᵀG, where its entries are nearly uncorrelated, so that Adam's division by each entry's own size
+is close to a second-order step. The small, ill-conditioned networks of a potential gain much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+
+class Soap(torch.optim.Optimizer):
+    """SOAP for parameters whose last two dimensions are a matrix (leading ones are a batch).
+
+    A side of the matrix longer than `largest_side`, or of length 1, keeps its own basis; a
+    parameter without any other side is stepped as by Adam. The first step only fills the means.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        interval: int = 10,
+        largest_side: int = 512,
+    ) -> None:
+        """`betas`: decay of the mean gradient and of the means of squares; `interval`: steps
+        between updates of the bases."""
+        super().__init__(params, {"lr": lr})
+        self.betas = betas
+        self.interval = interval
+        self.largest_side = largest_side
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    gradient = torch.atleast_2d(parameter.grad)
+                    change = self._change(self.state[parameter], gradient)
+                    parameter.add_(change.view_as(parameter), alpha=-group["lr"])
+
+    def _change(self, state: State, gradient: torch.Tensor) -> torch.Tensor:
+        """The step for a learning rate of 1."""
+        if not state:
+            self._begin(state, gradient)
+        state["step"] += 1
+        t, (beta1, beta2) = int(state["step"]), self.betas
+        state["exp_avg"].lerp_(gradient, 1.0 - beta1)
+        for side in ("left", "right"):
+            if side in state:
+                g = gradient if side == "left" else gradient.mT
+                state[side].lerp_(g @ g.mT, 1.0 - beta2)
+        if t == 1 or t % self.interval == 0:
+            self._turn(state, first=t == 1)
+        if t == 1:
+            return torch.zeros_like(gradient)
+        turned = _to_basis(state, gradient)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
+        size = (state["exp_avg_sq"] / (1.0 - beta2 ** (t - 1))).sqrt_().add_(1e-12)
+        direction = _to_basis(state, state["exp_avg"]) / (1.0 - beta1**t)
+        return _from_basis(state, direction.div_(size))
+
+    def _begin(self, state: State, gradient: torch.Tensor) -> None:
+        state["step"] = torch.zeros((), dtype=torch.int64)
+        state["exp_avg"] = torch.zeros_like(gradient)
+        state["exp_avg_sq"] = torch.zeros_like(gradient)
+        for side, length in zip(("left", "right"), gradient.shape[-2:], strict=True):
+            if 1 < length <= self.largest_side:
+                state[side] = gradient.new_zeros(*gradient.shape[:-2], length, length)
+
+    @staticmethod
+    def _turn(state: State, first: bool) -> None:
+        """New bases: exact at first, then by one step of orthogonal iteration from the old ones.
+
+        Always contiguous: a restart that reads them back must feed the same bits to the BLAS.
+        """
+        for side in ("left", "right"):
+            if side not in state:
+                continue
+            mean = state[side]
+            if first:
+                state[f"{side}_basis"] = torch.linalg.eigh(mean).eigenvectors.flip(-1).contiguous()
+                continue
+            basis = state[f"{side}_basis"]
+            image = mean @ basis
+            order = (basis * image).sum(dim=-2).argsort(dim=-1, descending=True)
+            columns = order[..., None, :].expand_as(image)
+            state[f"{side}_basis"] = torch.linalg.qr(image.gather(-1, columns)).Q.contiguous()
+            squares = state["exp_avg_sq"]
+            if side == "left":
+                squares = squares.gather(-2, order[..., :, None].expand_as(squares))
+            else:
+                squares = squares.gather(-1, order[..., None, :].expand_as(squares))
+            state["exp_avg_sq"] = squares
+
+
+def _to_basis(state: State, x: torch.Tensor) -> torch.Tensor:
+    if "left_basis" in state:
+        x = state["left_basis"].mT @ x
+    return x @ state["right_basis"] if "right_basis" in state else x
+
+
+def _from_basis(state: State, x: torch.Tensor) -> torch.Tensor:
+    if "left_basis" in state:
+        x = state["left_basis"] @ x
+    return x @ state["right_basis"].mT if "right_basis" in state else x
