@@ -1,0 +1,204 @@
+"""The command `dpl`. Each verb imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .units import EV_PER_A3_IN_GPA
+
+EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0, or 1 after one line that says what was wrong."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO,
+        format="%(message)s",
+        stream=sys.stdout,
+    )
+    from .system import DeepmdLiteError
+
+    try:
+        return int(args.run(args) or 0)
+    except DeepmdLiteError as e:
+        print(f"dpl {args.verb}: error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dpl {args.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dpl",
+        description="Train Deep Potentials, test them and run molecular dynamics with them.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"deepmd_lite {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_train(verbs)
+    _add_test(verbs)
+    _add_md(verbs)
+    _add_info(verbs)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors and results only")
+    parser.add_argument("--threads", type=_positive, help="threads of this process (default: all)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+# --- train ----------------------------------------------------------------------------------
+
+
+def _add_train(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("train", help="train a potential from an input file", epilog=EPILOG)
+    p.add_argument("input", type=Path, help="JSON or YAML with DeePMD-kit's keys")
+    p.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the results")
+    p.add_argument("-r", "--restart", action="store_true", help="go on from the last checkpoint")
+    _common(p)
+    p.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .training import train
+
+    _set_threads(args.threads)
+    train(args.input, output=args.output, restart=args.restart, quiet=args.quiet)
+    return 0
+
+
+# --- test -----------------------------------------------------------------------------------
+
+
+def _add_test(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("test", help="errors of a model on labelled data", epilog=EPILOG)
+    p.add_argument("model", type=Path)
+    p.add_argument("data", nargs="+", help="deepmd/npy folders, extended XYZ, anything ASE reads")
+    p.add_argument("--plot", type=Path, metavar="PNG", help="write a parity plot")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the errors as JSON")
+    p.add_argument("--precision", choices=("float64", "float32"))
+    _common(p)
+    p.set_defaults(run=_test)
+
+
+def _test(args: argparse.Namespace) -> int:
+    from .data import load
+    from .evaluate import evaluate, format_report, plot_parity
+    from .files import write_atomically
+    from .model import load_model
+
+    _set_threads(args.threads)
+    model = load_model(args.model, args.precision)
+    systems = load(args.data, type_map=model.type_map)
+    report = evaluate(model, systems, quiet=args.quiet)
+    print(format_report(report))
+    if args.json:
+        write_atomically(args.json, json.dumps(report.errors(), indent=2).encode())
+    if args.plot:
+        plot_parity(report, args.plot)
+    return 0
+
+
+# --- md -------------------------------------------------------------------------------------
+
+
+def _add_md(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "md",
+        help="molecular dynamics, alone or under mpiexec",
+        epilog="In parallel: mpiexec -n 4 dpl md input.yaml. " + EPILOG,
+    )
+    p.add_argument("input", type=Path, help="YAML; see the README for its keys")
+    p.add_argument(
+        "--continue",
+        dest="resume",
+        action="store_true",
+        help="go on from the newest restart in the output folder",
+    )
+    _common(p)
+    p.set_defaults(run=_md)
+
+
+def _md(args: argparse.Namespace) -> int:
+    from .md import run_input
+
+    run_input(args.input, resume=args.resume, quiet=args.quiet, threads=args.threads)
+    return 0
+
+
+# --- info -----------------------------------------------------------------------------------
+
+
+def _add_info(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("info", help="what a model file holds", epilog=EPILOG)
+    p.add_argument("file", type=Path)
+    p.add_argument("--json", action="store_true", help="the whole header as JSON")
+    p.set_defaults(run=_info)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from .model import load_model, read_header
+
+    header = read_header(args.file)
+    if args.json:
+        print(json.dumps(header, indent=2))
+        return 0
+    model = load_model(args.file)
+    d, f, grid = model.config.descriptor, model.config.fitting_net, model.grid
+    table_bytes = model.coefficients().numel() * model.coefficients().element_size()
+    rows = {
+        "elements": " ".join(model.type_map),
+        "descriptor": f"se_e2_a, rcut {d.rcut} Å, rcut_smth {d.rcut_smth} Å, sel {model.sel}",
+        "embedding": f"{_widths(d.neuron)}, axis {d.axis_neuron}, {d.activation_function}",
+        "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "precision": f"trained in {model.config.precision}",
+        "table": f"{grid.n_intervals} intervals, {table_bytes / 1024:.0f} KiB, "
+        f"pairs down to {model.table_min_distance():.2f} Å",
+    }
+    error = model.table_error
+    if error:
+        rows["table error"] = (
+            f"{error['energy_ev_per_atom']:.1e} eV/atom, {error['force_ev_per_a']:.1e} eV/Å, "
+            f"virial {error['virial_ev_per_atom']:.1e} eV/atom against the networks"
+        )
+    for element, energy in zip(model.type_map, model.energy_bias.tolist(), strict=True):
+        rows[f"energy bias {element}"] = f"{energy:.6f} eV"
+    for key, value in header["provenance"].items():
+        rows[key] = value if isinstance(value, str) else json.dumps(value)
+    width = max(map(len, rows))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
+    print(
+        f"units: eV, Å; stress = -virial/volume, tension positive; 1 eV/Å³ = {EV_PER_A3_IN_GPA} GPa"
+    )
+    return 0
+
+
+def _widths(layers: list[int]) -> str:
+    return "-".join(map(str, layers))

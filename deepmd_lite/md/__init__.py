@@ -1,0 +1,9 @@
+"""Molecular dynamics, on one rank or many."""
+
+from .comm import SharedError, communicator
+from .config import MdConfig
+from .report import RunResult
+from .run import run_input
+from .simulation import Simulation
+
+__all__ = ["MdConfig", "RunResult", "SharedError", "Simulation", "communicator", "run_input"]

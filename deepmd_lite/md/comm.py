@@ -1,0 +1,249 @@
+"""The few operations that parallel MD needs of a communicator, over mpi4py or for one process.
+
+The only importer of mpi4py, and that only where there are ranks to talk to: a single process
+runs without MPI installed. Arrays travel as buffers, without pickling.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..system import DeepmdLiteError, InputError
+
+LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
+"""Set by mpiexec of Open MPI, MPICH and its relatives: the number of ranks."""
+LAUNCHER_MARKS = ("PMIX_RANK", "PMI_RANK")
+"""Set by other launchers (srun) without saying how many ranks there are."""
+
+
+class SharedError(DeepmdLiteError):
+    """An error that every rank raises at the same point with the same message."""
+
+
+class Communicator:
+    """One process alone: every operation is the trivial one."""
+
+    rank = 0
+    size = 1
+
+    def reduce(self, values: np.ndarray, operation: str) -> np.ndarray:
+        """Element-wise 'sum', 'max' or 'min' over the ranks, on every rank."""
+        return values
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's small object on every rank."""
+        return value
+
+    def collect(self, value: Any) -> list[Any]:
+        """The small objects of all ranks on every rank, in order of rank."""
+        return [value]
+
+    def gather_rows(self, rows: np.ndarray) -> np.ndarray | None:
+        """Rows (n, k) of all ranks one after the other on rank 0; None elsewhere."""
+        return rows
+
+    def redistribute(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The first counts[0] of `rows` (n, k) to rank 0, the next to rank 1, …; returns those
+        that arrive, in order of sender."""
+        return rows
+
+    def swap(
+        self,
+        leaving: np.ndarray,
+        to: int | None,
+        arriving: np.ndarray,
+        source: int | None,
+        tag: int,
+    ) -> None:
+        """Send one contiguous float64 array and receive another; None: no partner."""
+        if to is not None:
+            np.copyto(arriving, leaving)
+
+    def swap_rows(
+        self, leaving: np.ndarray, to: int | None, source: int | None, tag: int
+    ) -> np.ndarray:
+        """Send rows (n, k) float64 and return those that arrive, however many."""
+        return leaving.copy()
+
+    def end(self) -> None:
+        """End all ranks at once with status 1."""
+        raise SystemExit(1)
+
+
+class MpiCommunicator(Communicator):
+    """A communicator of mpi4py. It is used as given; its owner frees it."""
+
+    def __init__(self, comm: Any) -> None:
+        from mpi4py import MPI
+
+        self._comm = comm
+        self.rank: int = comm.rank
+        self.size: int = comm.size
+        self._nobody = MPI.PROC_NULL
+        self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+
+    def reduce(self, values: np.ndarray, operation: str) -> np.ndarray:
+        result = np.empty_like(values)
+        self._comm.Allreduce(values, result, self._operations[operation])
+        return result
+
+    def share(self, value: Any) -> Any:
+        return self._comm.bcast(value)
+
+    def collect(self, value: Any) -> list[Any]:
+        return self._comm.allgather(value)
+
+    def gather_rows(self, rows: np.ndarray) -> np.ndarray | None:
+        rows = np.ascontiguousarray(rows, dtype=np.float64)
+        counts = self._comm.gather(rows.size)
+        if self.rank:
+            self._comm.Gatherv(rows, None)
+            return None
+        gathered = np.empty(sum(counts))
+        self._comm.Gatherv(rows, (gathered, counts))
+        return gathered.reshape(-1, rows.shape[1])
+
+    def redistribute(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        width = rows.shape[1]
+        sent = counts.astype(np.int64) * width
+        received = np.empty_like(sent)
+        self._comm.Alltoall(sent, received)
+        arriving = np.empty(received.sum())
+        self._comm.Alltoallv((np.ascontiguousarray(rows), sent), (arriving, received))
+        return arriving.reshape(-1, width)
+
+    def swap(
+        self,
+        leaving: np.ndarray,
+        to: int | None,
+        arriving: np.ndarray,
+        source: int | None,
+        tag: int,
+    ) -> None:
+        if to == self.rank:  # then so is the source
+            np.copyto(arriving, leaving)
+            return
+        self._comm.Sendrecv(
+            leaving,
+            self._nobody if to is None or not leaving.size else to,
+            tag,
+            arriving,
+            self._nobody if source is None or not arriving.size else source,
+            tag,
+        )
+
+    def swap_rows(
+        self, leaving: np.ndarray, to: int | None, source: int | None, tag: int
+    ) -> np.ndarray:
+        if to == self.rank:
+            return leaving.copy()
+        count = np.zeros(1, dtype=np.int64)
+        self._comm.Sendrecv(
+            np.array([len(leaving)]),
+            self._nobody if to is None else to,
+            tag,
+            count,
+            self._nobody if source is None else source,
+            tag,
+        )
+        arriving = np.empty((int(count[0]), leaving.shape[1]))
+        self.swap(np.ascontiguousarray(leaving), to, arriving, source, tag)
+        return arriving
+
+    def end(self) -> None:
+        self._comm.Abort(1)
+
+
+def wrap(comm: Any = None) -> Communicator:
+    """`comm` as this module's kind: None for one process, or a communicator of mpi4py."""
+    if comm is None:
+        return Communicator()
+    return comm if isinstance(comm, Communicator) else MpiCommunicator(comm)
+
+
+def communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
+    """All ranks if an MPI launcher started this process, otherwise this process alone.
+
+    Raises InputError under a launcher when mpi4py is missing, or belongs to another MPI than the
+    launcher, so that each rank would take itself for the only one.
+    """
+    ranks = max((int(environment.get(name, 0)) for name in LAUNCHER_SIZES), default=0)
+    if not ranks and not any(name in environment for name in LAUNCHER_MARKS):
+        return Communicator()
+    try:
+        from mpi4py import MPI
+    except ImportError as e:
+        if ranks == 1:
+            return Communicator()
+        raise InputError(
+            f"started under an MPI launcher, but mpi4py cannot be imported ({e}); "
+            "pip install 'deepmd_lite[mpi]'"
+        ) from None
+    if ranks > 1 and MPI.COMM_WORLD.size == 1:
+        library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
+        raise InputError(
+            f"the launcher started {ranks} ranks, but each finds itself alone: mpi4py uses "
+            f"{library}; start it with the mpiexec of that MPI"
+        )
+    return MpiCommunicator(MPI.COMM_WORLD.Dup())
+
+
+def threads_per_rank(comm: Communicator) -> int:
+    """CPUs that this process may use, shared evenly among the ranks that may use the same ones."""
+    cpus = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    own = (socket.gethostname(), tuple(sorted(cpus)))
+    return max(1, len(own[1]) // comm.collect(own).count(own))
+
+
+@contextmanager
+def agreement(comm: Communicator) -> Iterator[None]:
+    """For work that every rank does on its own: if it fails on any, all raise SharedError.
+
+    The message is that of the lowest rank that failed. No rank may communicate inside.
+    """
+    message: str | None = None
+    cause: Exception | None = None
+    try:
+        yield
+    except Exception as e:
+        message, cause = one_line(e), e
+    failed = [(rank, m) for rank, m in enumerate(comm.collect(message)) if m is not None]
+    if failed:
+        if comm.size == 1 and cause is not None:
+            raise cause
+        raise SharedError(failed[0][1]) from cause
+
+
+@contextmanager
+def guarded(comm: Communicator) -> Iterator[None]:
+    """For work in which ranks talk to each other: what one rank alone raises ends all ranks.
+
+    That rank's message goes to its standard error in one line and the exit status is 1. Errors
+    that all ranks raise together pass, and so does everything where there is only one rank.
+    """
+    try:
+        yield
+    except (SharedError, KeyboardInterrupt):
+        raise
+    except BaseException as e:
+        if comm.size == 1:
+            raise
+        print(f"dpl: error on rank {comm.rank} of {comm.size}: {one_line(e)}", file=sys.stderr)
+        sys.stderr.flush()
+        comm.end()
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; its class where the message alone is bare."""
+    text = " ".join(str(error).split())
+    if isinstance(error, DeepmdLiteError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

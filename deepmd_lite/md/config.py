@@ -1,0 +1,113 @@
+"""The MD input: the keys of the YAML file, which `Simulation` takes under the same names.
+
+Units K, fs, Å, u; friction in 1/fs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from ..schema import Section
+
+ENSEMBLES = ("nve", "nvt-langevin")
+SEED_LIMIT = 2**32
+
+Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Temperature = NonNegativeFloat
+
+
+class Ensemble(Section):
+    """`{type: nve}` or `{type: nvt-langevin, temperature: 300, friction: 0.01, seed: 1}`."""
+
+    type: str = "nve"
+    temperature: Temperature | None = None
+    """K, of the thermostat."""
+    friction: NonNegativeFloat | None = None
+    """1/fs, rate at which the thermostat forgets velocities (inverse of its time constant)."""
+    seed: Seed = 1
+    """Of the thermostat's noise."""
+
+    @field_validator("type")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ENSEMBLES:
+            raise ValueError(f"this version has the ensembles {', '.join(ENSEMBLES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _keys_of_type(self) -> Ensemble:
+        given = [k for k in ("temperature", "friction") if getattr(self, k) is not None]
+        if self.type == "nve" and given:
+            raise ValueError(f"ensemble 'nve' has no key '{given[0]}'; use nvt-langevin")
+        if self.type == "nvt-langevin" and len(given) < 2:
+            raise ValueError("ensemble 'nvt-langevin' needs temperature (K) and friction (1/fs)")
+        return self
+
+
+class Velocities(Section):
+    """Initial velocities from the Maxwell-Boltzmann distribution."""
+
+    temperature: Temperature
+    seed: Seed = 1
+
+
+class Output(Section):
+    """Where results go and how often; 0: never (a restart is written at the end all the same)."""
+
+    directory: Path = Path("run")
+    thermo: NonNegativeInt = 100
+    """Steps between rows of `thermo.csv`."""
+    trajectory: NonNegativeInt = 1000
+    """Steps between frames of `trajectory.extxyz`."""
+    restart: NonNegativeInt = 10000
+    """Steps between restart files."""
+
+
+class MdConfig(Section):
+    """The whole input of `dpl md`."""
+
+    model: str
+    structure: str
+    """Anything ASE reads; its last frame, unless `file@index` says which."""
+    replicate: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
+    ensemble: Ensemble = Ensemble()
+    velocities: Velocities | None = None
+    """Default: those of the structure, or zero."""
+    masses: dict[str, PositiveFloat] = {}
+    """u, by element; default: those of the structure (ASE's standard masses)."""
+    timestep: PositiveFloat = 1.0
+    steps: NonNegativeInt
+    """In total: a continued run ends at the same step as one that was never interrupted."""
+    skin: Annotated[float, Field(ge=0.1, le=5.0)] = 1.0
+    """Å, by which the neighbour list reaches beyond the cutoff."""
+    grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Subdomains along each lattice vector; default: chosen for the least surface."""
+    output: Output = Output()
+    device: Literal["cpu"] = "cpu"
+    precision: Literal["float64", "float32"] | None = None
+    """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _one_model(cls, value: object) -> object:
+        if isinstance(value, list):
+            if len(value) != 1:
+                raise ValueError("model deviation is not supported in this version; give one model")
+            return value[0]
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value

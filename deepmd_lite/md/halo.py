@@ -1,0 +1,203 @@
+"""Moving atoms between ranks, in four verbs: migrate, exchange, update, reverse.
+
+- `migrate`   atoms go to the rank that owns their position: the one place where that changes;
+- `exchange`  every rank gets the ghosts within the cutoff of its subdomain;
+- `update`    ghosts follow their owners' positions;
+- `reverse`   forces on ghosts are added onto their owners.
+
+Ghosts travel axis by axis, and what came along one axis is passed on along the next, so that six
+messages fill edges and corners too; where a subdomain is thinner than the halo they hop further.
+A rank that is its own neighbour copies instead of sending: periodic images on a single rank go
+through the same verbs as any others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .comm import Communicator, SharedError
+from .domain import Domain, balanced, bounds, checked_grid, choose_grid, histogram, occupied_lengths
+from .state import State
+
+
+@dataclass
+class _Swap:
+    """One pass of ghosts to a neighbour. All index arrays refer to local atoms and ghosts."""
+
+    to: int | None
+    """Rank that gets the atoms of `rows`; None beyond an open boundary."""
+    source: int | None
+    """Rank whose atoms arrive here."""
+    tag: int
+    rows: torch.Tensor
+    """(n_sent,) int64."""
+    shift: torch.Tensor
+    """(3,) Å, added to the positions sent: this rank's frame to the receiver's."""
+    start: int
+    stop: int
+    """Rows of the ghosts that arrive."""
+    buffer: torch.Tensor
+    """(n_sent, 3) float64: positions on their way out, forces on their way back."""
+
+
+class Halo:
+    """Moves the atoms of a `Domain` over the ranks of a communicator."""
+
+    def __init__(self, domain: Domain, comm: Communicator) -> None:
+        if domain.size != comm.size:
+            raise ValueError(f"a grid of {domain.grid} subdomains for {comm.size} ranks")
+        self.domain = domain
+        self.comm = comm
+        self.n_local = 0
+        self._swaps: list[_Swap] = []
+        self._expected: np.ndarray | None = None
+
+    def migrate(self, state: State) -> State:
+        """Wrap the atoms into the cell and bring each to its owner. Ghosts are void afterwards.
+
+        Atoms come back in an order that depends only on where they are: by small bins in space,
+        for locality in memory, then by id. Raises SharedError if an atom got
+        lost or was doubled.
+        """
+        shifts = self.domain.wrap(state.positions.numpy())
+        if shifts.any():
+            state.positions += torch.from_numpy(shifts @ self.domain.cell)
+            state.images -= torch.from_numpy(shifts)
+        if self.comm.size > 1:
+            owner = self.domain.owner(state.positions.numpy())
+            order = np.argsort(owner, kind="stable")
+            counts = np.bincount(owner, minlength=self.comm.size)
+            state = State.unpack(self.comm.redistribute(state.pack()[order], counts))
+        state = State.unpack(state.pack()[self._spatial_order(state)])
+        self._check_ids(state.ids.numpy())
+        self.n_local = len(state)
+        return state
+
+    def _spatial_order(self, state: State) -> np.ndarray:
+        """Bins of about 3 Å, wide enough to hold a few atoms; ids decide within a bin."""
+        bins = np.floor(state.positions.numpy() / 3.0).astype(np.int64)
+        return np.lexsort((state.ids.numpy(), bins[:, 2], bins[:, 1], bins[:, 0]))
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        """Number of atoms and a checksum of their ids over all ranks must never change."""
+        mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+        totals = np.array([len(ids), mixed.sum(dtype=np.uint64)], dtype=np.uint64)
+        totals = self.comm.reduce(totals, "sum")
+        if self._expected is None:
+            self._expected = totals
+        if (totals != self._expected).any():
+            raise SharedError(
+                f"migration: {totals[0]} atoms found, {self._expected[0]} expected (or their ids "
+                "changed): this is a fault of the program, please report it"
+            )
+
+    def exchange(
+        self, state: State, cutoff: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Positions (n_all, 3) Å, types (n_all,) int32 and ids (n_all,) int64 of atoms and ghosts.
+
+        Ghosts are all atoms and images within `cutoff` (Å) of any point of the subdomain, and
+        some more near its edges. Fixes what `update` and `reverse` will move.
+        """
+        self._swaps = []
+        columns = (state.positions, state.types.double()[:, None], state.ids.double()[:, None])
+        blocks = [torch.cat(columns, dim=1)]
+        n_all = self.n_local = len(state)
+        margins = self.domain.margins(cutoff)
+        inverse = torch.from_numpy(np.linalg.inv(self.domain.cell))
+        for axis in range(3):
+            known = torch.cat(blocks)
+            candidates = dict.fromkeys((-1, 1), (0, known))
+            for _ in range(self.domain.hops(axis, margins[axis])):
+                for direction in (-1, 1):
+                    first, rows = candidates[direction]
+                    along = rows[:, :3] @ inverse[:, axis]
+                    chosen = self._reached(along, axis, direction, margins[axis])
+                    swap, ghosts = self._open(axis, direction, rows, chosen, first, n_all)
+                    self._swaps.append(swap)
+                    candidates[direction] = (n_all, ghosts)
+                    blocks.append(ghosts)
+                    n_all += len(ghosts)
+        table = torch.cat(blocks)
+        return table[:, :3].clone(), table[:, 3].int(), table[:, 4].long()
+
+    def _reached(
+        self, along: torch.Tensor, axis: int, direction: int, margin: float
+    ) -> torch.Tensor:
+        """Rows that the neighbour's halo reaches, by fractional coordinates `along` the axis."""
+        place = self.domain.place(self.comm.rank)[axis]
+        cuts = self.domain.cuts[axis]
+        near = along < cuts[place] + margin if direction < 0 else along >= cuts[place + 1] - margin
+        return torch.nonzero(near).flatten()
+
+    def _open(
+        self,
+        axis: int,
+        direction: int,
+        rows: torch.Tensor,
+        chosen: torch.Tensor,
+        first: int,
+        n_all: int,
+    ) -> tuple[_Swap, torch.Tensor]:
+        """Send the `chosen` of `rows` (which begin at row `first`) and learn what arrives."""
+        to, lattice = self.domain.neighbor(self.comm.rank, axis, direction)
+        source, _ = self.domain.neighbor(self.comm.rank, axis, -direction)
+        shift = torch.from_numpy(lattice * self.domain.cell[axis])
+        if to is None:
+            chosen = chosen[:0]
+        outgoing = rows[chosen]
+        outgoing[:, :3] += shift
+        tag = 2 * axis + (direction > 0)
+        arrived = torch.from_numpy(self.comm.swap_rows(outgoing.numpy(), to, source, tag))
+        buffer = torch.empty(len(chosen), 3, dtype=torch.float64)
+        stop = n_all + len(arrived)
+        return _Swap(to, source, tag, chosen + first, shift, n_all, stop, buffer), arrived
+
+    def update(self, positions: torch.Tensor) -> None:
+        """Fill the ghost rows of `positions` (n_all, 3) Å from the local rows, in place."""
+        table = positions.numpy()
+        for swap in self._swaps:
+            torch.index_select(positions, 0, swap.rows, out=swap.buffer)
+            swap.buffer += swap.shift
+            arriving = table[swap.start : swap.stop]
+            self.comm.swap(swap.buffer.numpy(), swap.to, arriving, swap.source, swap.tag)
+
+    def reverse(self, forces: torch.Tensor) -> torch.Tensor:
+        """Add the ghost rows of `forces` (n_all, 3) eV/Å onto their owners, in place.
+
+        The way of `update` backwards. Returns the rows of the local atoms, now complete.
+        """
+        table = forces.numpy()
+        for swap in reversed(self._swaps):
+            leaving = table[swap.start : swap.stop]
+            self.comm.swap(leaving, swap.source, swap.buffer.numpy(), swap.to, swap.tag)
+            forces.index_add_(0, swap.rows, swap.buffer)
+        return forces[: self.n_local]
+
+
+def decompose(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: Sequence[bool],
+    comm: Communicator,
+    grid: Sequence[int] | None = None,
+) -> Domain:
+    """A `Domain` for atoms that are spread over the ranks in any way, evenly divided.
+
+    `positions` (n, 3) Å, this rank's share; `cell` (3, 3) Å; `pbc` (3,); `grid` as the user asks
+    for it, or None for the one with the least surface.
+    """
+    s = positions @ np.linalg.inv(cell)
+    s = np.where(pbc, s - np.floor(s), s)
+    low = comm.reduce(s.min(axis=0, initial=np.inf), "min")
+    high = comm.reduce(s.max(axis=0, initial=-np.inf), "max")
+    low, high = bounds(pbc, low, high)
+    counts = comm.reduce(histogram(s, low, high), "sum")
+    if grid is None:
+        grid = choose_grid(occupied_lengths(cell, counts, high - low).tolist(), comm.size)
+    return balanced(cell, pbc, checked_grid(grid, comm.size), counts, low, high)

@@ -1,0 +1,170 @@
+"""What a run begins from: atoms, cell and velocities of a structure, spread over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.units import fs
+
+from ..geometry import checked_cell
+from ..system import DeepmdLiteError, InputError, type_indices
+from ..units import ACCELERATION, BOLTZMANN
+from .comm import Communicator, agreement
+from .domain import Domain
+from .state import State, thermal_velocities
+
+
+@dataclass
+class Start:
+    """The beginning of a run: the same on every rank, apart from the atoms themselves."""
+
+    cell: np.ndarray
+    """(3, 3) Å; vectors of open axes that the structure lacks are filled in."""
+    shown_cell: np.ndarray
+    """(3, 3) Å, as the structure has it: what is written."""
+    pbc: tuple[bool, bool, bool]
+    n_atoms: int
+    """Over all ranks."""
+    state: State
+    """Some of the atoms on each rank, not yet where they belong."""
+    step: int = 0
+    time: float = 0.0
+    """fs."""
+    domain: Domain | None = None
+    """The decomposition of the run that is continued."""
+    file_sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes that the files of the continued run had at this step."""
+
+
+def read_structure(path: str) -> Atoms:
+    """The last frame of a file, or the one that `path@index` names; raises InputError."""
+    name = path.rsplit("@", 1)[0]
+    if not Path(name).exists() and not Path(path).exists():
+        raise InputError(f"structure: {path}: no such file")
+    try:
+        found = ase.io.read(path)
+    except DeepmdLiteError:
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise InputError(f"structure: {path}: ASE cannot read it: {reason}") from None
+    if isinstance(found, list):
+        raise InputError(f"structure: {path}: names {len(found)} frames, expected one")
+    return found
+
+
+def from_structure(
+    atoms: Atoms | None,
+    type_map: Sequence[str],
+    replicate: Sequence[int],
+    masses: Mapping[str, float],
+    comm: Communicator,
+) -> Start:
+    """Atom k of copy c of the structure gets id c · n + k, in the order of ASE's `repeat`.
+
+    Only rank 0 looks at `atoms`. Every rank makes its share of the copies, so that no rank ever
+    holds the whole replicated system. `masses` in u by element replace those of the structure.
+    Raises SharedError (InputError with a single rank) for what cannot be simulated.
+    """
+    unit: dict[str, Any] = {}
+    with agreement(comm):
+        if comm.rank == 0:
+            unit = _unit(atoms, type_map, masses)
+            _check_replicate(unit["pbc"], replicate)
+    unit = comm.share(unit)
+    n, copies = len(unit["types"]), int(np.prod(replicate))
+    mine = np.arange(comm.rank * copies // comm.size, (comm.rank + 1) * copies // comm.size)
+    places = np.stack(np.unravel_index(mine, tuple(replicate)), axis=1)
+    positions = (unit["positions"] + (places @ unit["cell"])[:, None, :]).reshape(-1, 3)
+    state = State.from_arrays(
+        {
+            "ids": (mine[:, None] * n + np.arange(n)).ravel(),
+            "types": np.tile(unit["types"], len(mine)),
+            "masses": np.tile(unit["masses"], len(mine)),
+            "positions": positions,
+            "images": np.zeros_like(positions),
+            "velocities": np.tile(unit["velocities"], (len(mine), 1)),
+            "built": positions,
+        }
+    )
+    scale = np.array(replicate)[:, None]
+    cell, shown = unit["cell"] * scale, unit["shown_cell"] * scale
+    return Start(cell, shown, unit["pbc"], copies * n, state)
+
+
+def _unit(
+    atoms: Atoms | None, type_map: Sequence[str], masses: Mapping[str, float]
+) -> dict[str, Any]:
+    """Arrays of the structure before it is replicated, checked."""
+    if atoms is None or len(atoms) == 0:
+        raise InputError("structure: there are no atoms in it")
+    symbols = atoms.get_chemical_symbols()
+    unused = set(masses) - set(symbols)
+    if unused:
+        raise InputError(f"masses: element {', '.join(sorted(unused))} is not in the structure")
+    own = atoms.get_masses()
+    u = np.array([masses.get(s, m) for s, m in zip(symbols, own, strict=True)])
+    for name, values in (("position", atoms.positions), ("velocity", atoms.get_velocities())):
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"structure: {name} of atom {bad[0]} is not finite: {values[bad[0]].tolist()}"
+            )
+    if not (np.isfinite(u).all() and (u > 0).all()):
+        bad_mass = int(np.flatnonzero(~(u > 0))[0])
+        raise InputError(f"structure: mass of atom {bad_mass} is {u[bad_mass]} u, expected > 0")
+    return {
+        "types": np.array(type_indices(symbols, type_map, "structure")),
+        "masses": u,
+        "positions": atoms.positions.copy(),
+        "velocities": atoms.get_velocities() * fs,  # ASE: Å per its own unit of time
+        "cell": checked_cell(atoms.cell.array, atoms.pbc, "structure"),
+        "shown_cell": atoms.cell.array.copy(),
+        "pbc": tuple(bool(p) for p in atoms.pbc),
+    }
+
+
+def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
+    for axis in range(3):
+        if replicate[axis] > 1 and not pbc[axis]:
+            raise InputError(
+                f"replicate {list(replicate)}: lattice vector {axis} is not periodic (pbc "
+                f"{list(pbc)}), it cannot be replicated"
+            )
+
+
+def atoms_of(state: State, start: Start, type_map: Sequence[str]) -> Atoms:
+    """All atoms (`state`, in order of id) for ASE; positions continuous in time, not wrapped."""
+    symbols = np.array(type_map)[state.types.numpy()]
+    path = state.positions.numpy() + state.images.numpy() @ start.cell
+    atoms = Atoms(symbols.tolist(), path, cell=start.shown_cell, pbc=start.pbc)
+    if not np.allclose(atoms.get_masses(), state.masses.numpy()):
+        atoms.set_masses(state.masses.numpy())
+    atoms.set_velocities(state.velocities.numpy() / fs)  # ASE: Å per its own unit of time
+    return atoms
+
+
+def set_temperature(
+    state: State, kelvin: float, seed: int, freedom: int, comm: Communicator
+) -> None:
+    """Give the atoms Maxwell-Boltzmann velocities: no total momentum, exactly `kelvin`.
+
+    `freedom`: degrees of freedom that count for the temperature. A single atom keeps its momentum.
+    """
+    velocities = thermal_velocities(state, kelvin, seed)
+    masses = state.masses[:, None]
+    momentum = torch.cat([(masses * velocities).sum(0), state.masses.sum()[None]])
+    total = torch.from_numpy(comm.reduce(momentum.numpy(), "sum"))
+    n_atoms = comm.reduce(np.array([len(state)]), "sum")[0]
+    if n_atoms > 1:
+        velocities -= total[:3] / total[3]
+    twice_kinetic = (masses * velocities**2).sum()[None].numpy() / ACCELERATION
+    found = comm.reduce(twice_kinetic, "sum")[0] / (freedom * BOLTZMANN)
+    state.velocities = velocities * np.sqrt(kelvin / found) if found > 0 else velocities

@@ -1,0 +1,150 @@
+"""What a run reports: the state of the system at a step, and how it went as a whole.
+
+Columns of `thermo.csv`: step, time_fs, temperature_K, potential_eV, kinetic_eV, total_eV,
+volume_A3, pressure_GPa, stress_xx_GPa … stress_xy_GPa. Pressure and stress include the kinetic
+part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
+(xx yy zz yz xz xy). Volume, pressure and stress are nan unless all three axes are periodic. The
+temperature counts 3N − 3 degrees of freedom in nve, 3N with a Langevin thermostat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..units import EV_PER_A3_IN_GPA
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+COLUMNS = (
+    "step",
+    "time_fs",
+    "temperature_K",
+    "potential_eV",
+    "kinetic_eV",
+    "total_eV",
+    "volume_A3",
+    "pressure_GPa",
+    *(f"stress_{xy}_GPa" for xy in ("xx", "yy", "zz", "yz", "xz", "xy")),
+)
+TABLE_HEADER = (
+    f"{'step':>10} {'time/ps':>10} {'T/K':>9} {'E_pot/eV':>16} {'E_tot/eV':>16} {'P/GPa':>9}"
+)
+
+
+@dataclass(frozen=True)
+class Thermo:
+    """The state of the whole system at one step."""
+
+    step: int
+    time: float
+    """fs."""
+    temperature: float
+    """K."""
+    potential: float
+    """eV."""
+    kinetic: float
+    """eV."""
+    volume: float
+    """Å³; nan unless all three axes are periodic."""
+    stress: np.ndarray
+    """(3, 3) eV/Å³, tension positive, kinetic part included."""
+    beyond_table: int
+    """Pairs at this step that were closer than any the model's table knows."""
+
+    @property
+    def total(self) -> float:
+        """eV."""
+        return self.potential + self.kinetic
+
+    @property
+    def pressure(self) -> float:
+        """eV/Å³, positive under compression."""
+        return -float(np.trace(self.stress)) / 3.0
+
+    def csv_row(self) -> str:
+        """The values of `COLUMNS`, every digit that matters."""
+        numbers = [self.time, self.temperature, self.potential, self.kinetic, self.total]
+        stresses = [self.stress[i] * EV_PER_A3_IN_GPA for i in VOIGT]
+        numbers += [self.volume, self.pressure * EV_PER_A3_IN_GPA, *stresses]
+        return ",".join([str(self.step), *(f"{x:.12g}" for x in numbers)]) + "\n"
+
+    def table_row(self) -> str:
+        """One line under `TABLE_HEADER`."""
+        return (
+            f"{self.step:>10} {self.time / 1000:>10.4f} {self.temperature:>9.2f} "
+            f"{self.potential:>16.6f} {self.total:>16.6f} "
+            f"{self.pressure * EV_PER_A3_IN_GPA:>9.3f}"
+        )
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of this rank by part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Count the time of a block for `part`."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begun
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `Simulation.run` returns, the same on every rank."""
+
+    thermo: Thermo
+    """Of the last step."""
+    steps: int
+    """Steps made by this call."""
+    seconds: float
+    n_atoms: int
+    n_ranks: int
+    timestep: float
+    """fs."""
+    list_builds: int
+    parts: dict[str, float]
+    """Seconds by part of the work, averaged over ranks."""
+    imbalance: float
+    """Largest number of atoms on a rank over the mean."""
+    beyond_table: int
+    """Pairs closer than the smallest distance of the model's table, summed over all evaluations."""
+    signal: str | None
+    """SIGINT or SIGTERM if that ended the run early."""
+
+    @property
+    def microseconds_per_atom_step(self) -> float:
+        """Wall time of a step divided by the number of atoms of the whole system."""
+        return 1e6 * self.seconds / max(1, self.steps * self.n_atoms)
+
+    @property
+    def ns_per_day(self) -> float:
+        """Simulated time in a day of wall time."""
+        return ns_per_day(self.timestep, self.seconds / max(1, self.steps))
+
+    def summary(self) -> list[str]:
+        """Two lines for the log."""
+        ranks = "1 rank" if self.n_ranks == 1 else f"{self.n_ranks} ranks"
+        shares = ", ".join(
+            f"{part} {100 * s / self.seconds:.0f} %" for part, s in self.parts.items()
+        )
+        return [
+            f"{self.steps} steps of {self.n_atoms} atoms on {ranks} in {self.seconds:.1f} s: "
+            f"{self.microseconds_per_atom_step:.3g} µs/atom/step, {self.ns_per_day:.3g} ns/day",
+            f"neighbour lists {self.list_builds}; {shares}; atoms per rank: largest/mean "
+            f"{self.imbalance:.2f}",
+        ]
+
+
+def ns_per_day(timestep: float, seconds_per_step: float) -> float:
+    """Simulated time in a day, from a timestep in fs."""
+    return timestep * 1e-6 * 86400.0 / seconds_per_step if seconds_per_step > 0 else np.inf

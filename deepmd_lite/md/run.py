@@ -1,0 +1,128 @@
+"""From an input file to a finished run: what `dpl md` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..schema import located, parse, read_mapping
+from ..system import InputError
+from . import restart
+from .comm import Communicator, SharedError, agreement, communicator, guarded, wrap
+from .comm import threads_per_rank as fair_share
+from .config import MdConfig
+from .initial import read_structure
+from .report import RunResult
+from .simulation import Simulation
+
+
+def run_input(
+    config: str | Path | Mapping[str, Any],
+    *,
+    comm: Any = None,
+    resume: bool = False,
+    quiet: bool = False,
+    threads: int | None = None,
+) -> RunResult:
+    """Run the molecular dynamics of an MD input (`MdConfig`): a YAML or JSON file, or a mapping.
+
+    `comm`: a communicator of mpi4py; by default all ranks if an MPI launcher started this process.
+    `resume`: go on from the newest restart in the output folder, to the same last step. `threads`
+    of each rank: by default the CPUs are shared among the ranks of a machine; a process alone is
+    left as it is. Model and structure are looked up in the working directory, then beside the input
+    file; the output folder is relative to the working directory.
+
+    SIGTERM writes a restart and returns; Ctrl-C writes one and raises KeyboardInterrupt. Raises
+    InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the other
+    ranks raise SystemExit(1), so that one message is seen.
+    """
+    ranks = communicator() if comm is None else wrap(comm)
+    try:
+        with guarded(ranks):
+            result = _run(config, ranks, resume, quiet, threads)
+    except SharedError:
+        if ranks.rank == 0:
+            raise
+        raise SystemExit(1) from None
+    if result.signal == "SIGINT":
+        if ranks.rank == 0:
+            raise KeyboardInterrupt
+        raise SystemExit(130)
+    return result
+
+
+def _run(
+    source: str | Path | Mapping[str, Any],
+    comm: Communicator,
+    resume: bool,
+    quiet: bool,
+    threads: int | None,
+) -> RunResult:
+    if threads is None and comm.size > 1:
+        threads = fair_share(comm)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with agreement(comm):
+        where = str(source) if isinstance(source, (str, Path)) else "MD input"
+        data = read_mapping(source) if isinstance(source, (str, Path)) else source
+        folder = Path(source).resolve().parent if isinstance(source, (str, Path)) else None
+        config = parse(MdConfig, data, where)
+        config.model = located(config.model, folder, f"{where}: model")
+        if not resume:
+            name, at, index = config.structure.partition("@")
+            config.structure = located(name, folder, f"{where}: structure") + at + index
+        newest = restart.newest(config.output.directory) if resume else None
+        atoms = read_structure(config.structure) if comm.rank == 0 and not resume else None
+    simulation = Simulation(
+        atoms,
+        config.model,
+        ensemble=config.ensemble,
+        velocities=config.velocities,
+        masses=config.masses,
+        timestep=config.timestep,
+        replicate=config.replicate,
+        skin=config.skin,
+        grid=config.grid,
+        precision=config.precision,
+        output=config.output,
+        resume=newest,
+        comm=comm,
+        quiet=quiet,
+    )
+    _announce(simulation, config)
+    remaining = config.steps - simulation.step
+    if resume and remaining <= 0:
+        raise_together(
+            comm, f"steps {config.steps}: the run is at step {simulation.step} already; raise steps"
+        )
+    result = simulation.run(remaining)
+    if simulation.writer is not None and result.signal:
+        simulation.writer.log(
+            f"stopped by {result.signal} after step {simulation.step}; a restart is written, go on "
+            "with --continue"
+        )
+    return result
+
+
+def raise_together(comm: Communicator, message: str) -> None:
+    """Raise an error that all ranks know of."""
+    raise InputError(message) if comm.size == 1 else SharedError(message)
+
+
+def _announce(simulation: Simulation, config: MdConfig) -> None:
+    """The first lines of the log."""
+    if simulation.writer is None:
+        return
+    log, model = simulation.writer.log, simulation.model
+    log(
+        f"{simulation.n_atoms} atoms, model {config.model} (rcut {model.rcut:g} Å, "
+        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.type}, timestep "
+        f"{simulation.timestep:g} fs"
+    )
+    grid = " x ".join(map(str, simulation.domain.grid))
+    log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
+    if simulation.resumed:
+        log(f"going on from step {simulation.step}")

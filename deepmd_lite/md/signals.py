@@ -1,0 +1,45 @@
+"""Stopping a run from outside, between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """While open, SIGTERM and Ctrl-C (SIGINT) are remembered instead of acted upon.
+
+    A second Ctrl-C interrupts at once. A signal on which the ranks have not agreed before the end
+    is delivered then. Outside the main thread Python allows no handlers; there nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the signal that this process has had; 0: none."""
+        self.agreed = 0
+        """Of the signal that all ranks obey; set by them all at the same step."""
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self.number and not self.agreed:
+            signal.raise_signal(self.number)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    @property
+    def name(self) -> str | None:
+        """Of the signal that all ranks obey: SIGTERM, SIGINT or None."""
+        return signal.Signals(self.agreed).name if self.agreed else None
