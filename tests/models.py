@@ -1,0 +1,62 @@
+"""Small models with random weights: every term of the physics, none of the training."""
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from deepmd_lite.model import ModelConfig, Potential, statistics_from
+from deepmd_lite.neighbors import periodic_env
+from deepmd_lite.system import type_indices
+
+
+def environment_of(atoms: Atoms, type_map, cutoff):
+    types = np.array(type_indices(atoms.get_chemical_symbols(), type_map, "test"))
+    return periodic_env(atoms.positions, atoms.cell.array, atoms.pbc, types, cutoff)
+
+
+def random_atoms(symbols: str, length: float, seed: int, skew: float = 0.0) -> Atoms:
+    """Atoms at random in a cell with edges near `length` Å, none nearer than 1.5 Å."""
+    rng = np.random.default_rng(seed)
+    cell = length * (np.eye(3) + skew * rng.uniform(-1, 1, (3, 3)))
+    atoms = Atoms(symbols, cell=cell, pbc=True)
+    atoms.set_scaled_positions(rng.random((len(atoms), 3)))
+    for _ in range(200):  # push overlapping pairs apart
+        vectors = atoms.get_all_distances(mic=True, vector=True)
+        r = np.linalg.norm(vectors, axis=2) + np.eye(len(atoms)) * 10
+        push = np.where(r < 1.5, 0.3 * (1.5 - r) / r, 0.0)[:, :, None] * -vectors
+        if not push.any():
+            break
+        atoms.positions += push.sum(axis=1)
+    return atoms
+
+
+def random_potential(
+    type_map=("Si",),
+    rcut=4.5,
+    one_side=False,
+    seed=3,
+    precision="float64",
+    resnet_dt=False,
+) -> Potential:
+    """A frozen potential with random weights and statistics of a random structure."""
+    config = ModelConfig(
+        type_map=list(type_map),
+        descriptor={
+            "rcut": rcut,
+            "rcut_smth": 1.0,
+            "neuron": [6, 12, 24],
+            "axis_neuron": 4,
+            "type_one_side": one_side,
+            "resnet_dt": resnet_dt,
+            "precision": precision,
+        },
+        fitting_net={"neuron": [24, 24], "precision": precision},
+    )
+    symbols = "".join(f"{t}{16 // len(type_map)}" for t in type_map)
+    periodic = environment_of(random_atoms(symbols, 7.0, seed), config.type_map, rcut)
+    statistics = statistics_from([(periodic.env, -16.0)], config)
+    potential = Potential(config, statistics, seed=seed)
+    with torch.no_grad():  # forces of some eV/Å, so that errors are seen against something
+        for fitting in potential.fitting:
+            fitting.weight_out *= 30.0
+    return potential.freeze()

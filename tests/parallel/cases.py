@@ -1,0 +1,316 @@
+"""What must hold on any number of ranks. Run by `test_parallel.py`, one launch per rank count.
+
+    mpiexec -n N python cases.py FOLDER
+
+Each case is a function of the communicator that all ranks call. What a rank asserts in vain ends
+all ranks and the series: the folder then says where and why.
+"""
+
+import shutil
+import sys
+import tempfile
+import traceback
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import systems
+import torch
+from ase.build import bulk
+from models import random_potential
+from pair_potential import PairPotential
+
+from deepmd_lite import kernels
+from deepmd_lite.calculator import Calculator
+from deepmd_lite.md import SharedError, Simulation, communicator
+from deepmd_lite.md.domain import Domain, choose_grid
+from deepmd_lite.md.halo import Halo, decompose
+from deepmd_lite.md.initial import from_structure
+from deepmd_lite.md.state import State
+from deepmd_lite.neighbors import periodic_env
+from deepmd_lite.system import LocalEnv, type_indices
+
+RCUT = systems.RCUT
+MODEL = PairPotential(RCUT)
+LANGEVIN = {"type": "nvt-langevin", "temperature": 400, "friction": 0.02, "seed": 7}
+
+
+def reference(atoms):
+    """Types, `PeriodicEnv` and forces of a structure in one process."""
+    types = type_indices(atoms.get_chemical_symbols(), MODEL.type_map, "test")
+    env = periodic_env(atoms.positions, atoms.cell.array, atoms.pbc, np.array(types), RCUT)
+    return env, env.fold(MODEL.evaluate(env.env).forces).numpy()
+
+
+def edges_of(offsets, indices, positions, ids):
+    """Rows (id of centre, id of neighbour, vector in 1e-6 Å): the set of edges."""
+    centre = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+    neighbor = indices.long()
+    vectors = torch.round((positions[neighbor] - positions[centre]) * 1e6)
+    return torch.cat([ids[centre, None], ids[neighbor, None], vectors], dim=1).numpy()
+
+
+def lexsorted(rows):
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+def same_edges(found, expected):
+    """Equal sets up to the last digit of the vectors."""
+    assert found.shape == expected.shape, f"{len(found)} edges, expected {len(expected)}"
+    assert np.abs(lexsorted(found) - lexsorted(expected)).max(initial=0) <= 1
+
+
+def halo_of(atoms, comm, grid=None, domain=None):
+    """Atoms brought to their ranks: halo and state."""
+    start = from_structure(atoms, MODEL.type_map, (1, 1, 1), {}, comm)
+    if domain is None:
+        domain = decompose(start.state.positions.numpy(), start.cell, start.pbc, comm, grid)
+    halo = Halo(domain, comm)
+    return halo, halo.migrate(start.state)
+
+
+def check_halo(halo, state, atoms, comm):
+    """Ownership, edges and folded forces against one process."""
+    ids = comm.gather_rows(state.ids.double()[:, None].numpy())
+    positions, types, all_ids = halo.exchange(state, RCUT)
+    offsets, indices = kernels.neighbor_list(positions, types, len(state), RCUT)
+    edges = comm.gather_rows(edges_of(offsets, indices, positions, all_ids))
+
+    moved = positions.clone()
+    moved[len(state) :] = torch.nan
+    halo.update(moved)
+    env = LocalEnv(moved, types, len(state), offsets, indices)
+    forces = halo.reverse(MODEL.evaluate(env).forces)
+    rows = comm.gather_rows(torch.cat([state.ids.double()[:, None], forces], dim=1).numpy())
+    np.testing.assert_array_equal(moved.numpy(), positions.numpy())
+    if comm.rank:
+        return
+    np.testing.assert_array_equal(np.sort(ids[:, 0]), np.arange(len(atoms)))
+    env, expected = reference(atoms)
+    e = env.env
+    same_edges(edges, edges_of(e.offsets, e.indices, e.positions, env.owner))
+    found = rows[np.argsort(rows[:, 0]), 1:]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
+def forces_of(structure, comm):
+    atoms = structure()
+    halo, state = halo_of(atoms, comm)
+    check_halo(halo, state, atoms, comm)
+
+
+def forces_along_axis(axis, comm):
+    """All ranks in a row, so that a subdomain is thinner than the halo: several hops."""
+    grid = [1, 1, 1]
+    grid[axis] = comm.size
+    for structure in (systems.cubic, systems.skewed, systems.slab, systems.cluster):
+        atoms = structure()
+        halo, state = halo_of(atoms, comm, grid)
+        check_halo(halo, state, atoms, comm)
+
+
+def atoms_on_faces(comm):
+    """A perfect crystal whose planes are exactly those of a uniform grid, and of the cell."""
+    atoms = bulk("Cu", cubic=True, a=3.6).repeat(4)
+    for cell_sign in (1, -1):
+        atoms.set_cell(cell_sign * atoms.cell.array, scale_atoms=True)
+        grid = choose_grid([1, 1, 1], comm.size)
+        cuts = tuple(np.arange(n + 1) / n for n in grid)
+        domain = Domain(atoms.cell.array.copy(), (True, True, True), cuts)
+        halo, state = halo_of(atoms, comm, domain=domain)
+        check_halo(halo, state, atoms, comm)
+        check_halo(halo, halo.migrate(state), atoms, comm)
+
+
+def uneven_cuts(comm):
+    """Planes anywhere, two of them nearly together."""
+    atoms = systems.triclinic()
+    for axis in range(3):
+        inner = np.sort(np.random.default_rng(axis).random(comm.size - 1))
+        if comm.size > 2:
+            inner[1] = inner[0]
+        cuts = [np.array([0.0, 1.0])] * 3
+        cuts[axis] = np.concatenate([[0.0], np.sort(inner), [1.0]])
+        halo, state = halo_of(
+            atoms, comm, domain=Domain(atoms.cell.array, (True,) * 3, tuple(cuts))
+        )
+        check_halo(halo, state, atoms, comm)
+
+
+def all_atoms_on_one_rank(comm):
+    """Every other rank is empty, has ghosts or has not, and must still take part."""
+    atoms = systems.cluster()
+    cuts = (np.linspace(900.0, 1000.0, comm.size + 1), np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    domain = Domain(np.eye(3), (False, False, False), cuts)
+    halo, state = halo_of(atoms, comm, domain=domain)
+    assert len(state) == (len(atoms) if comm.rank == 0 else 0)
+    check_halo(halo, state, atoms, comm)
+
+
+def migration_of_anything(comm):
+    """Atoms thrown any distance arrive, each at the one rank that owns the place."""
+    atoms = systems.triclinic()
+    halo, state = halo_of(atoms, comm)
+    rng = np.random.default_rng(comm.rank)
+    for _ in range(5):
+        jump = torch.from_numpy(rng.normal(size=(len(state), 3)) * 40.0)
+        before = state.positions + state.images.double() @ torch.from_numpy(atoms.cell.array)
+        path = comm.gather_rows(torch.cat([state.ids[:, None], before + jump], dim=1).numpy())
+        state.positions = state.positions + jump
+        state = halo.migrate(state)
+        assert (halo.domain.owner(state.positions.numpy()) == comm.rank).all()
+        after = state.positions + state.images.double() @ torch.from_numpy(atoms.cell.array)
+        rows = comm.gather_rows(torch.cat([state.ids[:, None], after], dim=1).numpy())
+        if comm.rank == 0:
+            np.testing.assert_allclose(lexsorted(rows), lexsorted(path), atol=1e-9)
+
+
+def a_lost_atom_is_an_error(comm):
+    halo, state = halo_of(systems.cubic(), comm)
+    if comm.rank == comm.size - 1:
+        state = State.unpack(state.pack()[1:])
+    with pytest.raises(SharedError, match="atoms found"):
+        halo.migrate(state)
+
+
+def difference(parallel, serial):
+    """Largest difference of positions and velocities of two simulations, on rank 0."""
+    a, b = parallel.atoms, serial.atoms
+    if a is None:
+        return 0.0
+    np.testing.assert_array_equal(a.numbers, b.numbers)
+    positions = np.abs(a.positions - b.positions).max()
+    return max(positions, np.abs(a.get_velocities() - b.get_velocities()).max())
+
+
+def trajectory(structure, ensemble, comm):
+    """The same motion as in one process; enough of it for lists to be made and atoms to move."""
+    options = {
+        "ensemble": ensemble,
+        "velocities": {"temperature": 1500, "seed": 3},
+        "timestep": 2.0,
+        "skin": 0.4,
+    }
+    parallel = Simulation(structure(), MODEL, comm=comm, **options)
+    serial = Simulation(structure(), MODEL, **options)
+    assert difference(parallel, serial) < 1e-12
+    result, expected = parallel.run(24), serial.run(24)
+    assert result.list_builds == expected.list_builds > 1
+    assert difference(parallel, serial) < 1e-9
+    a, b = result.thermo, expected.thermo
+    np.testing.assert_allclose(a.total, b.total, atol=1e-8)
+    np.testing.assert_allclose(a.temperature, b.temperature, atol=1e-6)
+    np.testing.assert_allclose(a.stress, b.stress, atol=1e-10)
+
+
+def replicated(comm):
+    """Copies made on the ranks that share them are those of ASE."""
+    unit = systems.cubic()
+    parallel = Simulation(unit, MODEL, replicate=(2, 1, 3), comm=comm)
+    atoms = parallel.atoms
+    if comm.rank == 0:
+        expected = unit.repeat((2, 1, 3))
+        np.testing.assert_array_equal(atoms.numbers, expected.numbers)
+        np.testing.assert_allclose(atoms.positions, expected.positions, atol=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), reference(expected)[1], atol=1e-10)
+
+
+def restart_is_exact(ensemble, comm):
+    """N steps, a restart and N steps are 2N steps, bit for bit, in files too; on one rank also."""
+    root = Path(comm.share(tempfile.mkdtemp()))
+    options = {
+        "ensemble": ensemble,
+        "velocities": {"temperature": 1500},
+        "timestep": 2.0,
+        "skin": 0.4,
+    }
+    every = {"thermo": 5, "trajectory": 10, "restart": 0}
+
+    def run(name, steps, resume=None, **more):
+        output = {"directory": str(root / name), **every}
+        simulation = Simulation(
+            systems.triclinic(), MODEL, output=output, resume=resume, comm=comm, **options
+        )
+        simulation.run(steps)
+        return simulation
+
+    whole = run("whole", 26)
+    run("parts", 13)
+    parts = run("parts", 13, resume=root / "parts/restart/restart-000000000013.safetensors")
+    assert difference(whole, parts) == 0.0
+    if comm.rank == 0:
+        serial = Simulation(
+            None,
+            MODEL,
+            resume=root / "parts/restart/restart-000000000013.safetensors",
+            **options,
+        )
+        serial.run(13)
+        for name in ("thermo.csv", "trajectory.extxyz"):
+            assert (root / "whole" / name).read_text() == (root / "parts" / name).read_text()
+        moved = serial.atoms.positions
+    atoms = whole.atoms
+    if comm.rank == 0:
+        assert np.abs(atoms.positions - moved).max() < 1e-9
+        shutil.rmtree(root)
+
+
+def deep_potential(comm):
+    """Energy, forces and stress of a Deep Potential as the ASE calculator gives them."""
+    model = random_potential(("Cu", "Ag"))
+    structures = (
+        systems.cubic,
+        systems.triclinic,
+        systems.skewed,
+        systems.thinner_than_two_cutoffs,
+        systems.thinner_than_one_cutoff,
+    )
+    for structure in structures:
+        atoms = structure()
+        found = Simulation(atoms, model, comm=comm).atoms
+        if comm.rank == 0:
+            atoms.calc = Calculator(model)
+            forces = atoms.get_forces()
+            assert np.abs(forces).max() > 0.05
+            np.testing.assert_allclose(found.get_forces(), forces, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(found.get_stress(), atoms.get_stress(), rtol=0, atol=1e-10)
+            energy = atoms.get_potential_energy()
+            np.testing.assert_allclose(found.get_potential_energy(), energy, rtol=0, atol=1e-8)
+
+
+CASES = {
+    "deep_potential": deep_potential,
+    **{f"forces_{s.__name__}": partial(forces_of, s) for s in systems.ALL},
+    **{f"forces_along_axis_{i}": partial(forces_along_axis, i) for i in range(3)},
+    "atoms_on_faces": atoms_on_faces,
+    "uneven_cuts": uneven_cuts,
+    "all_atoms_on_one_rank": all_atoms_on_one_rank,
+    "migration_of_anything": migration_of_anything,
+    "a_lost_atom_is_an_error": a_lost_atom_is_an_error,
+    "trajectory_nve": partial(trajectory, systems.triclinic, {"type": "nve"}),
+    "trajectory_langevin": partial(trajectory, systems.cubic, LANGEVIN),
+    "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
+    "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
+    "replicated": replicated,
+    "restart_nve": partial(restart_is_exact, {"type": "nve"}),
+    "restart_langevin": partial(restart_is_exact, LANGEVIN),
+}
+
+
+def main(folder: Path) -> None:
+    """Leaves a file for each case that passed, and one for the rank that ended the series."""
+    torch.set_num_threads(1)
+    comm = communicator()
+    for name, case in CASES.items():
+        try:
+            case(comm)
+        except BaseException:
+            (folder / f"{name}.failed").write_text(f"rank {comm.rank}: {traceback.format_exc()}")
+            comm.end()
+        if comm.rank == 0:
+            (folder / f"{name}.passed").write_text(str(comm.size))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

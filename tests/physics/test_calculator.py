@@ -1,0 +1,202 @@
+"""The ASE calculator as ASE users meet it."""
+
+import warnings
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.filters import FrechetCellFilter
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from models import random_atoms, random_potential
+
+from deepmd_lite.calculator import Calculator
+from deepmd_lite.model import save_model
+from deepmd_lite.system import InputError, ModelFileError
+
+
+@pytest.fixture(name="potential", scope="module")
+def _potential():
+    return random_potential()
+
+
+def silicon(seed=0, strain=0.04):
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Si", cubic=True)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain * rng.normal(size=(3, 3))), True)
+    atoms.rattle(0.15, seed=seed)
+    return atoms
+
+
+def test_stress_has_the_sign_and_order_of_ase(potential):
+    atoms = silicon()
+    atoms.calc = Calculator(potential)
+    stress = atoms.get_stress()
+    virial = atoms.calc.results["virial"]
+    numerical = calculate_numerical_stress(atoms, eps=1e-5)
+    np.testing.assert_allclose(stress, numerical, atol=1e-8)
+    assert np.abs(stress).min() > 1e-5  # all six distinct enough for an order to be seen
+    assert len(set(np.round(stress, 5))) == 6
+    voigt = -virial[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / atoms.get_volume()
+    np.testing.assert_allclose(stress, voigt, atol=1e-12)
+
+
+def test_a_compressed_crystal_pushes_outwards(potential):
+    """Whatever the model: stress = (1/V) dE/d(strain), seen along an isotropic path."""
+    atoms = silicon(strain=0.0)
+    atoms.calc = Calculator(potential)
+    h, energies = 1e-4, []
+    for scale in (1 - h, 1 + h):
+        scaled = atoms.copy()
+        scaled.set_cell(atoms.cell.array * scale, scale_atoms=True)
+        scaled.calc = atoms.calc
+        energies.append(scaled.get_potential_energy())
+    slope = (energies[1] - energies[0]) / (2 * h)
+    assert atoms.get_stress()[:3].sum() * atoms.get_volume() == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("pbc", [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)])
+def test_partial_periodicity(potential, pbc):
+    atoms = silicon(1)
+    atoms.pbc = pbc
+    atoms.calc = Calculator(potential)
+    numerical = calculate_numerical_forces(atoms, eps=1e-4)
+    np.testing.assert_allclose(atoms.get_forces(), numerical, atol=1e-6)
+    if not all(pbc):
+        with pytest.raises(PropertyNotImplementedError, match="periodic in three directions"):
+            atoms.get_stress()
+
+
+def test_slab_is_the_bulk_with_vacuum(potential):
+    """An open direction is what a wide vacuum in a periodic one tends to."""
+    slab = silicon(2)
+    slab.cell[2] = [0, 0, 40]
+    slab.pbc = (1, 1, 1)
+    open_slab = slab.copy()
+    open_slab.pbc = (1, 1, 0)
+    no_vector = open_slab.copy()
+    no_vector.cell[2] = 0
+    energies = []
+    for atoms in (slab, open_slab, no_vector):
+        atoms.calc = Calculator(potential)
+        energies.append(atoms.get_potential_energy())
+    np.testing.assert_allclose(energies, energies[0], atol=1e-11)
+
+
+def test_cells_smaller_than_the_cutoff_and_one_atom(potential):
+    primitive = bulk("Si")
+    primitive.calc = Calculator(potential)
+    supercell = primitive.repeat((4, 3, 5))
+    supercell.calc = Calculator(potential)
+    per_atom = primitive.get_potential_energy() / 2
+    assert supercell.get_potential_energy() / len(supercell) == pytest.approx(per_atom, abs=1e-12)
+    np.testing.assert_allclose(primitive.get_stress(), supercell.get_stress(), atol=1e-12)
+    alone = Atoms("Si")
+    alone.calc = Calculator(potential)
+    assert np.isfinite(alone.get_potential_energy())
+    assert not alone.get_forces().any()
+    chain = Atoms("Si", cell=[2.5, 0, 0], pbc=(1, 0, 0))
+    chain.calc = Calculator(potential)
+    ring = chain.repeat((6, 1, 1))
+    ring.calc = Calculator(potential)
+    assert ring.get_potential_energy() == pytest.approx(6 * chain.get_potential_energy())
+
+
+def test_results_are_plain_and_complete(potential):
+    atoms = silicon()
+    atoms.calc = Calculator(potential)
+    energy = atoms.get_potential_energy()
+    assert type(energy) is float
+    assert atoms.calc.get_property("free_energy", atoms) == energy
+    energies = atoms.get_potential_energies()
+    assert energies.shape == (len(atoms),)
+    assert energies.sum() == pytest.approx(energy)
+
+
+def test_the_list_is_reused_and_never_stale(potential):
+    """Walk, strain and jump with one calculator; a fresh one must always agree."""
+    rng = np.random.default_rng(3)
+    atoms = silicon(3) * (2, 1, 1)
+    calculator = Calculator(potential, skin=0.6)
+    atoms.calc = calculator
+    lists = []
+    for step in range(30):
+        atoms.positions += rng.normal(scale=0.03, size=atoms.positions.shape)
+        if step % 5 == 2:
+            strain = np.eye(3) + rng.normal(scale=0.01, size=(3, 3))
+            atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        if step == 12:
+            atoms.positions[3] += atoms.cell[0]
+        if step == 20:
+            atoms.wrap()
+        forces = atoms.get_forces()
+        lists.append(calculator._list)
+        fresh = atoms.copy()
+        fresh.calc = Calculator(potential, skin=0.0)
+        np.testing.assert_allclose(forces, fresh.get_forces(), atol=1e-10)
+        np.testing.assert_allclose(atoms.get_stress(), fresh.get_stress(), atol=1e-10)
+    assert 1 < len({id(x) for x in lists}) < 25
+
+
+def test_species_changes_are_seen():
+    potential = random_potential(("H", "O"))
+    atoms = random_atoms("H8O4", 6.0, 4)
+    atoms.calc = Calculator(potential)
+    before = atoms.get_potential_energy()
+    atoms.numbers = atoms.numbers[::-1]
+    fresh = atoms.copy()
+    fresh.calc = Calculator(potential)
+    assert atoms.get_potential_energy() == pytest.approx(fresh.get_potential_energy(), abs=1e-12)
+    assert atoms.get_potential_energy() != pytest.approx(before, abs=1e-6)
+
+
+def test_relaxation_and_dynamics(potential, tmp_path):
+    path = tmp_path / "model.dpl"
+    save_model(potential, path)
+    atoms = silicon(5, strain=0.01)
+    atoms.calc = Calculator(path)
+    start = atoms.get_potential_energy()
+    BFGS(atoms, logfile=None).run(fmax=0.05, steps=60)
+    assert atoms.get_potential_energy() < start
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.05, steps=10)
+
+    momenta = np.random.default_rng(1).normal(scale=0.4, size=(len(atoms), 3))
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
+    before = atoms.get_total_energy()
+    VelocityVerlet(atoms, timestep=0.5 * units.fs).run(40)
+    assert abs(atoms.get_total_energy() - before) / len(atoms) < 1e-4
+
+
+def test_errors_are_one_clear_line(potential, tmp_path):
+    atoms = Atoms("SiGe", positions=[[0, 0, 0], [2.3, 0, 0]])
+    atoms.calc = Calculator(potential)
+    with pytest.raises(InputError, match=r"element Ge is not in the type map \['Si'\]"):
+        atoms.get_potential_energy()
+    flat = Atoms("Si", cell=[[3, 0, 0], [0, 3, 0], [3, 3, 0]], pbc=True)
+    flat.calc = Calculator(potential)
+    with pytest.raises(InputError, match="zero volume"):
+        flat.get_potential_energy()
+    lost = Atoms("Si2", positions=[[0, 0, 0], [np.nan, 0, 0]])
+    lost.calc = Calculator(potential)
+    with pytest.raises(InputError, match="atom 1 is not finite"):
+        lost.get_forces()
+    with pytest.raises(InputError, match="device 'cuda'"):
+        Calculator(potential, device="cuda")
+    with pytest.raises(ModelFileError, match="no such model file"):
+        Calculator(tmp_path / "absent.dpl")
+    twice = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 0]])
+    twice.calc = Calculator(potential)
+    with pytest.raises(ValueError, match="coincide"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twice.get_potential_energy()
+
+
+def test_pairs_outside_the_table_are_reported(potential):
+    close = 0.8 * potential.table_min_distance()
+    atoms = Atoms("Si2", positions=[[0, 0, 0], [close, 0, 0]])
+    atoms.calc = Calculator(potential)
+    with pytest.warns(UserWarning, match="2 neighbour pairs are closer"):
+        atoms.get_potential_energy()

@@ -1,0 +1,180 @@
+"""The command as a person meets it: results, and one clear line for bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from models import random_potential
+
+from deepmd_lite.calculator import Calculator
+from deepmd_lite.cli import main
+from deepmd_lite.model import save_model
+
+
+@pytest.fixture(name="model")
+def _model(tmp_path):
+    path = tmp_path / "model.dpl"
+    save_model(random_potential(), path, {"steps": 7})
+    return path
+
+
+def npy_system(folder, frames=3):
+    """A small deepmd/npy system labelled by a random model."""
+    potential = random_potential()
+    rows = {"coord": [], "box": [], "energy": [], "force": []}
+    for seed in range(frames):
+        atoms = bulk("Si", cubic=True)
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = Calculator(potential)
+        rows["coord"].append(atoms.positions.ravel())
+        rows["box"].append(atoms.cell.array.ravel())
+        rows["energy"].append(atoms.get_potential_energy())
+        rows["force"].append(atoms.get_forces().ravel())
+    (folder / "set.000").mkdir(parents=True)
+    (folder / "type.raw").write_text("0\n" * 8)
+    (folder / "type_map.raw").write_text("Si\n")
+    for name, values in rows.items():
+        np.save(folder / "set.000" / f"{name}.npy", np.array(values))
+    return folder
+
+
+def train_input(tmp_path, systems, **changes):
+    config = {
+        "model": {
+            "type_map": ["Si"],
+            "descriptor": {"rcut": 4.0, "neuron": [4, 8], "axis_neuron": 2},
+            "fitting_net": {"neuron": [8]},
+        },
+        "training": {"training_data": {"systems": [str(systems)]}, "numb_steps": 3},
+    }
+    config.update(changes)
+    path = tmp_path / "input.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def fails(capsys, *argv):
+    """The one line on standard error of a command that must fail."""
+    assert main([str(a) for a in argv]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0
+    assert error.startswith(f"dpl {argv[0]}: error: ")
+    return error
+
+
+def test_train_test_info(tmp_path, capsys):
+    system = npy_system(tmp_path / "data")
+    out = tmp_path / "out"
+    assert main(["train", str(train_input(tmp_path, system)), "-o", str(out), "-q"]) == 0
+    report = tmp_path / "report.json"
+    plot = tmp_path / "parity.png"
+    command = ["test", str(out / "model.dpl"), str(system), "--json", str(report), "-q"]
+    assert main([*command, "--plot", str(plot)]) == 0
+    assert "Force" in capsys.readouterr().out
+    assert json.loads(report.read_text())["total"]["force_rmse"] > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main(["info", str(out / "model.dpl")]) == 0
+    shown = capsys.readouterr().out
+    assert "table error" in shown
+    assert "elements" in shown
+    assert main(["info", str(out / "model.dpl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format_version"] == 1
+
+
+def test_wrong_shape_and_nan_name_file_and_frame(tmp_path, capsys):
+    system = npy_system(tmp_path / "data")
+    path = system / "set.000" / "force.npy"
+    forces = np.load(path)
+    np.save(path, forces[:, :-3])
+    error = fails(capsys, "train", train_input(tmp_path, system), "-o", tmp_path / "out")
+    assert "force.npy" in error
+    assert "24" in error
+    assert "21" in error
+    forces[1, 5] = np.nan
+    np.save(path, forces)
+    error = fails(capsys, "train", train_input(tmp_path, system), "-o", tmp_path / "out")
+    assert "force" in error
+    assert "frame 1" in error
+    assert not (tmp_path / "out" / "model.dpl").exists()
+
+
+def test_unknown_key_names_the_nearest(tmp_path, capsys):
+    system = npy_system(tmp_path / "data")
+    path = train_input(tmp_path, system, learning_rat={"start_lr": 1e-3})
+    assert "did you mean 'learning_rate'?" in fails(capsys, "train", path)
+
+
+def test_cell_without_volume(tmp_path, capsys, model):
+    atoms = bulk("Si", cubic=True)
+    atoms.cell[2] = atoms.cell[1]
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((8, 3)))
+    write(tmp_path / "flat.extxyz", atoms)
+    error = fails(capsys, "test", model, tmp_path / "flat.extxyz")
+    assert "zero volume" in error
+    assert "flat.extxyz" in error
+
+
+def test_truncated_model_and_foreign_files(tmp_path, capsys, model):
+    model.write_bytes(model.read_bytes()[:3000])
+    for argv in (("info", model), ("test", model, tmp_path)):
+        assert "not a readable model file" in fails(capsys, *argv)
+    assert "no such model file" in fails(capsys, "info", tmp_path / "none.dpl")
+
+
+def test_unknown_element_in_data(tmp_path, capsys, model):
+    atoms = bulk("Ge", cubic=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((8, 3)))
+    write(tmp_path / "ge.extxyz", atoms)
+    error = fails(capsys, "test", model, tmp_path / "ge.extxyz")
+    assert "Ge" in error
+    assert "Si" in error
+
+
+def test_md_input_without_structure(tmp_path, capsys, model):
+    path = tmp_path / "md.yaml"
+    path.write_text(yaml.safe_dump({"model": str(model), "steps": 5}))
+    assert "structure" in fails(capsys, "md", path)
+
+
+def test_missing_input_files(tmp_path, capsys):
+    for verb in ("train", "md"):
+        assert "No such file" in fails(capsys, verb, tmp_path / "absent.yaml")
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys\n"
+        "from deepmd_lite.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "assert not {'torch', 'ase', 'numpy', 'mpi4py'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "VERB" in done.stdout
+
+
+def test_usage_errors_have_status_two(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["md", "x.yaml", "--threads", "0"])
+    assert stop.value.code == 2
+
+
+def test_public_names():
+    import deepmd_lite as dpl
+
+    assert callable(dpl.train)
+    assert dpl.Calculator is Calculator
+    assert dpl.Simulation.__name__ == "Simulation"
+    assert dpl.load.__name__ == "load_model"
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        dpl.trian  # noqa: B018

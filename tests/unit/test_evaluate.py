@@ -1,0 +1,137 @@
+"""Errors of a model on data whose true errors are known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from ase.io import write
+from models import environment_of, random_atoms, random_potential
+
+from deepmd_lite.data import load
+from deepmd_lite.evaluate import evaluate, format_report, plot_parity
+from deepmd_lite.system import InputError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_potential(("Si", "C"))
+
+
+def labelled(model, seed, *, energy=0.0, force=0.0, virial=0.0, **info):
+    """A frame whose labels are the model's values plus the given errors."""
+    atoms = random_atoms("Si4C4", 6.5, seed, skew=0.1)
+    periodic = environment_of(atoms, model.type_map, model.rcut)
+    found = model.evaluate(periodic.env)
+    atoms.info["REF_energy"] = float(found.energies.sum()) + energy
+    atoms.arrays["REF_forces"] = periodic.fold(found.forces).numpy() + force
+    atoms.info["virial"] = found.virial.numpy() + virial
+    atoms.info.update(info)
+    return atoms
+
+
+@pytest.fixture
+def report(model, tmp_path):
+    write(tmp_path / "a.extxyz", [labelled(model, 1, energy=0.8, force=0.1, virial=-0.4)])
+    write(
+        tmp_path / "b.extxyz",
+        [
+            labelled(model, 2, energy=-1.6, force=0.3, virial=0.8, config_type="hot"),
+            labelled(model, 3, config_type="cold"),
+        ],
+    )
+    return evaluate(model, [tmp_path / "a.extxyz", tmp_path / "b.extxyz"])
+
+
+def test_errors_are_those_that_were_put_in(report):
+    s = report.total()
+    assert (s.frames, s.atoms, s.energy_frames, s.force_atoms) == (3, 24, 3, 24)
+    assert s.energy_rmse == pytest.approx(math.sqrt((0.8**2 + 1.6**2) / 3), rel=1e-6)
+    assert s.energy_mae == pytest.approx(2.4 / 3, rel=1e-6)
+    assert s.energy_rmse_per_atom == pytest.approx(s.energy_rmse / 8, rel=1e-12)
+    assert s.force_rmse == pytest.approx(math.sqrt((0.01 + 0.09) / 3), rel=1e-6)
+    assert s.force_mae == pytest.approx(0.4 / 3, rel=1e-6)
+    assert s.virial_rmse_per_atom == pytest.approx(math.sqrt(0.8 / 3) / 8, rel=1e-6)
+
+
+def test_groups(report):
+    by_system = list(report.by_system().values())
+    assert [s.frames for s in by_system] == [1, 2]
+    assert by_system[0].energy_mae == pytest.approx(0.8, rel=1e-6)
+    by_type = report.by_config_type()
+    assert set(by_type) == {"(none)", "hot", "cold"}
+    assert by_type["hot"].force_mae == pytest.approx(0.3, rel=1e-6)
+    assert by_type["cold"].force_mae < 1e-6
+
+
+def test_the_report_says_what_dp_test_says_and_in_practical_units(report):
+    text = format_report(report)
+    for name in ("Energy RMSE/Natoms", "Force RMSE", "Virial RMSE/Natoms", "Energy MAE/Natoms"):
+        assert f"{name:<19}: " in text
+    assert f"= {1e3 * report.total().force_rmse:.3f} meV/Å" in text
+    assert "cold" in text
+    assert "warning" not in text
+
+
+def test_the_errors_are_json(report):
+    errors = json.loads(json.dumps(report.errors(), allow_nan=False))
+    assert errors["total"]["force_mae"] == report.total().force_mae
+    assert set(errors["by_config_type"]) == {"(none)", "hot", "cold"}
+
+
+def test_frames_without_a_label_are_left_out_of_it_and_counted(model, tmp_path):
+    whole, bare = labelled(model, 1, energy=0.8), labelled(model, 2)
+    del bare.info["virial"], bare.info["REF_energy"]
+    write(tmp_path / "x.extxyz", [whole, bare])
+    report = evaluate(model, tmp_path / "x.extxyz")
+    s = report.total()
+    assert (s.frames, s.energy_frames, s.virial_frames, s.force_atoms) == (2, 1, 1, 16)
+    assert s.energy_mae == pytest.approx(0.8, rel=1e-6)
+
+
+def test_without_virials_they_are_not_mentioned(model, tmp_path):
+    atoms = labelled(model, 1)
+    del atoms.info["virial"]
+    write(tmp_path / "x.extxyz", [atoms])
+    report = evaluate(model, tmp_path / "x.extxyz")
+    assert math.isnan(report.total().virial_rmse)
+    assert "Virial" not in format_report(report)
+    assert report.errors()["total"]["virial_rmse"] is None
+
+
+def test_a_prediction_that_is_no_number_is_not_hidden(model, tmp_path):
+    write(tmp_path / "x.extxyz", [labelled(model, 1), labelled(model, 2)])
+    report = evaluate(model, tmp_path / "x.extxyz")
+    report.results[0].energy = math.nan
+    assert math.isnan(report.total().energy_rmse)
+
+
+def test_pairs_beyond_the_table_are_reported(model, tmp_path):
+    atoms = labelled(model, 1)
+    atoms.positions[1] = atoms.positions[0] + [0.4, 0, 0]
+    write(tmp_path / "x.extxyz", [atoms])
+    report = evaluate(model, tmp_path / "x.extxyz")
+    assert report.beyond_table >= 2
+    assert "extrapolations" in format_report(report)
+
+
+def test_parity_plot(report, tmp_path):
+    plot_parity(report, tmp_path / "parity.png")
+    assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.glob(".*")] == []
+    with pytest.raises(InputError, match="cannot be written"):
+        plot_parity(report, tmp_path / "missing" / "parity.png")
+
+
+def test_loaded_systems_are_taken_as_they_are(model, tmp_path):
+    write(tmp_path / "x.extxyz", [labelled(model, 1)])
+    systems = load([tmp_path / "x.extxyz"], type_map=model.type_map)
+    from_systems = evaluate(model, systems).total()
+    np.testing.assert_equal(from_systems, evaluate(model, tmp_path / "x.extxyz").total())
+
+
+def test_an_element_that_the_model_lacks_is_an_error(model, tmp_path):
+    write(tmp_path / "x.extxyz", [labelled(model, 1)])
+    other = random_potential(("Ge", "C"))
+    with pytest.raises(InputError, match="Si"):
+        evaluate(other, tmp_path / "x.extxyz")

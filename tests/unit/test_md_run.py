@@ -1,0 +1,320 @@
+"""The MD input, the files of a run, going on with it, and what it says when it cannot."""
+
+import csv
+import subprocess
+import sys
+from itertools import pairwise
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk
+from ase.units import fs
+from models import random_potential
+from pair_potential import PairPotential
+
+from deepmd_lite.md import Simulation, run_input
+from deepmd_lite.md import communicator as find_communicator
+from deepmd_lite.md.comm import Communicator
+from deepmd_lite.md.config import MdConfig
+from deepmd_lite.model import load_model, save_model
+from deepmd_lite.schema import parse
+from deepmd_lite.system import DeepmdLiteError, Evaluation, InputError
+
+MINIMAL = {"model": "m.dpl", "structure": "s.xyz", "steps": 10}
+
+
+def copper(n=2, **kwargs):
+    return bulk("Cu", cubic=True, a=3.7, **kwargs).repeat(n)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with a model, a structure and an input file."""
+    monkeypatch.chdir(tmp_path)
+    save_model(random_potential(("Cu",), rcut=4.0), tmp_path / "cu.dpl")
+    atoms = copper(2)
+    atoms.rattle(0.05, seed=1)
+    ase.io.write(tmp_path / "cu.extxyz", atoms)
+    text = {
+        "model": "cu.dpl",
+        "structure": "cu.extxyz",
+        "replicate": [1, 1, 2],
+        "ensemble": {"type": "nvt-langevin", "temperature": 50, "friction": 0.05},
+        "velocities": {"temperature": 50, "seed": 4},
+        "timestep": 0.1,
+        "steps": 12,
+        "output": {"directory": "run", "thermo": 2, "trajectory": 6, "restart": 4},
+    }
+    (tmp_path / "md.yaml").write_text(yaml.safe_dump(text))
+    return tmp_path
+
+
+def rows(path):
+    with open(path) as f:
+        return list(csv.DictReader(f))
+
+
+# --- input ----------------------------------------------------------------------------------
+
+
+def test_defaults():
+    config = parse(MdConfig, MINIMAL, "md.yaml")
+    assert config.ensemble.type == "nve"
+    assert config.skin == 1.0
+    assert parse(MdConfig, {**MINIMAL, "model": ["a.dpl"]}, "md.yaml").model == "a.dpl"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timestp": 1}, "unknown key 'timestp'; did you mean 'timestep'?"),
+        ({"timestep": 0}, "key 'timestep': .*greater than 0"),
+        ({"skin": 0}, "key 'skin'"),
+        ({"steps": -1}, "key 'steps'"),
+        ({"device": "cuda"}, "key 'device': .*'cpu'"),
+        ({"precision": "float16"}, "key 'precision'"),
+        ({"model": ["a", "b"]}, "model deviation is not supported in this version"),
+        ({"ensemble": {"type": "npt-mtk"}}, "has the ensembles nve, nvt-langevin, found 'npt-mtk'"),
+        ({"ensemble": {"type": "nvt-langevin"}}, r"needs temperature \(K\) and friction"),
+        ({"ensemble": {"temperature": 3}}, "'nve' has no key 'temperature'"),
+        ({"output": {"trajectry": 1}}, "did you mean 'trajectory'"),
+        ({"masses": {"Cu": 0}}, "key 'masses/Cu'"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    with pytest.raises(InputError, match=message):
+        parse(MdConfig, {**MINIMAL, **change}, "md.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timestep": -1.0}, "timestep"),
+        ({"skin": 0.0}, "skin"),
+        ({"grid": (2, 1, 1)}, "2 subdomains for 1 ranks"),
+        ({"masses": {"Au": 3.0}}, "element Au is not in the structure"),
+        ({"precision": "float32"}, "call its to_precision"),
+        ({"ensemble": {"type": "nvt"}}, "ensemble: key 'type'"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        Simulation(copper(), PairPotential(), **options)
+
+
+def test_bad_structures_are_named():
+    gold, broken, open_slab = bulk("Au"), copper(), copper()
+    broken.positions[3, 1] = np.nan
+    open_slab.pbc = (True, True, False)
+    with pytest.raises(InputError, match="element Au is not in the type map"):
+        Simulation(gold, PairPotential())
+    with pytest.raises(InputError, match="position of atom 3 is not finite"):
+        Simulation(broken, PairPotential())
+    with pytest.raises(InputError, match="lattice vector 2 is not periodic"):
+        Simulation(open_slab, PairPotential(), replicate=(1, 1, 2))
+
+
+def test_missing_structure_file(folder):
+    data = {**yaml.safe_load((folder / "md.yaml").read_text()), "structure": "no.xyz"}
+    with pytest.raises(InputError, match=r"structure: nothing at 'no.xyz'"):
+        run_input(data, quiet=True)
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+def test_files_of_a_run(folder):
+    result = run_input("md.yaml", quiet=True)
+    assert result.steps == 12
+    assert result.n_atoms == 64
+    thermo = rows("run/thermo.csv")
+    assert [int(r["step"]) for r in thermo] == [0, 2, 4, 6, 8, 10, 12]
+    assert float(thermo[0]["temperature_K"]) == pytest.approx(50.0)
+    for r in thermo:
+        v = {k: float(x) for k, x in r.items()}
+        assert v["total_eV"] == pytest.approx(v["potential_eV"] + v["kinetic_eV"])
+        trace = v["stress_xx_GPa"] + v["stress_yy_GPa"] + v["stress_zz_GPa"]
+        assert v["pressure_GPa"] == pytest.approx(-trace / 3)
+        assert v["time_fs"] == pytest.approx(0.1 * v["step"])
+    frames = ase.io.read("run/trajectory.extxyz", ":")
+    assert [f.info["step"] for f in frames] == [0, 6, 12]
+    expected = ase.io.read("cu.extxyz").repeat((1, 1, 2))
+    np.testing.assert_allclose(frames[0].positions, expected.positions, atol=1e-7)
+    from deepmd_lite.calculator import Calculator
+
+    frame, last = frames[-1], thermo[-1]
+    forces, energy = frame.get_forces(), frame.get_potential_energy()
+    stress = frame.get_stress()
+    frame.calc = Calculator("cu.dpl")
+    np.testing.assert_allclose(frame.get_forces(), forces, atol=1e-5)  # 8 digits in the file
+    np.testing.assert_allclose(frame.get_stress(), stress, atol=1e-6)
+    assert energy == pytest.approx(float(last["potential_eV"]), abs=1e-6)
+    names = sorted(p.name for p in (folder / "run/restart").iterdir())
+    assert names == [f"restart-{n:012d}.safetensors" for n in (8, 12)]
+    assert "µs/atom/step" in (folder / "run/log").read_text()
+
+
+def test_a_second_run_does_not_overwrite_the_first(folder):
+    run_input("md.yaml", quiet=True)
+    before = (folder / "run/thermo.csv").read_text()
+    with pytest.raises(InputError, match=r"holds a run already.*--continue"):
+        run_input("md.yaml", quiet=True)
+    assert (folder / "run/thermo.csv").read_text() == before
+
+
+def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "output": {**whole["output"], "directory": "whole"}}, quiet=True)
+    run_input({**whole, "steps": 8}, quiet=True)
+    with open("run/thermo.csv", "a") as f:  # as left by a run that was killed at step 11
+        f.write("10,1.0,0,0,0\n")
+    result = run_input(whole, resume=True, quiet=True)
+    assert result.steps == 4
+    for name in ("thermo.csv", "trajectory.extxyz"):
+        assert (folder / "run" / name).read_text() == (folder / "whole" / name).read_text()
+    with pytest.raises(InputError, match="is at step 12 already"):
+        run_input(whole, resume=True, quiet=True)
+
+
+def test_nothing_to_go_on_from(folder):
+    with pytest.raises(InputError, match="no restart file to continue from"):
+        run_input("md.yaml", resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "elements"])
+def test_damaged_restarts_are_refused(folder, damage):
+    run_input("md.yaml", quiet=True)
+    path = sorted((folder / "run/restart").iterdir())[-1]
+    model = load_model("cu.dpl")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("no restart")
+    else:
+        model = PairPotential()
+    message = "written with a model for" if damage == "elements" else "damaged or not a restart"
+    with pytest.raises(InputError, match=message):
+        Simulation(None, model, resume=path)
+
+
+def test_masses_and_velocities_of_the_structure_are_kept():
+    atoms = copper()
+    atoms.set_masses(np.linspace(1, 60, len(atoms)))
+    atoms.set_velocities(np.random.default_rng(0).normal(size=(len(atoms), 3)) * 0.01)
+    out = Simulation(atoms, PairPotential(), replicate=(2, 1, 1)).atoms
+    np.testing.assert_allclose(out.get_masses(), np.tile(atoms.get_masses(), 2))
+    np.testing.assert_allclose(out.get_velocities(), np.tile(atoms.get_velocities(), (2, 1)))
+    heavy = Simulation(copper(), PairPotential(), masses={"Cu": 65.0}).atoms
+    np.testing.assert_allclose(heavy.get_masses(), 65.0)
+
+
+def test_velocity_units():
+    """An atom alone flies velocity · time."""
+    atoms = bulk("Cu", cubic=True, a=30.0)[:1]
+    atoms.set_velocities([[0.02 / fs, 0, 0]])  # 0.02 Å/fs
+    simulation = Simulation(atoms, PairPotential(), timestep=2.0)
+    simulation.run(50)
+    assert simulation.atoms.positions[0, 0] == pytest.approx(2.0)
+    assert simulation.time == 100.0
+
+
+# --- guards ---------------------------------------------------------------------------------
+
+
+class Broken(PairPotential):
+    """Wrong in one way, from the third evaluation on."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.count = kind, 0
+
+    def evaluate(self, env) -> Evaluation:
+        result = super().evaluate(env)
+        self.count += 1
+        if self.count >= 3:
+            if self.kind == "nan":
+                result.forces[5] = float("nan")
+            elif self.kind == "energy":
+                result.energies[5] = float("inf")
+            elif self.kind == "push":
+                result.forces[5, 0] = 1e6
+            elif self.kind == "close":
+                result.beyond_table = 3
+        return result
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nan", "step 2: atom \\d+ has a force or energy that is not finite"),
+        ("energy", "step 2: atom \\d+ has a force or energy that is not finite"),
+        ("push", "step 3: atom \\d+ moves .* Å in one step"),
+    ],
+)
+def test_a_run_that_breaks_down_says_so_and_saves_the_frame(tmp_path, kind, message):
+    atoms = copper()
+    simulation = Simulation(atoms, Broken(kind), output={"directory": tmp_path / "run"})
+    with pytest.raises(DeepmdLiteError, match=message) as e:
+        simulation.run(20)
+    assert "\n" not in str(e.value)
+    assert "halve the timestep" in str(e.value)
+    assert len(ase.io.read(tmp_path / "run/failed.extxyz")) == len(atoms)
+
+
+def test_pairs_beyond_the_table_are_reported_once_and_in_total(tmp_path, caplog):
+    output = {"directory": tmp_path / "run", "thermo": 1}
+    result = Simulation(copper(), Broken("close"), output=output).run(6)
+    assert result.beyond_table == 5 * 3
+    log = (tmp_path / "run/log").read_text()
+    assert log.count("3 pairs are closer than any in the training data") == 1
+    assert "15 times in 6 steps" in log
+    assert "15 times in 6 steps" in caplog.text
+
+
+# --- lists, launchers -----------------------------------------------------------------------
+
+
+def test_lists_are_reused_and_never_stale():
+    """Energies along a hot run are those of a list made at every step."""
+    options = {"velocities": {"temperature": 2000}, "timestep": 2.0}
+    lazy = Simulation(copper(3), PairPotential(), skin=0.5, **options)
+    eager = Simulation(copper(3), PairPotential(), skin=1e-6, **options)
+    builds, n_steps = 0, 60
+    for _ in range(n_steps // 10):
+        a, b = lazy.run(10), eager.run(10)
+        builds += a.list_builds
+        assert a.thermo.potential == pytest.approx(b.thermo.potential, abs=1e-9)
+    assert 2 <= builds <= n_steps / 3
+
+
+def test_without_a_launcher_there_is_one_rank():
+    assert type(find_communicator({"SLURM_NTASKS": "4"})) is Communicator
+    code = "import deepmd_lite.md, sys; sys.exit('mpi4py' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_launcher_without_its_mpi_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(InputError, match=r"pip install 'deepmd_lite\[mpi\]'"):
+        find_communicator({"OMPI_COMM_WORLD_SIZE": "4"})
+    assert type(find_communicator({"PMI_SIZE": "1"})) is Communicator
+
+
+def test_a_launcher_of_another_mpi_is_an_error():
+    pytest.importorskip("mpi4py")
+    code = (
+        "from deepmd_lite.md import communicator\n"
+        "try: communicator({'OMPI_COMM_WORLD_SIZE': '4'})\n"
+        "except Exception as e: print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "each finds itself alone" in done.stdout
+
+
+def test_time_goes_on_from_run_to_run():
+    simulation = Simulation(copper(), PairPotential(), velocities={"temperature": 300})
+    times = [simulation.run(n).thermo.time for n in (3, 0, 4)]
+    assert times == [3.0, 3.0, 7.0]
+    assert all(a <= b for a, b in pairwise(times))

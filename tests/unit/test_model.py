@@ -1,0 +1,198 @@
+"""Networks, table and model file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from models import environment_of, random_atoms, random_potential
+from safetensors.torch import load_file, save_file
+
+from deepmd_lite.model import ModelConfig, load_model, read_header, refine_table, save_model
+from deepmd_lite.model.activations import ACTIVATIONS, VALUES
+from deepmd_lite.model.networks import Embedding
+from deepmd_lite.model.table import Grid, hermite_coefficients
+from deepmd_lite.schema import parse
+from deepmd_lite.system import InputError, ModelFileError
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activation_derivatives(name):
+    z = torch.linspace(-3, 3, 41, dtype=torch.float64, requires_grad=True)
+    f, d1, d2 = ACTIVATIONS[name](z)
+    (g1,) = torch.autograd.grad(f.sum(), z, create_graph=True)
+    torch.testing.assert_close(f, VALUES[name](z), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(d1.expand_as(g1), g1, rtol=1e-12, atol=1e-12)
+    if g1.requires_grad:
+        (g2,) = torch.autograd.grad(g1.sum(), z)
+        torch.testing.assert_close(d2.expand_as(g2), g2, rtol=1e-12, atol=1e-12)
+    else:
+        assert not d2.any()
+
+
+@pytest.mark.parametrize("resnet_dt", [False, True])
+def test_embedding_jet_is_the_networks_derivatives(resnet_dt):
+    generator = torch.Generator().manual_seed(1)
+    net = Embedding(3, 1, [5, 10, 10], "tanh", resnet_dt, generator)
+    s = torch.linspace(-1, 4, 7, dtype=torch.float64)
+    jet = net.jet(s)
+    for p in range(3):
+        for k, s_k in enumerate(s):
+            x = s_k.clone().requires_grad_()
+            table = torch.tensor([p])
+            for m in (0, 4, 9):
+                value = net.values(table, x[None])[0, m]
+                (d1,) = torch.autograd.grad(value, x, create_graph=True)
+                (d2,) = torch.autograd.grad(d1, x)
+                found = [float(order[p, k, m]) for order in jet]
+                np.testing.assert_allclose(found, [float(value), float(d1), float(d2)], atol=1e-12)
+
+
+def test_hermite_table_is_exact_for_a_quintic_and_smooth_at_its_end():
+    from deepmd_lite.kernels.reference import table_values
+
+    grid = Grid.covering(-1.0, 2.0, 0.5)
+    assert grid.n_intervals == 6
+    c = torch.tensor([0.3, -1.0, 0.5, 0.2, -0.1, 0.05], dtype=torch.float64)
+
+    def jet(x):
+        powers = torch.stack([x**k for k in range(6)])
+        first = torch.stack([k * x ** max(k - 1, 0) for k in range(6)])
+        second = torch.stack([k * (k - 1) * x ** max(k - 2, 0) for k in range(6)])
+        return tuple((c @ p)[None, :, None] for p in (powers, first, second))
+
+    coefficients = hermite_coefficients(jet(grid.nodes()), grid.spacing)
+    x = torch.linspace(-1.0, 1.9999, 50, dtype=torch.float64)
+    table = torch.zeros(len(x), dtype=torch.int64)
+    values, beyond = table_values(coefficients, table, (x - grid.start) / grid.spacing)
+    torch.testing.assert_close(values[:, 0], jet(x)[0][0, :, 0], rtol=0, atol=1e-13)
+    assert not beyond.any()
+
+    end = torch.tensor([2.0], dtype=torch.float64)
+    value, slope, curvature = (float(d) for d in jet(end))
+    x = torch.tensor([2.0, 2.3, 4.0], dtype=torch.float64)
+    values, beyond = table_values(coefficients, table[:3], (x - grid.start) / grid.spacing)
+    parabola = value + slope * (x - 2) + 0.5 * curvature * (x - 2) ** 2
+    torch.testing.assert_close(values[:, 0], parabola, rtol=0, atol=1e-12)
+    assert beyond.all()
+
+
+def test_table_agrees_with_networks_and_refines_where_it_is_too_coarse():
+    potential = random_potential(("H", "O"), seed=5)
+    potential.requires_grad_(True)
+    potential._frozen = None
+    env = environment_of(random_atoms("H8O4", 6.0, 1), potential.type_map, potential.rcut).env
+    potential.grid = Grid.covering(potential.grid.start, 12.0, 2.0)
+    coarse = potential.grid.n_intervals
+    error = refine_table(potential, env)
+    assert error["force_ev_per_a"] <= 1e-6
+    assert potential.grid.n_intervals > coarse
+
+
+@pytest.mark.parametrize("one_side", [False, True])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_file_round_trip(tmp_path, one_side, precision):
+    potential = random_potential(("H", "O"), one_side=one_side, precision=precision)
+    path = tmp_path / "model.dpl"
+    save_model(potential, path, {"steps": 5})
+    loaded = load_model(path)
+    assert loaded.precision == precision
+    env = environment_of(random_atoms("H8O4", 6.0, 2), potential.type_map, potential.rcut).env
+    a, b = potential.evaluate(env), loaded.evaluate(env)
+    assert torch.equal(a.energies, b.energies)
+    assert torch.equal(a.forces, b.forces)
+    header = read_header(path)
+    assert header["provenance"] == {"steps": 5}
+    assert [p.name for p in tmp_path.iterdir()] == ["model.dpl"]
+
+
+def test_precision_is_chosen_at_run_time(tmp_path):
+    potential = random_potential(("H", "O"))
+    path = tmp_path / "model.dpl"
+    save_model(potential, path)
+    env = environment_of(random_atoms("H8O4", 6.0, 2), potential.type_map, potential.rcut).env
+    exact, single = load_model(path).evaluate(env), load_model(path, "float32").evaluate(env)
+    assert single.forces.dtype == torch.float64
+    assert not torch.equal(exact.forces, single.forces)
+    torch.testing.assert_close(exact.forces, single.forces, rtol=0, atol=2e-4)
+
+
+@pytest.fixture(name="saved")
+def _saved(tmp_path):
+    path = tmp_path / "model.dpl"
+    save_model(random_potential(), path)
+    return path
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 5000, -1])
+def test_truncated_file(saved, kept):
+    content = saved.read_bytes()
+    saved.write_bytes(content[:kept])
+    with pytest.raises(ModelFileError, match=r"model\.dpl: not a readable model file"):
+        load_model(saved)
+
+
+def rewrite(path, change):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:
+        header = json.loads(f.metadata()["deepmd_lite"])
+    arrays = load_file(path)
+    change(header, arrays)
+    save_file(arrays, path, metadata={"deepmd_lite": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, a: h.update(format_version=99), "format version 99"),
+        (lambda h, a: h.pop("config"), "header is not valid"),
+        (lambda h, a: h["config"]["descriptor"].update(neuron=[6, 12, 10**5]), "has shape"),
+        (lambda h, a: h["config"].update(type_map=["Si", "Ge"]), "sel"),
+        (lambda h, a: a.pop("embedding.bias_1"), "'embedding.bias_1' is missing"),
+        (lambda h, a: a["embedding.bias_1"].fill_(torch.nan), "not finite"),
+        (lambda h, a: a.update(more=torch.zeros(2)), "unexpected array 'more'"),
+        (lambda h, a: h["grid"].update(n_intervals=10**9), "grid is not valid"),
+        (lambda h, a: h["config"]["descriptor"].update(rcut=-1), "descriptor/rcut"),
+    ],
+)
+def test_altered_file_is_one_clear_line(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises((ModelFileError, InputError), match=message) as error:
+        load_model(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_foreign_safetensors(tmp_path):
+    with pytest.raises(ModelFileError, match="no such model file"):
+        load_model(tmp_path / "none.dpl")
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.dpl")
+    with pytest.raises(ModelFileError, match="not a deepmd_lite model"):
+        load_model(tmp_path / "other.dpl")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"type_map": ["H"], "descriptor": {"rcutt": 6}},
+            "'descriptor/rcutt'; did you mean 'rcut'",
+        ),
+        ({"type_map": ["H"], "fiting_net": {}}, "did you mean 'fitting_net'"),
+        ({"type_map": ["H"], "descriptor": {"rcut": 2, "rcut_smth": 3}}, "must be less than"),
+        ({"type_map": ["H", "H"]}, "listed twice"),
+        ({"type_map": ["H"], "descriptor": {"sel": [4, 5]}}, "2 entries for 1 elements"),
+        ({"type_map": ["H"], "descriptor": {"activation_function": "relu"}}, "expected one of"),
+        ({"type_map": ["H"], "descriptor": {"axis_neuron": 50}}, "axis_neuron 50 exceeds"),
+        ({"descriptor": {}}, "key 'type_map' is missing"),
+        ({"type_map": ["H"], "descriptor": {"type": "se_e3"}}, "descriptor/type"),
+    ],
+)
+def test_config_errors_name_the_key(data, message):
+    with pytest.raises(InputError, match=message):
+        parse(ModelConfig, data, "input.json: model")
+
+
+def test_comments_are_ignored_everywhere():
+    data = {"type_map": ["H"], "_comment": 1, "descriptor": {"_comment_x": "y", "rcut": 5.0}}
+    assert parse(ModelConfig, data, "x").descriptor.rcut == 5.0

@@ -1,0 +1,75 @@
+"""Configuration errors as a person reads them."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from deepmd_lite.schema import Section, parse, read_mapping
+from deepmd_lite.system import InputError
+
+
+class Round(Section):
+    type: Literal["round"] = "round"
+    radius: float = Field(1.0, gt=0)
+
+
+class Square(Section):
+    type: Literal["square"]
+    edge: float = 2.0
+
+
+class Drawing(Section):
+    shape: Annotated[Round | Square, Field(discriminator="type")] = Round()
+    colours: list[str] = []
+    layers: list[Round] = []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"shap": {}}, "unknown key 'shap'; did you mean 'shape'?"),
+        ({"zzz": 1}, "unknown key 'zzz'; known keys: colours, layers, shape"),
+        ({"shape": {"type": "round", "radios": 3}}, "did you mean 'radius'?"),
+        ({"shape": {"type": "square", "egde": 3}}, "did you mean 'edge'?"),
+        ({"shape": {"type": "round", "radius": -1}}, "radius': Input should be greater than 0"),
+        ({"layers": [{"radius": 1}, {"raduis": 1}]}, "did you mean 'radius'?"),
+        ({"colours": "red"}, "key 'colours'"),
+    ],
+)
+def test_messages(data, message):
+    with pytest.raises(InputError) as error:
+        parse(Drawing, data, "in.json")
+    assert message in str(error.value)
+    assert str(error.value).startswith("in.json: ")
+    assert "\n" not in str(error.value)
+
+
+def test_comments_are_dropped():
+    data = {"_comment": "x", "layers": [{"_comment1": "y", "radius": 2}]}
+    assert parse(Drawing, data, "in").layers[0].radius == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", '{"a": 1,\n "b": }', "line 2: not valid JSON"),
+        ("a.yaml", "a: 1\nb: [1, 2", "not valid YAML"),
+        ("a.yaml", "- 1\n- 2", "expected a mapping of keys, found list"),
+        ("a.json", "[" * 100_000, "a.json"),
+        ("a.yaml", "!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_mapping(path)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_mapping(tmp_path / "none.json")
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="not a text file"):
+        read_mapping(tmp_path / "b.json")

@@ -1,0 +1,75 @@
+"""The optimiser: against Adam where curvature differs much, and its state."""
+
+import pytest
+import torch
+
+from deepmd_lite.training.soap import Soap
+
+
+def problem(seed=0):
+    """Least squares of X W for inputs X whose directions differ by factors up to 300."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.logspace(0, -2.5, 24, dtype=torch.float64)
+    turned = torch.linalg.qr(torch.randn(24, 24, generator=generator, dtype=torch.float64)).Q
+    inputs = torch.randn(200, 24, generator=generator, dtype=torch.float64) * scales @ turned
+    wanted = inputs @ torch.randn(24, 6, generator=generator, dtype=torch.float64)
+    weight = torch.nn.Parameter(torch.zeros(24, 6, dtype=torch.float64))
+    return inputs, wanted, weight
+
+
+def minimise(make, steps=400):
+    inputs, wanted, weight = problem()
+    optimizer = make([weight])
+    for k in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * 0.01 ** (k / steps)
+        loss = ((inputs @ weight - wanted) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return ((inputs @ weight - wanted) ** 2).mean().item()
+
+
+def test_turned_basis_beats_adam_on_an_ill_conditioned_problem():
+    adam = minimise(lambda p: torch.optim.Adam(p, lr=0.05))
+    soap = minimise(lambda p: Soap(p, lr=0.05))
+    assert soap < 0.2 * adam
+
+
+def test_without_a_side_it_is_adam():
+    """Sides beyond the largest are left alone; what is left is Adam, one step later."""
+    torch.manual_seed(0)
+    a = torch.nn.Parameter(torch.randn(5, 4, dtype=torch.float64))
+    b = torch.nn.Parameter(a.detach().clone())
+    soap = Soap([a], lr=0.01, betas=(0.9, 0.99), largest_side=1)
+    gradients = torch.randn(6, 5, 4, dtype=torch.float64)
+    squares = torch.zeros(5, 4, dtype=torch.float64)
+    mean = gradients[0] * 0.1
+    for t, g in enumerate(gradients, start=1):
+        a.grad = g.clone()
+        soap.step()
+        if t == 1:
+            continue
+        mean = 0.9 * mean + 0.1 * g
+        squares = 0.99 * squares + 0.01 * g * g
+        size = (squares / (1 - 0.99 ** (t - 1))).sqrt() + 1e-12
+        b.data -= 0.01 * (mean / (1 - 0.9**t)) / size
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 1, 5), (3, 4), (2, 3, 4), (1, 600, 3)])
+def test_bases_stay_orthogonal_for_every_shape(shape):
+    torch.manual_seed(1)
+    p = torch.nn.Parameter(torch.randn(shape, dtype=torch.float64))
+    soap = Soap([p], lr=1e-2, interval=3)
+    for _ in range(10):
+        p.grad = torch.randn(shape, dtype=torch.float64)
+        soap.step()
+    state = soap.state[p]
+    assert torch.isfinite(p).all()
+    for side in ("left_basis", "right_basis"):
+        if side in state:
+            q = state[side]
+            eye = torch.eye(q.shape[-1], dtype=torch.float64).expand_as(q)
+            torch.testing.assert_close(q.mT @ q, eye, rtol=0, atol=1e-10)
+    assert ("left" in state) == (len(shape) > 1 and 1 < shape[-2] <= 512)
