@@ -195,7 +195,7 @@ void forward(const Problem<real>& p, int64_t begin, int64_t end, const Edges<rea
       }
       for (int c = 0; c < kColumns; ++c)
         for (int v = 0; v < S::vectors; ++v)
-          S::store(moments + (i * kColumns + c) * n_m + m + v * S::lanes, sum_cv[c][v]);
+          S::store(moments + ((i - begin) * kColumns + c) * n_m + m + v * S::lanes, sum_cv[c][v]);
     }
   }
 }
@@ -214,7 +214,8 @@ void contract(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& e
   const Strides<real> stride(p.n_features);
   const char* coefficients = reinterpret_cast<const char*>(p.coefficients);
   for (int64_t i = begin; i < end; ++i) {
-    const char* grad_i = reinterpret_cast<const char*>(grad_moments) + i * kColumns * stride.one;
+    const char* grad_i =
+        reinterpret_cast<const char*>(grad_moments) + (i - begin) * kColumns * stride.one;
     const int32_t last = edges.start[i - begin + 1] - 1;
     for (int32_t first = edges.start[i - begin]; first <= last; first += pair) {
       vec a[pair][kColumns] = {}, b[pair][kColumns] = {}, ab[pair] = {}, abb[pair] = {};

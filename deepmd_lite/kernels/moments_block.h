@@ -69,6 +69,7 @@ struct TableEntry {
   real a[kColumns], b[kColumns];
 };
 
+// Moments and their gradients here begin with those of atom `begin`.
 template <class real>
 struct BlockKernels {
   // Fills `edges` for atoms [begin, end); `counts` (of the block's first atom) may be null.

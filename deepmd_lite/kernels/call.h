@@ -1,0 +1,205 @@
+// What every compiled operation on a list of atoms shares: checks of the arguments, the arguments in
+// the precision of the arithmetic, and the division of the atoms into blocks, one thread each.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <vector>
+
+#include "gradients.h"
+#include "moments_block.h"
+#include "runtime.h"
+
+namespace dpl {
+
+constexpr int64_t kAtomCost = 8;                   // an atom's own cost, in edges
+constexpr int64_t kRoundEdges = int64_t(1) << 20;  // bounds the memory for edge gradients
+
+inline dpl_status check_atoms(const dpl_atoms& a, int32_t n_types) {
+  if (a.n_local < 0 || a.n_all < a.n_local)
+    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= n_local <= n_all, found %lld and %lld",
+                (long long)a.n_local, (long long)a.n_all);
+  if (a.n_all > INT32_MAX)
+    return fail(DPL_TOO_LARGE, "%lld rows; at most 2^31 - 1", (long long)a.n_all);
+  if (a.offsets[0] != 0) return fail(DPL_INVALID_ARGUMENT, "offsets[0] must be 0");
+  for (int64_t i = 0; i < a.n_local; ++i)
+    if (a.offsets[i + 1] < a.offsets[i] || a.offsets[i + 1] - a.offsets[i] > INT32_MAX / 2)
+      return fail(DPL_INVALID_ARGUMENT, "offsets of row %lld do not ascend: %lld, %lld",
+                  (long long)i, (long long)a.offsets[i], (long long)a.offsets[i + 1]);
+  for (int64_t i = 0; i < a.n_all; ++i)
+    if (uint32_t(a.types[i]) >= uint32_t(n_types))
+      return fail(DPL_INVALID_ARGUMENT, "the type of row %lld is %d; the table has %d types",
+                  (long long)i, a.types[i], n_types);
+  return check_finite(a.positions, a.n_all);
+}
+
+inline dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
+  if (env.n_types < 1) return fail(DPL_INVALID_ARGUMENT, "n_types must be at least 1");
+  if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
+    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
+                env.rcut_smth, env.rcut);
+  for (int32_t k = 0; k < env.n_types * kColumns; ++k)
+    if (!(env.dstd[k] > 0) || !std::isfinite(env.dstd[k]) || !std::isfinite(env.davg[k]))
+      return fail(DPL_INVALID_ARGUMENT, "davg must be finite and dstd positive, found %g and %g",
+                  env.davg[k], env.dstd[k]);
+  if (!(env.table_spacing > 0) || !std::isfinite(env.table_start))
+    return fail(DPL_INVALID_ARGUMENT, "table: expected a positive spacing, found %g",
+                env.table_spacing);
+  const int64_t expected = env.type_one_side ? env.n_types : int64_t(env.n_types) * env.n_types;
+  if (table.n_tables != expected)
+    return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
+                (long long)expected, env.n_types, table.n_tables);
+  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
+    return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
+  if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING)
+    return fail(DPL_INVALID_ARGUMENT,
+                "the table has %d features; pad it with zeros to a multiple of %d",
+                table.n_features, DPL_FEATURE_PADDING);
+  return DPL_OK;
+}
+
+template <class real>
+BlockKernels<real> kernels() {
+#if defined(DPL_X86)
+  switch (dpl_current_instruction_set()) {
+    case DPL_AVX512:
+      return avx512_kernels<real>();
+    case DPL_AVX2:
+      return avx2_kernels<real>();
+    default:
+      break;
+  }
+#endif
+  return baseline_kernels<real>();
+}
+
+// The scratch of one thread for at most n edges of a block of at most n_atoms atoms.
+template <class real>
+Edges<real> scratch(int64_t n, int64_t n_atoms, bool tangent) {
+  n = (n + 64) / 16 * 16;
+  n_atoms = (n_atoms + 32) / 16 * 16;
+  const int64_t n_real = 3 + 1 + kColumns + kContracted + 3 + (tangent ? 3 + 2 * kColumns : 0);
+  real* next = workspace().edges.get<real>(n * (n_real + 2) + n_atoms);
+  const auto take = [&] { return (next += n) - n; };
+  Edges<real> edges{};
+  for (real*& x : edges.x) x = take();
+  edges.t = take();
+  for (real*& row : edges.row) row = take();
+  for (real*& contracted : edges.contracted) contracted = take();
+  for (real*& gradient : edges.gradient) gradient = take();
+  if (tangent) {
+    for (real*& d : edges.d) d = take();
+    for (real*& change : edges.change) change = take();
+    for (real*& moved : edges.moved) moved = take();
+  }
+  edges.neighbor = reinterpret_cast<int32_t*>(take());  // an int32 is no longer than a real
+  edges.interval = reinterpret_cast<int32_t*>(take());
+  edges.start = reinterpret_cast<int32_t*>(next);
+  return edges;
+}
+
+// Where blocks of consecutive atoms begin, and n_local. A block ends as soon as it costs `cost`, in
+// edges, or has `max_atoms`: the list alone decides, never the number of threads.
+inline std::vector<int64_t> block_starts(const dpl_atoms& a, int64_t cost, int64_t max_atoms) {
+  std::vector<int64_t> starts{0};
+  for (int64_t i = 0, begin = 0; i < a.n_local; ++i) {
+    const int64_t n = i + 1 - begin;
+    if (a.offsets[i + 1] - a.offsets[begin] + kAtomCost * n >= cost || n >= max_atoms)
+      starts.push_back(begin = i + 1);
+  }
+  if (starts.back() < a.n_local) starts.push_back(a.n_local);
+  return starts;
+}
+
+// The arguments of one call in `real`, and its blocks.
+template <class real>
+class Blocks {
+ public:
+  Blocks(const dpl_atoms& a, const dpl_environment& env, const dpl_table& table, int threads,
+         const double* tangent, std::vector<int64_t> starts)
+      : kernels(dpl::kernels<real>()), starts(std::move(starts)), threads(threads) {
+    for (int32_t k = 0; k < env.n_types * kColumns; ++k) {
+      mean_.push_back(real(env.davg[k]));
+      inverse_width_.push_back(real(1.0 / env.dstd[k]));
+    }
+    problem.n_all = a.n_all, problem.n_local = a.n_local;
+    problem.positions = a.positions, problem.types = a.types;
+    problem.offsets = a.offsets, problem.indices = a.indices;
+    problem.tangent = tangent;
+    problem.limit = squared_limit(env.rcut);
+    problem.switching = {real(env.rcut), real(env.rcut_smth),
+                         real(1 / (env.rcut - env.rcut_smth))};
+    problem.mean = mean_.data(), problem.inverse_width = inverse_width_.data();
+    problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
+    problem.table_start = real(env.table_start);
+    problem.inverse_spacing = real(1 / env.table_spacing);
+    problem.coefficients = static_cast<const real*>(table.coefficients);
+    problem.n_tables = table.n_tables, problem.n_intervals = table.n_intervals;
+    problem.n_features = table.n_features;
+  }
+  Blocks(const Blocks&) = delete;
+  Blocks& operator=(const Blocks&) = delete;
+
+  Problem<real> problem{};
+  const BlockKernels<real> kernels;
+  const std::vector<int64_t> starts;  // first atom of each block, and n_local
+  const int threads;
+
+  Round all() const { return round(0, int64_t(starts.size()) - 1); }
+
+  // Consecutive blocks of at most max_atoms atoms and kRoundEdges edges (but at least one block)
+  // that are handled before the reductions; the same for any number of threads.
+  std::vector<Round> rounds(int64_t max_atoms) const {
+    std::vector<Round> list;
+    for (int64_t first = 0, last, n = all().last; first < n; first = last) {
+      last = first + 1;
+      while (last < n && starts[last + 1] - starts[first] <= max_atoms &&
+             problem.offsets[starts[last + 1]] - problem.offsets[starts[first]] <= kRoundEdges)
+        ++last;
+      list.push_back(round(first, last));
+    }
+    return list;
+  }
+
+  // body(block, first atom, end, edges) -> Fault on the blocks of a round; keeps the fault of the
+  // lowest row. Returns whether all is well so far.
+  template <class Body>
+  bool run(const Round& round, Body body) {
+    parallel_for(round.last - round.first, threads, [&](int64_t k) {
+      const int64_t block = round.first + k;
+      const int64_t begin = starts[block], end = starts[block + 1];
+      Edges<real> edges = scratch<real>(problem.offsets[end] - problem.offsets[begin], end - begin,
+                                        problem.tangent != nullptr);
+      const Fault fault = body(block, begin, end, edges);
+      if (fault.status != DPL_OK) {
+#pragma omp critical(dpl_fault)
+        if (fault_.status == DPL_OK || fault.row < fault_.row) fault_ = fault;
+      }
+    });
+    return fault_.status == DPL_OK;
+  }
+
+  dpl_status status() const {
+    const long long i = fault_.row, j = fault_.neighbor;
+    switch (fault_.status) {
+      case DPL_OK:
+        return DPL_OK;
+      case DPL_COINCIDENT:
+        return fail(DPL_COINCIDENT, "rows %lld and %lld coincide (distance < 1e-6 Å)", i, j);
+      default:
+        return fail(fault_.status, "row %lld lists neighbour %lld; there are %lld rows", i, j,
+                    (long long)problem.n_all);
+    }
+  }
+
+ private:
+  Round round(int64_t first, int64_t last) const {
+    return {first, last, problem.offsets[starts[first]], problem.offsets[starts[last]]};
+  }
+
+  std::vector<real> mean_, inverse_width_;
+  Fault fault_;
+};
+
+}  // namespace dpl
