@@ -1,5 +1,5 @@
-// What every compiled operation on a list of atoms shares: checks of the arguments, the arguments in
-// the precision of the arithmetic, and the division of the atoms into blocks, one thread each.
+// What every compiled operation on a list of atoms shares: checks of the arguments, the arguments
+// in the precision of the arithmetic, and the division of the atoms into blocks, one thread each.
 #pragma once
 
 #include <algorithm>
@@ -76,12 +76,16 @@ BlockKernels<real> kernels() {
 
 // The scratch of one thread for at most n edges of a block of at most n_atoms atoms.
 template <class real>
-Edges<real> scratch(int64_t n, int64_t n_atoms, bool tangent) {
+Edges<real> scratch(int64_t n, int64_t n_atoms, int64_t n_bins, bool tangent) {
   n = (n + 64) / 16 * 16;
   n_atoms = (n_atoms + 32) / 16 * 16;
-  const int64_t n_real = 3 + 1 + kColumns + kContracted + 3 + (tangent ? 3 + 2 * kColumns : 0);
-  real* next = workspace().edges.get<real>(n * (n_real + 2) + n_atoms);
-  const auto take = [&] { return (next += n) - n; };
+  const int64_t n_real =
+      3 + 1 + kColumns + kContracted + 3 + 2 * kRunSize + (tangent ? 3 + kColumns + 1 : 0);
+  const int64_t n_whole = 5 * n + 2 * n_atoms + n_bins;
+  real* next = workspace().edges.get<real>(n * n_real);
+  int32_t* next_whole = workspace().runs.get<int32_t>(n_whole);
+  const auto take = [&](int64_t each = 1) { return (next += n * each) - n * each; };
+  const auto take_whole = [&](int64_t size) { return (next_whole += size) - size; };
   Edges<real> edges{};
   for (real*& x : edges.x) x = take();
   edges.t = take();
@@ -91,11 +95,16 @@ Edges<real> scratch(int64_t n, int64_t n_atoms, bool tangent) {
   if (tangent) {
     for (real*& d : edges.d) d = take();
     for (real*& change : edges.change) change = take();
-    for (real*& moved : edges.moved) moved = take();
+    edges.shift = take();
   }
-  edges.neighbor = reinterpret_cast<int32_t*>(take());  // an int32 is no longer than a real
-  edges.interval = reinterpret_cast<int32_t*>(take());
-  edges.start = reinterpret_cast<int32_t*>(next);
+  edges.sums = take(kRunSize);
+  edges.products = take(kRunSize);
+  for (int32_t** array :
+       {&edges.neighbor, &edges.bin, &edges.run_bin, &edges.run_first, &edges.order})
+    *array = take_whole(n);
+  edges.start = take_whole(n_atoms);
+  edges.run_start = take_whole(n_atoms);
+  edges.count = take_whole(n_bins);
   return edges;
 }
 
@@ -128,8 +137,7 @@ class Blocks {
     problem.offsets = a.offsets, problem.indices = a.indices;
     problem.tangent = tangent;
     problem.limit = squared_limit(env.rcut);
-    problem.switching = {real(env.rcut), real(env.rcut_smth),
-                         real(1 / (env.rcut - env.rcut_smth))};
+    problem.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
     problem.mean = mean_.data(), problem.inverse_width = inverse_width_.data();
     problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
     problem.table_start = real(env.table_start);
@@ -170,7 +178,7 @@ class Blocks {
       const int64_t block = round.first + k;
       const int64_t begin = starts[block], end = starts[block + 1];
       Edges<real> edges = scratch<real>(problem.offsets[end] - problem.offsets[begin], end - begin,
-                                        problem.tangent != nullptr);
+                                        problem.n_bins(), problem.tangent != nullptr);
       const Fault fault = body(block, begin, end, edges);
       if (fault.status != DPL_OK) {
 #pragma omp critical(dpl_fault)

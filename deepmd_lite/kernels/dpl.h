@@ -77,7 +77,8 @@ typedef struct dpl_environment {
 } dpl_environment;
 
 /* Interval q holds G(q + t) = Σ_k c[q][k] t^k for 0 <= t < 1. The last interval continues the
- * table without an upper end; places below 0 extrapolate the first one. */
+ * table without an upper end, as a parabola: only its coefficients of k <= 2 count. Places below 0
+ * extrapolate the first one. */
 typedef struct dpl_table {
   dpl_precision precision;  /* of the coefficients, the moments and the arithmetic after the
                                differences of positions */

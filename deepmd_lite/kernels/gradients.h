@@ -99,46 +99,38 @@ class PositionGradient {
 
 // grad[bin] += the gradient of each table interval's (kPowers, n_features) coefficients.
 //
-// The edges of a round are sorted by interval (a bin); tasks of at most kTask edges of one bin
-// give partial sums in double, which are added up in order.
+// The runs of a round are sorted by bin; tasks of at most kTask runs of one bin give partial sums
+// in double, which are added up in order.
 template <class real>
 class CoefficientGradient {
  public:
-  CoefficientGradient(const Problem<real>& problem, bool second, double* grad, Workspace& memory)
-      : p_(problem),
-        second_(second),
-        n_bins_(int64_t(problem.n_tables) * problem.n_intervals),
-        grad_(grad),
-        memory_(memory) {}
+  CoefficientGradient(const Problem<real>& problem, double* grad, Workspace& memory)
+      : p_(problem), n_bins_(problem.n_bins()), grad_(grad), memory_(memory) {}
 
   void begin(const Round& round) {
     round_ = round;
     const int64_t n_edges = round.edge_end - round.edge_begin;
-    entries_ = memory_.entries.get<TableEntry<real>>(n_edges);
+    entries_ = memory_.entries.get<RunEntry<real>>(n_edges);
     order_ = memory_.order.get<int32_t>(n_edges);
     count_ = memory_.bin_counts.get<int32_t>((round.last - round.first) * n_bins_);
     n_entries_.assign(round.last - round.first, 0);
   }
 
-  // Notes the edges of a block, whose list begins at `edge_begin`.
+  // Notes the runs of a block, whose list begins at `edge_begin`.
   void add(int64_t block, int64_t edge_begin, int64_t atom_begin, int64_t atom_end,
            const Edges<real>& edges) {
     const int64_t k = block - round_.first;
-    n_entries_[k] = edges.n;
+    n_entries_[k] = edges.n_runs;
     int32_t* count = count_ + k * n_bins_;
     std::fill(count, count + n_bins_, 0);
-    TableEntry<real>* entry = entries_ + (edge_begin - round_.edge_begin);
+    RunEntry<real>* entry = entries_ + (edge_begin - round_.edge_begin);
     for (int64_t i = atom_begin; i < atom_end; ++i)
-      for (int32_t e = edges.start[i - atom_begin]; e < edges.start[i - atom_begin + 1]; ++e) {
+      for (int32_t r = edges.run_start[i - atom_begin]; r < edges.run_start[i - atom_begin + 1];
+           ++r, ++entry) {
         entry->atom = int32_t(i);
-        entry->bin = edges.interval[e];
-        entry->t = edges.t[e];
-        for (int c = 0; c < kColumns; ++c) {
-          entry->a[c] = second_ ? edges.change[c][e] : edges.row[c][e];
-          entry->b[c] = second_ ? edges.moved[c][e] : real(0);
-        }
+        entry->bin = edges.run_bin[r];
+        std::copy_n(edges.sums + int64_t(r) * kRunSize, kRunSize, entry->sums);
         ++count[entry->bin];
-        ++entry;
       }
   }
 
@@ -149,13 +141,13 @@ class CoefficientGradient {
     const int64_t n_tasks = int64_t(tasks_.size());
     double* partials = memory_.partials.template get<double>(n_tasks * size);
     parallel_for(n_tasks, threads, [&](int64_t k) {
-      TableEntry<real> local[kTask];
+      RunEntry<real> local[kTask];
       const int32_t n = tasks_[k].end - tasks_[k].begin;
       for (int32_t e = 0; e < n; ++e) local[e] = entries_[order_[tasks_[k].begin + e]];
       std::fill(partials + k * size, partials + (k + 1) * size, 0.0);
-      kernels.accumulate(p_.n_features, second_, local, n, grad_moments, partials + k * size);
+      kernels.accumulate(p_.n_features, local, n, grad_moments, partials + k * size);
     });
-    // one thread for each of the bins that have edges
+    // one thread for each of the bins that have runs
     parallel_for(int64_t(first_task_.size()) - 1, threads, [&](int64_t k) {
       double* grad = grad_ + tasks_[first_task_[k]].bin * size;
       for (int64_t task = first_task_[k]; task < first_task_[k + 1]; ++task)
@@ -164,7 +156,7 @@ class CoefficientGradient {
   }
 
  private:
-  static constexpr int32_t kTask = 256;
+  static constexpr int32_t kTask = 64;
   struct Task {
     int64_t bin;
     int32_t begin, end;  // of order_
@@ -197,12 +189,11 @@ class CoefficientGradient {
   }
 
   const Problem<real>& p_;
-  bool second_;
   int64_t n_bins_;
   double* grad_;
   Workspace& memory_;
   Round round_{};
-  TableEntry<real>* entries_ = nullptr;
+  RunEntry<real>* entries_ = nullptr;
   int32_t *order_ = nullptr, *count_ = nullptr;  // count_ (n_blocks, n_bins)
   std::vector<int32_t> n_entries_;               // of each block
   std::vector<Task> tasks_;

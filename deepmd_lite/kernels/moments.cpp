@@ -24,10 +24,10 @@ class Call {
     std::atomic<int64_t> n_beyond{0};
     blocks_.run(blocks_.all(), [&](int64_t, int64_t begin, int64_t end, Edges<real>& edges) {
       int64_t n = 0;
-      const Fault fault =
-          kernels_.gather(p_, begin, end, edges, counts + begin * p_.n_types, &n);
+      const Fault fault = kernels_.gather(p_, begin, end, edges, counts + begin * p_.n_types, &n);
       if (fault.status != DPL_OK) return fault;
-      kernels_.forward(p_, begin, end, edges, out + begin * row_);
+      kernels_.sum(p_, edges);
+      kernels_.spread(p_, begin, end, edges, out + begin * row_);
       n_beyond += n;
       return fault;
     });
@@ -41,7 +41,7 @@ class Call {
     const bool second = p_.tangent != nullptr;
     const int threads = blocks_.threads;
     PositionGradient to_positions(grad_positions, p_.n_all, workspace());
-    CoefficientGradient<real> to_table(p_, second, grad_coefficients, workspace());
+    CoefficientGradient<real> to_table(p_, grad_coefficients, workspace());
     if (grad_positions) std::fill(grad_positions, grad_positions + 3 * p_.n_all, 0.0);
     const int64_t max_atoms =
         grad_coefficients ? kCachedBytes / (row_ * int64_t(sizeof(real))) : p_.n_local;
@@ -53,8 +53,10 @@ class Call {
         int64_t unused = 0;
         const Fault fault = kernels_.gather(p_, begin, end, edges, nullptr, &unused);
         if (fault.status != DPL_OK) return fault;
+        if (grad_grad_moments || grad_coefficients)
+          (second ? kernels_.sum_tangent : kernels_.sum)(p_, edges);
         if (grad_grad_moments)
-          kernels_.forward_tangent(p_, begin, end, edges, grad_grad_moments + begin * row_);
+          kernels_.spread(p_, begin, end, edges, grad_grad_moments + begin * row_);
         if (grad_positions) {
           (second ? kernels_.backward_tangent : kernels_.backward)(p_, begin, end, edges,
                                                                    grad_moments + begin * row_);

@@ -1,6 +1,12 @@
 // What one thread does to a block of atoms: the part of the moments that is compiled once for each
 // instruction set. No allocation, no exceptions, no standard containers (see physics.h for why).
 //
+// Runs. Edges of one atom whose s̃ lies in the same interval of the same table are a run. Within it
+// G_m = Σ_k C_km t^k with the same coefficients, so that the sum over its edges factorises,
+//   Σ_e R_ec G_m(t_e) = Σ_k S_kc C_km   with   S_kc = Σ_e R_ec t_e^k,
+// and so do all derivatives. What is of the size of the features is done once for each run, not
+// for each edge: most neighbours are far away, where s̃ hardly differs, and share a few intervals.
+//
 // Array suffixes as in reference.py: e edges, i local atoms, c columns, m features, k powers.
 #pragma once
 
@@ -13,6 +19,7 @@ namespace dpl {
 
 constexpr int kColumns = DPL_COLUMNS;
 constexpr int kContracted = 2 * (kColumns + 1);
+constexpr int kRunSize = kPowers * kColumns;  // numbers of one S_kc
 
 // The call's arguments, in the precision of the arithmetic.
 template <class real>
@@ -34,23 +41,37 @@ struct Problem {
   real table_start, inverse_spacing;
   const real* coefficients;  // (n_tables, n_intervals, kPowers, n_features)
   int32_t n_tables, n_intervals, n_features;
+
+  int32_t n_bins() const { return n_tables * n_intervals; }
+  // The continuation of the table is a parabola: t is unbounded there.
+  int powers_of(int32_t bin) const { return (bin + 1) % n_intervals == 0 ? 3 : kPowers; }
 };
 
-// Scratch: the edges of a block that lie within the cutoff, one array for each quantity.
+// Scratch: the edges of a block that lie within the cutoff, one array for each quantity, and the
+// runs that they form.
 template <class real>
 struct Edges {
   int32_t n;          // edges
   int32_t* start;     // (n_atoms + 1) first edge of each atom of the block
   int32_t* neighbor;  // row of the neighbour
-  int32_t* interval;  // table * n_intervals + interval
+  int32_t* bin;       // table * n_intervals + interval
   real* x[3];         // edge vector
   real* t;            // place in the interval, in [0, 1)
   real* row[kColumns];
-  real* d[3];              // change of the edge vector along the tangent
-  real* change[kColumns];  // change of the row along the tangent
-  real* moved[kColumns];   // row times the change of the place in the table (its spacing is 1)
+  real* d[3];                     // change of the edge vector along the tangent
+  real* change[kColumns];         // change of the row along the tangent
+  real* shift;                    // change of the place in the table (its spacing is 1)
   real* contracted[kContracted];  // with the gradient of the moments, see moments_block.cpp
   real* gradient[3];              // result: derivative with respect to the edge vector
+
+  int32_t n_runs;
+  int32_t* run_start;  // (n_atoms + 1) first run of each atom of the block
+  int32_t* run_bin;    // (n_runs)
+  int32_t* run_first;  // (n_runs + 1) first place in `order` of each run
+  int32_t* order;      // (n) edges, run by run
+  int32_t* count;      // (n_bins) edges of an atom in each bin; zero between atoms
+  real* sums;          // (n_runs, kPowers, kColumns) S_kc, or its change along the tangent
+  real* products;      // (n_runs, kPowers, kColumns) Σ_m C_km g_cm, g the gradient of the moments
 };
 
 // The first thing wrong with a block's edges.
@@ -59,14 +80,11 @@ struct Fault {
   int64_t row = -1, neighbor = -1;
 };
 
-// One edge of a table interval, for the gradient with respect to the coefficients:
-// Σ_m [ (Σ_c a_c g_cm) G_m + (Σ_c b_c g_cm) G'_m ], g the gradient of the moments of `atom`.
+// A run as the gradient with respect to the coefficients of its bin sees it: Σ_c S_kc g_cm.
 template <class real>
-struct TableEntry {
-  int32_t atom;
-  int32_t bin;
-  real t;
-  real a[kColumns], b[kColumns];
+struct RunEntry {
+  int32_t atom, bin;
+  real sums[kRunSize];
 };
 
 // Moments and their gradients here begin with those of atom `begin`.
@@ -75,19 +93,19 @@ struct BlockKernels {
   // Fills `edges` for atoms [begin, end); `counts` (of the block's first atom) may be null.
   Fault (*gather)(const Problem<real>&, int64_t begin, int64_t end, Edges<real>&, int32_t* counts,
                   int64_t* beyond);
-  // moments of the atoms [begin, end)
-  void (*forward)(const Problem<real>&, int64_t begin, int64_t end, const Edges<real>&,
-                  real* moments);
-  // their change along the tangent
-  void (*forward_tangent)(const Problem<real>&, int64_t begin, int64_t end, const Edges<real>&,
-                          real* moments);
+  // edges.sums, and their change along the tangent
+  void (*sum)(const Problem<real>&, Edges<real>&);
+  void (*sum_tangent)(const Problem<real>&, Edges<real>&);
+  // moments of the atoms [begin, end) from edges.sums
+  void (*spread)(const Problem<real>&, int64_t begin, int64_t end, const Edges<real>&,
+                 real* moments);
   // edges.gradient of Φ, and of Ψ
   void (*backward)(const Problem<real>&, int64_t begin, int64_t end, Edges<real>&,
                    const real* grad_moments);
   void (*backward_tangent)(const Problem<real>&, int64_t begin, int64_t end, Edges<real>&,
                            const real* grad_moments);
-  // partial (kPowers, n_features) += the gradient of one interval's coefficients; second: use b
-  void (*accumulate)(int32_t n_features, bool second, const TableEntry<real>* entries, int32_t n,
+  // partial (kPowers, n_features) += the gradient of the coefficients of the entries' one bin
+  void (*accumulate)(int32_t n_features, const RunEntry<real>* entries, int32_t n,
                      const real* grad_moments, double* partial);
 };
 

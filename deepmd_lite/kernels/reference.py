@@ -84,13 +84,16 @@ def table_values(
     """Polynomials at `position_e` (in units of the spacing, from the table's start).
 
     `coefficients` (n_tables, n_intervals + 1, 6, n_features): interval q holds Σ_k c_k t^k for
-    t = position − q in [0, 1); the last one continues the table without an upper end.
+    t = position − q in [0, 1); the last one continues the table without an upper end, as a
+    parabola: of its coefficients only k ≤ 2 count.
     Returns values (n_edges, n_features) and whether each edge lies in the continuation.
     """
     last = coefficients.shape[1] - 1
     interval_e = position_e.detach().floor().clamp(0, last).to(torch.int64)
     t_e = position_e - interval_e
-    powers_ek = t_e[:, None] ** torch.arange(POWERS, dtype=t_e.dtype, device=t_e.device)
+    k = torch.arange(POWERS, device=t_e.device)
+    left_out = (interval_e == last)[:, None] & (k > 2)
+    powers_ek = (t_e[:, None] ** k.to(t_e.dtype)).masked_fill(left_out, 0.0)
     values_em = torch.einsum("ek,ekm->em", powers_ek, coefficients[table_e, interval_e])
     return values_em, interval_e == last
 

@@ -42,9 +42,10 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// The working memory of one thread. `edges` is that of a worker, the others that of a caller.
+// The working memory of one thread. `edges` and `runs` are those of a worker, the others those of a
+// caller.
 struct Workspace {
-  Buffer edges, slots, slot_counts, entries, order, bin_counts, partials, accumulator;
+  Buffer edges, runs, slots, slot_counts, entries, order, bin_counts, partials, accumulator;
 };
 Workspace& workspace();
 

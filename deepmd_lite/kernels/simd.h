@@ -70,5 +70,36 @@ DPL_INLINE double sum(Simd<double>::vec v) { return v[0] + v[1]; }
 DPL_INLINE float sum(Simd<float>::vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 #endif
 
+// The sums of four vectors, as one vector.
+#if DPL_ISA_BYTES >= 32
+DPL_INLINE __m256d sums_of(__m256d a, __m256d b, __m256d c, __m256d d) {
+  const __m256d ab = _mm256_hadd_pd(a, b), cd = _mm256_hadd_pd(c, d);
+  return _mm256_permute2f128_pd(ab, cd, 0x21) + _mm256_blend_pd(ab, cd, 0b1100);
+}
+DPL_INLINE __m128 sums_of(__m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
+}
+#else
+template <class vec>
+DPL_INLINE auto sums_of(vec a, vec b, vec c, vec d) {
+  typedef decltype(a[0] + a[0]) real;
+  typedef real four __attribute__((vector_size(4 * sizeof(real))));
+  return four{sum(a), sum(b), sum(c), sum(d)};
+}
+#endif
+#if DPL_ISA_BYTES == 64
+DPL_INLINE __m256d halved(__m512d v) {
+  return _mm512_castpd512_pd256(v) + _mm512_extractf64x4_pd(v, 1);
+}
+DPL_INLINE __m256 halved(__m512 v) {
+  return _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
+}
+template <class vec>
+DPL_INLINE auto sums_of(vec a, vec b, vec c, vec d) {
+  return sums_of(halved(a), halved(b), halved(c), halved(d));
+}
+#endif
+
 }  // namespace
 }  // namespace dpl
