@@ -7,7 +7,7 @@ forces (the consumers: kernels and models), which know nothing of them. Open bou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,9 +85,3 @@ def type_indices(symbols: Sequence[str], type_map: Sequence[str], where: str) ->
             "use a model that was trained on it"
         )
     return [index[s] for s in symbols]
-
-
-def chunks(n: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover range(n) in order."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

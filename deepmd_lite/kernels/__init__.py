@@ -6,9 +6,12 @@ never a fallback: without the compiled module this package cannot be imported.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
-from ..system import InputError
+from ..system import Evaluation, InputError, LocalEnv
 from . import reference
 from .reference import COLUMNS, POWERS, Environment
 
@@ -25,7 +28,9 @@ __all__ = [
     "COLUMNS",
     "FEATURE_PADDING",
     "POWERS",
+    "CompiledPotential",
     "Environment",
+    "Network",
     "instruction_set",
     "instruction_sets",
     "moments",
@@ -103,19 +108,124 @@ def moments(
     arguments of a wrong shape, dtype or device, for positions that are not finite, and for
     neighbours that coincide with their atom.
     """
-    n_types = environment.n_types
-    if coefficients.dtype not in (torch.float64, torch.float32):
-        raise InputError(f"coefficients: expected float64 or float32, found {coefficients.dtype}")
-    n_features = coefficients.shape[-1] if coefficients.dim() else 0
-    if n_features == 0 or n_features % FEATURE_PADDING:
-        raise InputError(
-            f"coefficients: {n_features} features; pad with zeros to a multiple of "
-            f"{FEATURE_PADDING}"
-        )
     positions = _checked("positions", positions, torch.float64, (-1, 3))
-    n_tables = n_types if environment.type_one_side else n_types**2
-    shape = (n_tables, -1, POWERS, n_features)
-    coefficients = _checked("coefficients", coefficients, coefficients.dtype, shape)
+    coefficients = _checked_coefficients(coefficients, environment)
+    atoms = _atoms(positions.detach(), types, offsets, indices)
+    call = _kernels.Call(atoms, _table(coefficients.detach(), environment))
+    result: tuple[torch.Tensor, torch.Tensor, int] = Moments.apply(positions, coefficients, call)
+    return result
+
+
+@dataclass(frozen=True)
+class Network:
+    """The energy of an atom of one element from its descriptor, as float64 arrays.
+
+    Layer l gives y = steps[l] · f(x @ weights[l] + biases[l]), plus x where the widths are equal,
+    plus (x, x) where the width doubles; the energy is y @ weight_out + bias_out.
+    """
+
+    weights: list[torch.Tensor]
+    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a."""
+    biases: list[torch.Tensor]
+    """(n_out,)."""
+    steps: list[torch.Tensor | None]
+    """(n_out,), or None for 1."""
+    weight_out: torch.Tensor
+    """(n_out of the last layer,)."""
+    bias_out: float
+    """eV, the constant energy of the element included."""
+
+
+class CompiledPotential:
+    """A whole model in the layout that the compiled evaluation reads: a copy, it never changes."""
+
+    def __init__(
+        self,
+        coefficients: torch.Tensor,
+        environment: Environment,
+        n_embedding: int,
+        n_axis: int,
+        sel: Sequence[float],
+        activation: str,
+        networks: Sequence[Network],
+    ) -> None:
+        """`coefficients` as in `moments`, of `n_embedding` features and padding; `sel` and
+        `networks`: one for each element. Raises InputError for shapes that do not fit.
+        """
+        coefficients = _checked_coefficients(coefficients.detach(), environment)
+        if activation not in ACTIVATIONS:
+            raise InputError(f"activation {activation!r}: expected one of {sorted(ACTIVATIONS)}")
+        n_types = environment.n_types
+        if len(sel) != n_types or len(networks) != n_types:
+            raise InputError(
+                f"expected sel and networks of {n_types} elements, found {len(sel)} and "
+                f"{len(networks)}"
+            )
+        self._potential = _kernels.Potential(
+            _table(coefficients, environment),
+            n_embedding,
+            n_axis,
+            torch.tensor(sel, dtype=torch.float64),
+            ACTIVATIONS[activation],
+            [_network(network) for network in networks],
+        )
+
+    def evaluate(self, env: LocalEnv) -> Evaluation:
+        """Energies, forces on all rows and virial of `env`, on torch.get_num_threads() threads.
+
+        The same bits for any number of threads. Working memory does not grow with the number of
+        atoms. Raises InputError as `moments`.
+        """
+        positions = _checked("positions", env.positions.detach(), torch.float64, (-1, 3))
+        atoms = _atoms(positions, env.types, env.offsets, env.indices)
+        energies = torch.empty(env.n_local, dtype=torch.float64)
+        forces = torch.empty_like(positions)
+        virial = torch.empty(3, 3, dtype=torch.float64)
+        beyond = self._potential.evaluate(atoms, energies, forces, virial)
+        return Evaluation(energies, forces, virial, beyond)
+
+
+ACTIVATIONS = {
+    "linear": 0,
+    "none": 0,
+    "tanh": 1,
+    "sigmoid": 2,
+    "softplus": 3,
+    "silu": 4,
+    "gelu": 5,
+    "gelu_tf": 5,
+}
+"""Activation functions of a `CompiledPotential`: dpl_activation in dpl.h."""
+
+
+def _network(network: Network) -> _kernels.Network:
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return x.detach().double().contiguous()
+
+    n_in = network.weights[0].shape[0]
+    for weight, bias, step in zip(network.weights, network.biases, network.steps, strict=True):
+        n_out = weight.shape[1]
+        if weight.shape[0] != n_in or any(
+            x is not None and x.shape != (n_out,) for x in (bias, step)
+        ):
+            raise InputError(
+                f"network: a layer of {n_in} inputs has a weight {tuple(weight.shape)}"
+            )
+        n_in = n_out
+    if network.weight_out.shape != (n_in,):
+        raise InputError(f"network: expected {n_in} weights of the output")
+    return _kernels.Network(
+        [plain(w) for w in network.weights],
+        [plain(b) for b in network.biases],
+        [None if s is None else plain(s) for s in network.steps],
+        plain(network.weight_out),
+        network.bias_out,
+    )
+
+
+def _atoms(
+    positions: torch.Tensor, types: torch.Tensor, offsets: torch.Tensor, indices: torch.Tensor
+) -> _kernels.Atoms:
     types = _checked("types", types, torch.int32, (len(positions),))
     offsets = _checked("offsets", offsets, torch.int64, (-1,))
     indices = _checked("indices", indices, torch.int32, (-1,))
@@ -125,23 +235,36 @@ def moments(
         )
     if int(offsets[-1]) != len(indices):
         raise InputError(f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices")
-    call = _kernels.Call(
-        positions.detach(),
-        types,
-        offsets,
-        indices,
-        coefficients.detach(),
-        _checked("davg", environment.davg, torch.float64, (n_types, COLUMNS)),
-        _checked("dstd", environment.dstd, torch.float64, (n_types, COLUMNS)),
+    return _kernels.Atoms(positions, types, offsets, indices, torch.get_num_threads())
+
+
+def _checked_coefficients(coefficients: torch.Tensor, environment: Environment) -> torch.Tensor:
+    if coefficients.dtype not in (torch.float64, torch.float32):
+        raise InputError(f"coefficients: expected float64 or float32, found {coefficients.dtype}")
+    n_features = coefficients.shape[-1] if coefficients.dim() else 0
+    if n_features == 0 or n_features % FEATURE_PADDING:
+        raise InputError(
+            f"coefficients: {n_features} features; pad with zeros to a multiple of "
+            f"{FEATURE_PADDING}"
+        )
+    n_types = environment.n_types
+    n_tables = n_types if environment.type_one_side else n_types**2
+    shape = (n_tables, -1, POWERS, n_features)
+    return _checked("coefficients", coefficients, coefficients.dtype, shape)
+
+
+def _table(coefficients: torch.Tensor, environment: Environment) -> _kernels.Table:
+    shape = (environment.n_types, COLUMNS)
+    return _kernels.Table(
+        coefficients,
+        _checked("davg", environment.davg, torch.float64, shape),
+        _checked("dstd", environment.dstd, torch.float64, shape),
         environment.rcut,
         environment.rcut_smth,
         environment.table_start,
         environment.table_spacing,
         environment.type_one_side,
-        torch.get_num_threads(),
     )
-    result: tuple[torch.Tensor, torch.Tensor, int] = Moments.apply(positions, coefficients, call)
-    return result
 
 
 def _checked(

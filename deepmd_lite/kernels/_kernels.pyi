@@ -17,13 +17,14 @@ class NeighborList:
     def n_edges(self) -> int: ...
     def copy(self, offsets: Tensor, indices: Tensor) -> None: ...
 
-class Call:
+class Atoms:
+    def __init__(
+        self, positions: Tensor, types: Tensor, offsets: Tensor, indices: Tensor, threads: int
+    ) -> None: ...
+
+class Table:
     def __init__(
         self,
-        positions: Tensor,
-        types: Tensor,
-        offsets: Tensor,
-        indices: Tensor,
         coefficients: Tensor,
         davg: Tensor,
         dstd: Tensor,
@@ -32,8 +33,10 @@ class Call:
         table_start: float,
         table_spacing: float,
         type_one_side: bool,
-        threads: int,
     ) -> None: ...
+
+class Call:
+    def __init__(self, atoms: Atoms, table: Table) -> None: ...
     @property
     def n_local(self) -> int: ...
     @property
@@ -55,3 +58,25 @@ def moments_double_backward(
     grad_positions: Tensor | None,
     grad_coefficients: Tensor | None,
 ) -> None: ...
+
+class Network:
+    def __init__(
+        self,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        steps: list[Tensor | None],
+        weight_out: Tensor,
+        bias_out: float,
+    ) -> None: ...
+
+class Potential:
+    def __init__(
+        self,
+        table: Table,
+        n_embedding: int,
+        n_axis: int,
+        sel: Tensor,
+        activation: int,
+        networks: list[Network],
+    ) -> None: ...
+    def evaluate(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> int: ...

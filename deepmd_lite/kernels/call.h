@@ -170,6 +170,18 @@ class Blocks {
     return list;
   }
 
+  // Rounds that begin at given atoms, each the first one of a block.
+  std::vector<Round> rounds_of(const std::vector<int64_t>& atoms) const {
+    std::vector<Round> list;
+    for (size_t k = 0, first = 0; k + 1 < atoms.size(); ++k) {
+      size_t last = first;
+      while (starts[last] < atoms[k + 1]) ++last;
+      list.push_back(round(int64_t(first), int64_t(last)));
+      first = last;
+    }
+    return list;
+  }
+
   // body(block, first atom, end, edges) -> Fault on the blocks of a round; keeps the fault of the
   // lowest row. Returns whether all is well so far.
   template <class Body>

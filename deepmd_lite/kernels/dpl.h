@@ -139,6 +139,61 @@ DPL_API dpl_status dpl_moments_double_backward(const dpl_atoms* atoms,
                                                void* grad_grad_moments, double* grad_positions,
                                                void* grad_coefficients);
 
+/* --- the whole potential ------------------------------------------------------------------- */
+
+typedef enum dpl_activation {
+  DPL_LINEAR = 0,
+  DPL_TANH = 1,
+  DPL_SIGMOID = 2,
+  DPL_SOFTPLUS = 3,
+  DPL_SILU = 4,
+  DPL_GELU = 5 /* the tanh form */
+} dpl_activation;
+
+/* y = step · f(x · weight + bias), plus x where n_out = n_in, plus x twice in a row where
+ * n_out = 2 n_in. */
+typedef struct dpl_layer {
+  int32_t n_in, n_out;
+  const double* weight; /* (n_in, n_out) */
+  const double* bias;   /* (n_out) */
+  const double* step;   /* (n_out), or NULL: 1 */
+} dpl_layer;
+
+/* The energy of an atom (eV) from its descriptor: hidden layers, then weight_out · y + bias_out.
+ * The first layer's input is D_ma at m · n_axis + a. */
+typedef struct dpl_network {
+  int32_t n_layers; /* at least 1 */
+  const dpl_layer* layers;
+  const double* weight_out; /* (n_out of the last layer) */
+  double bias_out;          /* eV, the atom's constant energy included */
+} dpl_network;
+
+/* With n_sel = Σ sel, the moments are T = (Σ_j row_ij ⊗ G + Σ_b (sel_b − n_b) · empty_ab) / n_sel,
+ * n_b the neighbours of type b nearer than rcut and empty_ab what a slot without neighbour (s = 0)
+ * gives; the descriptor is D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis. */
+typedef struct dpl_model {
+  dpl_environment environment; /* davg of x, y and z must be 0 */
+  dpl_table table;             /* its precision is that of the networks too */
+  int32_t n_embedding;         /* features of the table without padding */
+  int32_t n_axis;
+  const double* sel; /* (n_types) */
+  dpl_activation activation;
+  const dpl_network* networks; /* (n_types) */
+} dpl_model;
+
+/* A copy of the model in the layout that evaluation reads. Evaluations from several threads at once
+ * are fine. */
+typedef struct dpl_potential dpl_potential;
+DPL_API dpl_status dpl_potential_create(const dpl_model* model, dpl_potential** handle);
+DPL_API void dpl_potential_free(dpl_potential* handle); /* NULL is fine */
+
+/* energies (n_local) eV; forces (n_all, 3) eV/Å = −∂(Σ energies)/∂position of every row; virial
+ * (3, 3) eV = Σ over all rows of position ⊗ force; *beyond as in dpl_moments. Working memory does
+ * not grow with the number of atoms. */
+DPL_API dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms,
+                                          int threads, double* energies, double* forces,
+                                          double* virial, int64_t* beyond);
+
 #ifdef __cplusplus
 }
 #endif

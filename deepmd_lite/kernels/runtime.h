@@ -33,6 +33,12 @@ class Buffer {
       data_.reset(new char[bytes + bytes / 4]);
       size_ = bytes + bytes / 4;
     }
+    return data<T>();
+  }
+
+  // What get() returned.
+  template <class T>
+  T* data() const {
     const auto address = reinterpret_cast<uintptr_t>(data_.get());
     return reinterpret_cast<T*>((address + 63) / 64 * 64);
   }
@@ -42,10 +48,10 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// The working memory of one thread. `edges` and `runs` are those of a worker, the others those of a
-// caller.
+// The working memory of one thread: first that of a worker, then that of a caller.
 struct Workspace {
-  Buffer edges, runs, slots, slot_counts, entries, order, bin_counts, partials, accumulator;
+  Buffer edges, runs, moments, descriptors, layers, atoms;
+  Buffer slots, slot_counts, entries, order, bin_counts, partials, accumulator;
 };
 Workspace& workspace();
 

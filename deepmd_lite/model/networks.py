@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..kernels import Network
 from .activations import ACTIVATIONS, VALUES, Jet
 
 
@@ -132,3 +133,14 @@ class Fitting(Layers):
             old = self.residual(x, n_out)
             x = f if old is None else f + old
         return x @ self.weight_out + self.bias_out
+
+    def as_network(self, bias: float) -> Network:
+        """The same for the compiled kernels, with `bias` (eV) added to the energy."""
+        layers = [self.parameters_of(layer) for layer in range(len(self.widths))]
+        return Network(
+            weights=[weight[0] for weight, _, _ in layers],
+            biases=[b[0, 0] for _, b, _ in layers],
+            steps=[None if step is None else step[0, 0] for _, _, step in layers],
+            weight_out=self.weight_out,
+            bias_out=self.bias_out.item() + bias,
+        )

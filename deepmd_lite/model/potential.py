@@ -12,14 +12,12 @@ from torch import nn
 
 from .. import kernels
 from ..kernels import reference
-from ..system import Evaluation, LocalEnv, chunks
+from ..system import Evaluation, LocalEnv
 from .config import ModelConfig
 from .networks import Embedding, Fitting
 from .statistics import Statistics
 from .table import Grid, hermite_coefficients
 
-CHUNK = 1024
-"""Atoms whose descriptors exist at the same time in `evaluate`: bounds memory, fills a GEMM."""
 TABLE_REACH = 0.75
 """The table ends at this fraction of the smallest distance in the training data."""
 
@@ -66,18 +64,23 @@ class Potential(nn.Module):
         self.grid = grid or self._initial_grid()
         self.table_error: dict[str, float] = {}
         self._frozen: torch.Tensor | None = None
+        self._compiled: kernels.CompiledPotential | None = None
         self.to_precision(config.precision)
 
     # --- construction -----------------------------------------------------------------------
 
     def to_precision(self, precision: str) -> Potential:
-        """Arithmetic in 'float64' or 'float32'; positions, energies and sums stay float64."""
+        """Arithmetic in 'float64' or 'float32'; positions, energies and sums stay float64.
+
+        Weights are rounded: going back to float64 does not restore them.
+        """
         dtype = {"float64": torch.float64, "float32": torch.float32}[precision]
         self.embedding.to(dtype)
         self.fitting.to(dtype)
         self.dtype = dtype
         if self._frozen is not None:
             self._frozen = self._frozen.to(dtype)
+        self._compiled = None
         return self
 
     @property
@@ -199,30 +202,36 @@ class Potential(nn.Module):
         moments = self._normalised(raw, counts, types, empty)
         return self._fit(moments.to(self.dtype), types)
 
-    def evaluate(self, env: LocalEnv) -> Evaluation:
-        """Energies, forces on all rows and virial of `env` by the compiled kernels.
+    def _fitting(self, a: int) -> Fitting:
+        fitting = self.fitting[a]
+        assert isinstance(fitting, Fitting)
+        return fitting
 
-        Descriptors exist for `CHUNK` atoms at a time.
+    def evaluate(self, env: LocalEnv) -> Evaluation:
+        """Energies, forces on all rows and virial of `env`, by the compiled potential.
+
+        A frozen potential compiles its networks at the first call, another one at each.
         """
-        positions = env.positions.detach().requires_grad_()
-        types = env.types[: env.n_local]
+        compiled = self._compiled or self._compile()
+        if self._frozen is not None:
+            self._compiled = compiled
+        return compiled.evaluate(env)
+
+    def _compile(self) -> kernels.CompiledPotential:
+        d = self.config.descriptor
         with torch.no_grad():
             coefficients = self.coefficients()
-            empty = self._empty_moments(coefficients)
-        with torch.enable_grad():
-            raw, counts, beyond = kernels.moments(
-                positions, env.types, env.offsets, env.indices, coefficients, self.environment()
-            )
-            gradient = torch.empty_like(raw)
-            energies = torch.empty(env.n_local, dtype=torch.float64)
-            for part in chunks(env.n_local, CHUNK):
-                own = raw[part].detach().requires_grad_()
-                e = self._fit(self._normalised(own, counts[part], types[part], empty), types[part])
-                (gradient[part],) = torch.autograd.grad(e.sum(), own)
-                energies[part] = e.detach()
-            (grad_positions,) = torch.autograd.grad(raw, positions, gradient)
-        forces = -grad_positions
-        return Evaluation(energies, forces, env.positions.T @ forces, beyond)
+        biases = self.energy_bias.tolist()
+        networks = [self._fitting(a).as_network(bias) for a, bias in enumerate(biases)]
+        return kernels.CompiledPotential(
+            coefficients,
+            self.environment(),
+            d.neuron[-1],
+            d.axis_neuron,
+            self.sel,
+            self.config.fitting_net.activation_function,
+            networks,
+        )
 
 
 def _generator(

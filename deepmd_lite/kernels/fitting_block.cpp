@@ -1,0 +1,235 @@
+// Compiled once for each instruction set with DPL_ISA_BYTES and DPL_ISA_FITTING (name of the
+// function that returns the table of kernels).
+#include "fitting_block.h"
+
+#include <cstring>
+
+#include "gemm.h"
+#include "simd.h"
+
+namespace dpl {
+namespace {
+
+template <class real>
+void normalise(int32_t n_features, const real* constant, real scale, real* moments) {
+  using S = Simd<real>;
+  for (int32_t m = 0; m < n_features; m += S::lanes)
+    for (int c = 0; c < kColumns; ++c) {
+      real* place = moments + c * n_features + m;
+      const auto t = S::load(place);
+      S::store(place, (c == 0 ? t + S::load(constant + m) : t) * scale);
+    }
+}
+
+template <class real>
+void describe(const DescriptorShape& shape, const real* t, real* packed) {
+  using S = Simd<real>;
+  using vec = typename S::vec;
+  const int32_t n_m = shape.n_features;
+  for (int32_t a = 0; a < shape.n_axis; ++a) {
+    const real axis[kColumns] = {t[a], t[n_m + a], t[2 * n_m + a], t[3 * n_m + a]};
+    for (int32_t m = a; m < shape.n_embedding; m += S::lanes) {
+      vec d = {};
+      for (int c = 0; c < kColumns; ++c) d += S::load(t + c * n_m + m) * axis[c];
+      S::store(packed + m - a, d);  // what goes too far is overwritten by the next a
+    }
+    packed += shape.n_embedding - a;
+  }
+}
+
+// Lanes numbered from `left` on set to zero.
+template <class real>
+DPL_INLINE typename Simd<real>::vec first_lanes(typename Simd<real>::vec v, int32_t left) {
+  for (int l = 0; l < Simd<real>::lanes; ++l) v[l] = l < left ? v[l] : real(0);
+  return v;
+}
+
+template <class real>
+void describe_backward(const DescriptorShape& shape, const real* t, const real* grad_packed,
+                       real scale, real* grad) {
+  using S = Simd<real>;
+  using vec = typename S::vec;
+  const int32_t n_m = shape.n_features, n_embedding = shape.n_embedding;
+  std::memset(grad, 0, sizeof(real) * kColumns * n_m);
+  for (int32_t a = 0; a < shape.n_axis; ++a) {
+    vec along[kColumns] = {};  // Σ_m g_ma T_cm
+    real axis[kColumns];
+    for (int c = 0; c < kColumns; ++c) axis[c] = t[c * n_m + a] * scale;
+    int32_t m = a;
+    const auto pass = [&](vec g) {
+      for (int c = 0; c < kColumns; ++c) {
+        along[c] += g * S::load(t + c * n_m + m);
+        real* out = grad + c * n_m + m;
+        S::store(out, S::load(out) + g * axis[c]);
+      }
+    };
+    for (; m + S::lanes <= n_embedding; m += S::lanes) pass(S::load(grad_packed + m - a));
+    if (m < n_embedding) pass(first_lanes<real>(S::load(grad_packed + m - a), n_embedding - m));
+    for (int c = 0; c < kColumns; ++c) grad[c * n_m + a] += real(sum(along[c])) * scale;
+    grad_packed += n_embedding - a;
+  }
+}
+
+// --- activation functions -----------------------------------------------------------------------
+
+template <class real>
+struct Exponential;  // constants of exp for one precision
+
+template <>
+struct Exponential<double> {
+  typedef int64_t bits __attribute__((vector_size(DPL_ISA_BYTES)));
+  static constexpr double round = 6755399441055744.0;  // 1.5 · 2^52: adding it rounds
+  static constexpr double log2e = 1.4426950408889634074;
+  static constexpr double ln2_high = 6.93147180369123816490e-01;  // 32 bits of ln 2, and the rest
+  static constexpr double ln2_low = 1.90821492927058770002e-10;
+  static constexpr double limit = 700;
+  static constexpr int mantissa = 52, bias = 1023, terms = 13;
+};
+template <>
+struct Exponential<float> {
+  typedef int32_t bits __attribute__((vector_size(DPL_ISA_BYTES)));
+  static constexpr float round = 12582912.0f;  // 1.5 · 2^23
+  static constexpr float log2e = 1.44269504f;
+  static constexpr float ln2_high = 0.693359375f;
+  static constexpr float ln2_low = -2.12194440e-4f;
+  static constexpr float limit = 87;
+  static constexpr int mantissa = 23, bias = 127, terms = 7;
+};
+
+// 1/k!
+constexpr double kInverseFactorial[] = {1.0,
+                                        1.0,
+                                        1.0 / 2,
+                                        1.0 / 6,
+                                        1.0 / 24,
+                                        1.0 / 120,
+                                        1.0 / 720,
+                                        1.0 / 5040,
+                                        1.0 / 40320,
+                                        1.0 / 362880,
+                                        1.0 / 3628800,
+                                        1.0 / 39916800,
+                                        1.0 / 479001600,
+                                        1.0 / 6227020800.0};
+
+// e^x to a few units of the last place: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series.
+// x is moved into ±limit first; NaN stays NaN.
+template <class real>
+DPL_INLINE typename Simd<real>::vec exponential(typename Simd<real>::vec x) {
+  using E = Exponential<real>;
+  using vec = typename Simd<real>::vec;
+  const vec zero = {}, limit = zero + E::limit;
+  x = x > limit ? limit : x;
+  x = x < -limit ? -limit : x;
+  const vec shifted = x * E::log2e + E::round;
+  const vec n = shifted - E::round;
+  const vec r = (x - n * E::ln2_high) - n * E::ln2_low;
+  vec series = zero + real(kInverseFactorial[E::terms]);
+  for (int k = E::terms - 1; k >= 0; --k) series = series * r + real(kInverseFactorial[k]);
+  // 2^n: the low bits of `shifted` hold n
+  return series * vec((typename E::bits(shifted) + E::bias) << E::mantissa);
+}
+
+// Value and derivative of one function, elementwise.
+template <class real, class Function>
+void apply(int32_t n, int32_t width, const real* bias, const real* step, real* z, real* y,
+           Function f) {
+  using S = Simd<real>;
+  for (int32_t i = 0; i < n; ++i, z += width, y += width)
+    for (int32_t m = 0; m < width; m += S::lanes) {
+      typename S::vec value, slope;
+      f(S::load(z + m) + S::load(bias + m), value, slope);
+      const auto scale = S::load(step + m);
+      S::store(y + m, scale * value);
+      S::store(z + m, scale * slope);
+    }
+}
+
+template <class real>
+DPL_INLINE typename Simd<real>::vec hyperbolic_tangent(typename Simd<real>::vec x) {
+  return 1 - 2 / (exponential<real>(x + x) + 1);
+}
+
+template <class real>
+DPL_INLINE typename Simd<real>::vec logistic(typename Simd<real>::vec x) {
+  return 1 / (1 + exponential<real>(-x));
+}
+
+template <class real>
+void activate(dpl_activation kind, int32_t n, int32_t width, const real* bias, const real* step,
+              real* z, real* y) {
+  using vec = typename Simd<real>::vec;
+  switch (kind) {
+    case DPL_TANH:
+      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+        f = hyperbolic_tangent<real>(x);
+        df = 1 - f * f;
+      });
+    case DPL_SIGMOID:
+      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+        f = logistic<real>(x);
+        df = f * (1 - f);
+      });
+    case DPL_SOFTPLUS:
+      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+        const vec zero{}, decay = exponential<real>(x > zero ? -x : x);
+        for (int l = 0; l < Simd<real>::lanes; ++l)
+          f[l] = (x[l] > 0 ? x[l] : real(0)) + real(__builtin_log1p(decay[l]));
+        df = logistic<real>(x);
+      });
+    case DPL_SILU:
+      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+        const vec s = logistic<real>(x);
+        f = x * s;
+        df = s + f * (1 - s);
+      });
+    case DPL_GELU:
+      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+        const real c = real(0.79788456080286535588), k = real(0.044715);  // sqrt(2/pi)
+        const vec t = hyperbolic_tangent<real>(c * (x + k * x * x * x));
+        f = real(0.5) * x * (1 + t);
+        df = real(0.5) * (1 + t) + real(0.5) * x * (1 - t * t) * (c * (1 + 3 * k * x * x));
+      });
+    case DPL_LINEAR:
+      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+        const vec zero{};
+        f = x;
+        df = zero + 1;
+      });
+  }
+}
+
+// --- the rest
+// -------------------------------------------------------------------------------------
+
+template <class real>
+void product(int64_t n, const real* x, const real* y, real* out) {
+  using S = Simd<real>;
+  for (int64_t k = 0; k < n; k += S::lanes) S::store(out + k, S::load(x + k) * S::load(y + k));
+}
+
+template <class real>
+void add(int64_t n, const real* x, real* out) {
+  for (int64_t k = 0; k < n; ++k) out[k] += x[k];
+}
+
+template <class real>
+double dot(int64_t n, const real* x, const real* y) {
+  using S = Simd<real>;
+  typename S::vec total = {};
+  for (int64_t k = 0; k < n; k += S::lanes) total += S::load(x + k) * S::load(y + k);
+  return double(sum(total));
+}
+
+}  // namespace
+
+template <class real>
+FittingKernels<real> DPL_ISA_FITTING() {
+  return {normalise<real>, describe<real>, describe_backward<real>,
+          activate<real>,  multiply<real>, product<real>,
+          add<real>,       dot<real>};
+}
+template FittingKernels<float> DPL_ISA_FITTING<float>();
+template FittingKernels<double> DPL_ISA_FITTING<double>();
+
+}  // namespace dpl

@@ -1,0 +1,62 @@
+// What one thread does to the atoms of a block between moments and atomic energies: compiled once
+// for each instruction set (see moments_block.h).
+#pragma once
+
+#include <cstdint>
+
+#include "dpl.h"
+#include "moments_block.h"
+
+namespace dpl {
+
+// Weights (k, n) are packed as panels of kPanel columns, each (k, kPanel), zeros after the last.
+template <class real>
+constexpr int32_t kPanel = 128 / int32_t(sizeof(real));
+
+// The descriptor D_ma = Σ_c T_cm T_ca (a < n_axis, m < n_embedding). Its first n_axis × n_axis
+// block is symmetric: only m >= a is kept, a outermost: n_packed numbers.
+struct DescriptorShape {
+  int32_t n_features;   // of a row of T, padded
+  int32_t n_embedding;  // without padding
+  int32_t n_axis;
+
+  int32_t n_packed() const { return n_axis * n_embedding - n_axis * (n_axis - 1) / 2; }
+  // Where (m, a) stands, for either order of the pair.
+  int32_t place(int32_t m, int32_t a) const {
+    const int32_t low = m < a ? m : a, high = m < a ? a : m;
+    return low * n_embedding - low * (low - 1) / 2 + high - low;
+  }
+};
+
+template <class real>
+struct FittingKernels {
+  // moments (4, n_features) become T = (moments + column 0 of `constant` (n_features)) · scale
+  void (*normalise)(int32_t n_features, const real* constant, real scale, real* moments);
+  // packed descriptor of T; writes up to one vector beyond its end
+  void (*describe)(const DescriptorShape&, const real* t, real* packed);
+  // gradient (4, n_features) with respect to the moments before `normalise`
+  void (*describe_backward)(const DescriptorShape&, const real* t, const real* grad_packed,
+                            real scale, real* grad_moments);
+  // z (n, width) becomes step · f'(z + bias), y = step · f(z + bias)
+  void (*activate)(dpl_activation, int32_t n, int32_t width, const real* bias, const real* step,
+                   real* z, real* y);
+  // out (m, n) = or += x (m, k) · packed weight (k, n); lines of x and out are ldx and ldo apart.
+  // Columns are written up to a multiple of half a panel.
+  void (*multiply)(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* weight,
+                   bool add, real* out, int64_t ldo);
+  // out = x · y, n numbers
+  void (*product)(int64_t n, const real* x, const real* y, real* out);
+  // out += x, n numbers
+  void (*add)(int64_t n, const real* x, real* out);
+  // Σ x · y, n numbers
+  double (*dot)(int64_t n, const real* x, const real* y);
+};
+
+template <class real>
+FittingKernels<real> baseline_fitting();
+template <class real>
+FittingKernels<real> avx2_fitting();
+template <class real>
+FittingKernels<real> avx512_fitting();
+
+}  // namespace dpl

@@ -1,0 +1,167 @@
+"""The compiled potential against torch: energies, forces, virial, for every instruction set.
+
+The truth is `Potential.energies` in float64, differentiated by autograd.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import environment_of, random_atoms
+
+from deepmd_lite import kernels
+from deepmd_lite.model import ModelConfig, Potential, statistics_from
+from deepmd_lite.model.activations import ACTIVATIONS
+from deepmd_lite.system import InputError, LocalEnv
+
+RCUT = 4.5
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
+
+
+@pytest.fixture(params=kernels.instruction_sets(), autouse=True)
+def instruction_set(request):
+    """Every test runs on each instruction set that this processor has."""
+    before = kernels.instruction_set()
+    kernels.set_instruction_set(request.param)
+    yield request.param
+    kernels.set_instruction_set(before)
+
+
+def structure(n=24, seed=5):
+    """Two elements, a skin around the list, periodic images as ghosts."""
+    atoms = random_atoms(f"H{n // 3}O{n - n // 3}", 8.0, seed, skew=0.1)
+    return environment_of(atoms, ["H", "O"], RCUT + 0.7).env
+
+
+def potential_of(env, precision, *, descriptor=(), fitting=()):
+    config = ModelConfig(
+        type_map=["H", "O"],
+        descriptor={
+            **{"rcut": RCUT, "rcut_smth": 1.0, "neuron": [6, 12, 24], "axis_neuron": 4},
+            **{"precision": precision, **dict(descriptor)},
+        },
+        fitting_net={"neuron": [24, 24], "precision": precision, **dict(fitting)},
+    )
+    potential = Potential(config, statistics_from([(env, -16.0)], config), seed=3)
+    with torch.no_grad():  # forces of some eV/Å
+        for fitting_net in potential.fitting:
+            fitting_net.weight_out *= 30.0
+    return potential
+
+
+def truth(potential, env):
+    positions = env.positions.clone().requires_grad_()
+    energies = potential.to_precision("float64").energies(env, positions)
+    (gradient,) = torch.autograd.grad(energies.sum(), positions)
+    return energies.detach(), -gradient, -env.positions.T @ gradient
+
+
+def assert_evaluates(potential, env, precision):
+    expected = truth(potential, env)
+    found = potential.to_precision(precision).evaluate(env)
+    assert found.energies.dtype == found.forces.dtype == torch.float64
+    for name, a, b in zip(
+        ("energies", "forces", "virial"),
+        (found.energies - potential.energy_bias[env.types[: env.n_local].long()], *vars_of(found)),
+        (expected[0] - potential.energy_bias[env.types[: env.n_local].long()], *expected[1:]),
+        strict=True,
+    ):
+        assert float(b.abs().max()) > 1e-3
+        error = float((a - b).abs().max())
+        assert error <= TOLERANCE[precision] * float(b.abs().max()), f"{name}: {error}"
+
+
+def vars_of(evaluation):
+    return evaluation.forces, evaluation.virial
+
+
+@PRECISIONS
+@pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_activation_and_kind_of_embedding(precision, one_side, activation):
+    env = structure()
+    descriptor = {"type_one_side": one_side}
+    fitting = {"activation_function": activation}
+    potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
+    assert_evaluates(potential, env, precision)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("resnet_dt", [True, False])
+@pytest.mark.parametrize(
+    "widths",
+    [[1], [7], [24, 24, 24], [17, 34, 5], [96], [192, 96], [192, 384], [120, 240, 240]],
+    ids=str,
+)
+def test_every_shape_of_the_network(precision, resnet_dt, widths):
+    """Residual connections of one and two copies, in the first layer (96 inputs) and later."""
+    env = structure()
+    fitting = {"neuron": widths, "resnet_dt": resnet_dt}
+    assert_evaluates(potential_of(env, precision, fitting=fitting), env, precision)
+
+
+@PRECISIONS
+@pytest.mark.parametrize(("width", "axis"), [(5, 5), (16, 1), (31, 7), (100, 16)])
+def test_every_shape_of_the_descriptor(precision, width, axis):
+    env = structure()
+    descriptor = {"neuron": [5, width], "axis_neuron": axis}
+    assert_evaluates(potential_of(env, precision, descriptor=descriptor), env, precision)
+
+
+def test_fewer_slots_than_neighbours():
+    """`sel` is a normalisation: what exceeds it counts with a negative number of empty slots."""
+    env = structure()
+    potential = potential_of(env, "float64", descriptor={"sel": [3, 5]})
+    assert_evaluates(potential, env, "float64")
+
+
+@PRECISIONS
+def test_the_same_bits_for_any_number_of_threads(precision):
+    """Blocks differ with the number of threads, results do not."""
+    env = structure(n=300, seed=2)
+    potential = potential_of(env, precision).freeze()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(potential.evaluate(env))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(other.energies, results[0].energies)
+        assert torch.equal(other.forces, results[0].forces)
+        assert torch.equal(other.virial, results[0].virial)
+
+
+def test_a_block_without_one_of_the_elements():
+    env = structure()
+    kept = env.types[: env.n_local] == 1
+    offsets = torch.zeros(env.n_local + 1, dtype=torch.int64)
+    offsets[1:] = (env.offsets.diff() * kept).cumsum(0)
+    indices = env.indices[torch.repeat_interleave(kept, env.offsets.diff())]
+    only = LocalEnv(env.positions, torch.ones_like(env.types), env.n_local, offsets, indices)
+    assert_evaluates(potential_of(env, "float64"), only, "float64")
+
+
+def test_a_frozen_potential_follows_its_precision():
+    env = structure()
+    potential = potential_of(env, "float64").freeze()
+    double = potential.evaluate(env).forces
+    single = potential.to_precision("float32").evaluate(env).forces
+    error = float((double - single).abs().max())
+    assert 0 < error < 1e-4
+
+
+def test_wrong_networks_are_refused():
+    env = structure()
+    potential = potential_of(env, "float64")
+    network = kernels.Network([torch.zeros(96, 8)], [torch.zeros(8)], [None], torch.zeros(7), 0.0)
+    arguments = (potential.coefficients(), potential.environment(), 24, 4, [10, 10], "tanh")
+    with pytest.raises(InputError, match="expected 8 weights of the output"):
+        kernels.CompiledPotential(*arguments, [network] * 2)
+    other = kernels.Network([torch.zeros(95, 8)], [torch.zeros(8)], [None], torch.zeros(8), 0.0)
+    with pytest.raises(InputError, match="expected 96 inputs, found 95"):
+        kernels.CompiledPotential(*arguments, [other] * 2)
+    with pytest.raises(InputError, match="sel and networks of 2 elements"):
+        kernels.CompiledPotential(*arguments, [other])
