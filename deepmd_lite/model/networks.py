@@ -126,10 +126,13 @@ class Fitting(Layers):
         """(n,) eV in the parameters' precision, from descriptors (n, n_in)."""
         x = descriptor
         for layer, n_out in enumerate(self.widths):
-            weight, bias, step = self.parameters_of(layer)
-            f = VALUES[self.activation](torch.addmm(bias[0], x, weight[0]))
+            # squeeze, not [0]: the gradient of an index is written into zeros of the whole size
+            weight, bias, step = (
+                None if p is None else p.squeeze(0) for p in self.parameters_of(layer)
+            )
+            f = VALUES[self.activation](torch.addmm(bias, x, weight))
             if step is not None:
-                f = step[0] * f
+                f = step * f
             old = self.residual(x, n_out)
             x = f if old is None else f + old
         return x @ self.weight_out + self.bias_out

@@ -29,13 +29,16 @@ class Soap(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.95),
         interval: int = 10,
+        sampling: int = 2,
         largest_side: int = 512,
     ) -> None:
         """`betas`: decay of the mean gradient and of the means of squares; `interval`: steps
-        between updates of the bases."""
+        between updates of the bases; `sampling`: steps between gradients that the means of
+        G Gᵀ and GᵀG see."""
         super().__init__(params, {"lr": lr})
         self.betas = betas
         self.interval = interval
+        self.sampling = sampling
         self.largest_side = largest_side
 
     @torch.no_grad()
@@ -45,29 +48,37 @@ class Soap(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     gradient = torch.atleast_2d(parameter.grad)
-                    change = self._change(self.state[parameter], gradient)
-                    parameter.add_(change.view_as(parameter), alpha=-group["lr"])
+                    change, factor = self._change(self.state[parameter], gradient)
+                    parameter.add_(change.view_as(parameter), alpha=-group["lr"] * factor)
 
-    def _change(self, state: State, gradient: torch.Tensor) -> torch.Tensor:
-        """The step for a learning rate of 1."""
+    def _change(self, state: State, gradient: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The step for a learning rate of 1, without a factor that is returned beside it.
+
+        `exp_avg` and `exp_avg_sq` are means in the basis of the moment.
+        """
         if not state:
             self._begin(state, gradient)
         state["step"] += 1
         t, (beta1, beta2) = int(state["step"]), self.betas
-        state["exp_avg"].lerp_(gradient, 1.0 - beta1)
-        for side in ("left", "right"):
-            if side in state:
-                g = gradient if side == "left" else gradient.mT
-                state[side].lerp_(g @ g.mT, 1.0 - beta2)
-        if t == 1 or t % self.interval == 0:
-            self._turn(state, first=t == 1)
+        if t == 1 or t % self.sampling == 0:
+            for side in ("left", "right"):
+                if side in state:
+                    g = gradient if side == "left" else gradient.mT
+                    state[side].lerp_(g @ g.mT, 1.0 - beta2**self.sampling)
         if t == 1:
-            return torch.zeros_like(gradient)
+            self._turn(state, first=True)
+            state["exp_avg"].lerp_(_to_basis(state, gradient), 1.0 - beta1)
+            return torch.zeros_like(gradient), 0.0
+        if t % self.interval == 0:
+            self._turn(state, first=False)
         turned = _to_basis(state, gradient)
+        state["exp_avg"].lerp_(turned, 1.0 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
-        size = (state["exp_avg_sq"] / (1.0 - beta2 ** (t - 1))).sqrt_().add_(1e-12)
-        direction = _to_basis(state, state["exp_avg"]) / (1.0 - beta1**t)
-        return _from_basis(state, direction.div_(size))
+        # Adam's two corrections for the means' start from zero are the factor
+        unbiased = (1.0 - beta2 ** (t - 1)) ** 0.5
+        size = state["exp_avg_sq"].sqrt().add_(1e-12 * unbiased)
+        direction = torch.div(state["exp_avg"], size, out=size)
+        return _from_basis(state, direction), unbiased / (1.0 - beta1**t)
 
     def _begin(self, state: State, gradient: torch.Tensor) -> None:
         state["step"] = torch.zeros((), dtype=torch.int64)
@@ -94,7 +105,10 @@ class Soap(torch.optim.Optimizer):
             image = mean @ basis
             order = (basis * image).sum(dim=-2).argsort(dim=-1, descending=True)
             columns = order[..., None, :].expand_as(image)
-            state[f"{side}_basis"] = torch.linalg.qr(image.gather(-1, columns)).Q.contiguous()
+            turned = torch.linalg.qr(image.gather(-1, columns)).Q.contiguous()
+            state[f"{side}_basis"] = turned
+            change, mean = turned.mT @ basis, state["exp_avg"]
+            state["exp_avg"] = (change @ mean if side == "left" else mean @ change.mT).contiguous()
             squares = state["exp_avg_sq"]
             if side == "left":
                 squares = squares.gather(-2, order[..., :, None].expand_as(squares))

@@ -28,9 +28,9 @@ def instruction_set(request):
     kernels.set_instruction_set(before)
 
 
-def structure(n=24, seed=5):
+def structure(repeat=1):
     """Two elements, a skin around the list, periodic images as ghosts."""
-    atoms = random_atoms(f"H{n // 3}O{n - n // 3}", 8.0, seed, skew=0.1)
+    atoms = random_atoms("H8O16", 8.0, seed=5, skew=0.1).repeat(repeat)
     return environment_of(atoms, ["H", "O"], RCUT + 0.7).env
 
 
@@ -119,7 +119,7 @@ def test_fewer_slots_than_neighbours():
 @PRECISIONS
 def test_the_same_bits_for_any_number_of_threads(precision):
     """Blocks differ with the number of threads, results do not."""
-    env = structure(n=300, seed=2)
+    env = structure(repeat=(2, 2, 3))
     potential = potential_of(env, precision).freeze()
     before, results = torch.get_num_threads(), []
     try:
