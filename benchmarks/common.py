@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -205,7 +206,8 @@ class Worker:
 
     def _last_words(self) -> str:
         lines = [x for x in self.log.read_text(errors="replace").splitlines() if x.strip()]
-        return f"{lines[-1] if lines else 'no message'} (log: {self.log})"
+        errors = [x for x in lines if re.match(r"\S*(Error|Exception)\b", x)] or lines
+        return f"{errors[-1] if errors else 'no message'} (log: {self.log})"
 
     def close(self) -> None:
         """End the process."""

