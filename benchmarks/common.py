@@ -1,4 +1,4 @@
-"""What the benchmarks share: the water-like system, the stock model, workers, tables, results.
+"""What the benchmarks share: worker processes, arguments, tables, results.
 
 Every measurement runs in a process of its own (`worker.py`), one for each code, precision and
 number of threads. The processes of a comparison live at the same time and take turns
@@ -8,6 +8,7 @@ number of threads. The processes of a comparison live at the same time and take 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -22,131 +23,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from ase import Atoms
-
-from deepmd_lite.model import (
-    ModelConfig,
-    Potential,
-    refine_table,
-    save_model,
-    statistics_from,
-)
-from deepmd_lite.neighbors import periodic_env
-from deepmd_lite.system import type_indices
-
 HERE = Path(__file__).resolve().parent
-WORK = HERE.parent / "build" / "benchmarks"
-"""Models, structures and logs of the runs; git ignores it."""
-
-TYPE_MAP = ["O", "H"]
-STOCK = {
-    "descriptor": {
-        "type": "se_e2_a",
-        "rcut": 6.0,
-        "rcut_smth": 0.5,
-        "sel": [46, 92],
-        "neuron": [25, 50, 100],
-        "axis_neuron": 16,
-        "type_one_side": True,
-        "activation_function": "tanh",
-        "seed": 1,
-    },
-    "fitting_net": {"neuron": [240, 240, 240], "resnet_dt": True, "seed": 1},
-}
-"""DeePMD-kit's water example, the keys of an `input.json`."""
-
-CELL_EDGE, MOLECULES_PER_EDGE = 12.4447, 4  # Å; liquid water at 10.04 Å³ per atom
 
 
 class BenchmarkError(Exception):
     """A benchmark that cannot run; the message is one line for a person."""
-
-
-# --- the system and the model -------------------------------------------------------------------
-
-
-def water_box(n_atoms: int, seed: int = 0) -> Atoms:
-    """A water-like periodic box: 192 atoms or 192 · k³.
-
-    Molecules at random orientations on a jiggled lattice of liquid density, replicated k times
-    along each axis; then every atom is moved by up to 0.02 Å, so that no two neighbourhoods are
-    the same. Raises BenchmarkError for another number of atoms.
-    """
-    unit = 3 * MOLECULES_PER_EDGE**3
-    k = round((n_atoms / unit) ** (1 / 3))
-    if k < 1 or n_atoms != unit * k**3:
-        raise BenchmarkError(f"{n_atoms} atoms: expected 192 · k³, for example 192, 1536 or 12288")
-    rng = np.random.default_rng(seed)
-    axes = [np.arange(MOLECULES_PER_EDGE)] * 3
-    lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    oxygen = (lattice + rng.uniform(-0.07, 0.07, lattice.shape)) * CELL_EDGE / MOLECULES_PER_EDGE
-    bond, half_angle = 0.97, np.radians(52.25)
-    arms = bond * np.array(
-        [[np.cos(half_angle), sign * np.sin(half_angle), 0.0] for sign in (1, -1)]
-    )
-    rotations = np.linalg.qr(rng.normal(size=(len(oxygen), 3, 3)))[0]
-    hydrogen = oxygen[:, None, :] + np.einsum("hc,mdc->mhd", arms, rotations)
-    positions = np.concatenate([oxygen[:, None, :], hydrogen], axis=1).reshape(-1, 3)
-    atoms = Atoms("OH2" * len(oxygen), positions, cell=np.eye(3) * CELL_EDGE, pbc=True)
-    atoms = atoms.repeat(k)
-    atoms.positions += rng.uniform(-0.02, 0.02, atoms.positions.shape)
-    return atoms
-
-
-def save_structure(atoms: Atoms, path: Path) -> Path:
-    """Write what a worker needs of `atoms`; returns `path`."""
-    np.savez(path, numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell.array)
-    return path
-
-
-def neighbors_per_atom(atoms: Atoms, rcut: float) -> float:
-    """Mean number of neighbours within `rcut` Å."""
-    types = np.array(type_indices(atoms.get_chemical_symbols(), TYPE_MAP, "box"), dtype=np.int32)
-    env = periodic_env(atoms.positions, atoms.cell.array, atoms.pbc, types, rcut).env
-    return env.n_edges / env.n_local
-
-
-def model_section(precision: str) -> dict[str, Any]:
-    """The `model` section of an input for the stock water model."""
-    return {
-        "type_map": TYPE_MAP,
-        "descriptor": {**STOCK["descriptor"], "precision": precision},
-        "fitting_net": {**STOCK["fitting_net"], "precision": precision},
-    }
-
-
-def stock_potential(precision: str) -> Potential:
-    """The stock water model with random weights and the statistics of a 192-atom box.
-
-    Its table is refined to forces within 1e-6 eV/Å of the networks, as at the end of a training.
-    The weights are the same numbers in either precision, up to rounding.
-    """
-    atoms = water_box(192)
-    config = ModelConfig(**model_section(precision))
-    types = np.array(type_indices(atoms.get_chemical_symbols(), TYPE_MAP, "box"), dtype=np.int32)
-    rcut = config.descriptor.rcut
-    env = periodic_env(atoms.positions, atoms.cell.array, atoms.pbc, types, rcut).env
-    potential = Potential(config, statistics_from([(env, -190.0 * len(atoms))], config), seed=1)
-    with torch.no_grad():  # forces of the size of a liquid's, so that differences mean something
-        for fitting in potential.fitting:
-            fitting.weight_out *= 30.0
-    refine_table(potential, env)
-    return potential
-
-
-def save_potential(potential: Potential, folder: Path) -> Path:
-    """Write `<precision>.dpl` and, for other codes, the plain arrays `<precision>.npz`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{potential.precision}.dpl"
-    save_model(potential, path, {"made by": "benchmarks"})
-    arrays = {k: v.detach().double().numpy() for k, v in potential.state_dict().items()}
-    section = json.dumps(model_section(potential.precision))
-    np.savez(
-        path.with_suffix(".npz"), model=section, min_distance=potential.min_distance, **arrays
-    )
-    return path
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -160,7 +41,12 @@ def thread_environment(threads: int) -> dict[str, str]:
     )
     inter = dict.fromkeys(("DP_INTER_OP_PARALLELISM_THREADS", "TF_INTER_OP_PARALLELISM_THREADS"))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
-    return {**os.environ, **dict.fromkeys(names, str(threads)), **dict.fromkeys(inter, "1"), **quiet}
+    return {
+        **os.environ,
+        **dict.fromkeys(names, str(threads)),
+        **dict.fromkeys(inter, "1"),
+        **quiet,
+    }
 
 
 class Worker:
@@ -211,12 +97,11 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         if not self.process.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -225,7 +110,9 @@ class Worker:
         self.process.stdout.close()
 
 
-def alternate(workers: Mapping[str, Worker], repeats: int, seconds: float) -> dict[str, list[float]]:
+def alternate(
+    workers: Mapping[str, Worker], repeats: int, seconds: float
+) -> dict[str, list[float]]:
     """Seconds per call of every worker: `repeats` times each in turn for about `seconds`.
 
     A worker's number of calls is chosen once, after two calls that are not counted.
@@ -253,7 +140,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--threads", type=int, nargs="+", default=None, help="default: 1 and all")
+    made.add_argument("--threads", type=int, nargs="+", help="default: 1 and, if it can be, 2")
     made.add_argument(
         "--precision",
         nargs="+",
@@ -267,6 +154,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         type=Path,
         default=HERE.parent / "build" / "peer",
         help="folder of the peer's environments, made from PyPI where missing",
+    )
+    made.add_argument(
+        "--work",
+        type=Path,
+        default=HERE.parent / "build" / "benchmarks",
+        help="folder for models, structures and logs of the runs",
     )
     made.add_argument(
         *("--out", "--json"),
@@ -283,7 +176,7 @@ def cores() -> int:
 
 
 def chosen_threads(arguments: argparse.Namespace) -> list[int]:
-    """As given, or one and all of at most two cores."""
+    """As given, or 1 and, where there are as many cores, 2."""
     return arguments.threads or sorted({1, min(2, cores())})
 
 
@@ -300,7 +193,10 @@ class Table:
         """Markdown, aligned so that it reads well in a terminal too."""
         cells = [list(self.columns), *([shown(x) for x in row] for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        body = ["| " + " | ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in cells]
+        body = [
+            "| " + " | ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) + " |"
+            for r in cells
+        ]
         body.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
         return [f"## {self.title}", "", *body, "", *[f"- {note}" for note in self.notes], ""]
 

@@ -29,25 +29,26 @@ from typing import Any
 import numpy as np
 import roofline
 from common import (
-    STOCK,
-    WORK,
     BenchmarkError,
     Table,
     Worker,
     alternate,
     chosen_threads,
     median,
-    neighbors_per_atom,
     parser,
     progress,
     report,
     run_main,
+)
+from peer import BACKENDS, Peer, peers
+from water import (
+    STOCK,
+    neighbors_per_atom,
     save_potential,
     save_structure,
     stock_potential,
     water_box,
 )
-from peer import BACKENDS, Peer, peers
 
 GEMM_SIZES = (64, 128, 256, 512, 1024)
 OWN, OWN_LIST = "this project, list reused", "this project, list each call"
@@ -60,9 +61,11 @@ def water_shape(neighbors: float) -> roofline.Shape:
     return roofline.Shape(neighbors, descriptor["neuron"][-1], descriptor["axis_neuron"], widths)
 
 
-def gemm_rates(precisions: list[str], sizes: tuple[int, ...]) -> dict[str, dict[int, float]]:
+def gemm_rates(
+    precisions: list[str], sizes: tuple[int, ...], log: Path
+) -> dict[str, dict[int, float]]:
     """Gflop/s of square products in one thread, by precision and size."""
-    worker = Worker(sys.executable, 1, WORK / "gemm.log", code="gemm")
+    worker = Worker(sys.executable, 1, log, code="gemm")
     try:
         return {
             p: {n: worker.ask("gemm", size=n, precision=p)["gflops"] for n in sizes}
@@ -91,17 +94,20 @@ def jobs(
 
 
 def measure(
-    work: Mapping[str, Mapping[str, Any]], threads: int, arguments: argparse.Namespace, n_atoms: int
+    started: Mapping[str, Mapping[str, Any]],
+    threads: int,
+    arguments: argparse.Namespace,
+    n_atoms: int,
 ) -> dict[str, dict[str, Any]]:
     """Seconds of each turn and peak memory of every code; an 'error' where one failed."""
     found: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         workers = {}
-        for name, job in work.items():
+        for name, job in started.items():
             if "frozen" in name and n_atoms > arguments.frozen_limit:
                 continue
             try:
-                worker = Worker(threads=threads, log=WORK / f"{name}.log", **job)
+                worker = Worker(threads=threads, log=arguments.work / f"{name}.log", **job)
                 stack.callback(worker.close)
                 worker.ask("time", calls=1)  # one that cannot do this size is left out here
                 workers[name] = worker
@@ -115,21 +121,26 @@ def measure(
 
 
 def differences(
-    work: Mapping[str, Mapping[str, Any]], threads: int, n_atoms: int
+    started: Mapping[str, Mapping[str, Any]], n_atoms: int, logs: Path
 ) -> dict[str, dict[str, float]]:
     """Largest difference of each peer's results from this project's, same weights, same frame.
 
     Energy in eV/atom, forces in eV/Å.
     """
     results = {}
-    for name, job in work.items():
+    for name, job in started.items():
         if name == OWN_LIST:
             continue
-        worker = Worker(threads=threads, log=WORK / f"{name}.log", **job)
         try:
-            results[name] = worker.ask("results")
-        finally:
-            worker.close()
+            worker = Worker(threads=1, log=logs / f"{name}.log", **job)
+            try:
+                results[name] = worker.ask("results")
+            finally:
+                worker.close()
+        except BenchmarkError as error:
+            progress(f"{name}: {error}")
+            if name == OWN:
+                raise
     own = results.pop(OWN)
     forces = np.array(own["forces"])
     found = {}
@@ -238,27 +249,28 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = read_arguments()
-    WORK.mkdir(parents=True, exist_ok=True)
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
     found = peers(arguments.peer_venv, arguments.peer_backend) if arguments.peer else []
     boxes = {n: water_box(n) for n in arguments.atoms}
-    structures = {n: save_structure(a, WORK / f"water-{n}.npz") for n, a in boxes.items()}
+    structures = {n: save_structure(a, work / f"water-{n}.npz") for n, a in boxes.items()}
     shape = water_shape(neighbors_per_atom(boxes[max(boxes)], STOCK["descriptor"]["rcut"]))
     progress("rate of matrix products")
-    rates = gemm_rates(arguments.precision, tuple(arguments.gemm_sizes))
+    rates = gemm_rates(arguments.precision, tuple(arguments.gemm_sizes), work / "gemm.log")
     tables, numbers = roofline_tables(shape, rates)
     needed, cases, apart, codes = numbers["flops"]["total"], [], {}, []
     for precision in arguments.precision:
-        arrays = save_potential(stock_potential(precision), WORK).with_suffix(".npz")
+        arrays = save_potential(stock_potential(precision), work).with_suffix(".npz")
         for n_atoms, structure in structures.items():
-            work = jobs(arrays, structure, found, arguments)
-            codes = list(work)
+            started = jobs(arrays, structure, found, arguments)
+            codes = list(started)
             if found and n_atoms == min(structures):
-                apart[precision] = differences(work, 1, n_atoms)
+                apart[precision] = differences(started, n_atoms, work)
             for threads in chosen_threads(arguments):
-                progress(f"{n_atoms} atoms, {precision}, {threads} thread(s): {', '.join(work)}")
+                progress(f"{n_atoms} atoms, {precision}, {threads} thread(s): {', '.join(codes)}")
                 bound = roofline.seconds_at(needed, roofline.best_rate(rates[precision]), threads)
                 case = {"atoms": n_atoms, "precision": precision, "threads": threads}
-                measured = measure(work, threads, arguments, n_atoms)
+                measured = measure(started, threads, arguments, n_atoms)
                 cases.append({**case, "roofline_us": bound * 1e6, "codes": measured})
     tables.append(time_table(cases, codes))
     if apart:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from common import (
-    WORK,
     BenchmarkError,
     Table,
     Worker,
@@ -26,21 +25,18 @@ from common import (
     progress,
     report,
     run_main,
-    save_potential,
-    save_structure,
-    stock_potential,
-    water_box,
 )
 from peer import BACKENDS, Peer, peers
+from water import save_potential, save_structure, stock_potential, water_box
 
 CALLS = 3
 OWN = "this project"
 
 
-def peak(job: Mapping[str, Any], threads: int, name: str) -> dict[str, Any]:
+def peak(job: Mapping[str, Any], threads: int, name: str, log: Path) -> dict[str, Any]:
     """kB at the start (model loaded) and at the peak; an 'error' where the evaluation failed."""
     try:
-        worker = Worker(threads=threads, log=WORK / f"memory-{name}.log", **job)
+        worker = Worker(threads=threads, log=log, **job)
     except BenchmarkError as error:
         return {"error": str(error)}
     try:
@@ -97,13 +93,14 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = read_arguments()
-    WORK.mkdir(parents=True, exist_ok=True)
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
     found = peers(arguments.peer_venv, arguments.peer_backend) if arguments.peer else []
     sizes = {*arguments.atoms, *(arguments.peer_atoms if found else [])}
-    structures = {n: save_structure(water_box(n), WORK / f"water-{n}.npz") for n in sizes}
+    structures = {n: save_structure(water_box(n), work / f"water-{n}.npz") for n in sizes}
     cases = []
     for precision in arguments.precision:
-        arrays = save_potential(stock_potential(precision), WORK).with_suffix(".npz")
+        arrays = save_potential(stock_potential(precision), work).with_suffix(".npz")
         for threads in arguments.threads or [1]:
             for name, job in codes(found, arrays, arguments.peer_models).items():
                 wanted = arguments.atoms if name == OWN else arguments.peer_atoms
@@ -111,7 +108,7 @@ def main() -> None:
                 for n_atoms in sorted(wanted):
                     progress(f"{name}, {precision}, {threads} thread(s), {n_atoms} atoms")
                     whole = {**job, "structure": str(structures[n_atoms])}
-                    case["sizes"][n_atoms] = peak(whole, threads, name)
+                    case["sizes"][n_atoms] = peak(whole, threads, name, work / f"memory-{name}.log")
                 cases.append(case)
     table = Table(
         "Peak resident memory of energy + forces + virial",

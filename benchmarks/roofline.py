@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 QUINTIC_VALUE = 10  # Horner's rule: 5 multiply-adds
 QUINTIC_SLOPE = 8  # its derivative in the same sweep: 4 more
@@ -62,7 +63,7 @@ def descriptor_flops(shape: Shape) -> float:
 def fitting_flops(shape: Shape) -> float:
     """Products of the fitting net, forward and backward to D (no weight gradients)."""
     widths = [shape.inputs, *shape.fitting, 1]
-    return 2 * 2.0 * sum(i * o for i, o in zip(widths[:-1], widths[1:], strict=True))
+    return 2 * 2.0 * sum(i * o for i, o in pairwise(widths))
 
 
 def flops(shape: Shape) -> dict[str, float]:

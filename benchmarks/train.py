@@ -34,12 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from common import (
-    WORK,
     BenchmarkError,
     Table,
     chosen_threads,
     median,
-    model_section,
     parser,
     progress,
     report,
@@ -47,6 +45,7 @@ from common import (
     thread_environment,
 )
 from peer import BACKENDS, Peer, peers
+from water import model_section
 
 REPORT = re.compile(r"(?:batch|step)\s+(\d+)(?:/\d+)?: (?:trn|training|validation)", re.IGNORECASE)
 STAIRS = 200
@@ -61,7 +60,9 @@ def systems_in(folder: Path | None) -> list[Path]:
         )
     found = sorted(p.parent.resolve() for p in folder.glob("*/type.raw"))
     if len(found) < 2:
-        raise BenchmarkError(f"{folder}: expected at least 2 deepmd/npy systems, found {len(found)}")
+        raise BenchmarkError(
+            f"{folder}: expected at least 2 deepmd/npy systems, found {len(found)}"
+        )
     return found
 
 
@@ -159,7 +160,7 @@ def speed(
         for name, (optimizer, peer) in codes.items():
             shown = ", ".join(f"{key} {value}" for key, value in case.items())
             progress(f"{shown}, repeat {repeat + 1}: {name}")
-            folder = WORK / "train" / name.replace(", ", "-").replace(" ", "-")
+            folder = arguments.work.resolve() / "train" / name.replace(", ", "-").replace(" ", "-")
             command = training_command(content, optimizer, peer, folder)
             try:
                 reports = run_training(command, folder, case["threads"])
@@ -189,7 +190,7 @@ def accuracy(
     found = {}
     for name, (optimizer, peer) in codes.items():
         progress(f"accuracy, {steps} steps, {precision}: {name}")
-        folder = WORK / "accuracy" / name.replace(", ", "-").replace(" ", "-")
+        folder = arguments.work.resolve() / "accuracy" / name.replace(", ", "-").replace(" ", "-")
         command = training_command(content, optimizer, peer, folder)
         start = time.perf_counter()
         run_training(command, folder, threads)
