@@ -1,4 +1,4 @@
-"""The system and the model that the benchmarks measure: a water-like box, DeePMD-kit's water model."""
+"""What the benchmarks measure: a water-like box and the model of DeePMD-kit's water example."""
 
 from __future__ import annotations
 
