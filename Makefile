@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h)
 
 .PHONY: help quickstart test lint bench install clean
@@ -11,7 +12,8 @@ help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
 	@echo "make test         install, then run the tests"
 	@echo "make lint         ruff, mypy, clang-format"
-	@echo "make bench        benchmarks of this machine"
+	@echo "make bench        benchmarks of this machine; PEER=1: DeePMD-kit beside it; DATA=FOLDER: training too;"
+	@echo "                  RESULTS=FOLDER: write JSON and tables there (see benchmarks/)"
 	@echo "make clean        remove the environment and build folders"
 
 quickstart: $(INSTALLED)
@@ -28,6 +30,11 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/infer.py $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/infer.json)
+	$(BIN)/python benchmarks/memory.py $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/memory.json)
+ifneq ($(DATA),)
+	$(BIN)/python benchmarks/train.py --data $(DATA) $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/train.json)
+endif
 
 install: $(INSTALLED)
 

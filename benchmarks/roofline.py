@@ -1,0 +1,104 @@
+"""How much arithmetic and memory traffic one energy + forces + virial needs, counted by hand.
+
+Every count is for one atom with `neighbors` neighbours within the cutoff, M features, A axis
+features; a multiplication and an addition are one flop each. What is counted is this algorithm,
+in which nothing of the size pairs × features is stored:
+
+    forward   table → G, moments T (M × 4), descriptor D = T T[:A]ᵀ, fitting net
+    backward  fitting net → gD → gT → table once more, with its slope → force of every pair
+
+Left out, because small or of another kind: the neighbour list, the environment row (about 40 flops,
+a square root and a division per pair), tanh, the empty slots, folding ghosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+QUINTIC_VALUE = 10  # Horner's rule: 5 multiply-adds
+QUINTIC_SLOPE = 8  # its derivative in the same sweep: 4 more
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model and of its surroundings."""
+
+    neighbors: float
+    """Mean number within the cutoff."""
+    features: int
+    """M, last width of the embedding."""
+    axis: int
+    """A."""
+    fitting: Sequence[int]
+    """Hidden widths."""
+
+    @property
+    def inputs(self) -> int:
+        """Different entries of D: its first A × A block is symmetric, so half of it counts."""
+        return self.features * self.axis - self.axis * (self.axis - 1) // 2
+
+
+def table_flops(shape: Shape) -> float:
+    """Interpolation: the value forward, value and slope backward, of M features per pair."""
+    per_feature = QUINTIC_VALUE + (QUINTIC_VALUE + QUINTIC_SLOPE)
+    return shape.neighbors * shape.features * per_feature
+
+
+def moment_flops(shape: Shape) -> float:
+    """Sums over pairs. Forward T[m, c] += G[m] R̃[c]: 4 multiply-adds per feature.
+
+    Backward: gR̃[c] = Σ_m G[m] gT[m, c] (4), Σ_c gT[m, c] R̃[c] (4) and its product with the slope
+    (1).
+    """
+    return shape.neighbors * shape.features * 2.0 * (4 + 4 + 4 + 1)
+
+
+def descriptor_flops(shape: Shape) -> float:
+    """D[m, a] = Σ_c T[m, c] T[a, c] over its different entries; backward twice that."""
+    return 3 * 2.0 * 4 * shape.inputs
+
+
+def fitting_flops(shape: Shape) -> float:
+    """Products of the fitting net, forward and backward to D (no weight gradients)."""
+    widths = [shape.inputs, *shape.fitting, 1]
+    return 2 * 2.0 * sum(i * o for i, o in pairwise(widths))
+
+
+def flops(shape: Shape) -> dict[str, float]:
+    """Flops per atom of each part, and their 'total'."""
+    parts = {
+        "table": table_flops(shape),
+        "moments": moment_flops(shape),
+        "descriptor": descriptor_flops(shape),
+        "fitting": fitting_flops(shape),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def traffic(shape: Shape, bytes_per_number: int) -> dict[str, float]:
+    """Bytes per atom.
+
+    'memory': what must cross the memory bus whatever the cache: list indices (int32) twice, the
+    position read and the force written and read (float64), type and energy. 'cache': what the
+    kernels read from and write to the caches: six table coefficients per pair and feature, forward
+    and backward; position and force of every neighbour; moments and their gradient. Weights of the
+    fitting net are shared by a block of atoms and are not counted.
+    """
+    n, m = shape.neighbors, shape.features
+    memory = 2 * 4 * n + 3 * 3 * 8 + 4 + 8
+    table = 2 * 6 * m * bytes_per_number * n
+    pairs = n * (2 * 3 * 8 + 2 * 3 * 8)  # positions twice; forces read and written
+    moments = 4 * 4 * m * bytes_per_number  # T and gT, each written and read
+    return {"memory": memory, "cache": table + pairs + moments}
+
+
+def seconds_at(needed_flops: float, gflops: float, threads: int) -> float:
+    """Time of the flops at the rate of matrix products in each of `threads` threads."""
+    return needed_flops / (gflops * 1e9 * threads)
+
+
+def best_rate(rates: Mapping[int, float]) -> float:
+    """Gflop/s of the best size."""
+    return max(rates.values())

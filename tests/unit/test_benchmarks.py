@@ -1,0 +1,65 @@
+"""The benchmarks run and count right; how long anything takes is not tested."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_flops_of_a_small_model(monkeypatch):
+    """2 neighbours, M = 3, A = 2, one hidden layer of 5, counted on paper."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import roofline
+
+    shape = roofline.Shape(neighbors=2, features=3, axis=2, fitting=[5])
+    assert shape.inputs == 5  # 6 entries of D, of which (0, 1) and (1, 0) are the same
+    counts = roofline.flops(shape)
+    assert counts == {
+        "table": 2 * 3 * (10 + 18),
+        "moments": 2 * 3 * 2 * (4 + 4 + 4 + 1),
+        "descriptor": 5 * (8 + 16),
+        "fitting": (2 * 5 * 5 + 2 * 5 * 1) * 2,
+        "total": 168 + 156 + 120 + 120,
+    }
+    assert roofline.seconds_at(6e9, gflops=2.0, threads=3) == pytest.approx(1.0)
+
+
+def test_infer_prints_finite_numbers(tmp_path):
+    out = tmp_path / "infer.json"
+    options = "--atoms 192 --threads 1 --precision float32 --repeats 1 --seconds 0 --gemm-sizes 64"
+    done = subprocess.run(
+        [
+            sys.executable,
+            BENCHMARKS / "infer.py",
+            *options.split(),
+            "--work",
+            tmp_path,
+            "--out",
+            out,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(out.read_text())["cases"]
+    for entry in case["codes"].values():
+        assert all(math.isfinite(t) and t > 0 for t in entry["seconds"])
+    (row,) = [x for x in done.stdout.splitlines() if "float32" in x and "%" in x]
+    cells = [c.strip().removesuffix(" %").replace(",", "") for c in row.strip("|").split("|")]
+    assert all(math.isfinite(float(c)) and float(c) >= 0 for c in cells if c != "float32")
+    assert row in out.with_suffix(".md").read_text()
+
+
+def test_a_wrong_size_is_one_clear_line():
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "infer.py"), "--atoms", "200"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: 200 atoms: expected 192 · k³")
