@@ -77,10 +77,19 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _add_train(verbs: argparse._SubParsersAction) -> None:
-    p = verbs.add_parser("train", help="train a potential from an input file", epilog=EPILOG)
+    p = verbs.add_parser(
+        "train",
+        help="train a potential from an input file",
+        epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
+    )
     p.add_argument("input", type=Path, help="JSON or YAML with DeePMD-kit's keys")
     p.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the results")
     p.add_argument("-r", "--restart", action="store_true", help="go on from the last checkpoint")
+    p.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="90s, 30m, 2h, 1h30m: end by then; the learning rate follows the time",
+    )
     _common(p)
     p.set_defaults(run=_train)
 
@@ -89,7 +98,13 @@ def _train(args: argparse.Namespace) -> int:
     from .training import train
 
     _set_threads(args.threads)
-    train(args.input, output=args.output, restart=args.restart, quiet=args.quiet)
+    train(
+        args.input,
+        output=args.output,
+        restart=args.restart,
+        time_limit=args.time_limit,
+        quiet=args.quiet,
+    )
     return 0
 
 
