@@ -60,9 +60,8 @@ def train(
     the clock, so two such trainings never are the same to the bit.
 
     Under torchrun the ranks share the frames of every batch and the first one writes the files.
-    Gradients are those of one process to round-off. (SOAP scales directions in which nothing
-    depends on the weights up to full steps, so there round-off shows in the weights; Adam's
-    weights agree to round-off as well.)
+    Gradients are those of one process to round-off, and with Adam the weights as well; SOAP also
+    scales up directions whose gradient is nearly zero, where round-off decides.
 
     Raises InputError for bad input or data, TrainingError where loss or gradient is not finite,
     or a time limit leaves no time for a step; OtherRankError where another rank failed.
@@ -129,11 +128,11 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
     shown_at, shown_step = trainer.clock.seconds(), begun
     try:
         while not trainer.finished:
+            step_began = trainer.clock.seconds()
             errors = trainer.step()
             done = trainer.steps_done
             progress.advance(done, trainer.progress)
             if done == 1 or done % settings.disp_freq == 0 or trainer.complete:
-                display_began = trainer.clock.seconds()
                 validation = trainer.validate()
                 now = trainer.clock.seconds()
                 seconds, shown_at = now - shown_at, now
@@ -141,8 +140,8 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
                     curve.add(done, errors, validation, trainer.learning_rate, seconds)
                 per_step = seconds / (done - shown_step)
                 progress.show(done, errors, validation, per_step, trainer.clock.left())
-                if shown_step == begun:  # one more display like this follows the last step
-                    trainer.clock.reserve += now - display_began
+                if shown_step == begun:  # one more step and display may begin as the time is up
+                    trainer.clock.reserve += now - step_began
                 shown_step = done
             if done % settings.save_freq == 0 and not trainer.finished:
                 trainer.save(output)
@@ -158,16 +157,12 @@ def _finish(trainer: Trainer, output: Path) -> None:
     settings, best, done = trainer.config.training, trainer.best, trainer.steps_done
     trainer.save_model(output / MODEL, None, {"step": done})
     if trainer.interrupted:
-        assert trainer.interrupt is not None
-        received = trainer.interrupt.received
+        received = None if trainer.interrupt is None else trainer.interrupt.received
+        name = "a signal to another rank" if received is None else received.name
         log.warning(
             "stopped by %s after step %d%s; checkpoint and model are in %s: go on with restart "
             "(dpl train INPUT --restart --output %s)",
-            "a signal to another rank"
-            if received is None
-            else "Ctrl-C"
-            if received.name == "SIGINT"
-            else received.name,
+            name.replace("SIGINT", "Ctrl-C"),
             done,
             "" if settings.step_limit is None else f" of {settings.step_limit}",
             output,
