@@ -21,7 +21,7 @@ from ..files import write_atomically
 from ..system import InputError
 
 FORMAT_VERSION = 2
-"""2 added seconds, unimproved and ema_updates; a checkpoint of version 1 is read as if all were 0."""
+"""2 added seconds, unimproved and ema_updates; in a checkpoint of version 1 they count as 0."""
 _KEY = "deepmd_lite_checkpoint"
 
 

@@ -353,8 +353,9 @@ def read_input(
 
     `source` is a JSON or YAML file or the same content as a mapping. Data paths in it are relative
     to the working directory (as in DeePMD-kit) or, where nothing is there, to the input file's
-    folder. `time_limit` replaces training/time_limit. Raises InputError for an unknown key (naming the nearest known one), an unsupported
-    one, a value out of range, or a data path that leads nowhere.
+    folder. `time_limit` replaces training/time_limit. Raises InputError for an unknown key (naming
+    the nearest known one), an unsupported one, a value out of range, or a data path that leads
+    nowhere.
     """
     folder = None
     where = "input"

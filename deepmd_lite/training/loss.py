@@ -83,12 +83,12 @@ class Errors:
         Nine numbers: of `terms`, of `squares`, and `counts`; 0 where a label is missing.
         """
         means = (zip(values, self.counts, strict=True) for values in (self.terms, self.squares))
-        return [m * n if n else 0.0 for pairs in means for m, n in pairs] + [*map(float, self.counts)]
+        return [m * n if n else 0.0 for pairs in means for m, n in pairs] + [
+            *map(float, self.counts)
+        ]
 
     @classmethod
-    def from_sums(
-        cls, sums: Sequence[float], prefactors: tuple[float, float, float]
-    ) -> Errors:
+    def from_sums(cls, sums: Sequence[float], prefactors: tuple[float, float, float]) -> Errors:
         """Errors of all the parts whose `sums` were added up."""
         counts = tuple(round(n) for n in sums[6:9])
         terms, squares = (

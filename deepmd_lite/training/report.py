@@ -192,7 +192,7 @@ class Progress:
     ) -> None:
         """`begun` steps and `share` of the training were done before."""
         self._n_steps = n_steps
-        self._timed = time_limit is not None
+        self._limit = time_limit
         self._plain = not sys.stderr.isatty()
         self._share = min(share, 1.0)
         seconds = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
@@ -203,7 +203,7 @@ class Progress:
             unit="step",
             desc="training",
             dynamic_ncols=True,
-            bar_format=seconds if self._timed else None,
+            bar_format=None if time_limit is None else seconds,
         )
 
     def advance(self, step: int, share: float) -> None:
@@ -211,7 +211,7 @@ class Progress:
         self._share = min(share, 1.0)
         if self._bar.disable:
             return
-        position = self._share * self._bar.total if self._timed else step
+        position = step if self._limit is None else self._share * self._limit
         self._bar.update(position - self._bar.n)
 
     def show(
@@ -228,11 +228,11 @@ class Progress:
         if not math.isnan(errors.virial):
             values += f", V {1e3 * errors.virial:.1f} meV/atom"
         if not self._plain:
-            label = f"step {step}, {values}" if self._timed else values
+            label = values if self._limit is None else f"step {step}, {values}"
             self._bar.set_postfix_str(label, refresh=False)
             return
         of = "" if self._n_steps is None else f"/{self._n_steps}"
-        if self._timed:
+        if self._limit is not None:
             of += f" ({self._share:.0%} of the training)"
         if self._n_steps is not None:
             seconds_left = min(seconds_left, (self._n_steps - step) * seconds_per_step)

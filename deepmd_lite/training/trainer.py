@@ -357,9 +357,7 @@ def _in_words(errors: Errors) -> str:
     return f"energy RMSE {errors.energy:g} eV/atom, force RMSE {errors.force:g} eV/Å"
 
 
-def _optimizer(
-    config: TrainInput, parameters: list[torch.nn.Parameter]
-) -> torch.optim.Optimizer:
+def _optimizer(config: TrainInput, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     rate, betas = config.learning_rate.start_lr, config.optimizer.betas
     if config.optimizer.type == "SOAP":
         return Soap(parameters, rate, betas)

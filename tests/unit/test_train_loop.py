@@ -15,6 +15,8 @@ import pytest
 import torch
 from ase.io import read, write
 from copper import N_STEPS, copper, settings
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import deepmd_lite
 from deepmd_lite.evaluate import evaluate
@@ -251,6 +253,28 @@ def test_a_restart_needs_a_checkpoint_of_this_input_and_data(uninterrupted, data
     copy.write_bytes(copy.read_bytes()[:1000])
     with pytest.raises(InputError, match="not a readable training checkpoint"):
         train(settings(data), output=tmp_path, restart=True, quiet=True)
+
+
+def test_a_checkpoint_of_version_1_is_continued(uninterrupted, data, tmp_path, caplog):
+    """It lacks what version 2 added, in the header as in the input that it holds."""
+    with safe_open(uninterrupted / "checkpoint.safetensors", framework="pt") as f:
+        header = json.loads(f.metadata()["deepmd_lite_checkpoint"])
+        arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    header["format_version"] = 1
+    for key in ("seconds", "unimproved", "ema_updates"):
+        del header[key]
+    for key in ("time_limit", "ema_decay", "early_stop_patience"):
+        del header["config"]["training"][key]
+    metadata = {"deepmd_lite_checkpoint": json.dumps(header)}
+    save_file(arrays, tmp_path / "checkpoint.safetensors", metadata)
+    train(settings(data), output=tmp_path, restart=True, quiet=True)
+    assert "differs from the input" not in caplog.text
+    whole, found = (
+        arrays_of(uninterrupted / "checkpoint.safetensors"),
+        load_model(tmp_path / "model.dpl"),
+    )
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, whole[f"model.{name}"])
 
 
 def test_virials_that_are_not_trained_are_pointed_out(data, tmp_path, caplog):
