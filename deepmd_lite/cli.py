@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,9 @@ EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, or 1 after one line that says what was wrong."""
+    started = time.monotonic()
     args = _parser().parse_args(argv)
+    args.started = started  # a time limit includes the imports below
     logging.basicConfig(
         level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO,
         format="%(message)s",
@@ -103,6 +106,7 @@ def _train(args: argparse.Namespace) -> int:
         output=args.output,
         restart=args.restart,
         time_limit=args.time_limit,
+        started=args.started,
         quiet=args.quiet,
     )
     return 0

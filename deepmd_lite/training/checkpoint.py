@@ -21,7 +21,7 @@ from ..files import write_atomically
 from ..system import InputError
 
 FORMAT_VERSION = 2
-"""2 added seconds, unimproved and ema_updates; in a checkpoint of version 1 they count as 0."""
+"""2 added the fields that have a default, which is what a checkpoint of version 1 is read with."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -46,6 +46,8 @@ class Checkpoint:
     """Parameters, buffers, the optimiser's moments and averages under the names given above."""
     seconds: float = 0.0
     """Wall time that the training has taken, over all its segments."""
+    preparation: float = 0.0
+    """Seconds of it that passed before the first steps of the segments."""
     unimproved: int = 0
     """Displays in a row without a new lowest validation loss."""
     ema_updates: int = 0

@@ -40,23 +40,27 @@ def format_duration(seconds: float) -> str:
 
 
 class Clock:
-    """Seconds that a training has taken, those before a restart included, and its limit.
+    """Seconds that a training has taken, those before a restart included, and its limit."""
 
-    It starts when it is made: before the data is read.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, started: float | None = None) -> None:
+        """`started`: the `time.monotonic()` from which it counts; default now."""
         self.limit: float | None = None
         """Seconds that the whole training may take; None: any number."""
         self.earlier = 0.0
         """Seconds of the segments before this one."""
+        self.preparation = 0.0
+        """Seconds, of all segments, before their first steps."""
         self.reserve = 0.0
         """Seconds at the end of the limit that are kept free for writing the results."""
-        self._started = monotonic()
+        self._started = monotonic() if started is None else started
 
     def seconds(self) -> float:
         """Taken so far."""
         return self.earlier + monotonic() - self._started
+
+    def steps_begin(self) -> None:
+        """What has passed of this segment was preparation."""
+        self.preparation += monotonic() - self._started
 
     def left(self) -> float:
         """Seconds that steps may still take; infinite without a limit."""
@@ -67,9 +71,10 @@ class Clock:
     def share(self) -> float:
         """Share of the time for steps that has passed, at least 1 when it is up; 0 without a limit.
 
-        A reserve as long as the limit leaves no time at all: 1.
+        That time is the limit less preparation and reserve: the first step is at 0. Where nothing
+        remains of it the share is 1.
         """
         if self.limit is None:
             return 0.0
-        available = self.limit - self.reserve
-        return self.seconds() / available if available > 0 else 1.0
+        available = self.limit - self.preparation - self.reserve
+        return (self.seconds() - self.preparation) / available if available > 0 else 1.0

@@ -42,6 +42,7 @@ def train(
     restart: bool = False,
     init_model: str | Path | None = None,
     time_limit: str | float | None = None,
+    started: float | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a potential; returns the path of the model file `model.dpl`.
@@ -55,9 +56,10 @@ def train(
     KeyboardInterrupt, SIGTERM returns as usual.
 
     `time_limit` ('90s', '30m', '2h', '1h30m' or seconds; it replaces training/time_limit): the
-    wall time from this call to the written model, earlier segments of a restarted training
-    included (a restart keeps the limit unless it is given another). The learning rate follows
-    the clock, so two such trainings never are the same to the bit.
+    wall time from this call (or from `started`, a value of `time.monotonic()`) to the written
+    model, earlier segments of a restarted training included; a restart keeps the limit unless it
+    is given another. The learning rate follows the clock, so that two such trainings are never
+    the same to the bit.
 
     Under torchrun the ranks share the frames of every batch and the first one writes the files.
     Gradients are those of one process to round-off, and with Adam the weights as well; SOAP also
@@ -66,7 +68,7 @@ def train(
     Raises InputError for bad input or data, TrainingError where loss or gradient is not finite,
     or a time limit leaves no time for a step; OtherRankError where another rank failed.
     """
-    clock = Clock()
+    clock = Clock(started)
     if restart and init_model is not None:
         raise InputError("init_model: a restart already has its weights; give one of the two")
     with joined_ranks() as ranks:

@@ -128,6 +128,7 @@ class Trainer:
             # twice: trained weights may need a finer table than the first ones
             each = self.clock.seconds() - started
             self.clock.reserve = 2 * n_models * each + SECONDS_OF_PICTURE
+        self.clock.steps_begin()
         averages = {} if self.average is None else self.average.values
         self.ranks.equalise([*self.potential.state_dict().values(), *averages.values()])
         first = [self.clock.share(), self.clock.reserve] if self.ranks.is_first else [0.0, 0.0]
@@ -135,7 +136,7 @@ class Trainer:
         if self.time_share >= 1.0 and self.steps_done == 0:
             raise TrainingError(
                 f"time_limit: {format_duration(self.clock.limit or 0)} are over before the first "
-                f"step: {self.clock.seconds():.0f} s for reading data, "
+                f"step: {self.clock.preparation:.0f} s for reading data, "
                 f"{self.clock.reserve:.0f} s to be kept for writing results; give a longer one"
             )
 
@@ -286,6 +287,7 @@ class Trainer:
                 **({} if average is None else average.arrays()),
             },
             seconds=self.clock.seconds(),
+            preparation=self.clock.preparation,
             unimproved=self.unimproved,
             ema_updates=0 if average is None else average.updates,
         )
@@ -298,6 +300,7 @@ class Trainer:
         self.best = checkpoint.best
         self.unimproved = checkpoint.unimproved
         self.clock.earlier = checkpoint.seconds
+        self.clock.preparation += checkpoint.preparation
         decay = self.config.training.ema_decay
         if decay > 0:
             # of the restored weights, in case the checkpoint was written without an average

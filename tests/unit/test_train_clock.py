@@ -55,6 +55,26 @@ def test_the_share_counts_earlier_segments_and_leaves_the_reserve(monkeypatch):
     assert (c.share(), c.left()) == (1.1, -10.0)
 
 
+def test_preparation_is_no_part_of_the_time_for_steps(monkeypatch):
+    """The share is 0 at the first step, and does not fall where a restart prepares once more."""
+    now = 1000.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    c = Clock(started=990.0)
+    c.limit, c.reserve = 120.0, 10.0
+    c.steps_begin()
+    assert c.share() == 0.0
+    now = 1050.0
+    assert c.share() == 0.5
+    later = Clock()
+    later.limit, later.reserve = c.limit, c.reserve
+    later.earlier, later.preparation = c.seconds(), c.preparation
+    now = 1060.0
+    later.steps_begin()
+    assert (later.seconds(), later.share()) == (70.0, 50.0 / 90.0)
+    now = 1100.0
+    assert later.share() == 1.0
+
+
 def test_a_reserve_that_fills_the_limit_leaves_nothing():
     c = Clock()
     c.limit = c.reserve = 5.0

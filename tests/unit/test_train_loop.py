@@ -261,7 +261,7 @@ def test_a_checkpoint_of_version_1_is_continued(uninterrupted, data, tmp_path, c
         header = json.loads(f.metadata()["deepmd_lite_checkpoint"])
         arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
     header["format_version"] = 1
-    for key in ("seconds", "unimproved", "ema_updates"):
+    for key in ("seconds", "preparation", "unimproved", "ema_updates"):
         del header[key]
     for key in ("time_limit", "ema_decay", "early_stop_patience"):
         del header["config"]["training"][key]
