@@ -13,7 +13,6 @@ from deepmd_lite.training.clock import Clock, format_duration, parse_duration
         ("30m", 1800),
         ("2h", 7200),
         ("1h30m", 5400),
-        ("1h 30m".replace(" ", ""), 5400),
         ("1h0m30s", 3630),
         ("1.5h", 5400),
         ("2H", 7200),

@@ -76,7 +76,7 @@ def test_shares_of_a_batch_add_up_to_its_loss_gradient_and_errors(data, size, tm
     found = load_data(config, quiet=True)
     potential = initial_potential(config, found, None)
     frames = [found.frames[i] for i in (2, 4, 7, 0, 10)]
-    assert label_counts(frames) == (5, 5 * 4 + 4 - 4, 3 if frames[0].frame.virial is None else 4)
+    assert label_counts(frames) == (5, 8 + 3 * 4, 4)
 
     def of(ranks):
         trainer = Trainer(config, found, potential, ranks=ranks)
@@ -128,9 +128,8 @@ def test_two_ranks_make_the_steps_of_one(data, tmp_path):
         np.testing.assert_allclose(curves[1][name], column, rtol=0.02)
     names = [{p.name for p in (tmp_path / n).iterdir()} for n in ("one", "two")]
     assert names[0] == names[1]
-    # the weights did move by much more than the tolerance
-    start_bias = Checkpoint.read(tmp_path / "one" / "checkpoint.safetensors").arrays
-    assert max(v.abs().max() for k, v in start_bias.items() if "exp_avg." in k) > 1e-4
+    # there were gradients, much larger than the tolerance
+    assert max(v.abs().max() for k, v in one.arrays.items() if "exp_avg." in k) > 1e-4
 
 
 FAILING = """
