@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,9 @@ EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, or 1 after one line that says what was wrong."""
+    started = time.monotonic()
     args = _parser().parse_args(argv)
+    args.started = started  # a time limit includes the imports below
     logging.basicConfig(
         level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO,
         format="%(message)s",
@@ -77,10 +80,19 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _add_train(verbs: argparse._SubParsersAction) -> None:
-    p = verbs.add_parser("train", help="train a potential from an input file", epilog=EPILOG)
+    p = verbs.add_parser(
+        "train",
+        help="train a potential from an input file",
+        epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
+    )
     p.add_argument("input", type=Path, help="JSON or YAML with DeePMD-kit's keys")
     p.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the results")
     p.add_argument("-r", "--restart", action="store_true", help="go on from the last checkpoint")
+    p.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="90s, 30m, 2h, 1h30m: end by then; the learning rate follows the time",
+    )
     _common(p)
     p.set_defaults(run=_train)
 
@@ -89,7 +101,14 @@ def _train(args: argparse.Namespace) -> int:
     from .training import train
 
     _set_threads(args.threads)
-    train(args.input, output=args.output, restart=args.restart, quiet=args.quiet)
+    train(
+        args.input,
+        output=args.output,
+        restart=args.restart,
+        time_limit=args.time_limit,
+        started=args.started,
+        quiet=args.quiet,
+    )
     return 0
 
 

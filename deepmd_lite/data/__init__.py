@@ -1,6 +1,6 @@
 """Reference data: reading, checking, and dividing it into batches."""
 
-from .batches import Batch, PreparedFrame, collate, environments, prepare
+from .batches import Batch, PreparedFrame, collate, environments, label_counts, prepare
 from .formats import load
 from .frames import Frame, System, describe
 from .sampler import BatchSampler
@@ -14,6 +14,7 @@ __all__ = [
     "collate",
     "describe",
     "environments",
+    "label_counts",
     "load",
     "prepare",
 ]

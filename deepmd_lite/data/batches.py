@@ -61,6 +61,16 @@ def environments(prepared: Iterable[PreparedFrame]) -> Iterator[tuple[LocalEnv, 
         yield p.env, p.frame.energy
 
 
+def label_counts(prepared: Iterable[PreparedFrame]) -> tuple[int, int, int]:
+    """Frames with an energy, atoms of the frames with forces, and frames with a virial."""
+    energies = forces = virials = 0
+    for p in prepared:
+        energies += p.frame.energy is not None
+        forces += p.n_atoms if p.frame.forces is not None else 0
+        virials += p.frame.virial is not None
+    return energies, forces, virials
+
+
 @dataclass
 class Batch:
     """Several frames as one `LocalEnv`: local atoms of all frames first, then all their ghosts.

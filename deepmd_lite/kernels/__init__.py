@@ -42,6 +42,8 @@ __all__ = [
 
 FEATURE_PADDING: int = _kernels.FEATURE_PADDING
 """The features of a table are padded with zero coefficients to a multiple of this."""
+ATOMS_PER_LIST_THREAD = 1024
+"""A neighbour list takes one more thread for each so many local atoms."""
 
 _SETS = ("baseline", "avx2", "avx512")
 
@@ -82,7 +84,9 @@ def neighbor_list(
     types = _checked("types", types, torch.int32, (len(positions),))
     if not 0 <= n_local <= len(positions):
         raise InputError(f"n_local: expected 0 to {len(positions)}, found {n_local}")
-    found = _kernels.NeighborList(positions, types, n_local, cutoff, torch.get_num_threads())
+    # waking a team for a few hundred atoms costs more than it saves, on a busy machine a lot more
+    threads = min(torch.get_num_threads(), 1 + n_local // ATOMS_PER_LIST_THREAD)
+    found = _kernels.NeighborList(positions, types, n_local, cutoff, threads)
     offsets = torch.empty(n_local + 1, dtype=torch.int64)
     indices = torch.empty(found.n_edges, dtype=torch.int32)
     found.copy(offsets, indices)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels.reference import environment_rows
+from ..kernels.reference import switch
 from ..system import InputError, LocalEnv
 from .config import ModelConfig
 
@@ -44,29 +44,27 @@ class _Sums:
         self.atoms = np.zeros(n_types)
         self.s = np.zeros(n_types)
         self.s2 = np.zeros(n_types)
-        self.v2 = np.zeros(n_types)
         self.most = np.zeros(n_types, dtype=int)
         self.min_distance = math.inf
 
     def add(self, env: LocalEnv, rcut_smth: float, rcut: float) -> None:
         n_types = len(self.atoms)
-        types = env.types.long()
-        centre_e = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
-        neighbor_e = env.indices.long()
-        vectors = env.positions[neighbor_e] - env.positions[centre_e]
-        r = vectors.norm(dim=1)
-        inside = r < rcut
-        centre_e, neighbor_e = centre_e[inside], neighbor_e[inside]
-        rows = environment_rows(vectors[inside], rcut_smth, rcut)
-        a = types[centre_e].numpy()
-        s2 = (rows**2).numpy()
-        self.atoms += np.bincount(types[: env.n_local].numpy(), minlength=n_types)
-        self.s += np.bincount(a, rows[:, 0].numpy(), minlength=n_types)
-        self.s2 += np.bincount(a, s2[:, 0], minlength=n_types)
-        self.v2 += np.bincount(a, s2[:, 1:].sum(axis=1) / 3.0, minlength=n_types)
-        if len(r):
-            self.min_distance = min(self.min_distance, float(r.min()))
-            pair = (centre_e * n_types + types[neighbor_e]).numpy()
+        types, positions = env.types.numpy(), env.positions.numpy()
+        neighbor_e = env.indices.numpy()
+        centre_e = np.repeat(np.arange(env.n_local), np.diff(env.offsets.numpy()))
+        vectors = positions[neighbor_e] - positions[centre_e]
+        r_e = np.sqrt(np.einsum("ec,ec->e", vectors, vectors))
+        inside = r_e < rcut
+        if not inside.all():
+            centre_e, neighbor_e, r_e = centre_e[inside], neighbor_e[inside], r_e[inside]
+        s_e = switch(torch.from_numpy(r_e), rcut_smth, rcut).numpy() / r_e
+        a_e = types[centre_e]
+        self.atoms += np.bincount(types[: env.n_local], minlength=n_types)
+        self.s += np.bincount(a_e, s_e, minlength=n_types)
+        self.s2 += np.bincount(a_e, s_e**2, minlength=n_types)
+        if len(r_e):
+            self.min_distance = min(self.min_distance, float(r_e.min()))
+            pair = centre_e * n_types + types[neighbor_e]
             counts = np.bincount(pair, minlength=env.n_local * n_types)
             self.most = np.maximum(self.most, counts.reshape(-1, n_types).max(axis=0))
 
@@ -98,7 +96,8 @@ def statistics_from(
     mean, mean2 = sums.s / slots, sums.s2 / slots
     deviation = np.sqrt(np.maximum(mean2 - mean**2, 0.0))
     radial = np.maximum(deviation, SMALLEST_DEVIATION)
-    angular = np.maximum(np.sqrt(sums.v2 / slots), SMALLEST_DEVIATION)
+    # x, y, z of a row are s times a unit vector: their squares add up to s²
+    angular = np.maximum(np.sqrt(mean2 / 3.0), SMALLEST_DEVIATION)
     zeros = np.zeros(n_types)
     davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
     dstd = np.stack([radial, angular, angular, angular], axis=1)

@@ -2,7 +2,8 @@
 
 One safetensors container: a JSON header (metadata key `deepmd_lite_checkpoint`) with step, input,
 grid of the table, state of the sampler and the best validation so far, and arrays `model.NAME`,
-`optimizer.QUANTITY.NAME`. The learning rate follows from the step.
+`optimizer.QUANTITY.NAME` and, where the weights are averaged, `ema.NAME`. The learning rate
+follows from the step, or from the seconds where the training has a time limit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..system import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added the fields that have a default, which is what a checkpoint of version 1 is read with."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -41,7 +43,15 @@ class Checkpoint:
     best: dict[str, Any] | None
     """`step` and `loss` of the best validation, None before the first."""
     arrays: dict[str, torch.Tensor]
-    """Parameters, buffers and Adam's moments under the names given above."""
+    """Parameters, buffers, the optimiser's moments and averages under the names given above."""
+    seconds: float = 0.0
+    """Wall time that the training has taken, over all its segments."""
+    preparation: float = 0.0
+    """Seconds of it that passed before the first steps of the segments."""
+    unimproved: int = 0
+    """Displays in a row without a new lowest validation loss."""
+    ema_updates: int = 0
+    """Updates that the moving average has taken in."""
 
     def write(self, path: str | Path) -> None:
         """Write atomically. Raises InputError where the file cannot be written."""
@@ -64,9 +74,9 @@ class Checkpoint:
                 header = json.loads((f.metadata() or {})[_KEY])
                 arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
             version = header.pop("format_version")
-            if version != FORMAT_VERSION:
+            if version not in range(1, FORMAT_VERSION + 1):
                 raise InputError(
-                    f"{path}: checkpoint format {version}; this release reads {FORMAT_VERSION}"
+                    f"{path}: checkpoint format {version}; this release reads 1 to {FORMAT_VERSION}"
                 )
             return cls(**header, arrays=arrays)
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as e:

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..model.config import ModelConfig
 from ..schema import Section, located, parse, read_mapping
+from .clock import parse_duration
 
 
 class _TrainSection(Section):
@@ -58,7 +59,7 @@ class _TrainSection(Section):
 class LearningRateConfig(_TrainSection):
     """Exponential decay of the learning rate; see `training.schedule.Schedule`."""
 
-    ignored = {"scale_by_worker": "one process trains"}
+    ignored = {"scale_by_worker": "batch_size is that of all processes together"}
     refused = dict.fromkeys(
         ("warmup_steps", "warmup_ratio", "warmup_start_factor", "decay_phase_ratio"),
         "the schedule is a plain exponential decay from start_lr to stop_lr",
@@ -162,7 +163,8 @@ class DataConfig(_TrainSection):
     """A data set and how it is divided into batches.
 
     `batch_size`: frames in a batch; 'auto' (as many as it takes to reach 32 atoms), 'auto:N'
-    (N atoms). Frames of all systems are shuffled together.
+    (N atoms). Frames of all systems are shuffled together. Several processes (torchrun) share a
+    batch: its size does not depend on their number.
     """
 
     aliases = {"sys_weights": "sys_probs"}
@@ -235,7 +237,7 @@ class TrainingConfig(_TrainSection):
         "tensorboard": "read train.jsonl",
         "tensorboard_log_dir": "read train.jsonl",
         "tensorboard_freq": "read train.jsonl",
-        "zero_stage": "one process trains",
+        "zero_stage": "every process holds the whole model",
         "acc_freq": "gradients are not accumulated",
     }
     refused = {
@@ -246,7 +248,7 @@ class TrainingConfig(_TrainSection):
         "fitting_weight": "one model is trained on one data set",
         "numb_epoch": "give numb_steps",
         "num_epochs": "give numb_steps",
-        "enable_ema": "the model is the last one, or model-best.dpl",
+        "enable_ema": "give ema_decay, for example 0.999",
     }
 
     training_data: DataConfig
@@ -261,6 +263,37 @@ class TrainingConfig(_TrainSection):
     """Clip the gradient's norm at this value; 0: never."""
     opt_type: Literal["SOAP", "Adam"] | None = None
     """DeePMD-kit's place for optimizer/type."""
+    time_limit: float | None = None
+    """Seconds of wall time ('90s', '30m', '2h', '1h30m' or a number) that the training may take,
+    reading data and writing the model included. The learning rate then falls with the share of
+    the time that has passed and reaches stop_lr when it is up; numb_steps, if given, is a second
+    limit of the same kind."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay, in an update, of the exponential moving average of the weights, which is then what
+    is validated and what the model files hold. 0: the weights themselves."""
+    early_stop_patience: int = Field(0, ge=0)
+    """End after so many displays in a row without a new lowest validation loss; 0: never."""
+
+    @field_validator("time_limit", mode="before")
+    @classmethod
+    def _read_duration(cls, value: Any) -> Any:
+        return None if value is None else parse_duration(value)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> TrainingConfig:
+        if self.early_stop_patience and self.validation_data is None:
+            raise ValueError(
+                "early_stop_patience judges by the validation loss: give validation_data, or "
+                "early_stop_patience 0"
+            )
+        return self
+
+    @property
+    def step_limit(self) -> int | None:
+        """numb_steps; None where only a time limit ends the training."""
+        if self.time_limit is not None and "numb_steps" not in self.model_fields_set:
+            return None
+        return self.numb_steps
 
     @field_validator("seed", mode="before")
     @classmethod
@@ -294,6 +327,16 @@ class TrainInput(_TrainSection):
             self.optimizer.type = given
         return self
 
+    @model_validator(mode="after")
+    def _one_schedule(self) -> TrainInput:
+        rate = self.learning_rate
+        if self.training.time_limit is not None and not (rate.smooth and rate.decay_rate is None):
+            raise ValueError(
+                "learning_rate/decay_rate and smooth false count steps, but with a time limit the "
+                "learning rate follows the time; remove them"
+            )
+        return self
+
     def fingerprint(self) -> str:
         """SHA-256 of what decides the result of a step: all but paths, files and frequencies."""
         content = self.model_dump(mode="json")
@@ -303,19 +346,24 @@ class TrainInput(_TrainSection):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_input(source: Mapping[str, Any] | str | Path) -> tuple[TrainInput, list[str]]:
+def read_input(
+    source: Mapping[str, Any] | str | Path, time_limit: str | float | None = None
+) -> tuple[TrainInput, list[str]]:
     """The checked input and notes on keys that are ignored.
 
     `source` is a JSON or YAML file or the same content as a mapping. Data paths in it are relative
     to the working directory (as in DeePMD-kit) or, where nothing is there, to the input file's
-    folder. Raises InputError for an unknown key (naming the nearest known one), an unsupported
-    one, a value out of range, or a data path that leads nowhere.
+    folder. `time_limit` replaces training/time_limit. Raises InputError for an unknown key (naming
+    the nearest known one), an unsupported one, a value out of range, or a data path that leads
+    nowhere.
     """
     folder = None
     where = "input"
     if not isinstance(source, Mapping):
         folder, where = Path(source).resolve().parent, str(source)
         source = read_mapping(source)
+    if time_limit is not None and isinstance(source.get("training"), Mapping):
+        source = {**source, "training": {**source["training"], "time_limit": time_limit}}
     config = parse(TrainInput, source, where)
     data_sets = [("training_data", config.training.training_data)]
     if config.training.validation_data is not None:

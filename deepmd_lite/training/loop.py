@@ -7,197 +7,32 @@ frames each time), `checkpoint.safetensors`, `lcurve.out`, `train.jsonl`, `learn
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .. import __version__
-from ..data import Batch, BatchSampler, PreparedFrame, collate
-from ..kernels import positions_fixed
-from ..model import Potential, refine_table, save_model
-from ..system import DeepmdLiteError, InputError
-from .checkpoint import Checkpoint, changed_keys, grid_fields, pack_arrays, unpack_arrays
+from ..schema import parse
+from ..system import InputError
+from .checkpoint import Checkpoint, changed_keys
+from .clock import Clock, format_duration
 from .config import TrainInput, read_input
 from .interrupt import Interrupt
-from .loss import Errors, loss_of, predict
+from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
-from .schedule import Schedule
-from .setup import TrainingData, initial_potential, load_data, restored_potential
-from .soap import Soap
+from .setup import initial_potential, load_data, restored_potential
+from .trainer import BEST_MODEL, CHECKPOINT, Trainer, TrainingError
+
+__all__ = ["Trainer", "TrainingError", "train"]
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.dpl"
-BEST_MODEL = "model-best.dpl"
 JSONL = "train.jsonl"
 PICTURE = "learning_curve.png"
-
-
-class TrainingError(DeepmdLiteError):
-    """A training that cannot go on."""
-
-
-class Trainer:
-    """A training between two steps: what `step` changes, and what a checkpoint holds."""
-
-    def __init__(self, config: TrainInput, data: TrainingData, potential: Potential) -> None:
-        self.config = config
-        self.data = data
-        self.potential = potential
-        self.schedule = Schedule.from_config(config.learning_rate, config.training.numb_steps)
-        self.optimizer = _optimizer(config, potential)
-        self.sampler = BatchSampler(
-            [f.n_atoms for f in data.frames],
-            config.training.training_data.batch_size,
-            seed=config.training.seed,
-        )
-        self.steps_done = 0
-        self.best: dict[str, Any] | None = None
-        self._best_state: dict[str, torch.Tensor] | None = None
-
-    # --- one step ---------------------------------------------------------------------------
-
-    def step(self) -> Errors:
-        """One update; returns the errors of its batch before the update.
-
-        Raises TrainingError, naming step and frames, where the loss is not finite.
-        """
-        frames = [self.data.frames[i] for i in next(self.sampler)]
-        batch = collate(frames)
-        prefactors = self.schedule.prefactors(self.config.loss, self.steps_done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.learning_rate(self.steps_done)
-        loss, errors = self._loss(batch, prefactors, training=True)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(self._not_finite("loss", frames, errors))
-        self.optimizer.zero_grad(set_to_none=True)
-        with positions_fixed():  # only the weights move
-            loss.backward()
-        limit = self.config.training.gradient_max_norm
-        if limit > 0:
-            torch.nn.utils.clip_grad_norm_(self.potential.parameters(), limit)
-        self.optimizer.step()
-        self.steps_done += 1
-        return errors
-
-    def _loss(
-        self, batch: Batch, prefactors: tuple[float, float, float], training: bool
-    ) -> tuple[torch.Tensor, Errors]:
-        _, p_force, p_virial = prefactors
-        prediction = predict(
-            self.potential,
-            batch,
-            forces=p_force > 0 and bool(batch.has_forces.any()),
-            virials=p_virial > 0 and bool(batch.has_virial.any()),
-            training=training,
-        )
-        return loss_of(prediction, batch, prefactors)
-
-    def _not_finite(self, what: str, frames: list[PreparedFrame], errors: Errors) -> str:
-        sources = ", ".join(f.frame.source for f in frames[:4])
-        more = f" and {len(frames) - 4} more" if len(frames) > 4 else ""
-        return (
-            f"step {self.steps_done + 1}: the {what} is not finite (energy RMSE {errors.energy:g} "
-            f"eV/atom, force RMSE {errors.force:g} eV/Å) in the batch of {sources}{more}; "
-            "the last checkpoint is kept: check these frames, or restart with a lower "
-            "learning_rate/start_lr"
-        )
-
-    # --- validation -------------------------------------------------------------------------
-
-    def validate(self) -> Errors | None:
-        """Errors on the validation sample, None without one; remembers the best weights."""
-        if not self.data.validation:
-            return None
-        # the batch of the last step was weighted by the prefactors of that step
-        prefactors = self.schedule.prefactors(self.config.loss, max(0, self.steps_done - 1))
-        e, f, v = map(max, prefactors, self._fixed_weights())  # measured if either wants it
-        parts = [self._loss(b, (e, f, v), training=False)[1] for b in self.data.validation]
-        errors = Errors.merged(parts)
-        errors = Errors(errors.terms, errors.squares, errors.counts, prefactors)
-        loss = errors.loss(self._fixed_weights())
-        if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
-            self.best = {"step": self.steps_done, "loss": loss}
-            state = self.potential.state_dict()
-            self._best_state = {name: value.clone() for name, value in state.items()}
-        return errors
-
-    def _fixed_weights(self) -> tuple[float, float, float]:
-        """Weights of the three terms by which models of different steps are compared."""
-        loss = self.config.loss
-        return loss.limits if any(loss.limits) else loss.starts
-
-    # --- files ------------------------------------------------------------------------------
-
-    def checkpoint(self) -> Checkpoint:
-        """The state now."""
-        return Checkpoint(
-            step=self.steps_done,
-            config=self.config.model_dump(mode="json"),
-            data_hash=self.data.hash,
-            sel=self.potential.sel,
-            min_distance=self.potential.min_distance,
-            grid=grid_fields(self.potential.grid),
-            sampler=self.sampler.state_dict(),
-            best=self.best,
-            arrays=pack_arrays(self.potential, self.optimizer),
-        )
-
-    def restore(self, checkpoint: Checkpoint, where: str) -> None:
-        """Take the state of a checkpoint whose model is `self.potential`'s."""
-        unpack_arrays(checkpoint, self.potential, self.optimizer, where)
-        self.sampler.load_state_dict(checkpoint.sampler)
-        self.steps_done = checkpoint.step
-        self.best = checkpoint.best
-
-    def save(self, output: Path) -> None:
-        """Write the checkpoint, and the best model if it is a new one."""
-        for name, value in self.potential.named_parameters():
-            if not torch.isfinite(value).all():
-                raise TrainingError(
-                    f"step {self.steps_done}: parameter {name} is no longer finite; the last "
-                    "checkpoint is kept: restart with a lower learning_rate/start_lr"
-                )
-        if self._best_state is not None and self.best is not None:
-            self.save_model(output / BEST_MODEL, self._best_state, self.best)
-            self._best_state = None
-        self.checkpoint().write(output / CHECKPOINT)
-
-    def save_model(
-        self, path: Path, state: dict[str, torch.Tensor] | None, facts: dict[str, Any]
-    ) -> None:
-        """Write a model file with the weights of `state` (None: the current ones).
-
-        The table is refined on training frames in a copy: training goes on with its own.
-        """
-        potential = copy.deepcopy(self.potential)
-        if state is not None:
-            potential.load_state_dict(state)
-        refine_table(potential, self.data.table_sample)
-        training = self.config.training
-        save_model(
-            potential,
-            path,
-            {
-                "trained with": f"deepmd_lite {__version__}, torch {torch.__version__}",
-                "date": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-                "steps": f"{facts['step']} of {training.numb_steps}",
-                "training data": self.data.summary,
-                "training data sha256": self.data.hash,
-                "seed": training.seed,
-                "virials trained": self.data.virials_trained,
-                **({"validation loss": facts["loss"]} if "loss" in facts else {}),
-            },
-        )
 
 
 def train(
@@ -206,6 +41,8 @@ def train(
     output: str | Path = ".",
     restart: bool = False,
     init_model: str | Path | None = None,
+    time_limit: str | float | None = None,
+    started: float | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a potential; returns the path of the model file `model.dpl`.
@@ -213,93 +50,138 @@ def train(
     `config`: an input file (JSON or YAML, DeePMD-kit's keys) or its content; `output`: folder of
     the results, made if needed; files that an earlier training left there are renamed to
     `*.old`. `restart` goes on from the checkpoint in `output`: the result is that of an
-    uninterrupted training, bit for bit on the same machine with as many threads. `init_model`: a
-    model file whose weights and statistics are the start. Ctrl-C and SIGTERM end the training
-    after the current step with checkpoint and model written; Ctrl-C then raises
+    uninterrupted training, bit for bit on the same machine with as many threads and ranks.
+    `init_model`: a model file whose weights and statistics are the start. Ctrl-C and SIGTERM end
+    the training after the current step with checkpoint and model written; Ctrl-C then raises
     KeyboardInterrupt, SIGTERM returns as usual.
 
-    Raises InputError for bad input or data, TrainingError where the loss is not finite.
+    `time_limit` ('90s', '30m', '2h', '1h30m' or seconds; it replaces training/time_limit): the
+    wall time from this call (or from `started`, a value of `time.monotonic()`) to the written
+    model, earlier segments of a restarted training included; a restart keeps the limit unless it
+    is given another. The learning rate follows the clock, so that two such trainings are never
+    the same to the bit.
+
+    Under torchrun the ranks share the frames of every batch and the first one writes the files.
+    Gradients are those of one process to round-off, and with Adam the weights as well; SOAP also
+    scales up directions whose gradient is nearly zero, where round-off decides.
+
+    Raises InputError for bad input or data, TrainingError where loss or gradient is not finite,
+    or a time limit leaves no time for a step; OtherRankError where another rank failed.
     """
+    clock = Clock(started)
     if restart and init_model is not None:
         raise InputError("init_model: a restart already has its weights; give one of the two")
-    settings, notes = read_input(config)
-    for note in notes:
-        log.info("note: %s", note)
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"{output}: cannot be made a folder: {e.strerror or e}") from None
-    if restart:
-        trainer = _restarted(settings, output / CHECKPOINT, quiet)
-    else:
-        data = load_data(settings, quiet)
-        trainer = Trainer(settings, data, initial_potential(settings, data, init_model))
-        _set_aside(output, settings)
-    with logging_redirect_tqdm(), Interrupt() as interrupt:
-        _run(trainer, output, interrupt, restart, quiet)
-    _finish(trainer, output, settings)
-    if interrupt.received is not None:
-        log.warning(
-            "stopped by %s after step %d of %d; checkpoint and model are in %s: go on with restart "
-            "(dpl train INPUT --restart --output %s)",
-            "Ctrl-C" if interrupt.received.name == "SIGINT" else interrupt.received.name,
-            trainer.steps_done,
-            settings.training.numb_steps,
-            output,
-            output,
-        )
-        if interrupt.received.name == "SIGINT":
+    with joined_ranks() as ranks:
+        quiet = quiet or not ranks.is_first
+        output = Path(output)
+        checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
+        settings = _settings(config, time_limit, checkpoint)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{output}: cannot be made a folder: {e.strerror or e}") from None
+        if checkpoint is not None:
+            trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
+        else:
+            data = load_data(settings, quiet)
+            potential = initial_potential(settings, data, init_model)
+            trainer = Trainer(settings, data, potential, clock, ranks)
+            if ranks.is_first:
+                _set_aside(output, settings)
+        with logging_redirect_tqdm(), Interrupt() as interrupt:
+            trainer.interrupt = interrupt
+            _run(trainer, output, restart, quiet)
+            if ranks.is_first:
+                _finish(trainer, output)
+        if interrupt.received is not None and interrupt.received.name == "SIGINT":
             raise KeyboardInterrupt
     return output / MODEL
 
 
-def _optimizer(config: TrainInput, potential: Potential) -> torch.optim.Optimizer:
-    rate, betas = config.learning_rate.start_lr, config.optimizer.betas
-    if config.optimizer.type == "SOAP":
-        return Soap(potential.parameters(), rate, betas)
-    # fused: one pass over the parameters instead of ten
-    return torch.optim.Adam(potential.parameters(), rate, betas, fused=True)
+def _settings(
+    config: Mapping[str, Any] | str | Path,
+    time_limit: str | float | None,
+    checkpoint: Checkpoint | None,
+) -> TrainInput:
+    """The checked input; a restart goes on with the checkpoint's time limit unless told another."""
+    settings, notes = read_input(config, time_limit)
+    if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
+        settings, notes = read_input(config, checkpoint.config["training"].get("time_limit"))
+    for note in notes:
+        log.info("note: %s", note)
+    return settings
 
 
-def _run(trainer: Trainer, output: Path, interrupt: Interrupt, restart: bool, quiet: bool) -> None:
+def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
     """Steps until the last one or an interrupt; displays and saves on the way."""
-    settings = trainer.config.training
-    n_steps, begun = settings.numb_steps, trainer.steps_done
-    curve = LearningCurve(
-        output / settings.disp_file,
-        output / JSONL,
-        with_validation=bool(trainer.data.validation),
-        with_virial=trainer.config.loss.trains_virials,
-        after_step=begun if restart else None,
-    )
-    progress = Progress(n_steps, begun, quiet)
-    shown_at, shown_step = time.perf_counter(), begun
+    settings, begun = trainer.config.training, trainer.steps_done
+    curve = None
+    if trainer.ranks.is_first:
+        curve = LearningCurve(
+            output / settings.disp_file,
+            output / JSONL,
+            with_validation=bool(trainer.data.validation),
+            with_virial=trainer.config.loss.trains_virials,
+            after_step=begun if restart else None,
+        )
+    trainer.begin()
+    limits = settings.step_limit, settings.time_limit
+    progress = Progress(*limits, begun, trainer.progress, quiet)
+    shown_at, shown_step = trainer.clock.seconds(), begun
     try:
-        while trainer.steps_done < n_steps and interrupt.received is None:
+        while not trainer.finished:
+            step_began = trainer.clock.seconds()
             errors = trainer.step()
             done = trainer.steps_done
-            progress.advance()
-            if done in (1, n_steps) or done % settings.disp_freq == 0:
+            progress.advance(done, trainer.progress)
+            if done == 1 or done % settings.disp_freq == 0 or trainer.complete:
                 validation = trainer.validate()
-                now = time.perf_counter()
+                now = trainer.clock.seconds()
                 seconds, shown_at = now - shown_at, now
-                learning_rate = trainer.schedule.learning_rate(done - 1)
-                curve.add(done, errors, validation, learning_rate, seconds)
-                progress.show(done, errors, validation, seconds / (done - shown_step))
+                if curve is not None:
+                    curve.add(done, errors, validation, trainer.learning_rate, seconds)
+                per_step = seconds / (done - shown_step)
+                progress.show(done, errors, validation, per_step, trainer.clock.left())
+                if shown_step == begun:  # one more step and display may begin as the time is up
+                    trainer.clock.reserve += now - step_began
                 shown_step = done
-            if done % settings.save_freq == 0 and done < n_steps:
+            if done % settings.save_freq == 0 and not trainer.finished:
                 trainer.save(output)
         trainer.save(output)
     finally:
         progress.close()
-        curve.close()
+        if curve is not None:
+            curve.close()
 
 
-def _finish(trainer: Trainer, output: Path, settings: TrainInput) -> None:
-    """Write the model and the picture."""
-    trainer.save_model(output / MODEL, None, {"step": trainer.steps_done})
-    best = trainer.best
+def _finish(trainer: Trainer, output: Path) -> None:
+    """Write the model and the picture, and say why the training ended."""
+    settings, best, done = trainer.config.training, trainer.best, trainer.steps_done
+    trainer.save_model(output / MODEL, None, {"step": done})
+    if trainer.interrupted:
+        received = None if trainer.interrupt is None else trainer.interrupt.received
+        name = "a signal to another rank" if received is None else received.name
+        log.warning(
+            "stopped by %s after step %d%s; checkpoint and model are in %s: go on with restart "
+            "(dpl train INPUT --restart --output %s)",
+            name.replace("SIGINT", "Ctrl-C"),
+            done,
+            "" if settings.step_limit is None else f" of {settings.step_limit}",
+            output,
+            output,
+        )
+    elif trainer.complete and settings.time_limit is not None:
+        log.info(
+            "the time limit of %s allowed %d steps", format_duration(settings.time_limit), done
+        )
+    elif trainer.out_of_patience:
+        log.info(
+            "stopped early after step %d: no lower validation loss in the last %d displays "
+            "(training/early_stop_patience %d)",
+            done,
+            trainer.unimproved,
+            settings.early_stop_patience,
+        )
     if best is not None:
         log.info(
             "best validation loss %.4g at step %d: %s",
@@ -307,20 +189,28 @@ def _finish(trainer: Trainer, output: Path, settings: TrainInput) -> None:
             best["step"],
             output / BEST_MODEL,
         )
-    log.info("model after step %d: %s", trainer.steps_done, output / MODEL)
+    log.info("model after step %d: %s", done, output / MODEL)
     try:
-        plot_learning_curve(output / settings.training.disp_file, output / PICTURE)
+        plot_learning_curve(output / settings.disp_file, output / PICTURE)
     except InputError:
         log.info("no learning curve yet: no step was displayed")
 
 
-def _restarted(settings: TrainInput, path: Path, quiet: bool) -> Trainer:
+def _restarted(
+    settings: TrainInput,
+    checkpoint: Checkpoint,
+    path: Path,
+    clock: Clock,
+    ranks: Ranks,
+    quiet: bool,
+) -> Trainer:
     """The training that a checkpoint was written by, with `settings` checked against its input."""
-    checkpoint = Checkpoint.read(path)
-    ignored = ("/systems", "/disp_file", "/disp_freq", "/save_freq")
+    # keys that are younger than the checkpoint had their defaults
+    began_with = parse(TrainInput, checkpoint.config, str(path)).model_dump(mode="json")
+    ignored = ("/systems", "/disp_file", "/disp_freq", "/save_freq", "/early_stop_patience")
     changed = [
         key
-        for key in changed_keys(checkpoint.config, settings.model_dump(mode="json"))
+        for key in changed_keys(began_with, settings.model_dump(mode="json"))
         if not key.endswith(ignored) and not key.startswith("training/validation_data")
     ]
     for key in changed:
@@ -335,9 +225,10 @@ def _restarted(settings: TrainInput, path: Path, quiet: bool) -> Trainer:
             f"{path}: was written with other training data (sha256 {checkpoint.data_hash[:12]}, "
             f"found {data.hash[:12]}); restore the data, or start anew with init_model"
         )
-    trainer = Trainer(settings, data, restored_potential(settings, checkpoint))
+    trainer = Trainer(settings, data, restored_potential(settings, checkpoint), clock, ranks)
     trainer.restore(checkpoint, str(path))
-    log.info("restart after step %d of %d", trainer.steps_done, settings.training.numb_steps)
+    limit = settings.training.step_limit
+    log.info("restart after step %d%s", trainer.steps_done, "" if limit is None else f" of {limit}")
     return trainer
 
 

@@ -14,6 +14,7 @@ first or its last prefactor is 0).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,20 +77,36 @@ class Errors:
             "rmse_v": self.virial,
         }
 
+    def sums(self) -> list[float]:
+        """Sums that the means are made of, to be added up over parts of a batch or data set.
+
+        Nine numbers: of `terms`, of `squares`, and `counts`; 0 where a label is missing.
+        """
+        means = (zip(values, self.counts, strict=True) for values in (self.terms, self.squares))
+        return [m * n if n else 0.0 for pairs in means for m, n in pairs] + [
+            *map(float, self.counts)
+        ]
+
     @classmethod
-    def merged(cls, parts: list[Errors]) -> Errors:
+    def from_sums(cls, sums: Sequence[float], prefactors: tuple[float, float, float]) -> Errors:
+        """Errors of all the parts whose `sums` were added up."""
+        counts = tuple(round(n) for n in sums[6:9])
+        terms, squares = (
+            tuple(s / n if n else math.nan for s, n in zip(part, counts, strict=True))
+            for part in (sums[0:3], sums[3:6])
+        )
+        return cls(terms, squares, counts, prefactors)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Errors]) -> Errors:
         """Errors of all batches together."""
-        counts = tuple(sum(p.counts[k] for p in parts) for k in range(3))
+        sums = [sum(values) for values in zip(*(p.sums() for p in parts), strict=True)]
+        return cls.from_sums(sums, parts[0].prefactors)
 
-        def mean(values: list[tuple[float, ...]], k: int) -> float:
-            present = [
-                v[k] * p.counts[k] for v, p in zip(values, parts, strict=True) if p.counts[k]
-            ]
-            return sum(present) / counts[k] if counts[k] else math.nan
-
-        terms = tuple(mean([p.terms for p in parts], k) for k in range(3))
-        squares = tuple(mean([p.squares for p in parts], k) for k in range(3))
-        return cls(terms, squares, counts, parts[0].prefactors)
+    @classmethod
+    def of_nothing(cls, prefactors: tuple[float, float, float]) -> Errors:
+        """Errors of an empty part of a batch."""
+        return cls.from_sums([0.0] * 9, prefactors)
 
 
 def predict(
@@ -119,41 +136,48 @@ def _frame_sums(atomic: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def loss_of(
-    prediction: Prediction, batch: Batch, prefactors: tuple[float, float, float]
+    prediction: Prediction,
+    batch: Batch,
+    prefactors: tuple[float, float, float],
+    totals: tuple[int, int, int] | None = None,
 ) -> tuple[torch.Tensor, Errors]:
     """The loss (a scalar) of a prediction, and its errors.
 
     `prefactors` of energy, force and virial. A term whose label no frame of the batch carries, or
-    whose prediction is None, is left out.
+    whose prediction is None, is left out. `totals`: where `batch` is a part of a larger one, the
+    frames with energies, atoms with forces and frames with virials of the whole (`label_counts`),
+    so that the losses of the parts add up to that of the whole.
     """
     n_atoms, weights = batch.n_atoms.to(torch.float64), batch.weights
-    terms: list[torch.Tensor | None] = [None, None, None]
+    weighted: list[torch.Tensor | None] = [None, None, None]
     squares: list[torch.Tensor | None] = [None, None, None]
     own = _present(batch.has_energy)
     if own is not None:
         square = (prediction.energies - batch.energy)[own] ** 2
-        terms[0] = (weights[own] * square / n_atoms[own]).mean()
+        weighted[0] = weights[own] * square / n_atoms[own]
         squares[0] = square / n_atoms[own] ** 2
     own = _present(batch.has_forces, batch.frame_of_atom)
     if prediction.forces is not None and own is not None:
         square = (prediction.forces - batch.forces)[own] ** 2
-        terms[1] = (weights[batch.frame_of_atom[own]][:, None] * square).mean()
+        weighted[1] = weights[batch.frame_of_atom[own]][:, None] * square
         squares[1] = square
     own = _present(batch.has_virial)
     if prediction.virials is not None and own is not None:
         square = (prediction.virials - batch.virial)[own] ** 2
         size = n_atoms[own][:, None, None]
-        terms[2] = (weights[own][:, None, None] * square / size).mean()
+        weighted[2] = weights[own][:, None, None] * square / size
         squares[2] = square / size**2
 
     loss = prediction.energies.sum() * 0.0  # a graph to every parameter whatever is masked
-    for prefactor, term in zip(prefactors, terms, strict=True):
+    terms = [None if w is None else w.mean() for w in weighted]
+    counts = tuple(0 if s is None else len(s) for s in squares)
+    for prefactor, term, own_n, n in zip(prefactors, terms, counts, totals or counts, strict=True):
         if term is not None:
-            loss = loss + prefactor * term
+            loss = loss + prefactor * (term if own_n == n else term * (own_n / n))
     return loss, Errors(
         tuple(math.nan if t is None else t.item() for t in terms),
         tuple(math.nan if s is None else s.detach().mean().item() for s in squares),
-        tuple(0 if s is None else len(s) for s in squares),
+        counts,
         prefactors,
     )
 

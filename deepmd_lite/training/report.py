@@ -182,38 +182,63 @@ def plot_learning_curve(lcurve: str | Path, picture: str | Path) -> None:
 
 
 class Progress:
-    """A progress bar where stderr is a terminal, a log line at each display elsewhere."""
+    """A progress bar where stderr is a terminal, a log line at each display elsewhere.
 
-    def __init__(self, n_steps: int, done: int, quiet: bool) -> None:
+    The bar counts steps, or the seconds of a time limit.
+    """
+
+    def __init__(
+        self, n_steps: int | None, time_limit: float | None, begun: int, share: float, quiet: bool
+    ) -> None:
+        """`begun` steps and `share` of the training were done before."""
         self._n_steps = n_steps
+        self._limit = time_limit
         self._plain = not sys.stderr.isatty()
+        self._share = min(share, 1.0)
+        seconds = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
         self._bar = tqdm(
-            total=n_steps,
-            initial=done,
+            total=time_limit if time_limit is not None else n_steps,
+            initial=begun if time_limit is None else self._share * time_limit,
             disable=quiet or self._plain,
             unit="step",
             desc="training",
             dynamic_ncols=True,
+            bar_format=None if time_limit is None else seconds,
         )
 
-    def advance(self) -> None:
-        """One step is done."""
-        self._bar.update()
+    def advance(self, step: int, share: float) -> None:
+        """Step `step` is done and with it this share of the training."""
+        self._share = min(share, 1.0)
+        if self._bar.disable:
+            return
+        position = step if self._limit is None else self._share * self._limit
+        self._bar.update(position - self._bar.n)
 
     def show(
-        self, step: int, training: Errors, validation: Errors | None, seconds_per_step: float
+        self,
+        step: int,
+        training: Errors,
+        validation: Errors | None,
+        seconds_per_step: float,
+        seconds_left: float,
     ) -> None:
-        """The current errors and the time left."""
+        """The current errors and the time left: for the other steps, or of a time limit."""
         errors, kind = (training, "training") if validation is None else (validation, "validation")
         values = f"{kind} E {1e3 * errors.energy:.2f} meV/atom, F {1e3 * errors.force:.1f} meV/Å"
         if not math.isnan(errors.virial):
             values += f", V {1e3 * errors.virial:.1f} meV/atom"
-        if self._plain:
-            left = tqdm.format_interval((self._n_steps - step) * seconds_per_step)
-            speed = f"{1e3 * seconds_per_step:.1f} ms/step"
-            log.info("step %d/%d: %s; %s, %s left", step, self._n_steps, values, speed, left)
-        else:
-            self._bar.set_postfix_str(values, refresh=False)
+        if not self._plain:
+            label = values if self._limit is None else f"step {step}, {values}"
+            self._bar.set_postfix_str(label, refresh=False)
+            return
+        of = "" if self._n_steps is None else f"/{self._n_steps}"
+        if self._limit is not None:
+            of += f" ({self._share:.0%} of the training)"
+        if self._n_steps is not None:
+            seconds_left = min(seconds_left, (self._n_steps - step) * seconds_per_step)
+        left = tqdm.format_interval(max(0.0, seconds_left))
+        speed = f"{1e3 * seconds_per_step:.1f} ms/step"
+        log.info("step %d%s: %s; %s, %s left", step, of, values, speed, left)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

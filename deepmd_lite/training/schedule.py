@@ -1,4 +1,4 @@
-"""Learning rate and loss prefactors as functions of the step."""
+"""Learning rate and loss prefactors as functions of the step, or of the time that has passed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Schedule:
 
     Without a given rate, rate = (stop / start)^(decay_steps / n_steps), so that lr(n_steps) =
     stop; a given rate stops falling at `stop`. `smooth=False` takes the integer part of
-    t / decay_steps, as DeePMD-kit does by default.
+    t / decay_steps, as DeePMD-kit does by default. t counts updates; in a training with a time
+    limit (`over_share`) it is the share of the limit that has passed.
     """
 
     start: float
@@ -35,14 +36,19 @@ class Schedule:
             rate = math.exp(math.log(stop / start) * decay_steps / n_steps)
         return cls(start, stop, rate, decay_steps, config.smooth)
 
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of the update that follows `step` completed updates."""
-        time = step / self.decay_steps if self.smooth else step // self.decay_steps
+    @classmethod
+    def over_share(cls, config: LearningRateConfig) -> Schedule:
+        """The schedule over t from 0 to 1: lr(t) = start · (stop / start)^t."""
+        return cls(config.start_lr, config.final_lr, config.final_lr / config.start_lr, 1, True)
+
+    def learning_rate(self, t: float) -> float:
+        """Learning rate of the update at `t`: that after t completed updates."""
+        time = t / self.decay_steps if self.smooth else t // self.decay_steps
         return max(self.stop, self.start * self.rate**time)
 
-    def prefactors(self, loss: LossConfig, step: int) -> tuple[float, float, float]:
+    def prefactors(self, loss: LossConfig, t: float) -> tuple[float, float, float]:
         """Prefactors of energy, force and virial: limit·(1 − lr/lr₀) + start·lr/lr₀."""
-        share = self.learning_rate(step) / self.start
+        share = self.learning_rate(t) / self.start
         energy, force, virial = (
             limit * (1.0 - share) + start * share
             for start, limit in zip(loss.starts, loss.limits, strict=True)

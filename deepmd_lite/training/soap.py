@@ -41,6 +41,17 @@ class Soap(torch.optim.Optimizer):
         self.sampling = sampling
         self.largest_side = largest_side
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, without its loading of the compiler, which takes longer than our start."""
+        parameters = list(param_group["params"])
+        self.param_groups.append({**self.defaults, **param_group, "params": parameters})
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients (always to None)."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""

@@ -87,6 +87,18 @@ def test_train_test_info(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["format_version"] == 1
 
 
+def test_train_within_a_time_limit(tmp_path, capsys):
+    system = npy_system(tmp_path / "data")
+    data = {"training_data": {"systems": [str(system)]}, "numb_steps": 2}
+    path = train_input(tmp_path, system, training=data)
+    assert main(["train", str(path), "-o", str(tmp_path), "--time-limit", "1h30m", "-q"]) == 0
+    assert main(["info", str(tmp_path / "model.dpl")]) == 0
+    assert "2 of 2 or those in 1h30m" in capsys.readouterr().out
+    error = fails(capsys, "train", path, "-o", tmp_path, "--time-limit", "half an hour")
+    assert "training/time_limit" in error
+    assert "'half an hour'" in error
+
+
 def test_wrong_shape_and_nan_name_file_and_frame(tmp_path, capsys):
     system = npy_system(tmp_path / "data")
     path = system / "set.000" / "force.npy"

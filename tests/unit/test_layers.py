@@ -25,8 +25,8 @@ LAYER = {
     "__init__": 6,
     "__main__": 6,
 }
-ONLY_IN = {"mpi4py": {"md/comm.py"}}
-"""Libraries that only these files may import."""
+ONLY_IN = {"mpi4py": {"md/comm.py"}, "torch.distributed": {"training/parallel.py"}}
+"""Libraries, or parts of them, that only these files may import."""
 FREE_OF = {
     "torch": {"units.py", "schema.py", "geometry.py", "md/domain.py", "data/formats.py"},
     "ase": {"kernels", "model", "neighbors.py", "system.py", "md/domain.py", "md/halo.py"},
@@ -60,6 +60,8 @@ def imports(path: Path):
                     yield f"{module}.{alias.name}", node.lineno
         elif isinstance(node, ast.ImportFrom):
             yield node.module, node.lineno
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -80,8 +82,9 @@ def test_libraries_stay_where_they_belong(path):
     name = path.relative_to(PACKAGE).as_posix()
     for module, line in imports(path):
         library = module.split(".")[0]
-        if library in ONLY_IN:
-            assert name in ONLY_IN[library], f"{path}:{line} imports {library}"
+        for guarded, places in ONLY_IN.items():
+            if f"{module}.".startswith(f"{guarded}."):
+                assert name in places, f"{path}:{line} imports {guarded}"
         if library in FREE_OF:
             forbidden = {f for f in FREE_OF[library] if name == f or name.startswith(f + "/")}
             assert not forbidden, f"{path}:{line} imports {library}"

@@ -146,6 +146,10 @@ def test_glob_patterns_are_paths(folder):
         ("training", {"mixed_precision": {"x": 1}}, "'mixed_precision' is not supported"),
         ("training", {"numb_steps": 0}, "key 'training/numb_steps'"),
         ("training", {"opt_type": "LKF"}, "key 'training/opt_type'"),
+        ("training", {"enable_ema": True}, "'enable_ema' is not supported; give ema_decay"),
+        ("training", {"ema_decay": 1.0}, "key 'training/ema_decay'"),
+        ("training", {"early_stop_patience": -1}, "key 'training/early_stop_patience'"),
+        ("training", {"time_limit": "soon"}, "key 'training/time_limit': expected a duration"),
         ("optimizer", {"weight_decay": 0.1}, "'weight_decay' is not supported"),
         ("nvnmd", {"version": 0}, "'nvnmd' is not supported"),
     ],
@@ -187,3 +191,18 @@ def test_wrong_batch_sizes(folder, given):
     data = changed(training={"training_data": {"systems": "data", "batch_size": given}})
     with pytest.raises(InputError, match="training/training_data/batch_size"):
         read_input(write(folder, data))
+
+
+def test_a_time_limit_in_the_input_and_beside_it(folder):
+    path = write(folder, changed(training={"time_limit": "1h30m"}))
+    training = read_input(path)[0].training
+    assert (training.time_limit, training.step_limit) == (5400.0, 1000000)
+    assert read_input(path, "10m")[0].training.time_limit == 600.0
+
+
+def test_numb_steps_is_not_needed_with_a_time_limit(folder):
+    data = changed()
+    del data["training"]["numb_steps"]
+    path = write(folder, data)
+    assert read_input(path)[0].training.step_limit == 100_000
+    assert read_input(path, "10m")[0].training.step_limit is None

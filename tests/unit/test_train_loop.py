@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
-from ase.calculators.emt import EMT
 from ase.io import read, write
+from copper import N_STEPS, copper, settings
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import deepmd_lite
 from deepmd_lite.evaluate import evaluate
@@ -25,22 +26,7 @@ from deepmd_lite.training import TrainingError, train
 from deepmd_lite.training.checkpoint import Checkpoint
 from deepmd_lite.training.report import read_lcurve
 
-N_STEPS = 12
 PACKAGE_FOLDER = str(Path(deepmd_lite.__file__).parents[1])
-
-
-def copper(n_frames, seed):
-    """Rattled copper with EMT's energies, forces and stresses."""
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n_frames):
-        atoms = bulk("Cu", cubic=True)
-        atoms.set_cell(atoms.cell * rng.uniform(0.97, 1.03), scale_atoms=True)
-        atoms.positions += 0.08 * rng.normal(size=atoms.positions.shape)
-        atoms.calc = EMT()
-        atoms.get_forces()
-        frames.append(atoms)
-    return frames
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +35,6 @@ def data(tmp_path_factory):
     write(folder / "train.extxyz", copper(12, 1))
     write(folder / "validation.extxyz", copper(4, 2))
     return folder
-
-
-def settings(data, **training):
-    """A small input; keywords replace keys of `training`."""
-    return {
-        "model": {
-            "type_map": ["Cu"],
-            "descriptor": {"rcut": 4.0, "rcut_smth": 2.0, "neuron": [4, 8], "axis_neuron": 2},
-            "fitting_net": {"neuron": [8, 8]},
-        },
-        "learning_rate": {"start_lr": 0.01, "stop_lr": 0.001},
-        "loss": {"start_pref_e": 1, "start_pref_f": 100, "start_pref_v": 0.1, "limit_pref_v": 0.1},
-        "training": {
-            "training_data": {"systems": str(data / "train.extxyz"), "batch_size": 2},
-            "validation_data": {"systems": str(data / "validation.extxyz")},
-            "numb_steps": N_STEPS,
-            "disp_freq": 4,
-            "save_freq": 4,
-            **training,
-        },
-    }
 
 
 def arrays_of(path):
@@ -288,6 +253,28 @@ def test_a_restart_needs_a_checkpoint_of_this_input_and_data(uninterrupted, data
     copy.write_bytes(copy.read_bytes()[:1000])
     with pytest.raises(InputError, match="not a readable training checkpoint"):
         train(settings(data), output=tmp_path, restart=True, quiet=True)
+
+
+def test_a_checkpoint_of_version_1_is_continued(uninterrupted, data, tmp_path, caplog):
+    """It lacks what version 2 added, in the header as in the input that it holds."""
+    with safe_open(uninterrupted / "checkpoint.safetensors", framework="pt") as f:
+        header = json.loads(f.metadata()["deepmd_lite_checkpoint"])
+        arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    header["format_version"] = 1
+    for key in ("seconds", "preparation", "unimproved", "ema_updates"):
+        del header[key]
+    for key in ("time_limit", "ema_decay", "early_stop_patience"):
+        del header["config"]["training"][key]
+    metadata = {"deepmd_lite_checkpoint": json.dumps(header)}
+    save_file(arrays, tmp_path / "checkpoint.safetensors", metadata)
+    train(settings(data), output=tmp_path, restart=True, quiet=True)
+    assert "differs from the input" not in caplog.text
+    whole, found = (
+        arrays_of(uninterrupted / "checkpoint.safetensors"),
+        load_model(tmp_path / "model.dpl"),
+    )
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, whole[f"model.{name}"])
 
 
 def test_virials_that_are_not_trained_are_pointed_out(data, tmp_path, caplog):

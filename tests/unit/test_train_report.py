@@ -1,14 +1,17 @@
 """`lcurve.out` in DeePMD-kit's format, its continuation, and the JSON lines beside it."""
 
+import io
 import json
+import logging
 import math
+import re
 
 import numpy as np
 import pytest
 
 from deepmd_lite.system import InputError
 from deepmd_lite.training.loss import Errors
-from deepmd_lite.training.report import LearningCurve, plot_learning_curve, read_lcurve
+from deepmd_lite.training.report import LearningCurve, Progress, plot_learning_curve, read_lcurve
 
 
 def errors(energy, force, virial=math.nan, prefactors=(1.0, 100.0, 0.0)):
@@ -110,3 +113,41 @@ def test_a_missing_or_empty_curve_is_an_error(tmp_path):
     (tmp_path / "empty.out").write_text("#  step rmse_trn lr\n")
     with pytest.raises(InputError, match="no rows"):
         read_lcurve(tmp_path / "empty.out")
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds_left", "told"),
+    [
+        ((200, None), math.inf, "step 50/200: .*; 100.0 ms/step, 00:15 left"),
+        ((None, 60.0), 20.0, r"step 50 \(67% of the training\): .*; 100.0 ms/step, 00:20 left"),
+        ((200, 60.0), 20.0, r"step 50/200 \(67% of the training\): .*, 00:15 left"),
+        ((None, 60.0), -1.0, ".*, 00:00 left"),
+    ],
+)
+def test_the_time_left_is_that_of_the_limit_reached_first(
+    caplog, monkeypatch, limits, seconds_left, told
+):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    caplog.set_level(logging.INFO)
+    progress = Progress(*limits, 0, 0.0, quiet=True)
+    progress.advance(50, 2 / 3)
+    progress.show(50, errors(0.001, 0.1), None, 0.1, seconds_left)
+    progress.close()
+    (line,) = caplog.messages
+    assert re.fullmatch(told, line)
+
+
+def test_the_bar_counts_seconds_where_time_is_the_limit(monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := io.StringIO())
+    terminal.isatty = lambda: True
+    progress = Progress(None, 200.0, 10, 0.25, quiet=False)
+    progress.show(11, errors(0.001, 0.1), None, 0.1, 99.0)
+    for k, share in enumerate((0.3, 0.5, 1.2)):
+        progress.advance(11 + k, share)
+    progress._bar.refresh()
+    progress.close()
+    text = terminal.getvalue()
+    assert "training:  25%" in text
+    assert "50/200 s" in text
+    assert "training: 100%" in text
+    assert "200/200 s, step 11, training E 1.00 meV/atom" in text

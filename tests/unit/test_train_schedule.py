@@ -37,6 +37,16 @@ def test_stairs_longer_than_the_training_are_shortened():
     assert Schedule.from_config(config, 500).decay_steps == 6
 
 
+def test_over_a_share_of_the_time_the_decay_is_the_same():
+    s = Schedule.over_share(LearningRateConfig(start_lr=1e-3, stop_lr=1e-7, decay_steps=77))
+    assert [s.learning_rate(t) for t in (0.0, 0.25, 0.5, 1.0)] == pytest.approx(
+        [1e-3, 1e-4, 1e-5, 1e-7], rel=1e-12
+    )
+    assert s.learning_rate(1.3) == 1e-7  # a step that ends late
+    loss = LossConfig(start_pref_f=1000, limit_pref_f=1)
+    assert s.prefactors(loss, 0.25)[1] == pytest.approx(0.9 * 1 + 0.1 * 1000)
+
+
 def test_stop_lr_ratio():
     s = Schedule.from_config(LearningRateConfig(start_lr=2e-3, stop_lr_ratio=0.01), 10)
     assert s.learning_rate(10) == pytest.approx(2e-5)

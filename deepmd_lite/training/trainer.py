@@ -1,0 +1,368 @@
+"""A training between two steps: the update, the validation, the checkpoint and the model file."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..data import Batch, BatchSampler, PreparedFrame, collate, label_counts
+from ..kernels import positions_fixed
+from ..model import Potential, refine_table, save_model
+from ..system import DeepmdLiteError
+from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
+from .clock import Clock, format_duration
+from .config import TrainInput
+from .ema import MovingAverage
+from .interrupt import Interrupt
+from .loss import Errors, loss_of, predict
+from .parallel import Ranks
+from .schedule import Schedule
+from .setup import TrainingData
+from .soap import Soap
+
+CHECKPOINT = "checkpoint.safetensors"
+BEST_MODEL = "model-best.dpl"
+SECONDS_OF_PICTURE = 2.0
+"""Kept free of a time limit for drawing the learning curve."""
+
+
+class TrainingError(DeepmdLiteError):
+    """A training that cannot go on."""
+
+
+class Trainer:
+    """A training between two steps: what `step` changes, and what a checkpoint holds.
+
+    On several ranks every method is called by all of them, and all go through the same states.
+    """
+
+    def __init__(
+        self,
+        config: TrainInput,
+        data: TrainingData,
+        potential: Potential,
+        clock: Clock | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.potential = potential
+        self.clock = clock or Clock()
+        self.clock.limit = config.training.time_limit
+        self.ranks = ranks or Ranks()
+        self.parameters = list(potential.parameters())
+        self.schedule = (
+            Schedule.from_config(config.learning_rate, config.training.numb_steps)
+            if self.clock.limit is None
+            else Schedule.over_share(config.learning_rate)
+        )
+        self.optimizer = _optimizer(config, self.parameters)
+        self.sampler = BatchSampler(
+            [f.n_atoms for f in data.frames],
+            config.training.training_data.batch_size,
+            seed=config.training.seed,
+        )
+        decay = config.training.ema_decay
+        self.average = MovingAverage(potential.named_parameters(), decay) if decay > 0 else None
+        self.interrupt: Interrupt | None = None
+        """Asks for an end after the current step once it has received a signal."""
+        self.steps_done = 0
+        self.time_share = 0.0
+        """Share of the time limit that has passed, as the first rank's clock told all ranks."""
+        self.interrupted = False
+        """A rank has received a signal."""
+        self.learning_rate = config.learning_rate.start_lr
+        """Of the last step, as are the prefactors."""
+        self.prefactors = self.schedule.prefactors(config.loss, 0)
+        self.best: dict[str, Any] | None = None
+        self.unimproved = 0
+        """Displays in a row without a new lowest validation loss."""
+        self._best_state: dict[str, torch.Tensor] | None = None
+
+    # --- progress ---------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done: of the steps, of the time, or the larger of both."""
+        n_steps = self.config.training.step_limit
+        return max(self.time_share, 0.0 if n_steps is None else self.steps_done / n_steps)
+
+    @property
+    def complete(self) -> bool:
+        """All steps are done, or the time is up."""
+        return self.progress >= 1.0
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Too many displays without a better validation loss."""
+        return 0 < self.config.training.early_stop_patience <= self.unimproved
+
+    @property
+    def finished(self) -> bool:
+        """No further step is to be made."""
+        return self.complete or self.out_of_patience or self.interrupted
+
+    @property
+    def _moment(self) -> float:
+        """What the schedule is a function of."""
+        return self.steps_done if self.clock.limit is None else self.progress
+
+    def begin(self) -> None:
+        """Before the first step: equal weights and one time for all ranks.
+
+        With a time limit, the time to write the results is found by a rehearsal. Raises
+        TrainingError where the limit then leaves no time for a single step.
+        """
+        if self.clock.limit is not None and self.ranks.is_first:
+            started = self.clock.seconds()
+            self._refined_copy(None)
+            n_models = 2 if self.data.validation else 1
+            # twice: trained weights may need a finer table than the first ones
+            each = self.clock.seconds() - started
+            self.clock.reserve = 2 * n_models * each + SECONDS_OF_PICTURE
+        self.clock.steps_begin()
+        averages = {} if self.average is None else self.average.values
+        self.ranks.equalise([*self.potential.state_dict().values(), *averages.values()])
+        first = [self.clock.share(), self.clock.reserve] if self.ranks.is_first else [0.0, 0.0]
+        self.time_share, self.clock.reserve = self.ranks.add(first)
+        if self.time_share >= 1.0 and self.steps_done == 0:
+            raise TrainingError(
+                f"time_limit: {format_duration(self.clock.limit or 0)} are over before the first "
+                f"step: {self.clock.preparation:.0f} s for reading data, "
+                f"{self.clock.reserve:.0f} s to be kept for writing results; give a longer one"
+            )
+
+    # --- one step ---------------------------------------------------------------------------
+
+    def step(self) -> Errors:
+        """One update; returns the errors of its batch before the update.
+
+        Raises TrainingError, naming step and frame, where loss or gradient is not finite; the
+        weights then are those of the step before.
+        """
+        frames = [self.data.frames[i] for i in next(self.sampler)]
+        self.learning_rate = self.schedule.learning_rate(self._moment)
+        self.prefactors = self.schedule.prefactors(self.config.loss, self._moment)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        own_loss, own_errors = self._gradient(self.ranks.share(frames), label_counts(frames))
+        signalled = self.interrupt is not None and self.interrupt.received is not None
+        time_share = self.clock.share() if self.ranks.is_first else 0.0
+        numbers = (own_loss, time_share, float(signalled), *own_errors.sums())
+        loss, time_share, signals, *sums = self.ranks.add_gradients(self.parameters, numbers)
+        errors = Errors.from_sums(sums, self.prefactors)
+        norm = self._gradient_norm()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(self._not_finite(frames, math.isfinite(loss), errors))
+        limit = self.config.training.gradient_max_norm
+        if limit > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.steps_done += 1
+        self.time_share, self.interrupted = time_share, signals > 0
+        return errors
+
+    def _gradient(
+        self, frames: Sequence[PreparedFrame], totals: tuple[int, int, int]
+    ) -> tuple[float, Errors]:
+        """Loss and errors of these frames of a batch with labels `totals`; leaves the gradient."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if not frames:
+            return 0.0, Errors.of_nothing(self.prefactors)
+        batch = collate(frames)
+        loss, errors = self._loss(batch, self.prefactors, training=True, totals=totals)
+        with positions_fixed():  # only the weights move
+            loss.backward()
+        return loss.item(), errors
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients).item()
+
+    def _loss(
+        self,
+        batch: Batch,
+        prefactors: tuple[float, float, float],
+        training: bool,
+        totals: tuple[int, int, int] | None = None,
+    ) -> tuple[torch.Tensor, Errors]:
+        _, p_force, p_virial = prefactors
+        prediction = predict(
+            self.potential,
+            batch,
+            forces=p_force > 0 and bool(batch.has_forces.any()),
+            virials=p_virial > 0 and bool(batch.has_virial.any()),
+            training=training,
+        )
+        return loss_of(prediction, batch, prefactors, totals)
+
+    def _not_finite(self, frames: list[PreparedFrame], loss_finite: bool, errors: Errors) -> str:
+        """The message for a batch whose loss or gradient is not finite; finds its bad frames."""
+        own: list[tuple[int, str]] = []
+        for k, frame in enumerate(self.ranks.share(frames)):
+            loss, alone = self._gradient([frame], label_counts([frame]))
+            if not (math.isfinite(loss) and math.isfinite(self._gradient_norm())):
+                place = self.ranks.rank + k * self.ranks.size
+                own.append((place, f"{frame.frame.source} ({_in_words(alone)})"))
+        bad = sorted(found for part in self.ranks.gather(own) for found in part)
+        what = "gradient" if loss_finite else "loss"
+        start = f"step {self.steps_done + 1}: the {what} is not finite"
+        kept = "the last checkpoint is kept"
+        lower = "restart with a lower learning_rate/start_lr"
+        if not bad:
+            sources = ", ".join(f.frame.source for f in frames[:4])
+            more = f" and {len(frames) - 4} more" if len(frames) > 4 else ""
+            return (
+                f"{start} in the batch of {sources}{more} ({_in_words(errors)}), though it is for "
+                f"each frame alone; {kept}: {lower}"
+            )
+        count = f"{len(bad)} of the {len(frames)} frames in the batch"
+        advice = f"check this frame, or {lower}"
+        if len(bad) == len(frames) > 1:
+            advice = f"as every frame is affected the weights have probably diverged: {lower}"
+        return f"{start} for {bad[0][1]}, {count}; {kept}: {advice}"
+
+    # --- validation -------------------------------------------------------------------------
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that count: the averaged ones where they are."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def validate(self) -> Errors | None:
+        """Errors on the validation sample, None without one; remembers the best weights."""
+        if not self.data.validation:
+            return None
+        # the batch of the last step was weighted by the prefactors of that step
+        prefactors = self.prefactors
+        e, f, v = map(max, prefactors, self._fixed_weights())  # measured if either wants it
+        with self._averaged():
+            own = [Errors.of_nothing(prefactors)]
+            own += [
+                self._loss(b, (e, f, v), training=False)[1]
+                for b in self.ranks.share(self.data.validation)
+            ]
+            sums = self.ranks.add(Errors.merged(own).sums())
+            errors = Errors.from_sums(sums, prefactors)
+            loss = errors.loss(self._fixed_weights())
+            if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
+                self.best = {"step": self.steps_done, "loss": loss}
+                self.unimproved = 0
+                state = self.potential.state_dict()
+                self._best_state = {name: value.clone() for name, value in state.items()}
+            else:
+                self.unimproved += 1
+        return errors
+
+    def _fixed_weights(self) -> tuple[float, float, float]:
+        """Weights of the three terms by which models of different steps are compared."""
+        loss = self.config.loss
+        return loss.limits if any(loss.limits) else loss.starts
+
+    # --- files ------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """The state now."""
+        average = self.average
+        return Checkpoint(
+            step=self.steps_done,
+            config=self.config.model_dump(mode="json"),
+            data_hash=self.data.hash,
+            sel=self.potential.sel,
+            min_distance=self.potential.min_distance,
+            grid=grid_fields(self.potential.grid),
+            sampler=self.sampler.state_dict(),
+            best=self.best,
+            arrays={
+                **pack_arrays(self.potential, self.optimizer),
+                **({} if average is None else average.arrays()),
+            },
+            seconds=self.clock.seconds(),
+            preparation=self.clock.preparation,
+            unimproved=self.unimproved,
+            ema_updates=0 if average is None else average.updates,
+        )
+
+    def restore(self, checkpoint: Checkpoint, where: str) -> None:
+        """Take the state of a checkpoint whose model is `self.potential`'s."""
+        unpack_arrays(checkpoint, self.potential, self.optimizer, where)
+        self.sampler.load_state_dict(checkpoint.sampler)
+        self.steps_done = checkpoint.step
+        self.best = checkpoint.best
+        self.unimproved = checkpoint.unimproved
+        self.clock.earlier = checkpoint.seconds
+        self.clock.preparation += checkpoint.preparation
+        decay = self.config.training.ema_decay
+        if decay > 0:
+            # of the restored weights, in case the checkpoint was written without an average
+            self.average = MovingAverage(self.potential.named_parameters(), decay)
+            self.average.restore(checkpoint.arrays, checkpoint.ema_updates)
+
+    def save(self, output: Path) -> None:
+        """Write the checkpoint, and the best model if it is a new one, on the first rank."""
+        for name, value in self.potential.named_parameters():
+            if not torch.isfinite(value).all():
+                raise TrainingError(
+                    f"step {self.steps_done}: parameter {name} is no longer finite; the last "
+                    "checkpoint is kept: restart with a lower learning_rate/start_lr"
+                )
+        if not self.ranks.is_first:
+            return
+        if self._best_state is not None and self.best is not None:
+            self.save_model(output / BEST_MODEL, self._best_state, self.best)
+            self._best_state = None
+        self.checkpoint().write(output / CHECKPOINT)
+
+    def save_model(
+        self, path: Path, state: dict[str, torch.Tensor] | None, facts: dict[str, Any]
+    ) -> None:
+        """Write a model file with the weights of `state` (None: the current ones)."""
+        training = self.config.training
+        limits = [] if training.step_limit is None else [f"{training.step_limit}"]
+        if training.time_limit is not None:
+            limits.append(f"those in {format_duration(training.time_limit)}")
+        save_model(
+            self._refined_copy(state),
+            path,
+            {
+                "trained with": f"deepmd_lite {__version__}, torch {torch.__version__}",
+                "date": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+                "steps": f"{facts['step']} of {' or '.join(limits)}",
+                "training data": self.data.summary,
+                "training data sha256": self.data.hash,
+                "seed": training.seed,
+                "virials trained": self.data.virials_trained,
+                **({"validation loss": facts["loss"]} if "loss" in facts else {}),
+                **({"weights averaged": training.ema_decay} if self.average is not None else {}),
+            },
+        )
+
+    def _refined_copy(self, state: dict[str, torch.Tensor] | None) -> Potential:
+        """The model to be written: training goes on with its own table."""
+        with self._averaged():
+            potential = copy.deepcopy(self.potential)
+        if state is not None:
+            potential.load_state_dict(state)
+        refine_table(potential, self.data.table_sample)
+        return potential
+
+
+def _in_words(errors: Errors) -> str:
+    return f"energy RMSE {errors.energy:g} eV/atom, force RMSE {errors.force:g} eV/Å"
+
+
+def _optimizer(config: TrainInput, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    rate, betas = config.learning_rate.start_lr, config.optimizer.betas
+    if config.optimizer.type == "SOAP":
+        return Soap(parameters, rate, betas)
+    # fused: one pass over the parameters instead of ten
+    return torch.optim.Adam(parameters, rate, betas, fused=True)
