@@ -81,13 +81,14 @@ def measure(env: LocalEnv, n_types: int, n_features: int, dtype: torch.dtype) ->
 
     positions, _, of_positions = forward(True, False)
     _, table, of_table = forward(False, True)
-    both_positions, both_table, both = forward(True, True)
     leaf = grad.clone().requires_grad_()
-    (forces,) = torch.autograd.grad(both, both_positions, leaf, create_graph=True)
+    both_table = coefficients.clone().requires_grad_()
+    forces = kernels.moments_gradient(
+        leaf, env.positions, env.types, env.offsets, env.indices, both_table, environment
+    )
 
     def second() -> object:
-        with kernels.positions_fixed():
-            return torch.autograd.grad(forces, [leaf, both_table], tangent, retain_graph=True)
+        return torch.autograd.grad(forces, [leaf, both_table], tangent, retain_graph=True)
 
     calls: list[Callable[[], object]] = [
         lambda: kernels.moments(

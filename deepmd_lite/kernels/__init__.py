@@ -7,7 +7,6 @@ never a fallback: without the compiled module this package cannot be imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -17,7 +16,8 @@ from .reference import COLUMNS, POWERS, Environment
 
 try:
     from . import _kernels
-    from .autograd import Moments, positions_fixed
+    from .autograd import Moments, MomentsBackward
+    from .fitting import Fitting, Network, energies_and_gradients
 except ImportError as e:
     raise ImportError(
         f"the compiled kernels of deepmd_lite cannot be loaded ({e}); build them with "
@@ -30,12 +30,14 @@ __all__ = [
     "POWERS",
     "CompiledPotential",
     "Environment",
+    "Fitting",
     "Network",
+    "energies_and_gradients",
     "instruction_set",
     "instruction_sets",
     "moments",
+    "moments_gradient",
     "neighbor_list",
-    "positions_fixed",
     "reference",
     "set_instruction_set",
 ]
@@ -120,24 +122,29 @@ def moments(
     return result
 
 
-@dataclass(frozen=True)
-class Network:
-    """The energy of an atom of one element from its descriptor, as float64 arrays.
+def moments_gradient(
+    grad_moments: torch.Tensor,
+    positions: torch.Tensor,
+    types: torch.Tensor,
+    offsets: torch.Tensor,
+    indices: torch.Tensor,
+    coefficients: torch.Tensor,
+    environment: Environment,
+) -> torch.Tensor:
+    """(n_all, 3) float64: gradient of Σ grad_moments · moments with respect to the positions.
 
-    Layer l gives y = steps[l] · f(x @ weights[l] + biases[l]), plus x where the widths are equal,
-    plus (x, x) where the width doubles; the energy is y @ weight_out + bias_out.
+    Arguments as in `moments`, `grad_moments` shaped as its result. Differentiable once more, in
+    grad_moments, positions and coefficients.
     """
-
-    weights: list[torch.Tensor]
-    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a."""
-    biases: list[torch.Tensor]
-    """(n_out,)."""
-    steps: list[torch.Tensor | None]
-    """(n_out,), or None for 1."""
-    weight_out: torch.Tensor
-    """(n_out of the last layer,)."""
-    bias_out: float
-    """eV, the constant energy of the element included."""
+    positions = _checked("positions", positions, torch.float64, (-1, 3))
+    coefficients = _checked_coefficients(coefficients, environment)
+    atoms = _atoms(positions.detach(), types, offsets, indices)
+    shape = (len(offsets) - 1, COLUMNS, coefficients.shape[3])
+    grad_moments = _checked("grad_moments", grad_moments, coefficients.dtype, shape)
+    call = _kernels.Call(atoms, _table(coefficients.detach(), environment))
+    grad, _ = MomentsBackward.apply(grad_moments, positions, coefficients, call, (True, False))
+    result: torch.Tensor = grad
+    return result
 
 
 class CompiledPotential:
@@ -147,31 +154,24 @@ class CompiledPotential:
         self,
         coefficients: torch.Tensor,
         environment: Environment,
-        n_embedding: int,
-        n_axis: int,
         sel: Sequence[float],
-        activation: str,
-        networks: Sequence[Network],
+        fitting: Fitting,
     ) -> None:
-        """`coefficients` as in `moments`, of `n_embedding` features and padding; `sel` and
-        `networks`: one for each element. Raises InputError for shapes that do not fit.
+        """`coefficients` as in `moments`; `sel`: one number for each element.
+
+        Raises InputError for shapes that do not fit.
         """
         coefficients = _checked_coefficients(coefficients.detach(), environment)
-        if activation not in ACTIVATIONS:
-            raise InputError(f"activation {activation!r}: expected one of {sorted(ACTIVATIONS)}")
         n_types = environment.n_types
-        if len(sel) != n_types or len(networks) != n_types:
+        if len(sel) != n_types or len(fitting.networks) != n_types:
             raise InputError(
                 f"expected sel and networks of {n_types} elements, found {len(sel)} and "
-                f"{len(networks)}"
+                f"{len(fitting.networks)}"
             )
         self._potential = _kernels.Potential(
             _table(coefficients, environment),
-            n_embedding,
-            n_axis,
             torch.tensor(sel, dtype=torch.float64),
-            ACTIVATIONS[activation],
-            [_network(network) for network in networks],
+            fitting.compiled(coefficients.shape[3], coefficients.dtype),
         )
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
@@ -187,44 +187,6 @@ class CompiledPotential:
         virial = torch.empty(3, 3, dtype=torch.float64)
         beyond = self._potential.evaluate(atoms, energies, forces, virial)
         return Evaluation(energies, forces, virial, beyond)
-
-
-ACTIVATIONS = {
-    "linear": 0,
-    "none": 0,
-    "tanh": 1,
-    "sigmoid": 2,
-    "softplus": 3,
-    "silu": 4,
-    "gelu": 5,
-    "gelu_tf": 5,
-}
-"""Activation functions of a `CompiledPotential`: dpl_activation in dpl.h."""
-
-
-def _network(network: Network) -> _kernels.Network:
-    def plain(x: torch.Tensor) -> torch.Tensor:
-        return x.detach().double().contiguous()
-
-    n_in = network.weights[0].shape[0]
-    for weight, bias, step in zip(network.weights, network.biases, network.steps, strict=True):
-        n_out = weight.shape[1]
-        if weight.shape[0] != n_in or any(
-            x is not None and x.shape != (n_out,) for x in (bias, step)
-        ):
-            raise InputError(
-                f"network: a layer of {n_in} inputs has a weight {tuple(weight.shape)}"
-            )
-        n_in = n_out
-    if network.weight_out.shape != (n_in,):
-        raise InputError(f"network: expected {n_in} weights of the output")
-    return _kernels.Network(
-        [plain(w) for w in network.weights],
-        [plain(b) for b in network.biases],
-        [None if s is None else plain(s) for s in network.steps],
-        plain(network.weight_out),
-        network.bias_out,
-    )
 
 
 def _atoms(

@@ -69,14 +69,46 @@ class Network:
         bias_out: float,
     ) -> None: ...
 
-class Potential:
+class Fitting:
     def __init__(
         self,
-        table: Table,
+        n_features: int,
         n_embedding: int,
         n_axis: int,
-        sel: Tensor,
         activation: int,
         networks: list[Network],
     ) -> None: ...
+
+class Potential:
+    def __init__(self, table: Table, sel: Tensor, fitting: Fitting) -> None: ...
     def evaluate(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> int: ...
+
+class Gradient:
+    def __init__(
+        self,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        steps: list[Tensor | None],
+        weight_out: Tensor,
+    ) -> None: ...
+
+class Pass:
+    def __init__(self, is_double: bool) -> None: ...
+    def energies(
+        self,
+        fitting: Fitting,
+        types: Tensor,
+        moments: Tensor,
+        threads: int,
+        energies: Tensor,
+        grad: Tensor,
+    ) -> None: ...
+    def backward(
+        self,
+        moments: Tensor,
+        to_energies: Tensor,
+        to_gradients: Tensor | None,
+        threads: int,
+        grad: Tensor,
+        gradients: list[Gradient],
+    ) -> list[float]: ...

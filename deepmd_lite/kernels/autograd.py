@@ -6,33 +6,12 @@ order); a loss on forces needs the derivative of those (second order). Both are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from . import _kernels
-
-_positions_fixed = False
-
-
-@contextmanager
-def positions_fixed() -> Iterator[None]:
-    """Within it, backward passes give no gradient with respect to positions (for every thread).
-
-    `torch.autograd.grad(energy, positions, create_graph=True)` makes forces that depend on the
-    parameters and on the positions again. A training step wants the parameters' part alone, but
-    autograd computes both; `with positions_fixed(): loss.backward()` saves half the time. Never
-    use it around a Hessian, or around the derivative that makes the forces.
-    """
-    global _positions_fixed
-    before, _positions_fixed = _positions_fixed, True
-    try:
-        yield
-    finally:
-        _positions_fixed = before
 
 
 class Moments(torch.autograd.Function):
@@ -60,7 +39,7 @@ class Moments(torch.autograd.Function):
         """Gradients of Φ with respect to positions and coefficients."""
         if grad_moments is None:
             return None, None, None
-        wanted = (ctx.needs_input_grad[0] and not _positions_fixed, ctx.needs_input_grad[1])
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         positions, coefficients = ctx.saved_tensors
         gradients = MomentsBackward.apply(
             grad_moments.contiguous(), positions, coefficients, ctx.call, wanted
@@ -102,7 +81,6 @@ class MomentsBackward(torch.autograd.Function):
         """
         grad_moments, positions, coefficients = (t.detach() for t in ctx.saved_tensors)
         to_moments, to_positions, to_coefficients = ctx.needs_input_grad[:3]
-        to_positions = to_positions and not _positions_fixed
         result: list[torch.Tensor | None] = [None, None, None]
         if tangent is not None:
             result = [

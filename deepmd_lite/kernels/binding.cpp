@@ -105,37 +105,105 @@ struct Call {
 
 // One element's network: weights (n_in, n_out), biases (n_out), steps (n_out) or None.
 struct Network {
-  using Weight = Array<const double, nb::ndim<2>>;
-  using Numbers = Vector<const double>;
-  std::vector<Weight> weights;
-  std::vector<Numbers> biases;
-  std::vector<std::optional<Numbers>> steps;
-  Numbers weight_out;
+  std::vector<Real> weights, biases;
+  std::vector<std::optional<Real>> steps;
+  Real weight_out;
   double bias_out;
+};
 
-  std::vector<dpl_layer> layers() const {
-    std::vector<dpl_layer> list;
-    for (size_t l = 0; l < weights.size(); ++l)
-      list.push_back({int32_t(weights[l].shape(0)), int32_t(weights[l].shape(1)), weights[l].data(),
-                      biases[l].data(), steps[l] ? steps[l]->data() : nullptr});
-    return list;
+// The networks of all elements and what they are applied to.
+struct Fitting {
+  int n_features, n_embedding, n_axis, activation;
+  std::vector<Network> networks;
+
+  // Calls operation with a dpl_fitting that is valid as long as the call.
+  template <class Operation>
+  void with_view(Operation operation) const {
+    std::vector<std::vector<dpl_layer>> layers;
+    std::vector<dpl_network> list;
+    for (const Network& network : networks) {
+      layers.emplace_back();
+      for (size_t l = 0; l < network.weights.size(); ++l) {
+        const Real& weight = network.weights[l];
+        layers.back().push_back({int32_t(weight.shape(0)), int32_t(weight.shape(1)), weight.data(),
+                                 network.biases[l].data(),
+                                 network.steps[l] ? network.steps[l]->data() : nullptr});
+      }
+      list.push_back({int32_t(layers.back().size()), layers.back().data(),
+                      network.weight_out.data(), network.bias_out});
+    }
+    const bool is_double = networks.at(0).weight_out.dtype() == nb::dtype<double>();
+    operation(dpl_fitting{is_double ? DPL_FLOAT64 : DPL_FLOAT32, int32_t(networks.size()),
+                          n_features, n_embedding, n_axis, dpl_activation(activation),
+                          list.data()});
   }
+};
+
+// Where the gradients of one network go, shaped as its arrays; that of bias_out is returned.
+struct Gradient {
+  std::vector<Real> weights, biases;
+  std::vector<std::optional<Real>> steps;
+  Real weight_out;
+};
+
+class Pass {
+ public:
+  explicit Pass(bool is_double) {
+    check(dpl_pass_create(is_double ? DPL_FLOAT64 : DPL_FLOAT32, &handle_));
+  }
+  ~Pass() { dpl_pass_free(handle_); }
+  Pass(const Pass&) = delete;
+  Pass& operator=(const Pass&) = delete;
+
+  void energies(const Fitting& fitting, Vector<const int32_t> types, Real moments, int threads,
+                Vector<double> energies, Real grad) {
+    dpl_status status = DPL_OK;
+    fitting.with_view([&](const dpl_fitting& view) {
+      nb::gil_scoped_release unlocked;
+      status = dpl_pass_energies(handle_, &view, int64_t(types.shape(0)), types.data(),
+                                 moments.data(), threads, energies.data(), grad.data());
+    });
+    check(status);
+  }
+
+  std::vector<double> backward(Real moments, Vector<const double> to_energies,
+                               std::optional<Real> to_gradients, int threads, Real grad,
+                               const std::vector<Gradient>& gradients) {
+    std::vector<std::vector<dpl_layer_gradient>> layers;
+    std::vector<dpl_network_gradient> list;
+    std::vector<double> bias_out(gradients.size());
+    for (const Gradient& gradient : gradients) {
+      layers.emplace_back();
+      for (size_t l = 0; l < gradient.weights.size(); ++l)
+        layers.back().push_back({gradient.weights[l].data(), gradient.biases[l].data(),
+                                 gradient.steps[l] ? gradient.steps[l]->data() : nullptr});
+      list.push_back(
+          {layers.back().data(), gradient.weight_out.data(), bias_out.data() + list.size()});
+    }
+    dpl_status status;
+    {
+      nb::gil_scoped_release unlocked;
+      status = dpl_pass_backward(handle_, moments.data(), to_energies.data(),
+                                 to_gradients ? to_gradients->data() : nullptr, threads,
+                                 grad.data(), list.data());
+    }
+    check(status);
+    return bias_out;
+  }
+
+ private:
+  dpl_pass* handle_ = nullptr;
 };
 
 class Potential {
  public:
-  Potential(const Table& table, int n_embedding, int n_axis, Vector<const double> sel,
-            int activation, const std::vector<Network>& networks) {
-    std::vector<std::vector<dpl_layer>> layers;
-    std::vector<dpl_network> list;
-    for (const Network& network : networks) {
-      layers.push_back(network.layers());
-      list.push_back({int32_t(layers.back().size()), layers.back().data(),
-                      network.weight_out.data(), network.bias_out});
-    }
-    const dpl_model model{table.environment(),        table.view(), n_embedding, n_axis, sel.data(),
-                          dpl_activation(activation), list.data()};
-    check(dpl_potential_create(&model, &handle_));
+  Potential(const Table& table, Vector<const double> sel, const Fitting& fitting) {
+    dpl_status status = DPL_OK;
+    fitting.with_view([&](const dpl_fitting& view) {
+      const dpl_model model{table.environment(), table.view(), sel.data(), view};
+      status = dpl_potential_create(&model, &handle_);
+    });
+    check(status);
   }
   ~Potential() { dpl_potential_free(handle_); }
   Potential(const Potential&) = delete;
@@ -251,14 +319,28 @@ NB_MODULE(_kernels, m) {
       nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none());
 
   nb::class_<Network>(m, "Network")
-      .def("__init__", [](Network* self, std::vector<Network::Weight> weights,
-                          std::vector<Network::Numbers> biases,
-                          std::vector<std::optional<Network::Numbers>> steps,
-                          Network::Numbers weight_out, double bias_out) {
-        new (self) Network{weights, biases, steps, weight_out, bias_out};
+      .def("__init__",
+           [](Network* self, std::vector<Real> weights, std::vector<Real> biases,
+              std::vector<std::optional<Real>> steps, Real weight_out, double bias_out) {
+             new (self) Network{weights, biases, steps, weight_out, bias_out};
+           });
+  nb::class_<Fitting>(m, "Fitting")
+      .def("__init__", [](Fitting* self, int n_features, int n_embedding, int n_axis,
+                          int activation, std::vector<Network> networks) {
+        new (self) Fitting{n_features, n_embedding, n_axis, activation, networks};
       });
   nb::class_<Potential>(m, "Potential")
-      .def(nb::init<const Table&, int, int, Vector<const double>, int,
-                    const std::vector<Network>&>())
+      .def(nb::init<const Table&, Vector<const double>, const Fitting&>())
       .def("evaluate", &Potential::evaluate);
+  nb::class_<Gradient>(m, "Gradient")
+      .def("__init__",
+           [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
+              std::vector<std::optional<Real>> steps, Real weight_out) {
+             new (self) Gradient{weights, biases, steps, weight_out};
+           });
+  nb::class_<Pass>(m, "Pass")
+      .def(nb::init<bool>())
+      .def("energies", &Pass::energies)
+      .def("backward", &Pass::backward, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+           nb::arg(), nb::arg());
 }

@@ -154,31 +154,39 @@ typedef enum dpl_activation {
  * n_out = 2 n_in. */
 typedef struct dpl_layer {
   int32_t n_in, n_out;
-  const double* weight; /* (n_in, n_out) */
-  const double* bias;   /* (n_out) */
-  const double* step;   /* (n_out), or NULL: 1 */
+  const void* weight; /* (n_in, n_out) real */
+  const void* bias;   /* (n_out) real */
+  const void* step;   /* (n_out) real, or NULL: 1 */
 } dpl_layer;
 
-/* The energy of an atom (eV) from its descriptor: hidden layers, then weight_out · y + bias_out.
- * The first layer's input is D_ma at m · n_axis + a. */
+/* The energy of an atom (eV) from its descriptor: hidden layers, then weight_out · y + bias_out. */
 typedef struct dpl_network {
   int32_t n_layers; /* at least 1 */
   const dpl_layer* layers;
-  const double* weight_out; /* (n_out of the last layer) */
-  double bias_out;          /* eV, the atom's constant energy included */
+  const void* weight_out; /* (n_out of the last layer) real */
+  double bias_out;
 } dpl_network;
+
+/* Descriptor D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, and a network for each type: the
+ * first layer's input is D_ma at m · n_axis + a. */
+typedef struct dpl_fitting {
+  dpl_precision precision;
+  int32_t n_types;
+  int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
+  int32_t n_embedding; /* without padding */
+  int32_t n_axis;
+  dpl_activation activation;
+  const dpl_network* networks; /* (n_types) */
+} dpl_fitting;
 
 /* With n_sel = Σ sel, the moments are T = (Σ_j row_ij ⊗ G + Σ_b (sel_b − n_b) · empty_ab) / n_sel,
  * n_b the neighbours of type b nearer than rcut and empty_ab what a slot without neighbour (s = 0)
- * gives; the descriptor is D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis. */
+ * gives. */
 typedef struct dpl_model {
   dpl_environment environment; /* davg of x, y and z must be 0 */
-  dpl_table table;             /* its precision is that of the networks too */
-  int32_t n_embedding;         /* features of the table without padding */
-  int32_t n_axis;
-  const double* sel; /* (n_types) */
-  dpl_activation activation;
-  const dpl_network* networks; /* (n_types) */
+  dpl_table table;
+  const double* sel;   /* (n_types) */
+  dpl_fitting fitting; /* of the same precision, types and features */
 } dpl_model;
 
 /* A copy of the model in the layout that evaluation reads. Evaluations from several threads at once
@@ -193,6 +201,37 @@ DPL_API void dpl_potential_free(dpl_potential* handle); /* NULL is fine */
 DPL_API dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms,
                                           int threads, double* energies, double* forces,
                                           double* virial, int64_t* beyond);
+
+/* --- the networks in training --------------------------------------------------------------- */
+
+/* One pass of atoms through the networks and back. It keeps what the second derivative needs, and
+ * its memory for the next pass. One thread at a time may use it. */
+typedef struct dpl_pass dpl_pass;
+DPL_API dpl_status dpl_pass_create(dpl_precision precision, dpl_pass** handle);
+DPL_API void dpl_pass_free(dpl_pass* handle); /* NULL is fine */
+
+/* moments T (n, DPL_COLUMNS, n_features) real, types (n); energies E (n) eV and grad_moments, shaped
+ * as the moments: ∂E_i/∂T. The weights are copied. */
+DPL_API dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64_t n,
+                                     const int32_t* types, const void* moments, int threads,
+                                     double* energies, void* grad_moments);
+
+typedef struct dpl_layer_gradient {
+  void *weight, *bias, *step; /* shaped as the layer's; step may be NULL */
+} dpl_layer_gradient;
+typedef struct dpl_network_gradient {
+  const dpl_layer_gradient* layers;
+  void* weight_out;
+  double* bias_out; /* (1) */
+} dpl_network_gradient;
+
+/* Derivatives of Ω = Σ_i to_energies_i E_i + Σ to_gradients · grad_moments, after
+ * dpl_pass_energies with the same moments, once: grad_moments becomes ∂Ω/∂T, networks (n_types) the
+ * derivatives with respect to the weights. to_gradients may be NULL: 0. */
+DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* moments,
+                                     const double* to_energies, const void* to_gradients,
+                                     int threads, void* grad_moments,
+                                     const dpl_network_gradient* networks);
 
 #ifdef __cplusplus
 }

@@ -1,137 +1,199 @@
 #include "fitting.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace dpl {
 namespace {
 
-// Packs weight (k, n) row-major; the sum of several numbers of `weight` may go to one place of it.
+// Packs a weight whose packed input i is the sum of the one or two rows that source[i] names.
+using Source = std::vector<std::pair<int32_t, int32_t>>;
+
 template <class real>
-void pack(const std::vector<double>& weight, int32_t k, int32_t n, bool transpose, Buffer& out) {
-  const int32_t lines = transpose ? n : k, columns = transpose ? k : n;
+void pack(const real* weight, const Source& source, int32_t n_out, bool transposed, Buffer& out) {
+  const int32_t n_in = int32_t(source.size());
+  const int32_t lines = transposed ? n_out : n_in, columns = transposed ? n_in : n_out;
   const int32_t n_panels = (columns + kPanel<real> - 1) / kPanel<real>;
   real* packed = out.get<real>(int64_t(n_panels) * lines * kPanel<real>);
-  for (int32_t panel = 0; panel < n_panels; ++panel)
-    for (int32_t l = 0; l < lines; ++l)
-      for (int32_t c = 0; c < kPanel<real>; ++c) {
-        const int32_t column = panel * kPanel<real> + c;
-        const int64_t from = transpose ? int64_t(column) * n + l : int64_t(l) * n + column;
-        *packed++ = column < columns ? real(weight[from]) : real(0);
-      }
+  std::fill_n(packed, int64_t(n_panels) * lines * kPanel<real>, real(0));
+  const auto add = [&](int32_t i, int32_t row) {
+    if (row < 0) return;
+    const real* from = weight + int64_t(row) * n_out;
+    if (transposed) {
+      real* to = packed + int64_t(i / kPanel<real>)*lines * kPanel<real> + i % kPanel<real>;
+      for (int32_t o = 0; o < n_out; ++o) to[int64_t(o) * kPanel<real>] += from[o];
+      return;
+    }
+    for (int32_t first = 0; first < n_out; first += kPanel<real>) {
+      real* to = packed + (int64_t(first) * lines + int64_t(i) * kPanel<real>);
+      const int32_t n = std::min(kPanel<real>, n_out - first);
+      for (int32_t o = 0; o < n; ++o) to[o] += from[first + o];
+    }
+  };
+  for (int32_t i = 0; i < n_in; ++i) add(i, source[i].first), add(i, source[i].second);
 }
 
 }  // namespace
 
+dpl_status check_fitting(const dpl_fitting& fitting) {
+  if (fitting.n_types < 1) return fail(DPL_INVALID_ARGUMENT, "n_types must be at least 1");
+  if (fitting.n_axis < 1 || fitting.n_embedding < fitting.n_axis ||
+      fitting.n_embedding > fitting.n_features || fitting.n_features % DPL_FEATURE_PADDING)
+    return fail(DPL_INVALID_ARGUMENT,
+                "expected 1 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, %d "
+                "and %d",
+                DPL_FEATURE_PADDING, fitting.n_axis, fitting.n_embedding, fitting.n_features);
+  if (uint32_t(fitting.activation) > DPL_GELU)
+    return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(fitting.activation));
+  for (int32_t a = 0; a < fitting.n_types; ++a) {
+    const dpl_network& network = fitting.networks[a];
+    int32_t width = fitting.n_embedding * fitting.n_axis;
+    if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
+    for (int32_t l = 0; l < network.n_layers; ++l) {
+      if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
+        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %d inputs, found %d", l,
+                    a, width, network.layers[l].n_in);
+      width = network.layers[l].n_out;
+    }
+  }
+  return DPL_OK;
+}
+
 template <class real>
-Fitting<real>::Fitting(const dpl_network& network, dpl_activation activation,
-                       const DescriptorShape& shape)
-    : activation_(activation), ld_in_(stride(shape)), bias_out_(network.bias_out) {
+FittingKernels<real> fitting_kernels() {
+#if defined(DPL_X86)
+  switch (dpl_current_instruction_set()) {
+    case DPL_AVX512:
+      return avx512_fitting<real>();
+    case DPL_AVX2:
+      return avx2_fitting<real>();
+    default:
+      break;
+  }
+#endif
+  return baseline_fitting<real>();
+}
+
+template <class real>
+void Layer<real>::add_residual(const FittingKernels<real>& kernels, int32_t m, const real* x,
+                               real* y) const {
+  for (int32_t i = 0; i < m && copies > 0; ++i, x += ld_in, y += ld_out) {
+    for (size_t o = 0; o < residual.size(); ++o) y[o] += x[residual[o]];
+    if (residual.empty())
+      for (int copy = 0; copy < copies; ++copy) kernels.add(n_in, x, y + copy * n_in);
+  }
+}
+
+template <class real>
+bool Layer<real>::begin_gradient(const FittingKernels<real>& kernels, int32_t m, const real* output,
+                                 real* input) const {
+  if (copies == 0) return false;
+  std::fill_n(input, m * ld_in, real(0));
+  for (int32_t i = 0; i < m; ++i, output += ld_out, input += ld_in) {
+    for (size_t o = 0; o < residual.size(); ++o) input[residual[o]] += output[o];
+    if (residual.empty())
+      for (int copy = 0; copy < copies; ++copy) kernels.add(n_in, output + copy * n_in, input);
+  }
+  return true;
+}
+
+template <class real>
+void Fitting<real>::load(const dpl_network& network, dpl_activation activation,
+                         const DescriptorShape& shape) {
+  activation_ = activation;
+  bias_out_ = network.bias_out;
+  layers_.resize(network.n_layers);
+  int64_t ld_in = stride(shape);
   for (int32_t l = 0; l < network.n_layers; ++l) {
     const dpl_layer& given = network.layers[l];
     const int32_t n_out = given.n_out, n_full = given.n_in;
-    Layer layer{};
+    Layer<real>& layer = layers_[l];
     layer.n_in = l == 0 ? shape.n_packed() : n_full;
     layer.n_out = n_out;
-    layer.ld_out = padded(n_out);
-    ld_widest_ = std::max(ld_widest_, layer.ld_out);
+    layer.ld_in = ld_in;
+    ld_in = layer.ld_out = padded(n_out);
+    widest_ = std::max(widest_, layer.ld_out);
     layer.copies = n_out == n_full ? 1 : n_out == 2 * n_full ? 2 : 0;
     const auto place = [&](int32_t i) {  // of the i-th number of the full input
       return l == 0 ? shape.place(i / shape.n_axis, i % shape.n_axis) : i;
     };
-    std::vector<double> weight(size_t(layer.n_in) * n_out, 0.0);
-    for (int32_t i = 0; i < n_full; ++i)
-      for (int32_t o = 0; o < n_out; ++o)
-        weight[size_t(place(i)) * n_out + o] += given.weight[size_t(i) * n_out + o];
-    pack<real>(weight, layer.n_in, n_out, false, layer.weight);
-    pack<real>(weight, layer.n_in, n_out, true, layer.transposed);
+    layer.source.assign(layer.n_in, {-1, -1});
+    for (int32_t i = 0; i < n_full; ++i) {
+      auto& source = layer.source[place(i)];
+      (source.first < 0 ? source.first : source.second) = i;
+    }
+    const real* weight = static_cast<const real*>(given.weight);
+    pack<real>(weight, layer.source, n_out, false, layer.weight);
+    pack<real>(weight, layer.source, n_out, true, layer.transposed);
     layer.bias.assign(layer.ld_out, real(0));
     layer.step.assign(layer.ld_out, real(0));  // 0 in the padding: so are values and slopes
-    for (int32_t o = 0; o < n_out; ++o) {
-      layer.bias[o] = real(given.bias[o]);
-      layer.step[o] = given.step ? real(given.step[o]) : real(1);
-    }
+    std::copy_n(static_cast<const real*>(given.bias), n_out, layer.bias.begin());
+    layer.has_step = given.step != nullptr;
+    if (given.step)
+      std::copy_n(static_cast<const real*>(given.step), n_out, layer.step.begin());
+    else
+      std::fill_n(layer.step.begin(), n_out, real(1));
+    layer.residual.clear();
     if (l == 0)
       for (int32_t o = 0; o < layer.copies * n_full; ++o)
         layer.residual.push_back(place(o % n_full));
-    layers_.push_back(std::move(layer));
   }
-  const Layer& last = layers_.back();
-  weight_out_.assign(last.ld_out, real(0));
-  for (int32_t o = 0; o < last.n_out; ++o) weight_out_[o] = real(network.weight_out[o]);
+  weight_out_.assign(ld_in, real(0));
+  std::copy_n(static_cast<const real*>(network.weight_out), layers_.back().n_out,
+              weight_out_.begin());
 }
 
 template <class real>
 int64_t Fitting<real>::scratch_size(int64_t m) const {
-  int64_t size = 2 * ld_widest_ * m;
-  for (const Layer& layer : layers_) size += layer.ld_out * m;
+  int64_t size = 2 * widest_ * m;
+  for (const Layer<real>& layer : layers_) size += layer.ld_out * m;
   return size;
 }
 
 template <class real>
-void Fitting<real>::forward(const FittingKernels<real>& kernels, const Layer& layer, int32_t m,
-                            const real* x, int64_t ldx, real* slope, real* y) const {
-  kernels.multiply(m, layer.n_out, layer.n_in, x, ldx, layer.weight.template data<real>(), false,
-                   slope, layer.ld_out);
+void Fitting<real>::forward(const FittingKernels<real>& kernels, const Layer<real>& layer,
+                            int32_t m, const real* x, real* slope, real* y) const {
+  kernels.multiply(m, layer.n_out, layer.n_in, x, layer.ld_in, layer.weight.template data<real>(),
+                   false, slope, layer.ld_out);
   kernels.activate(activation_, m, int32_t(layer.ld_out), layer.bias.data(), layer.step.data(),
-                   slope, y);
-  for (int32_t i = 0; i < m; ++i, x += ldx, y += layer.ld_out) {
-    if (layer.residual.empty())
-      for (int copy = 0; copy < layer.copies; ++copy)
-        kernels.add(layer.n_in, x, y + copy * layer.n_in);
-    for (size_t o = 0; o < layer.residual.size(); ++o) y[o] += x[layer.residual[o]];
-  }
-}
-
-// `gradient` with respect to the layer's output becomes that with respect to its input. The first
-// layer's goes to `other`, whose lines are ld_in_ apart.
-template <class real>
-void Fitting<real>::backward(const FittingKernels<real>& kernels, const Layer& layer, int32_t m,
-                             real* slope, real*& gradient, real*& other) const {
-  const bool first = &layer == &layers_.front();
-  const bool in_place = layer.copies == 1 && !first;
-  const int64_t ld_out = layer.ld_out, ld_in = first ? ld_in_ : (&layer - 1)->ld_out;
-  kernels.product(m * ld_out, slope, gradient, slope);
-  kernels.multiply(m, layer.n_in, layer.n_out, slope, ld_out,
-                   layer.transposed.template data<real>(), in_place, in_place ? gradient : other,
-                   ld_in);
-  if (in_place) return;
-  for (int32_t i = 0; i < m; ++i) {
-    const real* g = gradient + i * ld_out;
-    if (layer.residual.empty())
-      for (int copy = 0; copy < layer.copies; ++copy)
-        kernels.add(layer.n_in, g + copy * layer.n_in, other + i * ld_in);
-    for (size_t o = 0; o < layer.residual.size(); ++o) other[i * ld_in + layer.residual[o]] += g[o];
-  }
-  std::swap(gradient, other);
+                   slope, slope, y);
+  layer.add_residual(kernels, m, x, y);
 }
 
 template <class real>
 void Fitting<real>::run(const FittingKernels<real>& kernels, int32_t m, real* descriptors,
                         real* scratch, double* energies) const {
   real* y = scratch;
-  real* other = y + ld_widest_ * m;
-  real* slopes = other + ld_widest_ * m;
+  real* other = y + widest_ * m;
+  real* slope = other + widest_ * m;
   const real* x = descriptors;
-  int64_t ldx = ld_in_;
-  std::vector<real*> slope_of;
-  for (const Layer& layer : layers_) {
-    forward(kernels, layer, m, x, ldx, slopes, y);
-    slope_of.push_back(slopes);
-    slopes += layer.ld_out * m;
-    x = y, ldx = layer.ld_out;
+  for (const Layer<real>& layer : layers_) {
+    forward(kernels, layer, m, x, slope, y);
+    slope += layer.ld_out * m;
+    x = y;
     std::swap(y, other);
   }
+  const int64_t width = layers_.back().ld_out;
   for (int32_t i = 0; i < m; ++i)
-    energies[i] = kernels.dot(ldx, x + i * ldx, weight_out_.data()) + bias_out_;
+    energies[i] = kernels.dot(width, x + i * width, weight_out_.data()) + bias_out_;
   real *gradient = y, *next = other;  // the last output is needed no more
-  for (int32_t i = 0; i < m; ++i) std::copy_n(weight_out_.data(), ldx, gradient + i * ldx);
-  for (size_t l = layers_.size(); l-- > 0;) {
+  for (int32_t i = 0; i < m; ++i) std::copy_n(weight_out_.data(), width, gradient + i * width);
+  for (size_t l = layers_.size(); l-- > 0; std::swap(gradient, next)) {
+    const Layer<real>& layer = layers_[l];
     if (l == 0) next = descriptors;
-    backward(kernels, layers_[l], m, slope_of[l], gradient, next);
+    slope -= layer.ld_out * m;
+    const bool added = layer.begin_gradient(kernels, m, gradient, next);
+    kernels.product(m * layer.ld_out, slope, gradient, slope);
+    kernels.multiply(m, layer.n_in, layer.n_out, slope, layer.ld_out,
+                     layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
 }
 
+template struct Layer<float>;
+template struct Layer<double>;
 template class Fitting<float>;
 template class Fitting<double>;
+template FittingKernels<float> fitting_kernels();
+template FittingKernels<double> fitting_kernels();
 
 }  // namespace dpl

@@ -1,6 +1,7 @@
-// The network from descriptor to atomic energy, for a block of atoms of one type.
+// The network from descriptor to atomic energy of one type, for a block of atoms.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "fitting_block.h"
@@ -8,11 +9,43 @@
 
 namespace dpl {
 
+inline DescriptorShape shape_of(const dpl_fitting& fitting) {
+  return {fitting.n_features, fitting.n_embedding, fitting.n_axis};
+}
+
+// Whether sizes, activation and layers fit together.
+dpl_status check_fitting(const dpl_fitting& fitting);
+
+template <class real>
+FittingKernels<real> fitting_kernels();
+
+// A hidden layer, its weights in the layout that `multiply` reads.
+template <class real>
+struct Layer {
+  int32_t n_in, n_out;        // the first layer's n_in is that of the packed descriptor
+  int64_t ld_in, ld_out;      // distance of two atoms' numbers in memory
+  Buffer weight, transposed;  // packed: (n_in, n_out), (n_out, n_in)
+  std::vector<real> bias, step;
+  bool has_step;
+  int copies;  // how often the input is added to the output
+  // First layer: the one or two inputs of the full descriptor that each packed one stands for (-1:
+  // none), and the packed input that is added to each output.
+  std::vector<std::pair<int32_t, int32_t>> source;
+  std::vector<int32_t> residual;
+
+  // y (m, ld_out) += the input x, as residual connections want it.
+  void add_residual(const FittingKernels<real>& kernels, int32_t m, const real* x, real* y) const;
+  // The way back: gradient (m, ld_in) of the input becomes the part of that of the output; returns
+  // false, and does nothing, where there is none.
+  bool begin_gradient(const FittingKernels<real>& kernels, int32_t m, const real* output,
+                      real* input) const;
+};
+
 template <class real>
 class Fitting {
  public:
-  // Copies the weights. Throws std::bad_alloc.
-  Fitting(const dpl_network& network, dpl_activation activation, const DescriptorShape& shape);
+  // Copies the weights; those of another call are replaced.
+  void load(const dpl_network& network, dpl_activation activation, const DescriptorShape& shape);
 
   // Distance of two descriptors in memory, with room for what `describe` writes beyond the last
   // number.
@@ -27,31 +60,25 @@ class Fitting {
   void run(const FittingKernels<real>& kernels, int32_t m, real* descriptors, real* scratch,
            double* energies) const;
 
- private:
-  struct Layer {
-    int32_t n_in, n_out;
-    int64_t ld_out;
-    Buffer weight, transposed;  // packed: (n_in, n_out), (n_out, n_in)
-    std::vector<real> bias, step;
-    int copies;                     // how often the input is added to the output
-    std::vector<int32_t> residual;  // first layer: the input that each output is added to
-  };
+  const std::vector<Layer<real>>& layers() const { return layers_; }
+  const std::vector<real>& weight_out() const { return weight_out_; }
+  double bias_out() const { return bias_out_; }
+  dpl_activation activation() const { return activation_; }
 
+ private:
   // As many columns as `multiply` writes: numbers after the last one are 0 in every layer.
   static int64_t padded(int64_t n) {
     constexpr int64_t half = kPanel<real> / 2;
     return (n + half - 1) / half * half;
   }
-  void forward(const FittingKernels<real>& kernels, const Layer& layer, int32_t m, const real* x,
-               int64_t ldx, real* slope, real* y) const;
-  void backward(const FittingKernels<real>& kernels, const Layer& layer, int32_t m, real* slope,
-                real*& gradient, real*& other) const;
+  void forward(const FittingKernels<real>& kernels, const Layer<real>& layer, int32_t m,
+               const real* x, real* slope, real* y) const;
 
-  dpl_activation activation_;
-  int64_t ld_in_, ld_widest_ = 0;
-  std::vector<Layer> layers_;
+  dpl_activation activation_ = DPL_LINEAR;
+  int64_t widest_ = 0;
+  std::vector<Layer<real>> layers_;
   std::vector<real> weight_out_;
-  double bias_out_;
+  double bias_out_ = 0;
 };
 
 }  // namespace dpl

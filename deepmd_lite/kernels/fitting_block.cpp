@@ -37,6 +37,23 @@ void describe(const DescriptorShape& shape, const real* t, real* packed) {
   }
 }
 
+template <class real>
+void describe_tangent(const DescriptorShape& shape, const real* t, const real* dt, real* packed) {
+  using S = Simd<real>;
+  using vec = typename S::vec;
+  const int32_t n_m = shape.n_features;
+  for (int32_t a = 0; a < shape.n_axis; ++a) {
+    for (int32_t m = a; m < shape.n_embedding; m += S::lanes) {
+      vec d = {};
+      for (int c = 0; c < kColumns; ++c)
+        d +=
+            S::load(t + c * n_m + m) * dt[c * n_m + a] + S::load(dt + c * n_m + m) * t[c * n_m + a];
+      S::store(packed + m - a, d);
+    }
+    packed += shape.n_embedding - a;
+  }
+}
+
 // Lanes numbered from `left` on set to zero.
 template <class real>
 DPL_INLINE typename Simd<real>::vec first_lanes(typename Simd<real>::vec v, int32_t left) {
@@ -130,21 +147,6 @@ DPL_INLINE typename Simd<real>::vec exponential(typename Simd<real>::vec x) {
   return series * vec((typename E::bits(shifted) + E::bias) << E::mantissa);
 }
 
-// Value and derivative of one function, elementwise.
-template <class real, class Function>
-void apply(int32_t n, int32_t width, const real* bias, const real* step, real* z, real* y,
-           Function f) {
-  using S = Simd<real>;
-  for (int32_t i = 0; i < n; ++i, z += width, y += width)
-    for (int32_t m = 0; m < width; m += S::lanes) {
-      typename S::vec value, slope;
-      f(S::load(z + m) + S::load(bias + m), value, slope);
-      const auto scale = S::load(step + m);
-      S::store(y + m, scale * value);
-      S::store(z + m, scale * slope);
-    }
-}
-
 template <class real>
 DPL_INLINE typename Simd<real>::vec hyperbolic_tangent(typename Simd<real>::vec x) {
   return 1 - 2 / (exponential<real>(x + x) + 1);
@@ -155,48 +157,89 @@ DPL_INLINE typename Simd<real>::vec logistic(typename Simd<real>::vec x) {
   return 1 / (1 + exponential<real>(-x));
 }
 
-template <class real>
-void activate(dpl_activation kind, int32_t n, int32_t width, const real* bias, const real* step,
-              real* z, real* y) {
+// Calls body(f) with the function `kind`, f(x, value, first derivative, second derivative).
+template <class real, class Body>
+DPL_INLINE void with_function(dpl_activation kind, Body body) {
   using vec = typename Simd<real>::vec;
   switch (kind) {
     case DPL_TANH:
-      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
         f = hyperbolic_tangent<real>(x);
         df = 1 - f * f;
+        d2f = -2 * f * df;
       });
     case DPL_SIGMOID:
-      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
         f = logistic<real>(x);
         df = f * (1 - f);
+        d2f = df * (1 - 2 * f);
       });
     case DPL_SOFTPLUS:
-      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
         const vec zero{}, decay = exponential<real>(x > zero ? -x : x);
         for (int l = 0; l < Simd<real>::lanes; ++l)
           f[l] = (x[l] > 0 ? x[l] : real(0)) + real(__builtin_log1p(decay[l]));
         df = logistic<real>(x);
+        d2f = df * (1 - df);
       });
     case DPL_SILU:
-      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
-        const vec s = logistic<real>(x);
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
+        const vec s = logistic<real>(x), ds = s * (1 - s);
         f = x * s;
-        df = s + f * (1 - s);
+        df = s + x * ds;
+        d2f = ds * (2 + x * (1 - 2 * s));
       });
     case DPL_GELU:
-      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
         const real c = real(0.79788456080286535588), k = real(0.044715);  // sqrt(2/pi)
-        const vec t = hyperbolic_tangent<real>(c * (x + k * x * x * x));
+        const vec t = hyperbolic_tangent<real>(c * (x + k * x * x * x)), dt = 1 - t * t;
+        const vec du = c * (1 + 3 * k * x * x);
+        const vec slope = dt * du, curve = dt * (6 * c * k * x) - 2 * t * dt * du * du;
         f = real(0.5) * x * (1 + t);
-        df = real(0.5) * (1 + t) + real(0.5) * x * (1 - t * t) * (c * (1 + 3 * k * x * x));
+        df = real(0.5) * (1 + t + x * slope);
+        d2f = slope + real(0.5) * x * curve;
       });
     case DPL_LINEAR:
-      return apply<real>(n, width, bias, step, z, y, [](vec x, vec& f, vec& df) {
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
         const vec zero{};
         f = x;
         df = zero + 1;
+        d2f = zero;
       });
   }
+}
+
+template <class real>
+void activate(dpl_activation kind, int32_t n, int32_t width, const real* bias, const real* step,
+              real* z, real* slope, real* y) {
+  using S = Simd<real>;
+  with_function<real>(kind, [&](auto function) {
+    for (int32_t i = 0; i < n; ++i, z += width, slope += width, y += width)
+      for (int32_t m = 0; m < width; m += S::lanes) {
+        const auto x = S::load(z + m) + S::load(bias + m), scale = S::load(step + m);
+        typename S::vec f, df, unused;
+        function(x, f, df, unused);
+        S::store(z + m, x);
+        S::store(slope + m, scale * df);
+        S::store(y + m, scale * f);
+      }
+  });
+}
+
+template <class real>
+void second(dpl_activation kind, int32_t n, int32_t width, const real* step, const real* z,
+            const real* g, real* x, real* u) {
+  using S = Simd<real>;
+  with_function<real>(kind, [&](auto function) {
+    for (int32_t i = 0; i < n; ++i, z += width, g += width, x += width, u += width)
+      for (int32_t m = 0; m < width; m += S::lanes) {
+        typename S::vec f, df, d2f;
+        function(S::load(z + m), f, df, d2f);
+        const auto to_value = S::load(x + m), along = S::load(g + m) * S::load(u + m);
+        S::store(x + m, S::load(step + m) * (df * to_value + d2f * along));
+        S::store(u + m, f * to_value + df * along);
+      }
+  });
 }
 
 // --- the rest
@@ -225,9 +268,17 @@ double dot(int64_t n, const real* x, const real* y) {
 
 template <class real>
 FittingKernels<real> DPL_ISA_FITTING() {
-  return {normalise<real>, describe<real>, describe_backward<real>,
-          activate<real>,  multiply<real>, product<real>,
-          add<real>,       dot<real>};
+  return {normalise<real>,
+          describe<real>,
+          describe_backward<real>,
+          describe_tangent<real>,
+          activate<real>,
+          second<real>,
+          outer<real>,
+          multiply<real>,
+          product<real>,
+          add<real>,
+          dot<real>};
 }
 template FittingKernels<float> DPL_ISA_FITTING<float>();
 template FittingKernels<double> DPL_ISA_FITTING<double>();

@@ -37,9 +37,19 @@ struct FittingKernels {
   // gradient (4, n_features) with respect to the moments before `normalise`
   void (*describe_backward)(const DescriptorShape&, const real* t, const real* grad_packed,
                             real scale, real* grad_moments);
-  // z (n, width) becomes step · f'(z + bias), y = step · f(z + bias)
+  // change of the packed descriptor when T changes by dt
+  void (*describe_tangent)(const DescriptorShape&, const real* t, const real* dt, real* packed);
+  // z (n, width) becomes z + bias, then slope = step · f'(z) and y = step · f(z); slope may be z
   void (*activate)(dpl_activation, int32_t n, int32_t width, const real* bias, const real* step,
-                   real* z, real* y);
+                   real* z, real* slope, real* y);
+  // Second derivative of a layer (n, width): u is the change of z along a tangent, g and x are the
+  // gradients with respect to the layer's change along it and to its value. x becomes
+  // step · (f'(z) x + f''(z) g u), u becomes f(z) x + f'(z) g u.
+  void (*second)(dpl_activation, int32_t n, int32_t width, const real* step, const real* z,
+                 const real* g, real* x, real* u);
+  // out (m, n) = or += Σ_k x_ki y_kj for x (k, m), y (k, n): lines of x are ldx apart, of y ldy.
+  void (*outer)(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* y,
+                int64_t ldy, bool add, real* out, int64_t ldo);
   // out (m, n) = or += x (m, k) · packed weight (k, n); lines of x and out are ldx and ldo apart.
   // Columns are written up to a multiple of half a panel.
   void (*multiply)(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* weight,

@@ -9,23 +9,23 @@
 namespace dpl {
 namespace {
 
-// out (rows, vectors) = or += x (rows, depth) · panel (depth, kPanel): the tile stays in registers,
-// x is read as broadcasts and the panel as vectors.
+// out (rows, vectors) = or += Σ_k x_ik y_k: the tile stays in registers, x is read as broadcasts
+// and y as vectors. In memory x_ik stands at i · x_row + k · x_step, line k of y at k · y_step.
 template <int rows, int vectors, class real>
-DPL_INLINE void tile(int32_t depth, const real* x, int64_t ldx, const real* panel, bool add,
-                     real* out, int64_t ldo) {
+DPL_INLINE void tile(int32_t depth, const real* x, int64_t x_row, int64_t x_step, const real* y,
+                     int64_t y_step, bool add, real* out, int64_t ldo) {
   using S = Simd<real>;
   using vec = typename S::vec;
   vec sum[rows][vectors] = {};
-  for (int32_t k = 0; k < depth; ++k, panel += kPanel<real>) {
+  for (int32_t k = 0; k < depth; ++k, x += x_step, y += y_step) {
     vec row[rows];
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) row[i] = x[i * ldx + k] - vec{};
+    for (int i = 0; i < rows; ++i) row[i] = x[i * x_row] - vec{};
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
-      const vec weight = S::load(panel + v * S::lanes);
+      const vec line = S::load(y + v * S::lanes);
 #pragma GCC unroll 16
-      for (int i = 0; i < rows; ++i) sum[i][v] += row[i] * weight;
+      for (int i = 0; i < rows; ++i) sum[i][v] += row[i] * line;
     }
   }
   for (int i = 0; i < rows; ++i)
@@ -36,30 +36,54 @@ DPL_INLINE void tile(int32_t depth, const real* x, int64_t ldx, const real* pane
 }
 
 template <int vectors, class real>
-void multiply_panel(int32_t m, int32_t depth, const real* x, int64_t ldx, const real* panel,
-                    bool add, real* out, int64_t ldo) {
+DPL_INLINE void multiply_panel(int32_t m, int32_t depth, const real* x, int64_t x_row,
+                               int64_t x_step, const real* y, int64_t y_step, bool add, real* out,
+                               int64_t ldo) {
   constexpr int full = kPanel<real> / Simd<real>::lanes;  // vectors of a whole panel
   constexpr int rows = full > 4 ? 1 : full > 2 ? 3 : 8;   // as many as there are registers for
   int32_t i = 0;
   for (; i + rows <= m; i += rows)
-    tile<rows, vectors>(depth, x + i * ldx, ldx, panel, add, out + i * ldo, ldo);
-  for (; i < m; ++i) tile<1, vectors>(depth, x + i * ldx, ldx, panel, add, out + i * ldo, ldo);
+    tile<rows, vectors>(depth, x + i * x_row, x_row, x_step, y, y_step, add, out + i * ldo, ldo);
+  for (; i < m; ++i)
+    tile<1, vectors>(depth, x + i * x_row, x_row, x_step, y, y_step, add, out + i * ldo, ldo);
 }
+
+constexpr int32_t kDepth = 192;  // lines of a panel that stay in L1 while the rows pass by
 
 // See FittingKernels. The sum over k is made in the same order for every number of rows.
 template <class real>
 void multiply(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* weight,
               bool add, real* out, int64_t ldo) {
-  constexpr int32_t depth = 192;  // lines of a panel that stay in L1 while the rows pass by
   constexpr int vectors = kPanel<real> / Simd<real>::lanes;
-  for (int32_t first = 0; first < k; first += depth) {
-    const int32_t lines = k - first < depth ? k - first : depth;
+  for (int32_t first = 0; first < k; first += kDepth) {
+    const int32_t lines = k - first < kDepth ? k - first : kDepth;
     for (int32_t column = 0; column < n; column += kPanel<real>) {
       const real* panel = weight + int64_t(column) * k + int64_t(first) * kPanel<real>;
-      const bool half = n - column <= kPanel<real> / 2;
-      (half ? multiply_panel<vectors / 2, real>
-            : multiply_panel<vectors, real>)(m, lines, x + first, ldx, panel, add || first > 0,
-                                             out + column, ldo);
+      if (n - column <= kPanel<real> / 2)
+        multiply_panel<vectors / 2>(m, lines, x + first, ldx, 1, panel, kPanel<real>,
+                                    add || first > 0, out + column, ldo);
+      else
+        multiply_panel<vectors>(m, lines, x + first, ldx, 1, panel, kPanel<real>, add || first > 0,
+                                out + column, ldo);
+    }
+  }
+}
+
+template <class real>
+void outer(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* y, int64_t ldy,
+           bool add, real* out, int64_t ldo) {
+  constexpr int vectors = kPanel<real> / Simd<real>::lanes;
+  for (int32_t first = 0; first < k; first += kDepth) {
+    const int32_t lines = k - first < kDepth ? k - first : kDepth;
+    const real* begin = x + first * ldx;
+    for (int32_t column = 0; column < n; column += kPanel<real>) {
+      const real* panel = y + first * ldy + column;
+      if (n - column <= kPanel<real> / 2)
+        multiply_panel<vectors / 2>(m, lines, begin, 1, ldx, panel, ldy, add || first > 0,
+                                    out + column, ldo);
+      else
+        multiply_panel<vectors>(m, lines, begin, 1, ldx, panel, ldy, add || first > 0, out + column,
+                                ldo);
     }
   }
 }

@@ -25,21 +25,6 @@ constexpr int64_t kBlockAtoms = 128;    // rows of the matrix products
 constexpr int64_t kBlockEdges = 32768;  // bounds the memory of a thread
 constexpr int64_t kVirialRows = 4096;   // summed before they are added to the total
 
-template <class real>
-FittingKernels<real> fitting_kernels() {
-#if defined(DPL_X86)
-  switch (dpl_current_instruction_set()) {
-    case DPL_AVX512:
-      return avx512_fitting<real>();
-    case DPL_AVX2:
-      return avx2_fitting<real>();
-    default:
-      break;
-  }
-#endif
-  return baseline_fitting<real>();
-}
-
 // Where blocks begin, and n_local: rounds of kRoundEdges edges, each divided into about equally
 // expensive blocks, as many for each thread.
 std::vector<int64_t> divide(const dpl_atoms& a, int threads) {
@@ -98,7 +83,7 @@ template <class real>
 Potential<real>::Potential(const dpl_model& model)
     : environment_(model.environment),
       table_(model.table),
-      shape_{model.table.n_features, model.n_embedding, model.n_axis},
+      shape_(shape_of(model.fitting)),
       row_(int64_t(kColumns) * model.table.n_features),
       stride_(Fitting<real>::stride(shape_)) {
   const int32_t n_types = environment_.n_types, n_m = table_.n_features;
@@ -127,8 +112,9 @@ Potential<real>::Potential(const dpl_model& model)
       }
     }
   }
+  fittings_.resize(n_types);
   for (int32_t a = 0; a < n_types; ++a)
-    fittings_.emplace_back(model.networks[a], model.activation, shape_);
+    fittings_[a].load(model.fitting.networks[a], model.fitting.activation, shape_);
 }
 
 template <class real>
@@ -231,29 +217,20 @@ dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, int threads, double
   return DPL_OK;
 }
 
-dpl_status check_networks(const dpl_model& model) {
-  if (model.n_axis < 1 || model.n_embedding < model.n_axis ||
-      model.n_embedding > model.table.n_features)
-    return fail(DPL_INVALID_ARGUMENT,
-                "expected 1 <= n_axis <= n_embedding <= n_features, found %d, %d and %d",
-                model.n_axis, model.n_embedding, model.table.n_features);
-  if (uint32_t(model.activation) > DPL_GELU)
-    return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(model.activation));
+dpl_status check_potential(const dpl_model& model) {
+  dpl_status status = check_model(model.environment, model.table);
+  if (status == DPL_OK) status = check_fitting(model.fitting);
+  if (status != DPL_OK) return status;
+  if (model.fitting.precision != model.table.precision ||
+      model.fitting.n_types != model.environment.n_types ||
+      model.fitting.n_features != model.table.n_features)
+    return fail(DPL_INVALID_ARGUMENT, "precision, types or features of table and fitting differ");
   double n_sel = 0;
   for (int32_t a = 0; a < model.environment.n_types; ++a) {
     n_sel += model.sel[a];
     for (int c = 1; c < kColumns; ++c)
       if (model.environment.davg[a * kColumns + c] != 0)
         return fail(DPL_INVALID_ARGUMENT, "davg of x, y and z must be 0");
-    const dpl_network& network = model.networks[a];
-    int32_t width = model.n_embedding * model.n_axis;
-    if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
-    for (int32_t l = 0; l < network.n_layers; ++l) {
-      if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
-        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %d inputs, found %d", l,
-                    a, width, network.layers[l].n_in);
-      width = network.layers[l].n_out;
-    }
   }
   if (!(n_sel > 0) || !std::isfinite(n_sel))
     return fail(DPL_INVALID_ARGUMENT, "the sum of sel must be positive, found %g", n_sel);
@@ -266,8 +243,7 @@ dpl_status check_networks(const dpl_model& model) {
 dpl_status dpl_potential_create(const dpl_model* model, dpl_potential** handle) {
   *handle = nullptr;
   try {
-    dpl_status status = dpl::check_model(model->environment, model->table);
-    if (status == DPL_OK) status = dpl::check_networks(*model);
+    const dpl_status status = dpl::check_potential(*model);
     if (status != DPL_OK) return status;
     if (model->table.precision == DPL_FLOAT64)
       *handle = new dpl::Potential<double>(*model);

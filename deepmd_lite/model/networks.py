@@ -126,24 +126,21 @@ class Fitting(Layers):
         """(n,) eV in the parameters' precision, from descriptors (n, n_in)."""
         x = descriptor
         for layer, n_out in enumerate(self.widths):
-            # squeeze, not [0]: the gradient of an index is written into zeros of the whole size
-            weight, bias, step = (
-                None if p is None else p.squeeze(0) for p in self.parameters_of(layer)
-            )
-            f = VALUES[self.activation](torch.addmm(bias, x, weight))
+            weight, bias, step = self.parameters_of(layer)
+            f = VALUES[self.activation](torch.addmm(bias[0], x, weight[0]))
             if step is not None:
-                f = step * f
+                f = step[0] * f
             old = self.residual(x, n_out)
             x = f if old is None else f + old
         return x @ self.weight_out + self.bias_out
 
-    def as_network(self, bias: float) -> Network:
-        """The same for the compiled kernels, with `bias` (eV) added to the energy."""
+    def as_network(self) -> Network:
+        """The same for the compiled kernels, differentiable in the parameters."""
         layers = [self.parameters_of(layer) for layer in range(len(self.widths))]
         return Network(
-            weights=[weight[0] for weight, _, _ in layers],
-            biases=[b[0, 0] for _, b, _ in layers],
-            steps=[None if step is None else step[0, 0] for _, _, step in layers],
+            weights=[weight.squeeze(0) for weight, _, _ in layers],
+            biases=[bias.view(-1) for _, bias, _ in layers],
+            steps=[None if step is None else step.view(-1) for _, _, step in layers],
             weight_out=self.weight_out,
-            bias_out=self.bias_out.item() + bias,
+            bias_out=self.bias_out,
         )

@@ -112,21 +112,14 @@ class Errors:
 def predict(
     potential: Potential, batch: Batch, *, forces: bool, virials: bool, training: bool
 ) -> Prediction:
-    """Evaluate `batch`; with `training`, forces can be differentiated once more."""
-    rows = batch.env.positions.detach()
-    if not (forces or virials):
-        with torch.set_grad_enabled(training):
-            return Prediction(_frame_sums(potential.energies(batch.env, rows), batch), None, None)
-    rows = rows.clone().requires_grad_()
-    with torch.enable_grad():
-        energies = _frame_sums(potential.energies(batch.env, rows), batch)
-        (gradient,) = torch.autograd.grad(energies.sum(), rows, create_graph=training)
-    all_forces = -gradient
-    return Prediction(
-        energies if training else energies.detach(),
-        batch.fold(all_forces) if forces else None,
-        batch.frame_virials(rows.detach(), all_forces) if virials else None,
-    )
+    """Evaluate `batch`; with `training`, differentiable in the parameters."""
+    with torch.set_grad_enabled(training):
+        atomic, all_forces = potential.energies_and_forces(batch.env)
+        return Prediction(
+            _frame_sums(atomic, batch),
+            batch.fold(all_forces) if forces else None,
+            batch.frame_virials(batch.env.positions, all_forces) if virials else None,
+        )
 
 
 def _frame_sums(atomic: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -14,7 +14,6 @@ import torch
 
 from .. import __version__
 from ..data import Batch, BatchSampler, PreparedFrame, collate, label_counts
-from ..kernels import positions_fixed
 from ..model import Potential, refine_table, save_model
 from ..system import DeepmdLiteError
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
@@ -181,8 +180,7 @@ class Trainer:
             return 0.0, Errors.of_nothing(self.prefactors)
         batch = collate(frames)
         loss, errors = self._loss(batch, self.prefactors, training=True, totals=totals)
-        with positions_fixed():  # only the weights move
-            loss.backward()
+        loss.backward()
         return loss.item(), errors
 
     def _gradient_norm(self) -> float:

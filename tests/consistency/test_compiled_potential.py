@@ -156,12 +156,22 @@ def test_a_frozen_potential_follows_its_precision():
 def test_wrong_networks_are_refused():
     env = structure()
     potential = potential_of(env, "float64")
-    network = kernels.Network([torch.zeros(96, 8)], [torch.zeros(8)], [None], torch.zeros(7), 0.0)
-    arguments = (potential.coefficients(), potential.environment(), 24, 4, [10, 10], "tanh")
-    with pytest.raises(InputError, match="expected 8 weights of the output"):
-        kernels.CompiledPotential(*arguments, [network] * 2)
-    other = kernels.Network([torch.zeros(95, 8)], [torch.zeros(8)], [None], torch.zeros(8), 0.0)
+
+    def network(n_in, n_out, n_last):
+        zeros = torch.zeros(n_in, n_out), torch.zeros(n_out), torch.zeros(n_last)
+        return kernels.Network([zeros[0]], [zeros[1]], [None], zeros[2], torch.zeros(1))
+
+    def compiled(*networks, activation="tanh"):
+        fitting = kernels.Fitting(24, 4, activation, networks)
+        arguments = potential.coefficients(), potential.environment(), [10, 10]
+        return kernels.CompiledPotential(*arguments, fitting)
+
+    with pytest.raises(InputError, match="expected 8 weights of the output, found"):
+        compiled(*[network(96, 8, 7)] * 2)
     with pytest.raises(InputError, match="expected 96 inputs, found 95"):
-        kernels.CompiledPotential(*arguments, [other] * 2)
-    with pytest.raises(InputError, match="sel and networks of 2 elements"):
-        kernels.CompiledPotential(*arguments, [other])
+        compiled(*[network(95, 8, 8)] * 2)
+    with pytest.raises(InputError, match="sel and networks of 2 elements, found 2 and 1"):
+        compiled(network(96, 8, 8))
+    with pytest.raises(InputError, match="activation 'relu'"):
+        compiled(*[network(96, 8, 8)] * 2, activation="relu")
+    compiled(*[network(96, 8, 8)] * 2)

@@ -7,6 +7,7 @@ truth for all of them.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -219,18 +220,20 @@ def test_derivatives_by_finite_differences(compiled, one_side):
     assert torch.autograd.gradgradcheck(value, inputs, fast_mode=True)
 
 
-def test_positions_fixed_leaves_out_their_gradient_only(compiled):
+def test_the_gradient_by_itself_is_the_same_operation(compiled):
+    """`moments_gradient` is the backward pass of `moments`, for positions without a gradient."""
     case = Case()
-    positions = case.positions.requires_grad_()
+    grad = case.grad.requires_grad_()
     coefficients = case.coefficients.requires_grad_()
+    positions = case.positions.clone().requires_grad_()
     value, _, _ = case(compiled, positions, coefficients)
-    (forces,) = torch.autograd.grad(value.square().sum(), positions, create_graph=True)
-    loss = forces.square().sum()
-    (expected,) = torch.autograd.grad(loss, coefficients, retain_graph=True)
-    with kernels.positions_fixed():
-        loss.backward()
-    assert positions.grad is None
-    assert torch.equal(coefficients.grad, expected)
+    (expected,) = torch.autograd.grad(value, positions, grad, create_graph=True)
+    inputs = (grad, coefficients)
+    second = torch.autograd.grad(expected.square().sum(), inputs)
+    found = case(partial(kernels.moments_gradient, grad), case.positions, coefficients)
+    assert torch.equal(found, expected)
+    for a, b in zip(torch.autograd.grad(found.square().sum(), inputs), second, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_third_order_is_refused(compiled):

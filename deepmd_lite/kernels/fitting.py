@@ -1,0 +1,205 @@
+"""The networks from moments to atomic energies as one torch operation.
+
+Forces need the gradient of each energy with respect to its moments, and a loss on forces the
+derivative of that gradient. Both come from one compiled pass, so that autograd sees a function of
+first order: (moments, weights) → (energies, gradients).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..system import InputError
+from . import _kernels
+
+ACTIVATIONS = {
+    "linear": 0,
+    "none": 0,
+    "tanh": 1,
+    "sigmoid": 2,
+    "softplus": 3,
+    "silu": 4,
+    "gelu": 5,
+    "gelu_tf": 5,
+}
+"""Activation functions that the compiled networks know: dpl_activation in dpl.h."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The energy of an atom of one element from its descriptor.
+
+    Layer l gives y = steps[l] · f(x @ weights[l] + biases[l]), plus x where the widths are equal,
+    plus (x, x) where the width doubles; the energy is y @ weight_out + bias_out.
+    """
+
+    weights: list[torch.Tensor]
+    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a."""
+    biases: list[torch.Tensor]
+    """(n_out,)."""
+    steps: list[torch.Tensor | None]
+    """(n_out,), or None for 1."""
+    weight_out: torch.Tensor
+    """(n_out of the last layer,)."""
+    bias_out: torch.Tensor
+    """(1,) eV."""
+
+    def arrays(self) -> list[torch.Tensor | None]:
+        """All of them, in the order of the fields."""
+        return [*self.weights, *self.biases, *self.steps, self.weight_out, self.bias_out]
+
+    @classmethod
+    def of_arrays(cls, arrays: Sequence[Any], n_layers: int) -> Network:
+        """The inverse of `arrays`."""
+        n = n_layers
+        return cls(
+            list(arrays[:n]),
+            list(arrays[n : 2 * n]),
+            list(arrays[2 * n : 3 * n]),
+            arrays[3 * n],
+            arrays[3 * n + 1],
+        )
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The descriptor D_ma = Σ_c T_cm T_ca and the networks of all elements."""
+
+    n_embedding: int
+    """Features m of the descriptor; the moments are padded beyond."""
+    n_axis: int
+    """Features a."""
+    activation: str
+    networks: Sequence[Network]
+
+    def compiled(self, n_features: int, dtype: torch.dtype) -> _kernels.Fitting:
+        """For kernels on moments of `n_features`, in `dtype`.
+
+        Raises InputError for an unknown activation or arrays that do not fit together.
+        """
+        if self.activation not in ACTIVATIONS:
+            raise InputError(
+                f"activation {self.activation!r}: expected one of {sorted(ACTIVATIONS)}"
+            )
+        networks = [_compiled(network, dtype) for network in self.networks]
+        activation = ACTIVATIONS[self.activation]
+        return _kernels.Fitting(n_features, self.n_embedding, self.n_axis, activation, networks)
+
+
+def _compiled(network: Network, dtype: torch.dtype) -> _kernels.Network:
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return x.detach().to(dtype).contiguous()
+
+    n_in = network.weights[0].shape[0]
+    for weight, bias, step in zip(network.weights, network.biases, network.steps, strict=True):
+        n_out = weight.shape[1]
+        fits = all(x is None or x.shape == (n_out,) for x in (bias, step))
+        if weight.shape[0] != n_in or not fits:
+            raise InputError(
+                f"network: expected a weight of {n_in} inputs with a bias and step of its "
+                f"outputs, found {tuple(weight.shape)}, {tuple(bias.shape)}"
+            )
+        n_in = n_out
+    if network.weight_out.shape != (n_in,):
+        raise InputError(
+            f"network: expected {n_in} weights of the output, found "
+            f"{tuple(network.weight_out.shape)}"
+        )
+    return _kernels.Network(
+        [plain(w) for w in network.weights],
+        [plain(b) for b in network.biases],
+        [None if s is None else plain(s) for s in network.steps],
+        plain(network.weight_out),
+        network.bias_out.item(),
+    )
+
+
+def energies_and_gradients(
+    moments: torch.Tensor, types: torch.Tensor, fitting: Fitting
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Energies (n,) float64 eV and their gradients (n, 4, n_features) with respect to the moments.
+
+    `moments` T (n, 4, n_features) float64 or float32, normalised and padded; `types` (n,) int32.
+    Differentiable once in the moments and in the networks' arrays; the same bits for any number
+    of threads.
+    """
+    arrays = [array for network in fitting.networks for array in network.arrays()]
+    result: tuple[torch.Tensor, torch.Tensor] = _Energies.apply(
+        moments.contiguous(), types, fitting, *arrays
+    )
+    return result
+
+
+class _Lease:
+    """A compiled pass for as long as a graph needs it; its memory serves the next one."""
+
+    _idle: dict[torch.dtype, list[_kernels.Pass]] = {torch.float64: [], torch.float32: []}
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        idle = self._idle[dtype]
+        self.compiled = idle.pop() if idle else _kernels.Pass(dtype == torch.float64)
+
+    def __del__(self) -> None:
+        self._idle[self.dtype].append(self.compiled)
+
+
+class _Energies(torch.autograd.Function):
+    """(moments, types, fitting, arrays of the networks) → (energies, gradients)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        moments: torch.Tensor,
+        types: torch.Tensor,
+        fitting: Fitting,
+        *arrays: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`arrays` are those of `fitting`, given once more for autograd to see."""
+        energies = torch.empty(len(moments), dtype=torch.float64)
+        gradients = torch.empty_like(moments)
+        lease = _Lease(moments.dtype)
+        compiled = fitting.compiled(moments.shape[2], moments.dtype)
+        threads = torch.get_num_threads()
+        lease.compiled.energies(compiled, types, moments.detach(), threads, energies, gradients)
+        ctx.save_for_backward(moments)
+        ctx.lease, ctx.fitting = lease, fitting
+        ctx.set_materialize_grads(False)
+        return energies, gradients
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, to_energies: torch.Tensor | None, to_gradients: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Cotangents of moments and arrays from those of energies and gradients."""
+        (moments,) = ctx.saved_tensors
+        if to_energies is None:
+            to_energies = torch.zeros(len(moments), dtype=torch.float64)
+        out = [
+            Network.of_arrays(
+                [
+                    None if x is None else torch.empty(x.shape, dtype=moments.dtype)
+                    for x in network.arrays()
+                ],
+                len(network.weights),
+            )
+            for network in ctx.fitting.networks
+        ]
+        grad = torch.empty_like(moments)
+        biases = ctx.lease.compiled.backward(
+            moments.detach(),
+            to_energies.contiguous(),
+            None if to_gradients is None else to_gradients.contiguous(),
+            torch.get_num_threads(),
+            grad,
+            [_kernels.Gradient(n.weights, n.biases, n.steps, n.weight_out) for n in out],
+        )
+        for network, bias in zip(out, biases, strict=True):
+            network.bias_out.fill_(bias)
+        return grad, None, None, *(array for network in out for array in network.arrays())
