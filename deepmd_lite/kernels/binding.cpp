@@ -333,11 +333,10 @@ NB_MODULE(_kernels, m) {
       .def(nb::init<const Table&, Vector<const double>, const Fitting&>())
       .def("evaluate", &Potential::evaluate);
   nb::class_<Gradient>(m, "Gradient")
-      .def("__init__",
-           [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
-              std::vector<std::optional<Real>> steps, Real weight_out) {
-             new (self) Gradient{weights, biases, steps, weight_out};
-           });
+      .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
+                          std::vector<std::optional<Real>> steps, Real weight_out) {
+        new (self) Gradient{weights, biases, steps, weight_out};
+      });
   nb::class_<Pass>(m, "Pass")
       .def(nb::init<bool>())
       .def("energies", &Pass::energies)

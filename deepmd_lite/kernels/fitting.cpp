@@ -20,7 +20,7 @@ void pack(const real* weight, const Source& source, int32_t n_out, bool transpos
     if (row < 0) return;
     const real* from = weight + int64_t(row) * n_out;
     if (transposed) {
-      real* to = packed + int64_t(i / kPanel<real>)*lines * kPanel<real> + i % kPanel<real>;
+      real* to = packed + int64_t(i / kPanel<real>) * lines * kPanel<real> + i % kPanel<real>;
       for (int32_t o = 0; o < n_out; ++o) to[int64_t(o) * kPanel<real>] += from[o];
       return;
     }
@@ -47,12 +47,12 @@ dpl_status check_fitting(const dpl_fitting& fitting) {
     return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(fitting.activation));
   for (int32_t a = 0; a < fitting.n_types; ++a) {
     const dpl_network& network = fitting.networks[a];
-    int32_t width = fitting.n_embedding * fitting.n_axis;
+    int64_t width = int64_t(fitting.n_embedding) * fitting.n_axis;
     if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
     for (int32_t l = 0; l < network.n_layers; ++l) {
       if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
-        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %d inputs, found %d", l,
-                    a, width, network.layers[l].n_in);
+        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %lld inputs, found %d",
+                    l, a, (long long)width, network.layers[l].n_in);
       width = network.layers[l].n_out;
     }
   }

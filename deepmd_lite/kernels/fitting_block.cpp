@@ -21,15 +21,30 @@ void normalise(int32_t n_features, const real* constant, real scale, real* momen
     }
 }
 
+// Rows of T are read, and written, in whole vectors that begin at a multiple of their length, so
+// that nothing beyond a row is touched; numbers before the first such place are done one by one.
+template <class real>
+int32_t first_vector(const DescriptorShape& shape, int32_t a) {
+  constexpr int32_t lanes = Simd<real>::lanes;
+  const int32_t m = (a + lanes - 1) / lanes * lanes;
+  return m < shape.n_embedding ? m : shape.n_embedding;
+}
+
 template <class real>
 void describe(const DescriptorShape& shape, const real* t, real* packed) {
   using S = Simd<real>;
-  using vec = typename S::vec;
   const int32_t n_m = shape.n_features;
   for (int32_t a = 0; a < shape.n_axis; ++a) {
-    const real axis[kColumns] = {t[a], t[n_m + a], t[2 * n_m + a], t[3 * n_m + a]};
-    for (int32_t m = a; m < shape.n_embedding; m += S::lanes) {
-      vec d = {};
+    real axis[kColumns];
+    for (int c = 0; c < kColumns; ++c) axis[c] = t[c * n_m + a];
+    int32_t m = a;
+    for (; m < first_vector<real>(shape, a); ++m) {
+      real d = 0;
+      for (int c = 0; c < kColumns; ++c) d += t[c * n_m + m] * axis[c];
+      packed[m - a] = d;
+    }
+    for (; m < shape.n_embedding; m += S::lanes) {
+      typename S::vec d = {};
       for (int c = 0; c < kColumns; ++c) d += S::load(t + c * n_m + m) * axis[c];
       S::store(packed + m - a, d);  // what goes too far is overwritten by the next a
     }
@@ -40,14 +55,21 @@ void describe(const DescriptorShape& shape, const real* t, real* packed) {
 template <class real>
 void describe_tangent(const DescriptorShape& shape, const real* t, const real* dt, real* packed) {
   using S = Simd<real>;
-  using vec = typename S::vec;
   const int32_t n_m = shape.n_features;
   for (int32_t a = 0; a < shape.n_axis; ++a) {
-    for (int32_t m = a; m < shape.n_embedding; m += S::lanes) {
-      vec d = {};
+    real axis[kColumns], change[kColumns];
+    for (int c = 0; c < kColumns; ++c) axis[c] = t[c * n_m + a], change[c] = dt[c * n_m + a];
+    int32_t m = a;
+    for (; m < first_vector<real>(shape, a); ++m) {
+      real d = 0;
       for (int c = 0; c < kColumns; ++c)
-        d +=
-            S::load(t + c * n_m + m) * dt[c * n_m + a] + S::load(dt + c * n_m + m) * t[c * n_m + a];
+        d += t[c * n_m + m] * change[c] + dt[c * n_m + m] * axis[c];
+      packed[m - a] = d;
+    }
+    for (; m < shape.n_embedding; m += S::lanes) {
+      typename S::vec d = {};
+      for (int c = 0; c < kColumns; ++c)
+        d += S::load(t + c * n_m + m) * change[c] + S::load(dt + c * n_m + m) * axis[c];
       S::store(packed + m - a, d);
     }
     packed += shape.n_embedding - a;
@@ -70,9 +92,16 @@ void describe_backward(const DescriptorShape& shape, const real* t, const real* 
   std::memset(grad, 0, sizeof(real) * kColumns * n_m);
   for (int32_t a = 0; a < shape.n_axis; ++a) {
     vec along[kColumns] = {};  // Σ_m g_ma T_cm
-    real axis[kColumns];
+    real axis[kColumns], head[kColumns] = {};
     for (int c = 0; c < kColumns; ++c) axis[c] = t[c * n_m + a] * scale;
     int32_t m = a;
+    for (; m < first_vector<real>(shape, a); ++m) {
+      const real g = grad_packed[m - a];
+      for (int c = 0; c < kColumns; ++c) {
+        head[c] += g * t[c * n_m + m];
+        grad[c * n_m + m] += g * axis[c];
+      }
+    }
     const auto pass = [&](vec g) {
       for (int c = 0; c < kColumns; ++c) {
         along[c] += g * S::load(t + c * n_m + m);
@@ -82,7 +111,7 @@ void describe_backward(const DescriptorShape& shape, const real* t, const real* 
     };
     for (; m + S::lanes <= n_embedding; m += S::lanes) pass(S::load(grad_packed + m - a));
     if (m < n_embedding) pass(first_lanes<real>(S::load(grad_packed + m - a), n_embedding - m));
-    for (int c = 0; c < kColumns; ++c) grad[c * n_m + a] += real(sum(along[c])) * scale;
+    for (int c = 0; c < kColumns; ++c) grad[c * n_m + a] += (real(sum(along[c])) + head[c]) * scale;
     grad_packed += n_embedding - a;
   }
 }
