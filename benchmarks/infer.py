@@ -43,22 +43,25 @@ from common import (
 from peer import BACKENDS, Peer, peers
 from water import (
     STOCK,
-    neighbors_per_atom,
+    neighbors_and_runs,
     save_potential,
     save_structure,
     stock_potential,
     water_box,
 )
 
+from deepmd_lite.model import Potential
+
 GEMM_SIZES = (64, 128, 256, 512, 1024)
 OWN, OWN_LIST = "this project, list reused", "this project, list each call"
 
 
-def water_shape(neighbors: float) -> roofline.Shape:
-    """Sizes of the stock model."""
+def water_shape(atoms: Atoms, potential: Potential) -> roofline.Shape:
+    """Sizes of the stock model in the surroundings of `atoms`."""
     descriptor: dict[str, Any] = STOCK["descriptor"]
     widths = STOCK["fitting_net"]["neuron"]
-    return roofline.Shape(neighbors, descriptor["neuron"][-1], descriptor["axis_neuron"], widths)
+    features, axis = descriptor["neuron"][-1], descriptor["axis_neuron"]
+    return roofline.Shape(*neighbors_and_runs(atoms, potential), features, axis, widths)
 
 
 def gemm_rates(
@@ -162,7 +165,10 @@ def roofline_tables(
         "Needed arithmetic per atom",
         ["part", "kflop", "share %"],
         [[k, v * 1e-3, 100 * v / counts["total"]] for k, v in counts.items()],
-        [f"{shape.neighbors:.1f} neighbours within the cutoff; counted in roofline.py"],
+        [
+            f"{shape.neighbors:.1f} neighbours within the cutoff, in {shape.runs:.1f} intervals of "
+            "the table; counted in roofline.py"
+        ],
     )
     bytes_of = {p: roofline.traffic(shape, 8 if p == "float64" else 4) for p in rates}
     sizes = list(next(iter(rates.values())))
@@ -254,7 +260,7 @@ def main() -> None:
     found = peers(arguments.peer_venv, arguments.peer_backend) if arguments.peer else []
     boxes = {n: water_box(n) for n in arguments.atoms}
     structures = {n: save_structure(a, work / f"water-{n}.npz") for n, a in boxes.items()}
-    shape = water_shape(neighbors_per_atom(boxes[max(boxes)], STOCK["descriptor"]["rcut"]))
+    shape = water_shape(boxes[max(boxes)], stock_potential(arguments.precision[0]))
     progress("rate of matrix products")
     rates = gemm_rates(arguments.precision, tuple(arguments.gemm_sizes), work / "gemm.log")
     tables, numbers = roofline_tables(shape, rates)

@@ -1,11 +1,12 @@
 """How much arithmetic and memory traffic one energy + forces + virial needs, counted by hand.
 
-Every count is for one atom with `neighbors` neighbours within the cutoff, M features, A axis
-features; a multiplication and an addition are one flop each. What is counted is this algorithm,
-in which nothing of the size pairs × features is stored:
+Every count is for one atom with `neighbors` neighbours within the cutoff in `runs` runs, M features,
+A axis features; a multiplication and an addition are one flop each. Neighbours whose s̃ lies in the
+same interval of the same table are a run: what is of the size of the features is done once for
+each run (deepmd_lite/kernels/moments_block.h). What is counted is this algorithm,
 
-    forward   table → G, moments T (M × 4), descriptor D = T T[:A]ᵀ, fitting net
-    backward  fitting net → gD → gT → table once more, with its slope → force of every pair
+    forward   powers of each pair → sums of each run → moments T (M × 4), D = T T[:A]ᵀ, fitting net
+    backward  fitting net → gD → gT → products of each run → polynomials of each pair → forces
 
 Left out, because small or of another kind: the neighbour list, the environment row (about 40 flops,
 a square root and a division per pair), tanh, the empty slots, folding ghosts.
@@ -17,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-QUINTIC_VALUE = 10  # Horner's rule: 5 multiply-adds
-QUINTIC_SLOPE = 8  # its derivative in the same sweep: 4 more
+COLUMNS, POWERS = 4, 6  # of an environment row and of a quintic
+QUINTIC = 2 * (5 + 4)  # value and slope by Horner's rule: 5 and 4 multiply-adds
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Shape:
 
     neighbors: float
     """Mean number within the cutoff."""
+    runs: float
+    """Mean number of runs that they form."""
     features: int
     """M, last width of the embedding."""
     axis: int
@@ -40,19 +43,15 @@ class Shape:
         return self.features * self.axis - self.axis * (self.axis - 1) // 2
 
 
-def table_flops(shape: Shape) -> float:
-    """Interpolation: the value forward, value and slope backward, of M features per pair."""
-    per_feature = QUINTIC_VALUE + (QUINTIC_VALUE + QUINTIC_SLOPE)
-    return shape.neighbors * shape.features * per_feature
+def run_flops(shape: Shape) -> float:
+    """Of the size of the features: one multiply-add per run, power, column and feature, each way."""
+    return 2 * 2.0 * shape.runs * POWERS * COLUMNS * shape.features
 
 
-def moment_flops(shape: Shape) -> float:
-    """Sums over pairs. Forward T[m, c] += G[m] R̃[c]: 4 multiply-adds per feature.
-
-    Backward: gR̃[c] = Σ_m G[m] gT[m, c] (4), Σ_c gT[m, c] R̃[c] (4) and its product with the slope
-    (1).
-    """
-    return shape.neighbors * shape.features * 2.0 * (4 + 4 + 4 + 1)
+def pair_flops(shape: Shape) -> float:
+    """Of each pair: S[k, c] += R̃[c] t^k forward (a multiplication and an addition each); backward
+    4 polynomials with their slopes and the sum Σ_c R̃[c] slope[c]."""
+    return shape.neighbors * (2.0 * POWERS * COLUMNS + COLUMNS * QUINTIC + 2.0 * COLUMNS)
 
 
 def descriptor_flops(shape: Shape) -> float:
@@ -69,8 +68,8 @@ def fitting_flops(shape: Shape) -> float:
 def flops(shape: Shape) -> dict[str, float]:
     """Flops per atom of each part, and their 'total'."""
     parts = {
-        "table": table_flops(shape),
-        "moments": moment_flops(shape),
+        "runs": run_flops(shape),
+        "pairs": pair_flops(shape),
         "descriptor": descriptor_flops(shape),
         "fitting": fitting_flops(shape),
     }
@@ -82,13 +81,13 @@ def traffic(shape: Shape, bytes_per_number: int) -> dict[str, float]:
 
     'memory': what must cross the memory bus whatever the cache: list indices (int32) twice, the
     position read and the force written and read (float64), type and energy. 'cache': what the
-    kernels read from and write to the caches: six table coefficients per pair and feature, forward
+    kernels read from and write to the caches: six table coefficients per run and feature, forward
     and backward; position and force of every neighbour; moments and their gradient. Weights of the
     fitting net are shared by a block of atoms and are not counted.
     """
     n, m = shape.neighbors, shape.features
     memory = 2 * 4 * n + 3 * 3 * 8 + 4 + 8
-    table = 2 * 6 * m * bytes_per_number * n
+    table = 2 * POWERS * m * bytes_per_number * shape.runs
     pairs = n * (2 * 3 * 8 + 2 * 3 * 8)  # positions twice; forces read and written
     moments = 4 * 4 * m * bytes_per_number  # T and gT, each written and read
     return {"memory": memory, "cache": table + pairs + moments}

@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from common import BenchmarkError
 
+from deepmd_lite.kernels.reference import environment_rows
 from deepmd_lite.model import ModelConfig, Potential, refine_table, save_model, statistics_from
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import LocalEnv, type_indices
@@ -70,10 +71,20 @@ def save_structure(atoms: Atoms, path: Path) -> Path:
     return path
 
 
-def neighbors_per_atom(atoms: Atoms, rcut: float) -> float:
-    """Mean number of neighbours within `rcut` Å."""
-    env = environment_of(atoms, rcut)
-    return env.n_edges / env.n_local
+def neighbors_and_runs(atoms: Atoms, potential: Potential) -> tuple[float, float]:
+    """Mean numbers of neighbours within the cutoff and of the table intervals that they lie in."""
+    env = environment_of(atoms, potential.rcut)
+    environment = potential.environment()
+    centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
+    neighbor = env.indices.long()
+    vectors = env.positions[neighbor] - env.positions[centre]
+    s = environment_rows(vectors, environment.rcut_smth, environment.rcut)[:, 0]
+    a = env.types[centre].long()
+    place = (s - environment.davg[a, 0]) / environment.dstd[a, 0] - environment.table_start
+    interval = (place / environment.table_spacing).floor().long()
+    table = env.types[neighbor].long()  # the stock model has one for each type of neighbour
+    key = (centre * len(TYPE_MAP) + table) * (int(interval.max()) + 1) + interval
+    return env.n_edges / env.n_local, len(key.unique()) / env.n_local
 
 
 def environment_of(atoms: Atoms, rcut: float) -> LocalEnv:

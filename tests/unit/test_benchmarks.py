@@ -12,19 +12,19 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_flops_of_a_small_model(monkeypatch):
-    """2 neighbours, M = 3, A = 2, one hidden layer of 5, counted on paper."""
+    """3 neighbours in 2 runs, M = 3, A = 2, one hidden layer of 5, counted on paper."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import roofline
 
-    shape = roofline.Shape(neighbors=2, features=3, axis=2, fitting=[5])
+    shape = roofline.Shape(neighbors=3, runs=2, features=3, axis=2, fitting=[5])
     assert shape.inputs == 5  # 6 entries of D, of which (0, 1) and (1, 0) are the same
     counts = roofline.flops(shape)
     assert counts == {
-        "table": 2 * 3 * (10 + 18),
-        "moments": 2 * 3 * 2 * (4 + 4 + 4 + 1),
+        "runs": 2 * 2 * (2 * 3 * 24),
+        "pairs": 3 * (2 * 24 + 4 * (10 + 8) + 2 * 4),
         "descriptor": 5 * (8 + 16),
         "fitting": (2 * 5 * 5 + 2 * 5 * 1) * 2,
-        "total": 168 + 156 + 120 + 120,
+        "total": 576 + 384 + 120 + 120,
     }
     assert roofline.seconds_at(6e9, gflops=2.0, threads=3) == pytest.approx(1.0)
 
