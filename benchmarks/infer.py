@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import roofline
+from ase import Atoms
 from common import (
     BenchmarkError,
     Table,

@@ -1,7 +1,7 @@
 """How much arithmetic and memory traffic one energy + forces + virial needs, counted by hand.
 
-Every count is for one atom with `neighbors` neighbours within the cutoff in `runs` runs, M features,
-A axis features; a multiplication and an addition are one flop each. Neighbours whose s̃ lies in the
+Every count is for one atom with `neighbors` neighbours within the cutoff in `runs` runs, M
+features, A axis features; a multiplication and an addition are one flop each. Neighbours whose s̃ lies in the
 same interval of the same table are a run: what is of the size of the features is done once for
 each run (deepmd_lite/kernels/moments_block.h). What is counted is this algorithm,
 
@@ -44,7 +44,7 @@ class Shape:
 
 
 def run_flops(shape: Shape) -> float:
-    """Of the size of the features: one multiply-add per run, power, column and feature, each way."""
+    """Of the size of the features: a multiply-add per run, power, column and feature, each way."""
     return 2 * 2.0 * shape.runs * POWERS * COLUMNS * shape.features
 
 
