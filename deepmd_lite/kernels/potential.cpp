@@ -246,12 +246,12 @@ dpl_status check_networks(const dpl_model& model) {
       if (model.environment.davg[a * kColumns + c] != 0)
         return fail(DPL_INVALID_ARGUMENT, "davg of x, y and z must be 0");
     const dpl_network& network = model.networks[a];
-    int32_t width = model.n_embedding * model.n_axis;
+    int64_t width = int64_t(model.n_embedding) * model.n_axis;
     if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
     for (int32_t l = 0; l < network.n_layers; ++l) {
       if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
-        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %d inputs, found %d", l,
-                    a, width, network.layers[l].n_in);
+        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %lld inputs, found %d", l,
+                    a, (long long)width, network.layers[l].n_in);
       width = network.layers[l].n_out;
     }
   }
