@@ -137,8 +137,10 @@ typename Potential<real>::Block Potential<real>::block(const Problem<real>& p, i
   const int64_t n = end - begin;
   Workspace& memory = workspace();
   Block block;
-  block.moments = memory.moments.get<real>(2 * n * row_);
-  block.gradient = block.moments + n * row_;
+  // Up to a vector is read and written after the last row: times 0, which NaN would survive.
+  block.moments = memory.moments.get<real>(2 * (n * row_ + DPL_FEATURE_PADDING));
+  block.gradient = block.moments + n * row_ + DPL_FEATURE_PADDING;
+  std::fill_n(block.moments + n * row_, DPL_FEATURE_PADDING, real(0));
   block.descriptors = memory.descriptors.get<real>(n * stride_ + DPL_FEATURE_PADDING);
   block.energies = memory.atoms.get<double>(n * (1 + p.n_types));
   block.counts = reinterpret_cast<int32_t*>(block.energies + n);

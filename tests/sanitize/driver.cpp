@@ -121,6 +121,7 @@ Exact<T> random_numbers(size_t n, uint64_t seed) {
 // Moments and their derivatives of both orders, every output alone and all together.
 template <class real>
 Bits moments(const System& system, const Table<real>& table, int threads) {
+  dpl_release_workspace();  // as in evaluate
   const dpl_atoms atoms = system.atoms();
   const dpl_environment environment = table.environment();
   const dpl_table coefficients = table.table();
@@ -214,6 +215,7 @@ dpl_potential* created(const Form& form) {
 }
 
 Bits evaluate(const dpl_potential* potential, const System& system, int threads) {
+  dpl_release_workspace();  // new memory is filled with NaN (make sanitize): none may get through
   const dpl_atoms atoms = system.atoms();
   Exact<double> energies(system.n_local), forces(3 * system.n_all), virial(9);
   int64_t beyond = -1;
