@@ -9,8 +9,6 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_
 SANITIZE := build/sanitize
 # Address space layout randomisation can take the place of AddressSanitizer's shadow; not every
 # container lets a process turn it off.
-# New memory is filled with NaN, so that what is used before it is set shows in the results.
-ASAN_OPTIONS := detect_leaks=1:detect_stack_use_after_return=1:max_malloc_fill_size=1000000000:malloc_fill_byte=255
 UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .PHONY: help quickstart test sanitize lint bench install clean
@@ -35,7 +33,7 @@ sanitize:
 	@command -v cmake >/dev/null || { echo "make: cmake is missing (Debian: apt install cmake; or pip install cmake)"; exit 1; }
 	cmake -S . -B $(SANITIZE) -DDPL_PYTHON=OFF -DDPL_CUDA=OFF -DDPL_SANITIZE=ON
 	cmake --build $(SANITIZE) --parallel 2
-	UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=$(ASAN_OPTIONS) \
+	UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
 	  $(UNSHUFFLED) $(SANITIZE)/dpl_sanitize
 
 lint: $(INSTALLED)

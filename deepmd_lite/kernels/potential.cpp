@@ -252,8 +252,8 @@ dpl_status check_networks(const dpl_model& model) {
     if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
     for (int32_t l = 0; l < network.n_layers; ++l) {
       if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
-        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %lld inputs, found %d", l,
-                    a, (long long)width, network.layers[l].n_in);
+        return fail(DPL_INVALID_ARGUMENT, "layer %d of network %d: expected %lld inputs, found %d",
+                    l, a, (long long)width, network.layers[l].n_in);
       width = network.layers[l].n_out;
     }
   }

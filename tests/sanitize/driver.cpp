@@ -56,8 +56,7 @@ std::vector<Point> cloud(int n, uint64_t seed) {
   while (int(points.size()) < n) {
     const Point p{random(0, edge), random(0, edge), random(0, edge)};
     bool free = true;
-    for (const Point& q : points)
-      free = free && std::hypot(p.x - q.x, p.y - q.y, p.z - q.z) > 0.1;
+    for (const Point& q : points) free = free && std::hypot(p.x - q.x, p.y - q.y, p.z - q.z) > 0.1;
     if (free) points.push_back(p);
   }
   return points;
@@ -90,8 +89,12 @@ std::vector<System> small_systems() {
     systems.push_back(listed(name + " with ghosts and a skin", cloud(n, 2), (n + 1) / 2, 8.0));
   }
   const System& whole = systems.back();
-  System same{"one neighbour 3000 times",       2, 1, Exact<double>({0, 0, 0, 0, 2, 0}),
-              Exact<int32_t>(std::vector<int32_t>{0, 1}), Exact<int64_t>({0, 3000}),
+  System same{"one neighbour 3000 times",
+              2,
+              1,
+              Exact<double>({0, 0, 0, 0, 2, 0}),
+              Exact<int32_t>(std::vector<int32_t>{0, 1}),
+              Exact<int64_t>({0, 3000}),
               Exact<int32_t>(std::vector<int32_t>(3000, 1))};
   require(whole.n_all > 0, "a system with atoms");
   systems.push_back(std::move(same));
@@ -100,8 +103,12 @@ std::vector<System> small_systems() {
 
 // Types beyond those of a model become the last one.
 System of_types(const System& s, int32_t n_types) {
-  System copy{s.name, s.n_all, s.n_local, Exact<double>(s.positions.size()),
-              Exact<int32_t>(s.types.size()), Exact<int64_t>(s.offsets.size()),
+  System copy{s.name,
+              s.n_all,
+              s.n_local,
+              Exact<double>(s.positions.size()),
+              Exact<int32_t>(s.types.size()),
+              Exact<int64_t>(s.offsets.size()),
               Exact<int32_t>(s.indices.size())};
   std::copy_n(s.positions.data(), s.positions.size(), copy.positions.data());
   std::copy_n(s.offsets.data(), s.offsets.size(), copy.offsets.data());
@@ -121,7 +128,6 @@ Exact<T> random_numbers(size_t n, uint64_t seed) {
 // Moments and their derivatives of both orders, every output alone and all together.
 template <class real>
 Bits moments(const System& system, const Table<real>& table, int threads) {
-  dpl_release_workspace();  // as in evaluate
   const dpl_atoms atoms = system.atoms();
   const dpl_environment environment = table.environment();
   const dpl_table coefficients = table.table();
@@ -157,10 +163,10 @@ Bits moments(const System& system, const Table<real>& table, int threads) {
       require_finite(forces, "forces"), require_finite(mixed, "gradient of the table");
       bits.add(forces), bits.add(mixed);
     }
-    require_status(dpl_moments_double_backward(&atoms, &environment, &coefficients, threads,
-                                               grad.data(), tangent.data(), to_moved, to_forces,
-                                               to_mixed),
-                   DPL_OK);
+    require_status(
+        dpl_moments_double_backward(&atoms, &environment, &coefficients, threads, grad.data(),
+                                    tangent.data(), to_moved, to_forces, to_mixed),
+        DPL_OK);
     require_finite(moved, "change of the moments"), require_finite(forces, "Hessian times tangent");
     require_finite(mixed, "change of the gradient of the table");
     bits.add(moved), bits.add(forces), bits.add(mixed);
@@ -206,16 +212,14 @@ dpl_potential* created(const Form& form) {
   const Networks networks(form.n_types, form.n_embedding * form.n_axis, form.widths,
                           form.with_step);
   const Exact<double> sel(std::vector<double>(form.n_types, form.sel));
-  const dpl_model model{table.environment(), table.table(),   form.n_embedding,
-                        form.n_axis,         sel.data(),      form.activation,
-                        networks.networks.data()};
+  const dpl_model model{table.environment(), table.table(),   form.n_embedding,        form.n_axis,
+                        sel.data(),          form.activation, networks.networks.data()};
   dpl_potential* potential = nullptr;
   require_status(dpl_potential_create(&model, &potential), DPL_OK);
   return potential;
 }
 
 Bits evaluate(const dpl_potential* potential, const System& system, int threads) {
-  dpl_release_workspace();  // new memory is filled with NaN (make sanitize): none may get through
   const dpl_atoms atoms = system.atoms();
   Exact<double> energies(system.n_local), forces(3 * system.n_all), virial(9);
   int64_t beyond = -1;

@@ -14,7 +14,7 @@ constexpr int64_t kTooMany = int64_t(1) << 31;
 
 // Four atoms in a row, 1.5 Å apart; every one lists the others.
 System chain() {
-  System s{"four atoms", 4, 4, Exact<double>(12), Exact<int32_t>(4), Exact<int64_t>(5),
+  System s{"four atoms",      4, 4, Exact<double>(12), Exact<int32_t>(4), Exact<int64_t>(5),
            Exact<int32_t>(12)};
   for (int i = 0; i < 4; ++i) {
     for (int k = 0; k < 3; ++k) s.positions[3 * i + k] = k == 0 ? 1.5 * i : 0;
@@ -68,9 +68,8 @@ std::vector<BadList> bad_lists() {
 dpl_status build(const System& s, double cutoff, int threads) {
   dpl_neighbors* handle = nullptr;
   int64_t n_edges = -1;
-  const dpl_status status =
-      dpl_neighbors_build(s.n_all, s.n_local, s.positions.data(), s.types.data(), cutoff, threads,
-                          &handle, &n_edges);
+  const dpl_status status = dpl_neighbors_build(s.n_all, s.n_local, s.positions.data(),
+                                                s.types.data(), cutoff, threads, &handle, &n_edges);
   require((handle == nullptr) == (status != DPL_OK), "a handle if and only if all is well");
   dpl_neighbors_free(handle);
   return status;
@@ -107,16 +106,16 @@ void refuse_moments(const System& s, const dpl_environment& environment, const d
   Exact<double> forces(12);
   Exact<int32_t> counts(4 * kTypes);
   int64_t beyond = 0;
-  require_status(dpl_moments(&atoms, &environment, &table, threads, moments.data(), counts.data(),
-                             &beyond),
-                 expected);
+  require_status(
+      dpl_moments(&atoms, &environment, &table, threads, moments.data(), counts.data(), &beyond),
+      expected);
   require_status(dpl_moments_backward(&atoms, &environment, &table, threads, grad.data(),
                                       forces.data(), mixed.data()),
                  expected);
-  require_status(dpl_moments_double_backward(&atoms, &environment, &table, threads, grad.data(),
-                                             tangent.data(), moments.data(), forces.data(),
-                                             mixed.data()),
-                 expected);
+  require_status(
+      dpl_moments_double_backward(&atoms, &environment, &table, threads, grad.data(),
+                                  tangent.data(), moments.data(), forces.data(), mixed.data()),
+      expected);
 }
 
 template <class real>
@@ -208,8 +207,7 @@ void refuse_all(const std::string& where) {
   const Table<real> table(kTypes, 1, kIntervals, kFeatures);
   const Networks networks(kTypes, 18, {18, 36}, true);
   const Exact<double> sel(std::vector<double>(kTypes, 10));
-  const dpl_model model{table.environment(), table.table(), 6,
-                        3,                   sel.data(),    DPL_TANH,
+  const dpl_model model{table.environment(),     table.table(), 6, 3, sel.data(), DPL_TANH,
                         networks.networks.data()};
   dpl_potential* potential = nullptr;
   require_status(dpl_potential_create(&model, &potential), DPL_OK);

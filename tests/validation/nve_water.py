@@ -1,6 +1,6 @@
 """Liquid water at constant energy: how fast does the total energy drift?
 
-    python tests/validation/nve_water.py --model water.dpl --data FOLDER --out nve.json --plot nve.png
+    python tests/validation/nve_water.py --model water.dpl --data FOLDER --plot nve.png
 
 64 molecules from a frame of the test set are brought to 330 K by a Langevin thermostat, which then
 lets go of them: 20 ps at 0.5 fs, by default with float32 arithmetic. Exit status 1 if the drift,
@@ -21,6 +21,7 @@ from ase import Atoms
 from ase.io import read
 
 from deepmd_lite.md import Simulation
+from deepmd_lite.md.report import RunResult
 from deepmd_lite.system import InputError
 
 LIMIT = 0.1
@@ -83,13 +84,15 @@ def equilibrated(atoms: Atoms, model: Path, picoseconds: float, *, seed: int, qu
         quiet=quiet,
     )
     _run(simulation, picoseconds)
-    return simulation.atoms
+    final = simulation.atoms
+    assert final is not None  # on one rank
+    return final
 
 
 def nve(
     atoms: Atoms, model: Path, picoseconds: float, precision: str, quiet: bool = True
 ) -> tuple[Drift, np.ndarray, np.ndarray]:
-    """A run at constant energy: what it shows, times (ps) and energies from the first (meV/atom)."""
+    """A run at constant energy: what it shows, times (ps), energies from the first (meV/atom)."""
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation(
             atoms,
@@ -120,7 +123,7 @@ def nve(
     return found, time, energy
 
 
-def _run(simulation: Simulation, picoseconds: float):
+def _run(simulation: Simulation, picoseconds: float) -> RunResult:
     result = simulation.run(round(1000.0 * picoseconds / TIMESTEP))
     if result.signal:
         raise KeyboardInterrupt
@@ -177,6 +180,8 @@ def main() -> int:
     """0 if every run drifts less than the limit."""
     given = _arguments()
     start = read(given.structure if given.structure else f"{given.data / 'test.xyz'}@0")
+    if not isinstance(start, Atoms):
+        raise InputError(f"{given.structure}: expected one frame, found {len(start)}")
     atoms = equilibrated(
         start, given.model, given.equilibration, seed=given.seed, quiet=given.quiet
     )
