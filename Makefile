@@ -6,11 +6,18 @@ INSTALLED := $(VENV)/.installed
 BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h)
 
-.PHONY: help quickstart test lint bench install clean
+SANITIZE := build/sanitize
+# Address space layout randomisation can take the place of AddressSanitizer's shadow; not every
+# container lets a process turn it off.
+UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+.PHONY: help quickstart test sanitize lint bench install clean
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
 	@echo "make test         install, then run the tests"
+	@echo "make sanitize     build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and call"
+	@echo "                  all of dpl.h on extreme arguments"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        benchmarks of this machine; PEER=1: DeePMD-kit beside it; DATA=FOLDER: training too;"
 	@echo "                  RESULTS=FOLDER: write JSON and tables there (see benchmarks/)"
@@ -22,11 +29,18 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+sanitize:
+	@command -v cmake >/dev/null || { echo "make: cmake is missing (Debian: apt install cmake; or pip install cmake)"; exit 1; }
+	cmake -S . -B $(SANITIZE) -DDPL_PYTHON=OFF -DDPL_CUDA=OFF -DDPL_SANITIZE=ON
+	cmake --build $(SANITIZE) --parallel 2
+	UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
+	  $(UNSHUFFLED) $(SANITIZE)/dpl_sanitize
+
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install -q ruff mypy clang-format types-PyYAML types-tqdm
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h
+	$(BIN)/clang-format --dry-run --Werror deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h tests/sanitize/*.cpp tests/sanitize/*.h
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py

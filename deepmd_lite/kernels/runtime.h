@@ -9,6 +9,12 @@
 
 #include "dpl.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+
+#include <cstring>
+#endif
+
 namespace dpl {
 
 // Sets the thread's dpl_last_error() and returns `status`.
@@ -33,6 +39,7 @@ class Buffer {
       data_.reset(new char[bytes + bytes / 4]);
       size_ = bytes + bytes / 4;
     }
+    watch(data<T>(), n);
     return data<T>();
   }
 
@@ -44,6 +51,17 @@ class Buffer {
   }
 
  private:
+  // For make sanitize: all bits set, which is NaN, and nothing beyond the end may be touched.
+  template <class T>
+  void watch([[maybe_unused]] T* begin, [[maybe_unused]] size_t n) {
+#if defined(__SANITIZE_ADDRESS__)
+    char* const end = reinterpret_cast<char*>(begin + n);
+    ASAN_UNPOISON_MEMORY_REGION(data_.get(), size_);
+    std::memset(static_cast<void*>(begin), 0xff, n * sizeof(T));
+    ASAN_POISON_MEMORY_REGION(end, data_.get() + size_ - end);
+#endif
+  }
+
   std::unique_ptr<char[]> data_;
   size_t size_ = 0;
 };

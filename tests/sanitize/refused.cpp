@@ -1,0 +1,251 @@
+#include "refused.h"
+
+#include <functional>
+#include <limits>
+
+#include "arguments.h"
+
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int32_t kFeatures = 16, kIntervals = 4, kTypes = 2;
+constexpr int64_t kTooMany = int64_t(1) << 31;
+
+// Four atoms in a row, 1.5 Å apart; every one lists the others.
+System chain() {
+  System s{"four atoms",      4, 4, Exact<double>(12), Exact<int32_t>(4), Exact<int64_t>(5),
+           Exact<int32_t>(12)};
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 3; ++k) s.positions[3 * i + k] = k == 0 ? 1.5 * i : 0;
+    s.types[i] = i % kTypes;
+    for (int k = 0; k < 3; ++k) s.indices[3 * i + k] = k < i ? k : k + 1;
+  }
+  for (int i = 0; i < 5; ++i) s.offsets[i] = 3 * i;
+  return s;
+}
+
+// One argument of the list functions spoiled, and what must come of it.
+struct BadList {
+  const char* name;
+  dpl_status expected;
+  std::function<void(System&)> spoil;
+  int threads = 2;
+};
+
+std::vector<BadList> bad_systems() {  // for the neighbours and all others alike
+  return {
+      {"fewer rows than atoms", DPL_INVALID_ARGUMENT, [](System& s) { s.n_all = 3; }},
+      {"a negative number of atoms", DPL_INVALID_ARGUMENT, [](System& s) { s.n_local = -1; }},
+      {"too many rows", DPL_TOO_LARGE, [](System& s) { s.n_all = kTooMany; }},
+      {"no thread", DPL_INVALID_ARGUMENT, [](System&) {}, 0},
+      {"a negative type", DPL_INVALID_ARGUMENT, [](System& s) { s.types[3] = -1; }},
+      {"a huge type", DPL_INVALID_ARGUMENT, [](System& s) { s.types[0] = INT32_MAX; }},
+      {"a position that is NaN", DPL_NOT_FINITE, [](System& s) { s.positions[11] = kNan; }},
+      {"an infinite position", DPL_NOT_FINITE, [](System& s) { s.positions[0] = -kInfinity; }},
+      {"two atoms in one place", DPL_COINCIDENT,
+       [](System& s) { s.positions[9] = s.positions[6]; }},
+      {"two atoms at 0.9e-6 Å", DPL_COINCIDENT,
+       [](System& s) { s.positions[3] = s.positions[0] + 0.9e-6; }},
+  };
+}
+
+std::vector<BadList> bad_lists() {
+  return {
+      {"a type beyond the model's", DPL_INVALID_ARGUMENT, [](System& s) { s.types[1] = kTypes; }},
+      {"a list that begins late", DPL_INVALID_ARGUMENT, [](System& s) { s.offsets[0] = 1; }},
+      {"offsets that descend", DPL_INVALID_ARGUMENT, [](System& s) { s.offsets[2] = 2; }},
+      {"a negative offset", DPL_INVALID_ARGUMENT, [](System& s) { s.offsets[1] = INT64_MIN; }},
+      {"an endless row", DPL_INVALID_ARGUMENT, [](System& s) { s.offsets[4] = INT64_MAX; }},
+      {"a negative index", DPL_INVALID_ARGUMENT, [](System& s) { s.indices[0] = -1; }},
+      {"the least index", DPL_INVALID_ARGUMENT, [](System& s) { s.indices[11] = INT32_MIN; }},
+      {"an index one too large", DPL_INVALID_ARGUMENT, [](System& s) { s.indices[5] = 4; }},
+      {"the largest index", DPL_INVALID_ARGUMENT, [](System& s) { s.indices[7] = INT32_MAX; }},
+      {"an atom that lists itself", DPL_COINCIDENT, [](System& s) { s.indices[4] = 1; }},
+  };
+}
+
+dpl_status build(const System& s, double cutoff, int threads) {
+  dpl_neighbors* handle = nullptr;
+  int64_t n_edges = -1;
+  const dpl_status status = dpl_neighbors_build(s.n_all, s.n_local, s.positions.data(),
+                                                s.types.data(), cutoff, threads, &handle, &n_edges);
+  require((handle == nullptr) == (status != DPL_OK), "a handle if and only if all is well");
+  dpl_neighbors_free(handle);
+  return status;
+}
+
+void refuse_neighbors(const std::string& where) {
+  for (const BadList& bad : bad_systems()) {
+    doing() = where + "neighbours, " + bad.name;
+    System s = chain();
+    bad.spoil(s);
+    require_status(build(s, kRcut, bad.threads), bad.expected);
+  }
+  for (double cutoff : {0.0, -1.0, kNan, kInfinity, 1e200}) {
+    doing() = where + "neighbours within " + std::to_string(cutoff);
+    require_status(build(chain(), cutoff, 1), DPL_INVALID_ARGUMENT);
+  }
+  doing() = where + "neighbours from one end of the numbers to the other";
+  System s = chain();
+  s.positions[0] = -1.7e308, s.positions[3] = 1.7e308;
+  require_status(build(s, kRcut, 1), DPL_TOO_LARGE);
+  doing() = where + "neighbours within next to nothing";
+  require_status(build(chain(), 1e-300, 1), DPL_OK);
+}
+
+// The three operations on moments, with outputs of the size that the good arguments need.
+template <class real>
+void refuse_moments(const System& s, const dpl_environment& environment, const dpl_table& table,
+                    int threads, dpl_status expected) {
+  const dpl_atoms atoms = s.atoms();
+  const size_t n = 4 * DPL_COLUMNS * kFeatures;
+  const Exact<real> grad(std::vector<real>(n, real(0.5)));
+  const Exact<double> tangent(std::vector<double>(12, 0.5));
+  Exact<real> moments(n), mixed(size_t(kTypes) * kIntervals * DPL_POWERS * kFeatures);
+  Exact<double> forces(12);
+  Exact<int32_t> counts(4 * kTypes);
+  int64_t beyond = 0;
+  require_status(
+      dpl_moments(&atoms, &environment, &table, threads, moments.data(), counts.data(), &beyond),
+      expected);
+  require_status(dpl_moments_backward(&atoms, &environment, &table, threads, grad.data(),
+                                      forces.data(), mixed.data()),
+                 expected);
+  require_status(
+      dpl_moments_double_backward(&atoms, &environment, &table, threads, grad.data(),
+                                  tangent.data(), moments.data(), forces.data(), mixed.data()),
+      expected);
+}
+
+template <class real>
+struct BadModel {
+  const char* name;
+  std::function<void(dpl_model&)> spoil;
+};
+
+template <class real>
+std::vector<BadModel<real>> bad_tables() {
+  static const Exact<double> zero(std::vector<double>(4 * kTypes, 0.0));
+  static const Exact<double> nan(std::vector<double>(4 * kTypes, kNan));
+  return {
+      {"no types", [](dpl_model& m) { m.environment.n_types = 0; }},
+      {"a negative number of types", [](dpl_model& m) { m.environment.n_types = INT32_MIN; }},
+      {"no cutoff", [](dpl_model& m) { m.environment.rcut = 0; }},
+      {"a cutoff that is NaN", [](dpl_model& m) { m.environment.rcut = kNan; }},
+      {"an infinite cutoff", [](dpl_model& m) { m.environment.rcut = kInfinity; }},
+      {"a switch beyond the cutoff", [](dpl_model& m) { m.environment.rcut_smth = kRcut; }},
+      {"a negative switch", [](dpl_model& m) { m.environment.rcut_smth = -1; }},
+      {"a width of 0", [](dpl_model& m) { m.environment.dstd = zero.data(); }},
+      {"a width that is NaN", [](dpl_model& m) { m.environment.dstd = nan.data(); }},
+      {"a mean that is NaN", [](dpl_model& m) { m.environment.davg = nan.data(); }},
+      {"a spacing of 0", [](dpl_model& m) { m.environment.table_spacing = 0; }},
+      {"a start that is NaN", [](dpl_model& m) { m.environment.table_start = kNan; }},
+      {"too few tables", [](dpl_model& m) { m.table.n_tables = 1; }},
+      {"tables of pairs where none are due", [](dpl_model& m) { m.table.n_tables = 4; }},
+      {"no intervals", [](dpl_model& m) { m.table.n_intervals = 0; }},
+      {"too many intervals", [](dpl_model& m) { m.table.n_intervals = INT32_MAX; }},
+      {"no features", [](dpl_model& m) { m.table.n_features = 0; }},
+      {"features that are not padded", [](dpl_model& m) { m.table.n_features = 17; }},
+      {"a negative number of features", [](dpl_model& m) { m.table.n_features = -16; }},
+  };
+}
+
+// The model has networks of two layers: 6 × 3 → 18 → 36.
+template <class real>
+std::vector<BadModel<real>> bad_networks() {
+  static const Exact<double> shifted(std::vector<double>(4 * kTypes, 0.1));
+  static const Exact<double> zero(std::vector<double>(kTypes, 0.0));
+  static const Exact<double> nan(std::vector<double>(kTypes, kNan));
+  static std::vector<dpl_layer> layers;
+  static std::vector<dpl_network> networks;
+  const auto change = [](dpl_model& m, const std::function<void(dpl_layer*)>& spoil) {
+    layers.assign(m.fitting.networks[1].layers,
+                  m.fitting.networks[1].layers + m.fitting.networks[1].n_layers);
+    networks.assign(m.fitting.networks, m.fitting.networks + kTypes);
+    spoil(layers.data());
+    networks[1].layers = layers.data();
+    m.fitting.networks = networks.data();
+  };
+  return {
+      {"no axis", [](dpl_model& m) { m.fitting.n_axis = 0; }},
+      {"a longer axis than embedding", [](dpl_model& m) { m.fitting.n_axis = 7; }},
+      {"a longer embedding than the table",
+       [](dpl_model& m) { m.fitting.n_embedding = kFeatures + 1; }},
+      {"more inputs than can be counted",
+       [](dpl_model& m) {
+         m.table.n_features = m.fitting.n_features = m.fitting.n_embedding = m.fitting.n_axis =
+             1 << 17;
+       }},
+      {"another number of types", [](dpl_model& m) { m.fitting.n_types = 1; }},
+      {"another number of features", [](dpl_model& m) { m.fitting.n_features = 32; }},
+      {"an unknown activation", [](dpl_model& m) { m.fitting.activation = dpl_activation(6); }},
+      {"a mean of x", [](dpl_model& m) { m.environment.davg = shifted.data(); }},
+      {"no slots", [](dpl_model& m) { m.sel = zero.data(); }},
+      {"a number of slots that is NaN", [](dpl_model& m) { m.sel = nan.data(); }},
+      {"no layers",
+       [](dpl_model& m) {
+         networks.assign(m.fitting.networks, m.fitting.networks + kTypes);
+         networks[0].n_layers = 0;
+         m.fitting.networks = networks.data();
+       }},
+      {"a first layer of too few inputs",
+       [=](dpl_model& m) { change(m, [](dpl_layer* layer) { layer[0].n_in = 17; }); }},
+      {"a second layer of too many inputs",
+       [=](dpl_model& m) { change(m, [](dpl_layer* layer) { layer[1].n_in = 19; }); }},
+      {"a layer without outputs",
+       [=](dpl_model& m) { change(m, [](dpl_layer* layer) { layer[1].n_out = 0; }); }},
+  };
+}
+
+dpl_status evaluate(const dpl_potential* potential, const System& s, int threads) {
+  const dpl_atoms atoms = s.atoms();
+  Exact<double> energies(4), forces(12), virial(9);
+  int64_t beyond = 0;
+  return dpl_potential_evaluate(potential, &atoms, threads, energies.data(), forces.data(),
+                                virial.data(), &beyond);
+}
+
+}  // namespace
+
+template <class real>
+void refuse_all(const std::string& where) {
+  refuse_neighbors(where);
+  const Table<real> table(kTypes, 1, kIntervals, kFeatures);
+  const Networks<real> networks(kTypes, 6, 3, {18, 36}, true);
+  const Exact<double> sel(std::vector<double>(kTypes, 10));
+  const dpl_model model{table.environment(), table.table(), sel.data(), networks.fitting()};
+  dpl_potential* potential = nullptr;
+  require_status(dpl_potential_create(&model, &potential), DPL_OK);
+
+  const auto refuse_list = [&](const BadList& bad) {
+    doing() = where + bad.name;
+    System s = chain();
+    bad.spoil(s);
+    refuse_moments<real>(s, model.environment, model.table, bad.threads, bad.expected);
+    require_status(evaluate(potential, s, bad.threads), bad.expected);
+    require_status(evaluate(potential, chain(), 2), DPL_OK);  // nothing of it stays behind
+  };
+  for (const BadList& bad : bad_systems()) refuse_list(bad);
+  for (const BadList& bad : bad_lists()) refuse_list(bad);
+  dpl_potential_free(potential);
+  dpl_potential_free(nullptr);
+
+  const auto refuse_model = [&](const BadModel<real>& bad) {
+    doing() = where + bad.name;
+    dpl_model spoiled = model;
+    bad.spoil(spoiled);
+    dpl_potential* none = reinterpret_cast<dpl_potential*>(&spoiled);
+    require_status(dpl_potential_create(&spoiled, &none), DPL_INVALID_ARGUMENT);
+    require(none == nullptr, "no handle");
+    return spoiled;
+  };
+  for (const BadModel<real>& bad : bad_networks<real>()) refuse_model(bad);
+  for (const BadModel<real>& bad : bad_tables<real>()) {
+    const dpl_model spoiled = refuse_model(bad);
+    refuse_moments<real>(chain(), spoiled.environment, spoiled.table, 1, DPL_INVALID_ARGUMENT);
+  }
+}
+
+template void refuse_all<float>(const std::string&);
+template void refuse_all<double>(const std::string&);
