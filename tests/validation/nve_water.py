@@ -22,7 +22,7 @@ from ase.io import read
 
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.report import RunResult
-from deepmd_lite.system import InputError
+from deepmd_lite.system import DeepmdLiteError, InputError
 
 LIMIT = 0.1
 """meV/atom/ps, of the drift."""
@@ -202,5 +202,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (InputError, OSError) as error:
+    except (DeepmdLiteError, OSError) as error:
         sys.exit(f"nve_water: {error}")
