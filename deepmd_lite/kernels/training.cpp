@@ -218,8 +218,9 @@ void Pass<real>::weights(Group& group, size_t l, int32_t first, const dpl_layer_
   const real* y = (l > 0 ? group.levels[l - 1].y : group.d).template data<real>() + first;
   const real* v = (l > 0 ? group.levels[l - 1].v : group.tangent).template data<real>() + first;
   real* sum = workspace().layers.template get<real>(kInputs * layer.ld_out);
+  std::fill_n(sum, m * layer.ld_out, real(0));  // a batch may lack the type
   kernels_.outer(m, layer.n_out, n, y, layer.ld_in, level.x.template data<real>(), layer.ld_out,
-                 false, sum, layer.ld_out);
+                 true, sum, layer.ld_out);
   kernels_.outer(m, layer.n_out, n, v, layer.ld_in, level.g.template data<real>(), layer.ld_out,
                  true, sum, layer.ld_out);
   real* weight = static_cast<real*>(out.weight);
