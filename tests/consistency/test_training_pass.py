@@ -11,7 +11,7 @@ from test_compiled_potential import instruction_set, potential_of, structure  # 
 
 from deepmd_lite import kernels
 from deepmd_lite.model.activations import ACTIVATIONS
-from deepmd_lite.system import InputError
+from deepmd_lite.system import InputError, LocalEnv
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -83,6 +83,30 @@ def test_every_shape_of_the_descriptor(width, axis):
 def test_more_atoms_than_a_block():
     env = structure(repeat=(2, 2, 3))
     assert_trains(potential_of(env, "float64"), env, "float64")
+
+
+def test_a_batch_without_one_of_the_elements():
+    """The gradient of the absent element's weights is zero, whatever memory held before."""
+    env = structure()
+    potential = potential_of(env, "float64")
+    gradients_of(potential, loss_of(*potential.energies_and_forces(env)))
+    kept = env.types[: env.n_local] == 1
+    rows = torch.repeat_interleave(kept, env.offsets.diff()) & (env.types[env.indices.long()] == 1)
+    centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())[rows]
+    counts = torch.bincount(centre, minlength=env.n_local)[kept]
+    order = torch.cat([kept.nonzero()[:, 0], torch.arange(env.n_local, env.n_all)])
+    place = torch.full((env.n_all,), -1)
+    place[order] = torch.arange(len(order))
+    only = LocalEnv(
+        env.positions[order],
+        env.types[order],
+        int(kept.sum()),
+        torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+        place[env.indices[rows].long()].int(),
+    )
+    found = gradients_of(potential, loss_of(*potential.energies_and_forces(only)))
+    assert not any(g.any() for name, g in found.items() if name.startswith("fitting.0"))
+    assert_trains(potential, only, "float64")
 
 
 @pytest.mark.parametrize("part", ["energies", "forces"])
