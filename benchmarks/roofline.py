@@ -1,9 +1,9 @@
 """How much arithmetic and memory traffic one energy + forces + virial needs, counted by hand.
 
 Every count is for one atom with `neighbors` neighbours within the cutoff in `runs` runs, M
-features, A axis features; a multiplication and an addition are one flop each. Neighbours whose s̃ lies in the
-same interval of the same table are a run: what is of the size of the features is done once for
-each run (deepmd_lite/kernels/moments_block.h). What is counted is this algorithm,
+features, A axis features; a multiplication and an addition are one flop each. Neighbours whose s̃
+lies in the same interval of the same table are a run: what is of the size of the features is done
+once for each run (deepmd_lite/kernels/moments_block.h). What is counted is this algorithm,
 
     forward   powers of each pair → sums of each run → moments T (M × 4), D = T T[:A]ᵀ, fitting net
     backward  fitting net → gD → gT → products of each run → polynomials of each pair → forces

@@ -213,6 +213,7 @@ Coincidence fill_block(const Cells& cells, const Order& order, int64_t n_local, 
       block.counts.push_back(count);
     }
   }
+  block.indices.shrink_to_fit();  // the list exists twice for a moment, but not three times
   return first;
 }
 

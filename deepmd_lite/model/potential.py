@@ -8,6 +8,7 @@ neighbours plus (sel_b − n_b) times that constant is the same T with nothing e
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,6 +69,10 @@ class Potential(nn.Module):
         self._frozen: torch.Tensor | None = None
         self._compiled: kernels.CompiledPotential | None = None
         self.to_precision(config.precision)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in memory or in another process, compiles its networks anew."""
+        return {**super().__getstate__(), "_compiled": None}
 
     # --- construction -----------------------------------------------------------------------
 

@@ -5,6 +5,9 @@ The truth is `Potential.energies` in float64, differentiated by autograd.
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from models import environment_of, random_atoms
@@ -151,6 +154,14 @@ def test_a_frozen_potential_follows_its_precision():
     single = potential.to_precision("float32").evaluate(env).forces
     error = float((double - single).abs().max())
     assert 0 < error < 1e-4
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_evaluates_the_same(copied):
+    env = structure()
+    potential = potential_of(env, "float64").freeze()
+    expected = potential.evaluate(env)
+    assert torch.equal(copied(potential).evaluate(env).forces, expected.forces)
 
 
 def test_wrong_networks_are_refused():
