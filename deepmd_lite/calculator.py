@@ -22,7 +22,6 @@ from ase.calculators.calculator import (
 )
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from .geometry import cell_heights
 from .model import Potential, load_model
 from .neighbors import PeriodicEnv, periodic_env
 from .system import InputError, LocalEnv, type_indices
@@ -143,17 +142,18 @@ class _ReusedList:
             return False
         if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
             return False
-        strain = np.eye(3)
+        expected, shrinking = old.positions, 1.0
         if (atoms.cell.array != old.cell.array).any():
             if abs(old.cell.volume) == 0 or abs(atoms.cell.volume) == 0:
                 return False
             strain = np.linalg.solve(old.cell.array, atoms.cell.array)
-        if np.linalg.matrix_rank(strain) < 3:
-            return False
-        shrinking = 1.0 / np.linalg.norm(np.linalg.inv(strain), 2)
-        moved = np.linalg.norm(atoms.positions - old.positions @ strain, axis=1).max(initial=0.0)
+            if np.linalg.matrix_rank(strain) < 3:
+                return False
+            expected = old.positions @ strain
+            shrinking = 1.0 / np.linalg.norm(np.linalg.inv(strain), 2)
+        moved = np.sqrt(((atoms.positions - expected) ** 2).sum(axis=1).max(initial=0.0))
         return bool(self.cutoff * shrinking - 2.0 * moved >= self.rcut)
 
 
 def _has_volume(atoms: Atoms) -> bool:
-    return bool(atoms.pbc.all()) and bool(cell_heights(atoms.cell.array).all())
+    return bool(atoms.pbc.all()) and atoms.cell.volume > 0

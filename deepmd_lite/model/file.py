@@ -54,7 +54,10 @@ def measure_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
 
 
 def refine_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
-    """Halve the node spacing until forces on `env` are within `TABLE_TOLERANCE` of the networks'.
+    """Shrink the node spacing until forces on `env` are within `TABLE_TOLERANCE` of the networks'.
+
+    The error of a force falls with the fifth power of the spacing (a quintic's slope), from which
+    the next spacing follows, at least half the one before.
 
     The comparison is made in float64 whatever the precision of the training, so that it sees the
     table and not round-off. Returns, and stores in `potential.table_error`, the error reached.
@@ -64,7 +67,8 @@ def refine_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
     try:
         error = measure_table(potential, env)
         while error["force_ev_per_a"] > TABLE_TOLERANCE and potential.grid.n_intervals < FINEST:
-            potential.grid = potential.grid.refined()
+            factor = 1.1 * (error["force_ev_per_a"] / TABLE_TOLERANCE) ** 0.2
+            potential.grid = potential.grid.refined(min(2.0, factor))
             error = measure_table(potential, env)
     finally:
         potential.to_precision(own)

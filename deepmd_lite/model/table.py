@@ -29,9 +29,10 @@ class Grid:
         n = max(1, math.ceil((high - low) / spacing - 1e-9))
         return cls(low, (high - low) / n, n)
 
-    def refined(self) -> Grid:
-        """Half the spacing on the same range."""
-        return Grid(self.start, self.spacing / 2, self.n_intervals * 2)
+    def refined(self, factor: float) -> Grid:
+        """The same range with `factor` times as many intervals."""
+        n = math.ceil(self.n_intervals * factor)
+        return Grid(self.start, self.spacing * self.n_intervals / n, n)
 
     def nodes(self) -> torch.Tensor:
         """(n_intervals + 1,) float64."""
