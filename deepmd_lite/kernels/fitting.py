@@ -126,11 +126,23 @@ def energies_and_gradients(
 
     `moments` T (n, 4, n_features) float64 or float32, normalised and padded; `types` (n,) int32.
     Differentiable once in the moments and in the networks' arrays; the same bits for any number
-    of threads.
+    of threads. Raises InputError for wrong shapes and dtypes.
     """
+    shape, dtype = tuple(moments.shape), moments.dtype
+    fits = len(shape) == 3 and shape[:2] == (len(types), _kernels.COLUMNS)
+    if not fits or shape[2] % _kernels.FEATURE_PADDING:
+        raise InputError(
+            f"moments: expected shape ({len(types)}, {_kernels.COLUMNS}, a multiple of "
+            f"{_kernels.FEATURE_PADDING}), found {shape}"
+        )
+    if dtype not in (torch.float64, torch.float32) or types.dtype != torch.int32:
+        raise InputError(
+            f"moments and types: expected float64 or float32 and int32, found {dtype} and "
+            f"{types.dtype}"
+        )
     arrays = [array for network in fitting.networks for array in network.arrays()]
     result: tuple[torch.Tensor, torch.Tensor] = _Energies.apply(
-        moments.contiguous(), types, fitting, *arrays
+        moments.contiguous(), types.contiguous(), fitting, *arrays
     )
     return result
 

@@ -186,3 +186,17 @@ def test_derivatives_by_finite_differences():
                 ends.append(loss(*moved))
             expected = float(ends[0] - ends[1]) / 2e-5
         assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    env = structure()
+    fitting = potential_of(env, "float64")._fitting()
+    types = torch.zeros(3, dtype=torch.int32)
+    for shape in ((2, 4, 32), (3, 3, 32), (3, 4, 31), (12, 32)):
+        with pytest.raises(InputError, match=r"moments: expected shape \(3, 4, a multiple of 16"):
+            kernels.energies_and_gradients(torch.zeros(shape).double(), types, fitting)
+    moments = torch.zeros(3, 4, 32).double()
+    with pytest.raises(InputError, match="int32, found torch.float64 and torch.int64"):
+        kernels.energies_and_gradients(moments, types.long(), fitting)
+    with pytest.raises(InputError, match="the type of atom 0 is 2; there are 2 types"):
+        kernels.energies_and_gradients(moments, types + 2, fitting)
