@@ -196,7 +196,7 @@ def test_arguments_that_do_not_fit_are_refused():
         with pytest.raises(InputError, match=r"moments: expected shape \(3, 4, a multiple of 16"):
             kernels.energies_and_gradients(torch.zeros(shape).double(), types, fitting)
     moments = torch.zeros(3, 4, 32).double()
-    with pytest.raises(InputError, match="int32, found torch.float64 and torch.int64"):
+    with pytest.raises(InputError, match=r"int32, found torch\.float64 and torch\.int64"):
         kernels.energies_and_gradients(moments, types.long(), fitting)
     with pytest.raises(InputError, match="the type of atom 0 is 2; there are 2 types"):
         kernels.energies_and_gradients(moments, types + 2, fitting)
