@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeepmdLiteError as e:
         print(f"dpl {args.verb}: error: {e}", file=sys.stderr)
         return 1
+    except MemoryError as e:
+        print(f"dpl {args.verb}: error: out of memory: {e}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"dpl {args.verb}: interrupted", file=sys.stderr)
         return 130

@@ -181,6 +181,11 @@ class CompiledPotential:
         atoms. Raises InputError as `moments`.
         """
         positions = _checked("positions", env.positions.detach(), torch.float64, (-1, 3))
+        if len(env.offsets) != env.n_local + 1:
+            raise InputError(
+                f"offsets: expected {env.n_local + 1} entries for {env.n_local} local atoms, found "
+                f"{len(env.offsets)}"
+            )
         atoms = _atoms(positions, env.types, env.offsets, env.indices)
         energies = torch.empty(env.n_local, dtype=torch.float64)
         forces = torch.empty_like(positions)

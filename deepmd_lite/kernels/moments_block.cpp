@@ -67,7 +67,7 @@ void spread(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real
     for (int64_t i = begin; i < end; ++i) {
       vec total[sets][kColumns][S::vectors] = {};
       for (int32_t r = edges.run_start[i - begin]; r < edges.run_start[i - begin + 1]; ++r) {
-        const real* table = coefficients + edges.run_bin[r] * kPowers * n_m;
+        const real* table = coefficients + int64_t(edges.run_bin[r]) * kPowers * n_m;
         const real* sums = edges.sums + int64_t(r) * kRunSize;
 #pragma GCC unroll 6
         for (int k = 0; k < kPowers; ++k)
@@ -99,7 +99,7 @@ void collect(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& ed
     const real* grad = grad_moments + (i - begin) * kColumns * n_m;
     for (int32_t r = edges.run_start[i - begin]; r < edges.run_start[i - begin + 1]; ++r)
       for (int first = 0; first < kPowers; first += powers) {
-        const real* table = p.coefficients + (edges.run_bin[r] * kPowers + first) * n_m;
+        const real* table = p.coefficients + (int64_t(edges.run_bin[r]) * kPowers + first) * n_m;
         vec total[powers][kColumns] = {};
         for (int64_t m = 0; m < n_m; m += S::lanes) {
           vec power[powers];
@@ -208,7 +208,7 @@ void accumulate(int32_t n_features, const RunEntry<real>* entries, int32_t n,
   for (int64_t m = 0; m < n_m; m += S::block) {
     vec total[kPowers][S::vectors] = {};
     for (int32_t e = 0; e < n; ++e) {
-      const real* grad = grad_moments + entries[e].atom * kColumns * n_m + m;
+      const real* grad = grad_moments + int64_t(entries[e].atom) * kColumns * n_m + m;
       const real* sums = entries[e].sums;
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c)

@@ -56,7 +56,7 @@ struct Edges {
   int32_t* neighbor;  // row of the neighbour
   int32_t* bin;       // table * n_intervals + interval
   real* x[3];         // edge vector
-  real* t;            // place in the interval, in [0, 1)
+  real* t;            // place in the interval, in [0, 1); without end in the last one
   real* row[kColumns];
   real* d[3];                     // change of the edge vector along the tangent
   real* change[kColumns];         // change of the row along the tangent

@@ -105,9 +105,10 @@ Potential<real>::Potential(const dpl_model& model)
     for (int32_t b = 0; b < n_types; ++b) {
       const int64_t table = environment_.type_one_side ? b : a * n_types + b;
       const real* c = coefficients + (table * table_.n_intervals + int64_t(q)) * kPowers * n_m;
+      const int powers = q == table_.n_intervals - 1 ? 3 : kPowers;  // the end is a parabola
       for (int32_t m = 0; m < n_m; ++m) {
         double g = 0;
-        for (int k = kPowers - 1; k >= 0; --k) g = g * (place - q) + double(c[k * n_m + m]);
+        for (int k = powers - 1; k >= 0; --k) g = g * (place - q) + double(c[k * n_m + m]);
         empty_.push_back(real(s * g));
       }
     }

@@ -331,6 +331,7 @@ dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64
       if (uint32_t(types[i]) >= uint32_t(fitting->n_types))
         return dpl::fail(DPL_INVALID_ARGUMENT, "the type of atom %lld is %d; there are %d types",
                          (long long)i, types[i], fitting->n_types);
+    handle->kept = false;  // whatever happens on the way
     handle->energies(*fitting, n, types, moments, threads, energies, grad_moments);
     handle->kept = true;
     return DPL_OK;

@@ -77,7 +77,7 @@ class Potential(nn.Module):
     # --- construction -----------------------------------------------------------------------
 
     def to_precision(self, precision: str) -> Potential:
-        """Arithmetic in 'float64' or 'float32'; positions, energies and sums stay float64.
+        """Arithmetic in 'float64' or 'float32'; positions and sums over atoms stay float64.
 
         Weights are rounded: going back to float64 does not restore them.
         """

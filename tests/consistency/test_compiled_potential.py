@@ -137,6 +137,38 @@ def test_the_same_bits_for_any_number_of_threads(precision):
         assert torch.equal(other.virial, results[0].virial)
 
 
+@PRECISIONS
+def test_more_edges_than_a_round(precision):
+    """A million edges and more are handled in rounds: the same as atom by atom, in any threads."""
+    env = structure(repeat=(2, 2, 2))
+    potential = potential_of(env, precision, descriptor={"sel": [300_000, 300_000]}).freeze()
+    indices = env.indices.repeat(240)  # each neighbour of an atom 240 times
+    row = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff()).repeat(240)
+    many = LocalEnv(
+        env.positions, env.types, env.n_local, env.offsets * 240, indices[row.argsort(stable=True)]
+    )
+    assert many.n_edges > 2**20
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(potential.evaluate(many))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0].forces, results[1].forces)
+    assert torch.equal(results[0].virial, results[1].virial)
+    assert_evaluates(potential, many, precision)
+
+
+def test_a_list_of_another_number_of_atoms_is_refused():
+    env = structure()
+    potential = potential_of(env, "float64")
+    for n_local in (1, env.n_local + 1):
+        wrong = LocalEnv(env.positions, env.types, n_local, env.offsets, env.indices)
+        with pytest.raises(InputError, match=f"expected {n_local + 1} entries for {n_local} local"):
+            potential.evaluate(wrong)
+
+
 def test_a_block_without_one_of_the_elements():
     env = structure()
     kept = env.types[: env.n_local] == 1

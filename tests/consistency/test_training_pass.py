@@ -81,7 +81,8 @@ def test_every_shape_of_the_descriptor(width, axis):
 
 
 def test_more_atoms_than_a_block():
-    env = structure(repeat=(2, 2, 3))
+    """288 atoms of one type: more than the products take at a time (192), too."""
+    env = structure(repeat=(2, 3, 3))
     assert_trains(potential_of(env, "float64"), env, "float64")
 
 
