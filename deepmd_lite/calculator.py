@@ -142,7 +142,8 @@ class _ReusedList:
             return False
         if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
             return False
-        expected, shrinking = old.positions, 1.0
+        expected = old.positions
+        shrinking: float | np.floating = 1.0
         if (atoms.cell.array != old.cell.array).any():
             if abs(old.cell.volume) == 0 or abs(atoms.cell.volume) == 0:
                 return False

@@ -82,6 +82,7 @@ def _set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # chosen: ranks do not divide them again
 
 
 # --- train ----------------------------------------------------------------------------------

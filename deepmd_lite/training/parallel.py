@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..system import DeepmdLiteError
+from ..system import DeepmdLiteError, InputError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -136,21 +136,33 @@ def joined_ranks() -> Iterator[Ranks]:
     OtherRankError with its message. torchrun sets OMP_NUM_THREADS to 1 unless it is set already,
     which is respected; where it is not set the ranks of a machine divide its threads.
     """
-    if any(name not in os.environ for name in _NEEDED) or int(os.environ["WORLD_SIZE"]) == 1:
+    if any(name not in os.environ for name in _NEEDED):
+        yield Ranks()
+        return
+    if not os.environ["WORLD_SIZE"].isdecimal():
+        raise InputError(f"WORLD_SIZE: expected a number, found {os.environ['WORLD_SIZE']!r}")
+    if int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks()
         return
     import torch.distributed as dist
 
-    store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group(
-        "gloo", store=dist.PrefixStore("deepmd_lite", store), rank=rank, world_size=size
-    )
+    try:
+        store, rank, size = next(dist.rendezvous("env://"))
+        dist.init_process_group(
+            "gloo", store=dist.PrefixStore("deepmd_lite", store), rank=rank, world_size=size
+        )
+    except (RuntimeError, ValueError) as e:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise InputError(
+            f"the ranks cannot meet at {place} (MASTER_ADDR, MASTER_PORT): "
+            f"{str(e).splitlines()[0]}; start them with torchrun --standalone"
+        ) from None
     package = logging.getLogger(__name__.partition(".")[0])
     level = package.level
     if rank > 0:
         package.setLevel(logging.ERROR)
-    if "OMP_NUM_THREADS" not in os.environ:
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if "OMP_NUM_THREADS" not in os.environ and beside > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // beside))
     log.info("%d ranks share each batch, %d threads each", size, torch.get_num_threads())
     ranks = Ranks(rank, size, store)

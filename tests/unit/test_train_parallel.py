@@ -177,3 +177,23 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_step(data, tmp_path):
     assert "stopped by SIGTERM after step" in out + err
     step = Checkpoint.read(tmp_path / "out" / "checkpoint.safetensors").step
     assert f"model after step {step}" in out
+
+
+def test_ranks_that_cannot_meet_end_in_one_line(data):
+    (data / "lonely.json").write_text(json.dumps(settings(data)))
+    env = {**os.environ, "PYTHONPATH": ROOT, "RANK": "0", "WORLD_SIZE": "two"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    for world in ("two", "2"):
+        env |= {"WORLD_SIZE": world, "MASTER_PORT": "99999999"}
+        done = subprocess.run(
+            [sys.executable, "-m", "deepmd_lite", "train", "lonely.json", "-q"],
+            cwd=data,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "WORLD_SIZE" in done.stderr or "MASTER_PORT" in done.stderr
