@@ -12,6 +12,7 @@ import torch
 
 from ..system import Evaluation, InputError, LocalEnv
 from . import reference
+from .checks import checked
 from .reference import COLUMNS, POWERS, Environment
 
 try:
@@ -82,8 +83,8 @@ def neighbor_list(
     int32, rows sorted by neighbour type, then by index. Raises InputError for wrong shapes and
     dtypes, positions that are not finite, and two rows that coincide (nearer than 1e-6 Å).
     """
-    positions = _checked("positions", positions.detach(), torch.float64, (-1, 3))
-    types = _checked("types", types, torch.int32, (len(positions),))
+    positions = checked("positions", positions.detach(), torch.float64, (-1, 3))
+    types = checked("types", types, torch.int32, (len(positions),))
     if not 0 <= n_local <= len(positions):
         raise InputError(f"n_local: expected 0 to {len(positions)}, found {n_local}")
     # waking a team for a few hundred atoms costs more than it saves, on a busy machine a lot more
@@ -114,7 +115,7 @@ def moments(
     arguments of a wrong shape, dtype or device, for positions that are not finite, and for
     neighbours that coincide with their atom.
     """
-    positions = _checked("positions", positions, torch.float64, (-1, 3))
+    positions = checked("positions", positions, torch.float64, (-1, 3))
     coefficients = _checked_coefficients(coefficients, environment)
     atoms = _atoms(positions.detach(), types, offsets, indices)
     call = _kernels.Call(atoms, _table(coefficients.detach(), environment))
@@ -136,11 +137,11 @@ def moments_gradient(
     Arguments as in `moments`, `grad_moments` shaped as its result. Differentiable once more, in
     grad_moments, positions and coefficients.
     """
-    positions = _checked("positions", positions, torch.float64, (-1, 3))
+    positions = checked("positions", positions, torch.float64, (-1, 3))
     coefficients = _checked_coefficients(coefficients, environment)
     atoms = _atoms(positions.detach(), types, offsets, indices)
     shape = (len(offsets) - 1, COLUMNS, coefficients.shape[3])
-    grad_moments = _checked("grad_moments", grad_moments, coefficients.dtype, shape)
+    grad_moments = checked("grad_moments", grad_moments, coefficients.dtype, shape)
     call = _kernels.Call(atoms, _table(coefficients.detach(), environment))
     grad, _ = MomentsBackward.apply(grad_moments, positions, coefficients, call, (True, False))
     result: torch.Tensor = grad
@@ -180,7 +181,7 @@ class CompiledPotential:
         The same bits for any number of threads. Working memory does not grow with the number of
         atoms. Raises InputError as `moments`.
         """
-        positions = _checked("positions", env.positions.detach(), torch.float64, (-1, 3))
+        positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
         if len(env.offsets) != env.n_local + 1:
             raise InputError(
                 f"offsets: expected {env.n_local + 1} entries for {env.n_local} local atoms, found "
@@ -197,9 +198,9 @@ class CompiledPotential:
 def _atoms(
     positions: torch.Tensor, types: torch.Tensor, offsets: torch.Tensor, indices: torch.Tensor
 ) -> _kernels.Atoms:
-    types = _checked("types", types, torch.int32, (len(positions),))
-    offsets = _checked("offsets", offsets, torch.int64, (-1,))
-    indices = _checked("indices", indices, torch.int32, (-1,))
+    types = checked("types", types, torch.int32, (len(positions),))
+    offsets = checked("offsets", offsets, torch.int64, (-1,))
+    indices = checked("indices", indices, torch.int32, (-1,))
     if len(offsets) == 0 or len(offsets) > len(positions) + 1:
         raise InputError(
             f"offsets: expected 1 to {len(positions) + 1} entries, found {len(offsets)}"
@@ -221,33 +222,18 @@ def _checked_coefficients(coefficients: torch.Tensor, environment: Environment) 
     n_types = environment.n_types
     n_tables = n_types if environment.type_one_side else n_types**2
     shape = (n_tables, -1, POWERS, n_features)
-    return _checked("coefficients", coefficients, coefficients.dtype, shape)
+    return checked("coefficients", coefficients, coefficients.dtype, shape)
 
 
 def _table(coefficients: torch.Tensor, environment: Environment) -> _kernels.Table:
     shape = (environment.n_types, COLUMNS)
     return _kernels.Table(
         coefficients,
-        _checked("davg", environment.davg, torch.float64, shape),
-        _checked("dstd", environment.dstd, torch.float64, shape),
+        checked("davg", environment.davg, torch.float64, shape),
+        checked("dstd", environment.dstd, torch.float64, shape),
         environment.rcut,
         environment.rcut_smth,
         environment.table_start,
         environment.table_spacing,
         environment.type_one_side,
     )
-
-
-def _checked(
-    name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """The tensor, contiguous, after a check of device, dtype and shape (-1: any length)."""
-    if tensor.device.type != "cpu":
-        raise InputError(f"{name}: the compiled kernels run on the CPU, found {tensor.device}")
-    if tensor.dtype != dtype:
-        raise InputError(f"{name}: expected {dtype}, found {tensor.dtype}")
-    found = tuple(tensor.shape)
-    if len(found) != len(shape) or any(e not in (-1, f) for e, f in zip(shape, found, strict=True)):
-        expected = ", ".join("any" if e == -1 else str(e) for e in shape)
-        raise InputError(f"{name}: expected shape ({expected}), found {found}")
-    return tensor.contiguous()

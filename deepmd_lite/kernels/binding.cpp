@@ -1,4 +1,4 @@
-// The Python module _kernels: shapes were checked in Python; here only pointers are passed on.
+// The Python module _kernels: Python checks shapes; here only pointers are passed on.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -36,7 +36,7 @@ class NeighborList {
  public:
   NeighborList(Matrix3<const double> positions, Vector<const int32_t> types, int64_t n_local,
                double cutoff, int threads)
-      : threads_(threads), n_local_(n_local) {
+      : threads_(threads) {
     dpl_status status;
     {
       nb::gil_scoped_release unlocked;
@@ -58,7 +58,7 @@ class NeighborList {
  private:
   dpl_neighbors* handle_ = nullptr;
   int threads_;
-  int64_t n_local_, n_edges_ = 0;
+  int64_t n_edges_ = 0;
 };
 
 // Atoms and their neighbours.

@@ -109,14 +109,12 @@ Edges<real> scratch(int64_t n, int64_t n_atoms, int64_t n_bins, bool tangent) {
 }
 
 // Where blocks of consecutive atoms begin, and n_local. A block ends as soon as it costs `cost`, in
-// edges, or has `max_atoms`: the list alone decides, never the number of threads.
-inline std::vector<int64_t> block_starts(const dpl_atoms& a, int64_t cost, int64_t max_atoms) {
+// edges: the list alone decides, never the number of threads.
+inline std::vector<int64_t> block_starts(const dpl_atoms& a, int64_t cost) {
   std::vector<int64_t> starts{0};
-  for (int64_t i = 0, begin = 0; i < a.n_local; ++i) {
-    const int64_t n = i + 1 - begin;
-    if (a.offsets[i + 1] - a.offsets[begin] + kAtomCost * n >= cost || n >= max_atoms)
+  for (int64_t i = 0, begin = 0; i < a.n_local; ++i)
+    if (a.offsets[i + 1] - a.offsets[begin] + kAtomCost * (i + 1 - begin) >= cost)
       starts.push_back(begin = i + 1);
-  }
   if (starts.back() < a.n_local) starts.push_back(a.n_local);
   return starts;
 }

@@ -4,12 +4,12 @@
  * Layout: every array is dense and row-major (the last index runs fastest). `real` below is
  *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
  * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
- *   overwritten, never added to. Working memory stays with the calling thread between calls
- *   (dpl_release_workspace returns it). The one object the library owns is a dpl_neighbors handle.
- * Status: every function that can fail returns a dpl_status; dpl_last_error() is then one line
- *   for a person about the last failure in the calling thread. On failure outputs are undefined.
- * Threads: calls from several threads at once are fine. The results of one call are the same bits
- *   for every `threads`; they differ in rounding between instruction sets.
+ *   overwritten, never added to. Working memory stays with the threads between calls
+ *   (dpl_release_workspace returns the calling thread's). The one object the library owns is a
+ * dpl_neighbors handle. Status: every function that can fail returns a dpl_status; dpl_last_error()
+ * is then one line for a person about the last failure in the calling thread. On failure outputs
+ * are undefined. Threads: calls from several threads at once are fine. The results of one call are
+ * the same bits for every `threads`; they differ in rounding between instruction sets.
  */
 #ifndef DPL_H
 #define DPL_H
@@ -91,7 +91,7 @@ typedef struct dpl_table {
 /* One line about the last failure in this thread; valid until the next call that fails here. */
 DPL_API const char* dpl_last_error(void);
 
-/* Returns the calling thread's working memory to the system. */
+/* Returns the calling thread's working memory to the system; its workers keep theirs. */
 DPL_API void dpl_release_workspace(void);
 
 /* 1 if this build has the instruction set and this processor can execute it, else 0. */

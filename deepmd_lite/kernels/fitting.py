@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ..system import InputError
 from . import _kernels
+from .checks import checked
 
 ACTIVATIONS = {
     "linear": 0,
@@ -86,6 +87,8 @@ class Fitting:
             raise InputError(
                 f"activation {self.activation!r}: expected one of {sorted(ACTIVATIONS)}"
             )
+        if not self.networks:
+            raise InputError("fitting: expected a network for each element, found none")
         networks = [_compiled(network, dtype) for network in self.networks]
         activation = ACTIVATIONS[self.activation]
         return _kernels.Fitting(n_features, self.n_embedding, self.n_axis, activation, networks)
@@ -95,21 +98,19 @@ def _compiled(network: Network, dtype: torch.dtype) -> _kernels.Network:
     def plain(x: torch.Tensor) -> torch.Tensor:
         return x.detach().to(dtype).contiguous()
 
-    n_in = network.weights[0].shape[0]
-    for weight, bias, step in zip(network.weights, network.biases, network.steps, strict=True):
-        n_out = weight.shape[1]
-        fits = all(x is None or x.shape == (n_out,) for x in (bias, step))
-        if weight.shape[0] != n_in or not fits:
-            raise InputError(
-                f"network: expected a weight of {n_in} inputs with a bias and step of its "
-                f"outputs, found {tuple(weight.shape)}, {tuple(bias.shape)}"
-            )
-        n_in = n_out
-    if network.weight_out.shape != (n_in,):
-        raise InputError(
-            f"network: expected {n_in} weights of the output, found "
-            f"{tuple(network.weight_out.shape)}"
-        )
+    lengths = {len(network.weights), len(network.biases), len(network.steps)}
+    if len(lengths) > 1 or lengths == {0}:
+        raise InputError("network: expected a weight, bias and step (or None) of each hidden layer")
+    n_in = -1
+    for layer, weight in enumerate(network.weights):
+        checked(f"network: weight of layer {layer}", weight, weight.dtype, (n_in, -1))
+        n_in = weight.shape[1]
+        for name, x in (("bias", network.biases[layer]), ("step", network.steps[layer])):
+            if x is not None:
+                checked(f"network: {name} of layer {layer}", x, x.dtype, (n_in,))
+    out = network.weight_out
+    checked("network: weights of the output", out, out.dtype, (n_in,))
+    checked("network: bias of the output", network.bias_out, network.bias_out.dtype, (1,))
     return _kernels.Network(
         [plain(w) for w in network.weights],
         [plain(b) for b in network.biases],
@@ -128,27 +129,24 @@ def energies_and_gradients(
     Differentiable once in the moments and in the networks' arrays; the same bits for any number
     of threads. Raises InputError for wrong shapes and dtypes.
     """
-    shape, dtype = tuple(moments.shape), moments.dtype
-    fits = len(shape) == 3 and shape[:2] == (len(types), _kernels.COLUMNS)
-    if not fits or shape[2] % _kernels.FEATURE_PADDING:
+    types = checked("types", types, torch.int32, (-1,))
+    dtype = torch.float32 if moments.dtype == torch.float32 else torch.float64
+    moments = checked("moments", moments, dtype, (len(types), _kernels.COLUMNS, -1))
+    if moments.shape[2] % _kernels.FEATURE_PADDING:
         raise InputError(
-            f"moments: expected shape ({len(types)}, {_kernels.COLUMNS}, a multiple of "
-            f"{_kernels.FEATURE_PADDING}), found {shape}"
-        )
-    if dtype not in (torch.float64, torch.float32) or types.dtype != torch.int32:
-        raise InputError(
-            f"moments and types: expected float64 or float32 and int32, found {dtype} and "
-            f"{types.dtype}"
+            f"moments: {moments.shape[2]} features; pad with zeros to a multiple of "
+            f"{_kernels.FEATURE_PADDING}"
         )
     arrays = [array for network in fitting.networks for array in network.arrays()]
-    result: tuple[torch.Tensor, torch.Tensor] = _Energies.apply(
-        moments.contiguous(), types.contiguous(), fitting, *arrays
-    )
+    result: tuple[torch.Tensor, torch.Tensor] = _Energies.apply(moments, types, fitting, *arrays)
     return result
 
 
 class _Lease:
-    """A compiled pass for as long as a graph needs it; its memory serves the next one."""
+    """A compiled pass for as long as a graph needs it.
+
+    Its memory is kept for the next one: mapping it anew in each step costs time.
+    """
 
     _idle: dict[torch.dtype, list[_kernels.Pass]] = {torch.float64: [], torch.float32: []}
 

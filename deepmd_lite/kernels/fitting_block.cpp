@@ -271,8 +271,7 @@ void second(dpl_activation kind, int32_t n, int32_t width, const real* step, con
   });
 }
 
-// --- the rest
-// -------------------------------------------------------------------------------------
+// --- the rest -------------------------------------------------------------------------------
 
 template <class real>
 void product(int64_t n, const real* x, const real* y, real* out) {

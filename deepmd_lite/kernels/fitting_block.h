@@ -20,9 +20,9 @@ struct DescriptorShape {
   int32_t n_embedding;  // without padding
   int32_t n_axis;
 
-  int32_t n_packed() const { return n_axis * n_embedding - n_axis * (n_axis - 1) / 2; }
+  DPL_MEMBER int32_t n_packed() const { return n_axis * n_embedding - n_axis * (n_axis - 1) / 2; }
   // Where (m, a) stands, for either order of the pair.
-  int32_t place(int32_t m, int32_t a) const {
+  DPL_MEMBER int32_t place(int32_t m, int32_t a) const {
     const int32_t low = m < a ? m : a, high = m < a ? a : m;
     return low * n_embedding - low * (low - 1) / 2 + high - low;
   }
@@ -30,7 +30,8 @@ struct DescriptorShape {
 
 template <class real>
 struct FittingKernels {
-  // moments (4, n_features) become T = (moments + column 0 of `constant` (n_features)) · scale
+  // moments (4, n_features) become T = moments · scale, `constant` (n_features) added to column 0
+  // first
   void (*normalise)(int32_t n_features, const real* constant, real scale, real* moments);
   // packed descriptor of T; writes up to one vector beyond its end
   void (*describe)(const DescriptorShape&, const real* t, real* packed);

@@ -18,7 +18,7 @@ class Call {
  public:
   Call(const dpl_atoms& a, const dpl_environment& env, const dpl_table& table, int threads,
        const double* tangent)
-      : blocks_(a, env, table, threads, tangent, block_starts(a, kBlockEdges, INT64_MAX)) {}
+      : blocks_(a, env, table, threads, tangent, block_starts(a, kBlockEdges)) {}
 
   dpl_status moments(real* out, int32_t* counts, int64_t* beyond) {
     std::atomic<int64_t> n_beyond{0};

@@ -42,9 +42,9 @@ struct Problem {
   const real* coefficients;  // (n_tables, n_intervals, kPowers, n_features)
   int32_t n_tables, n_intervals, n_features;
 
-  int32_t n_bins() const { return n_tables * n_intervals; }
+  DPL_MEMBER int32_t n_bins() const { return n_tables * n_intervals; }
   // The continuation of the table is a parabola: t is unbounded there.
-  int powers_of(int32_t bin) const { return (bin + 1) % n_intervals == 0 ? 3 : kPowers; }
+  DPL_MEMBER int powers_of(int32_t bin) const { return (bin + 1) % n_intervals == 0 ? 3 : kPowers; }
 };
 
 // Scratch: the edges of a block that lie within the cutoff, one array for each quantity, and the

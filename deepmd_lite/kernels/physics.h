@@ -14,6 +14,13 @@
 #define DPL_INLINE static inline __attribute__((always_inline))
 #endif
 
+// A member function for which the same holds: it is never more than its calls.
+#if defined(__CUDACC__)
+#define DPL_MEMBER __host__ __device__ __forceinline__
+#else
+#define DPL_MEMBER inline __attribute__((always_inline))
+#endif
+
 namespace dpl {
 
 constexpr int kPowers = 6;  // coefficients of a quintic

@@ -4,7 +4,6 @@
 // Bits do not depend on the number of threads: rounds follow from the list alone, a sum over edges
 // is made in their order (gradients.h), and an atom's own result does not depend on its block.
 #include <atomic>
-#include <memory>
 #include <new>
 #include <vector>
 
@@ -25,10 +24,9 @@ constexpr int64_t kBlockAtoms = 128;    // rows of the matrix products
 constexpr int64_t kBlockEdges = 32768;  // bounds the memory of a thread
 constexpr int64_t kVirialRows = 4096;   // summed before they are added to the total
 
-// Where blocks begin, and n_local: rounds of kRoundEdges edges, each divided into about equally
+// Where blocks begin, and n_local: rounds that begin at `rounds`, each divided into about equally
 // expensive blocks, as many for each thread.
-std::vector<int64_t> divide(const dpl_atoms& a, int threads) {
-  const std::vector<int64_t> rounds = block_starts(a, kRoundEdges, INT64_MAX);
+std::vector<int64_t> divide(const dpl_atoms& a, const std::vector<int64_t>& rounds, int threads) {
   std::vector<int64_t> starts{0};
   for (size_t k = 0; k + 1 < rounds.size(); ++k) {
     const int64_t begin = rounds[k], end = rounds[k + 1];
@@ -187,13 +185,15 @@ void add_up_virial(int64_t n, const double* positions, const double* forces, int
 template <class real>
 dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, int threads, double* energies,
                                      double* forces, double* virial, int64_t* beyond) const {
-  Blocks<real> blocks(atoms, environment_, table_, threads, nullptr, divide(atoms, threads));
+  const std::vector<int64_t> rounds = block_starts(atoms, kRoundEdges);
+  Blocks<real> blocks(atoms, environment_, table_, threads, nullptr,
+                      divide(atoms, rounds, threads));
   const Problem<real>& p = blocks.problem;
   const FittingKernels<real> fitting = fitting_kernels<real>();
   PositionGradient to_forces(forces, atoms.n_all, workspace());
   std::fill(forces, forces + 3 * atoms.n_all, 0.0);
   std::atomic<int64_t> n_beyond{0};
-  for (const Round& round : blocks.rounds_of(block_starts(atoms, kRoundEdges, INT64_MAX))) {
+  for (const Round& round : blocks.rounds_of(rounds)) {
     to_forces.begin(round, blocks.starts, atoms.offsets, atoms.indices, threads);
     const auto body = [&](int64_t k, int64_t begin, int64_t end, Edges<real>& edges) {
       Block own = block(p, begin, end);

@@ -85,6 +85,8 @@ class Trainer:
         self.unimproved = 0
         """Displays in a row without a new lowest validation loss."""
         self._best_state: dict[str, torch.Tensor] | None = None
+        self.has_checkpoint = False
+        """One was written, or this training goes on from one."""
 
     # --- progress ---------------------------------------------------------------------------
 
@@ -183,6 +185,11 @@ class Trainer:
         loss.backward()
         return loss.item(), errors
 
+    @property
+    def _kept(self) -> str:
+        kept = "the last checkpoint is kept"
+        return kept if self.has_checkpoint else "no checkpoint was written yet"
+
     def _gradient_norm(self) -> float:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients).item()
@@ -215,7 +222,7 @@ class Trainer:
         bad = sorted(found for part in self.ranks.gather(own) for found in part)
         what = "gradient" if loss_finite else "loss"
         start = f"step {self.steps_done + 1}: the {what} is not finite"
-        kept = "the last checkpoint is kept"
+        kept = self._kept
         lower = "restart with a lower learning_rate/start_lr"
         if not bad:
             sources = ", ".join(f.frame.source for f in frames[:4])
@@ -294,6 +301,7 @@ class Trainer:
         """Take the state of a checkpoint whose model is `self.potential`'s."""
         unpack_arrays(checkpoint, self.potential, self.optimizer, where)
         self.sampler.load_state_dict(checkpoint.sampler)
+        self.has_checkpoint = True
         self.steps_done = checkpoint.step
         self.best = checkpoint.best
         self.unimproved = checkpoint.unimproved
@@ -310,9 +318,10 @@ class Trainer:
         for name, value in self.potential.named_parameters():
             if not torch.isfinite(value).all():
                 raise TrainingError(
-                    f"step {self.steps_done}: parameter {name} is no longer finite; the last "
-                    "checkpoint is kept: restart with a lower learning_rate/start_lr"
+                    f"step {self.steps_done}: parameter {name} is no longer finite; "
+                    f"{self._kept}: restart with a lower learning_rate/start_lr"
                 )
+        self.has_checkpoint = True  # if writing fails below, all ranks end with that
         if not self.ranks.is_first:
             return
         if self._best_state is not None and self.best is not None:

@@ -209,7 +209,9 @@ def test_wrong_networks_are_refused():
         arguments = potential.coefficients(), potential.environment(), [10, 10]
         return kernels.CompiledPotential(*arguments, fitting)
 
-    with pytest.raises(InputError, match="expected 8 weights of the output, found"):
+    with pytest.raises(
+        InputError, match=r"weights of the output: expected shape \(8\), found \(7,\)"
+    ):
         compiled(*[network(96, 8, 7)] * 2)
     with pytest.raises(InputError, match="expected 96 inputs, found 95"):
         compiled(*[network(95, 8, 8)] * 2)

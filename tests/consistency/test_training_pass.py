@@ -5,6 +5,8 @@ The truth is `Potential.energies` in float64, differentiated twice by torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_compiled_potential import instruction_set, potential_of, structure  # noqa: F401
@@ -193,11 +195,23 @@ def test_arguments_that_do_not_fit_are_refused():
     env = structure()
     fitting = potential_of(env, "float64")._fitting()
     types = torch.zeros(3, dtype=torch.int32)
-    for shape in ((2, 4, 32), (3, 3, 32), (3, 4, 31), (12, 32)):
-        with pytest.raises(InputError, match=r"moments: expected shape \(3, 4, a multiple of 16"):
+    for shape in ((2, 4, 32), (3, 3, 32), (12, 32)):
+        with pytest.raises(InputError, match=r"moments: expected shape \(3, 4, any\), found"):
             kernels.energies_and_gradients(torch.zeros(shape).double(), types, fitting)
+    with pytest.raises(InputError, match="moments: 31 features; pad with zeros"):
+        kernels.energies_and_gradients(torch.zeros(3, 4, 31).double(), types, fitting)
     moments = torch.zeros(3, 4, 32).double()
-    with pytest.raises(InputError, match=r"int32, found torch\.float64 and torch\.int64"):
+    with pytest.raises(InputError, match=r"moments: expected torch\.float64, found torch\.int32"):
+        kernels.energies_and_gradients(moments.int(), types, fitting)
+    with pytest.raises(InputError, match=r"types: expected torch\.int32, found torch\.int64"):
         kernels.energies_and_gradients(moments, types.long(), fitting)
+    with pytest.raises(InputError, match=r"types: expected shape \(any\), found \(3, 1\)"):
+        kernels.energies_and_gradients(moments, types[:, None], fitting)
+    with pytest.raises(InputError, match="expected a network for each element, found none"):
+        kernels.energies_and_gradients(moments, types, replace(fitting, networks=[]))
+    for changes in ({"biases": []}, {"weights": [], "biases": [], "steps": []}):
+        networks = [replace(network, **changes) for network in fitting.networks]
+        with pytest.raises(InputError, match="a weight, bias and step"):
+            kernels.energies_and_gradients(moments, types, replace(fitting, networks=networks))
     with pytest.raises(InputError, match="the type of atom 0 is 2; there are 2 types"):
         kernels.energies_and_gradients(moments, types + 2, fitting)

@@ -206,6 +206,50 @@ dpl_status evaluate(const dpl_potential* potential, const System& s, int threads
                                 virial.data(), &beyond);
 }
 
+// A pass: wrong arguments, and the way back without a way there.
+template <class real>
+void refuse_training(const std::string& where, const Networks<real>& networks) {
+  const dpl_fitting fitting = networks.fitting();
+  const size_t n = 4, n_moments = n * DPL_COLUMNS * fitting.n_features;
+  const Exact<real> moments(std::vector<real>(n_moments, real(0.5)));
+  const Exact<double> to_energies(std::vector<double>(n, 1.0));
+  Exact<real> gradients(n_moments);
+  Exact<double> energies(n);
+  dpl_pass* pass = nullptr;
+  require_status(dpl_pass_create(fitting.precision, &pass), DPL_OK);
+  const auto there = [&](const dpl_fitting& f, int64_t count, int32_t type, int threads) {
+    const Exact<int32_t> types(std::vector<int32_t>{0, 1, type, 0});
+    return dpl_pass_energies(pass, &f, count, types.data(), moments.data(), threads,
+                             energies.data(), gradients.data());
+  };
+  const auto back = [&](int threads) {
+    return dpl_pass_backward(pass, moments.data(), to_energies.data(), nullptr, threads,
+                             gradients.data(), nullptr);
+  };
+  const auto refuse = [&](const char* name, const dpl_fitting& f, int64_t count = 4,
+                          int32_t type = 0, int threads = 2) {
+    doing() = where + "training, " + name;
+    require_status(there(f, count, type, threads), DPL_INVALID_ARGUMENT);
+    require_status(back(1), DPL_INVALID_ARGUMENT);
+  };
+  refuse("no thread", fitting, 4, 0, 0);
+  refuse("a negative number of atoms", fitting, -1);
+  refuse("too many atoms", fitting, kTooMany);
+  refuse("a type beyond the networks'", fitting, 4, kTypes);
+  refuse("a negative type", fitting, 4, -1);
+  dpl_fitting bad = fitting;
+  bad.precision = fitting.precision == DPL_FLOAT32 ? DPL_FLOAT64 : DPL_FLOAT32;
+  refuse("another precision", bad);
+  bad = fitting;
+  bad.n_types = 0;
+  refuse("no types", bad);
+  bad = fitting;
+  bad.n_features = 17;
+  refuse("features that are not padded", bad);
+  dpl_pass_free(pass);
+  dpl_pass_free(nullptr);
+}
+
 }  // namespace
 
 template <class real>
@@ -217,6 +261,8 @@ void refuse_all(const std::string& where) {
   const dpl_model model{table.environment(), table.table(), sel.data(), networks.fitting()};
   dpl_potential* potential = nullptr;
   require_status(dpl_potential_create(&model, &potential), DPL_OK);
+
+  refuse_training(where, networks);
 
   const auto refuse_list = [&](const BadList& bad) {
     doing() = where + bad.name;

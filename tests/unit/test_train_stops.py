@@ -213,6 +213,7 @@ def test_the_bad_frame_is_named(data, tmp_path, spoiled):
     with pytest.raises(TrainingError, match=message) as error:
         train(config, output=tmp_path, quiet=True)
     assert "check this frame" in str(error.value)
+    assert "no checkpoint was written yet" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -252,8 +253,11 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_whole(data, tmp_path, 
     monkeypatch.setattr(Trainer, "_loss", loss)
     config = settings(data, gradient_max_norm=norm)
     config["training"]["training_data"]["batch_size"] = 8
-    with pytest.raises(TrainingError, match=r"step 7: the gradient is not finite for .*frame 2 "):
+    with pytest.raises(
+        TrainingError, match=r"step 7: the gradient is not finite for .*frame 2 "
+    ) as error:
         train(config, output=tmp_path, quiet=True)
+    assert "the last checkpoint is kept" in str(error.value)
     last = trainers[-1]
     for name, value in last.potential.state_dict().items():
         assert torch.equal(value, last.before[name])
