@@ -16,7 +16,8 @@ it), reading data, statistics and building included. No validation set in timed 
 
 --accuracy trains each code for that many steps, learning rate 1e-3 to 3.51e-8 in 200 equal stairs,
 energy and force prefactors as in the example, batches of --batch frames (the first given), and
-prints the RMSE of the last model on all test frames.
+prints the RMSE of the last model on all test frames. With a peer, this project trains once more,
+with --time-limit for a tenth of the minutes that the peer took.
 """
 
 from __future__ import annotations
@@ -103,15 +104,24 @@ def codes_of(found: Sequence[Peer]) -> dict[str, tuple[str, Peer | None]]:
 
 
 def training_command(
-    content: dict[str, Any], optimizer: str, peer: Peer | None, folder: Path
+    content: dict[str, Any],
+    optimizer: str,
+    peer: Peer | None,
+    folder: Path,
+    minutes: float | None = None,
 ) -> list[str]:
-    """Write the input into an empty `folder`; the command that trains there."""
+    """Write the input into an empty `folder`; the command that trains there.
+
+    `minutes`: let this project fit its schedule to a time limit.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if peer is None:
         content = {**content, "optimizer": {"type": optimizer}}
         content["learning_rate"] = {**content["learning_rate"], "smooth": False}  # as the peer
         command = [sys.executable, "-m", "deepmd_lite", "train", "input.json"]
+        if minutes is not None:
+            command += ["--time-limit", f"{60 * minutes:.0f}s"]
     else:
         flag = "--pt" if peer.backend == "pytorch" else "--tf"
         command = [str(peer.python), "-m", "deepmd", flag, "train", "input.json"]
@@ -187,11 +197,12 @@ def accuracy(
     *train, test = systems
     steps = arguments.accuracy
     content = input_section(train, precision, arguments.batch[0], steps, min(100, steps // 2))
-    found = {}
-    for name, (optimizer, peer) in codes.items():
+    found: dict[str, dict[str, float]] = {}
+
+    def train_and_test(name: str, optimizer: str, peer: Peer | None, limit: float | None) -> None:
         progress(f"accuracy, {steps} steps, {precision}: {name}")
         folder = arguments.work.resolve() / "accuracy" / name.replace(", ", "-").replace(" ", "-")
-        command = training_command(content, optimizer, peer, folder)
+        command = training_command(content, optimizer, peer, folder, limit)
         start = time.perf_counter()
         run_training(command, folder, threads)
         minutes = (time.perf_counter() - start) / 60
@@ -203,6 +214,13 @@ def accuracy(
             peer.dp("freeze", "-o", frozen, folder=folder)
             errors = peer.test(frozen, test, folder)
         found[name] = {**errors, "minutes": minutes}
+
+    for name, (optimizer, peer) in codes.items():
+        train_and_test(name, optimizer, peer, None)
+    for name, (_, peer) in codes.items():
+        if peer is not None:
+            shown = f"this project, SOAP, a tenth of the time of {peer.backend}"
+            train_and_test(shown, "SOAP", None, found[name]["minutes"] / 10)
     return found
 
 
