@@ -93,6 +93,9 @@ class MdConfig(Section):
     """Å, by which the neighbour list reaches beyond the cutoff."""
     grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """Subdomains along each lattice vector; default: chosen for the least surface."""
+    balance: Literal["atoms", "time", "off"] = "atoms"
+    """What the planes between subdomains divide evenly: atoms, or the time that the model takes
+    for them (the planes then depend on the machine's mood, and so do the last bits)."""
     output: Output = Output()
     device: Literal["cpu"] = "cpu"
     precision: Literal["float64", "float32"] | None = None

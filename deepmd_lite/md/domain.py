@@ -182,7 +182,7 @@ def balanced(
     low: np.ndarray,
     high: np.ndarray,
 ) -> Domain:
-    """A `Domain` whose planes divide the atoms evenly along each axis.
+    """A `Domain` whose planes divide the atoms, or what they cost, evenly along each axis.
 
     `counts` (3, bins) of the whole system between `low` and `high` (3,), see `histogram`. A plane
     goes to the middle of the gap between two atoms, where there is one, so that an atom of a

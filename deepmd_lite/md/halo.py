@@ -14,7 +14,7 @@ through the same verbs as any others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,8 +35,11 @@ class _Swap:
     tag: int
     rows: torch.Tensor
     """(n_sent,) int64."""
+    axis: int
+    lattice: int
+    """Number of lattice vectors along `axis` from this rank's frame to the receiver's."""
     shift: torch.Tensor
-    """(3,) Å, added to the positions sent: this rank's frame to the receiver's."""
+    """(3,) Å, that many vectors of the present cell: added to the positions sent."""
     start: int
     stop: int
     """Rows of the ghosts that arrive."""
@@ -71,8 +74,9 @@ class Halo:
             owner = self.domain.owner(state.positions.numpy())
             order = np.argsort(owner, kind="stable")
             counts = np.bincount(owner, minlength=self.comm.size)
-            state = State.unpack(self.comm.redistribute(state.pack()[order], counts))
-        state = State.unpack(state.pack()[self._spatial_order(state)])
+            arrived = self.comm.redistribute(state.pack()[order], counts)
+            state = State.unpack(arrived, state.widths)
+        state = State.unpack(state.pack()[self._spatial_order(state)], state.widths)
         self._check_ids(state.ids.numpy())
         self.n_local = len(state)
         return state
@@ -156,7 +160,15 @@ class Halo:
         arrived = torch.from_numpy(self.comm.swap_rows(outgoing.numpy(), to, source, tag))
         buffer = torch.empty(len(chosen), 3, dtype=torch.float64)
         stop = n_all + len(arrived)
-        return _Swap(to, source, tag, chosen + first, shift, n_all, stop, buffer), arrived
+        rows = chosen + first
+        swap = _Swap(to, source, tag, rows, axis, lattice, shift, n_all, stop, buffer)
+        return swap, arrived
+
+    def deform(self, cell: np.ndarray) -> None:
+        """Go on with other lattice vectors (3, 3) Å; atoms and planes keep their fractions."""
+        self.domain = replace(self.domain, cell=np.array(cell, dtype=np.float64))
+        for swap in self._swaps:
+            swap.shift = torch.from_numpy(swap.lattice * self.domain.cell[swap.axis])
 
     def update(self, positions: torch.Tensor) -> None:
         """Fill the ghost rows of `positions` (n_all, 3) Å from the local rows, in place."""
@@ -186,18 +198,20 @@ def decompose(
     pbc: Sequence[bool],
     comm: Communicator,
     grid: Sequence[int] | None = None,
+    cost: float = 1.0,
 ) -> Domain:
     """A `Domain` for atoms that are spread over the ranks in any way, evenly divided.
 
     `positions` (n, 3) Å, this rank's share; `cell` (3, 3) Å; `pbc` (3,); `grid` as the user asks
-    for it, or None for the one with the least surface.
+    for it, or None for the one with the least surface; `cost` of each of this rank's atoms, to
+    which it counts.
     """
     s = positions @ np.linalg.inv(cell)
     s = np.where(pbc, s - np.floor(s), s)
     low = comm.reduce(s.min(axis=0, initial=np.inf), "min")
     high = comm.reduce(s.max(axis=0, initial=-np.inf), "max")
     low, high = bounds(pbc, low, high)
-    counts = comm.reduce(histogram(s, low, high), "sum")
+    counts = comm.reduce(histogram(s, low, high) * cost, "sum")
     if grid is None:
         grid = choose_grid(occupied_lengths(cell, counts, high - low).tolist(), comm.size)
     return balanced(cell, pbc, checked_grid(grid, comm.size), counts, low, high)

@@ -27,8 +27,8 @@ class Start:
 
     cell: np.ndarray
     """(3, 3) Å; vectors of open axes that the structure lacks are filled in."""
-    shown_cell: np.ndarray
-    """(3, 3) Å, as the structure has it: what is written."""
+    absent: tuple[bool, bool, bool]
+    """Which lattice vectors the structure lacks; they are written as zeros."""
     pbc: tuple[bool, bool, bool]
     n_atoms: int
     """Over all ranks."""
@@ -37,8 +37,12 @@ class Start:
     step: int = 0
     time: float = 0.0
     """fs."""
+    built_cell: np.ndarray | None = None
+    """(3, 3) Å: cell of the continued run when its list was made; None: a new run."""
     domain: Domain | None = None
     """The decomposition of the run that is continued."""
+    integrator: dict[str, Any] = field(default_factory=dict)
+    """What the integrator of the continued run remembers."""
     file_sizes: dict[str, int] = field(default_factory=dict)
     """Bytes that the files of the continued run had at this step."""
 
@@ -95,8 +99,7 @@ def from_structure(
         }
     )
     scale = np.array(replicate)[:, None]
-    cell, shown = unit["cell"] * scale, unit["shown_cell"] * scale
-    return Start(cell, shown, unit["pbc"], copies * n, state)
+    return Start(unit["cell"] * scale, unit["absent"], unit["pbc"], copies * n, state)
 
 
 def _unit(
@@ -126,7 +129,7 @@ def _unit(
         "positions": atoms.positions.copy(),
         "velocities": atoms.get_velocities() * fs,  # ASE: Å per its own unit of time
         "cell": checked_cell(atoms.cell.array, atoms.pbc, "structure"),
-        "shown_cell": atoms.cell.array.copy(),
+        "absent": tuple(bool(not vector.any()) for vector in atoms.cell.array),
         "pbc": tuple(bool(p) for p in atoms.pbc),
     }
 
@@ -140,11 +143,12 @@ def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
             )
 
 
-def atoms_of(state: State, start: Start, type_map: Sequence[str]) -> Atoms:
-    """All atoms (`state`, in order of id) for ASE; positions continuous in time, not wrapped."""
+def atoms_of(state: State, start: Start, cell: np.ndarray, type_map: Sequence[str]) -> Atoms:
+    """All atoms (`state`, in order of id) in `cell` for ASE; positions are not wrapped."""
     symbols = np.array(type_map)[state.types.numpy()]
-    path = state.positions.numpy() + state.images.numpy() @ start.cell
-    atoms = Atoms(symbols.tolist(), path, cell=start.shown_cell, pbc=start.pbc)
+    path = state.positions.numpy() + state.images.numpy() @ cell
+    shown = np.where(np.array(start.absent)[:, None], 0.0, cell)
+    atoms = Atoms(symbols.tolist(), path, cell=shown, pbc=start.pbc)
     if not np.allclose(atoms.get_masses(), state.masses.numpy()):
         atoms.set_masses(state.masses.numpy())
     atoms.set_velocities(state.velocities.numpy() / fs)  # ASE: Å per its own unit of time

@@ -1,19 +1,21 @@
 """Time integration: what happens to an atom between two evaluations of the forces.
 
-An integrator has two halves, before and after the forces of the new positions. Both touch only
-the atoms that a rank owns and need no communication.
+An integrator has two halves, before and after the forces of the new positions. Atoms that are held
+have no inverse mass: no force moves them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from ..units import ACCELERATION, BOLTZMANN, KINETIC
 from .config import Ensemble
+from .engine import Engine
 from .random import normals
-from .state import State
 
 NOISE_STREAM = 1
 """Stream of the random numbers of the thermostat (see `state.VELOCITY_STREAM`)."""
@@ -28,19 +30,33 @@ class VelocityVerlet:
         """`timestep` in fs."""
         self.timestep = timestep
 
-    def _kick(self, state: State, forces: torch.Tensor) -> None:
-        """Half a step of acceleration; forces (n, 3) eV/Å."""
-        half_step_over_mass = (0.5 * self.timestep * ACCELERATION) / state.masses
-        state.velocities.addcmul_(forces, half_step_over_mass[:, None])
+    def _kick(self, engine: Engine) -> None:
+        """Half a step of acceleration."""
+        state, half_step = engine.state, 0.5 * self.timestep * ACCELERATION
+        state.velocities.addcmul_(engine.forces, half_step * state.inverse_masses)
 
-    def before_forces(self, state: State, forces: torch.Tensor, step: int) -> None:
+    def before_forces(self, engine: Engine, step: int) -> None:
         """From the beginning of step number `step` to its new positions."""
-        self._kick(state, forces)
-        state.positions.add_(state.velocities, alpha=self.timestep)
+        self._kick(engine)
+        engine.state.positions.add_(engine.state.velocities, alpha=self.timestep)
 
-    def after_forces(self, state: State, forces: torch.Tensor) -> None:
-        """From the forces of the new positions to the end of the step."""
-        self._kick(state, forces)
+    def after_forces(self, engine: Engine, step: int) -> None:
+        """From the forces of the new positions to the end of step number `step`."""
+        self._kick(engine)
+
+    def extra_energy(self, engine: Engine) -> float:
+        """eV, to be added to potential and kinetic energy for what the motion conserves.
+
+        Every rank must ask.
+        """
+        return 0.0
+
+    def memory(self, engine: Engine) -> dict[str, Any]:
+        """What must survive a restart, ready for JSON, on every rank the same."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from `memory`."""
 
 
 class LangevinBAOAB(VelocityVerlet):
@@ -61,14 +77,15 @@ class LangevinBAOAB(VelocityVerlet):
         self.kept = math.exp(-friction * timestep)
         self.renewed = math.sqrt(-math.expm1(-2.0 * friction * timestep))
 
-    def before_forces(self, state: State, forces: torch.Tensor, step: int) -> None:
+    def before_forces(self, engine: Engine, step: int) -> None:
         """B A O A; the noise is a function of seed, step and atom id alone."""
-        self._kick(state, forces)
+        self._kick(engine)
+        state = engine.state
         state.positions.add_(state.velocities, alpha=0.5 * self.timestep)
         if self.renewed:
-            spread = torch.sqrt(BOLTZMANN * self.temperature / (KINETIC * state.masses))
+            spread = torch.sqrt(BOLTZMANN * self.temperature / KINETIC * state.inverse_masses)
             noise = normals(state.ids, self.seed, NOISE_STREAM, step)
-            state.velocities.mul_(self.kept).addcmul_(noise, self.renewed * spread[:, None])
+            state.velocities.mul_(self.kept).addcmul_(noise, self.renewed * spread)
         state.positions.add_(state.velocities, alpha=0.5 * self.timestep)
 
 

@@ -1,7 +1,9 @@
 """What a run reports: the state of the system at a step, and how it went as a whole.
 
 Columns of `thermo.csv`: step, time_fs, temperature_K, potential_eV, kinetic_eV, total_eV,
-volume_A3, pressure_GPa, stress_xx_GPa … stress_xy_GPa. Pressure and stress include the kinetic
+volume_A3, pressure_GPa, stress_xx_GPa … stress_xy_GPa, conserved_eV, a_A, b_A, c_A, alpha_deg,
+beta_deg, gamma_deg. `conserved_eV` is what the equations of motion keep constant: the total energy
+and what thermostat and barostat have taken. Pressure and stress include the kinetic
 part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
 (xx yy zz yz xz xy). Volume, pressure and stress are nan unless all three axes are periodic. The
 temperature counts 3N − 3 degrees of freedom in nve, 3N with a Langevin thermostat.
@@ -15,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from ase.geometry import cell_to_cellpar
 
 from ..units import EV_PER_A3_IN_GPA
 
@@ -29,6 +32,8 @@ COLUMNS = (
     "volume_A3",
     "pressure_GPa",
     *(f"stress_{xy}_GPa" for xy in ("xx", "yy", "zz", "yz", "xz", "xy")),
+    "conserved_eV",
+    *("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg"),
 )
 TABLE_HEADER = (
     f"{'step':>10} {'time/ps':>10} {'T/K':>9} {'E_pot/eV':>16} {'E_tot/eV':>16} {'P/GPa':>9}"
@@ -54,6 +59,10 @@ class Thermo:
     """(3, 3) eV/Å³, tension positive, kinetic part included."""
     beyond_table: int
     """Pairs at this step that were closer than any the model's table knows."""
+    conserved: float
+    """eV."""
+    cell: np.ndarray
+    """(3, 3) Å, rows are lattice vectors."""
 
     @property
     def total(self) -> float:
@@ -69,7 +78,8 @@ class Thermo:
         """The values of `COLUMNS`, every digit that matters."""
         numbers = [self.time, self.temperature, self.potential, self.kinetic, self.total]
         stresses = [self.stress[i] * EV_PER_A3_IN_GPA for i in VOIGT]
-        numbers += [self.volume, self.pressure * EV_PER_A3_IN_GPA, *stresses]
+        numbers += [self.volume, self.pressure * EV_PER_A3_IN_GPA, *stresses, self.conserved]
+        numbers += cell_to_cellpar(self.cell).tolist()
         return ",".join([str(self.step), *(f"{x:.12g}" for x in numbers)]) + "\n"
 
     def table_row(self) -> str:
@@ -116,6 +126,8 @@ class RunResult:
     """Seconds by part of the work, averaged over ranks."""
     imbalance: float
     """Largest number of atoms on a rank over the mean."""
+    time_imbalance: float
+    """Largest time of a rank in the model over the mean."""
     beyond_table: int
     """Pairs closer than the smallest distance of the model's table, summed over all evaluations."""
     signal: str | None
@@ -140,8 +152,8 @@ class RunResult:
         return [
             f"{self.steps} steps of {self.n_atoms} atoms on {ranks} in {self.seconds:.1f} s: "
             f"{self.microseconds_per_atom_step:.3g} µs/atom/step, {self.ns_per_day:.3g} ns/day",
-            f"neighbour lists {self.list_builds}; {shares}; atoms per rank: largest/mean "
-            f"{self.imbalance:.2f}",
+            f"neighbour lists {self.list_builds}; {shares}; largest/mean of the ranks: atoms "
+            f"{self.imbalance:.2f}, time {self.time_imbalance:.2f}",
         ]
 
 

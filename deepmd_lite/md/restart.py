@@ -1,9 +1,10 @@
 """Restart files: the complete state of a run, so that going on gives the same bits.
 
 One safetensors file for each moment, `restart-STEP.safetensors`, written atomically; no pickle.
-Arrays in order of id: types, masses, positions, images, velocities, built; JSON header: step,
-time, cell, pbc, elements, decomposition, and how long the output files were. `built` are the
-positions of the last neighbour list: making that list again, and not a new one, keeps the order
+Arrays in order of id: types, masses, positions, images, velocities, built, mobile, and what
+observables carry; JSON header: step, time, cell, pbc, elements, decomposition, the integrator's
+memory, and how long the output files were. `built` and `built_cell` are the positions and the cell
+of the last neighbour list: making that list again, and not a new one, keeps the order
 of every sum, so N steps, a restart and N steps are 2N steps bit for bit on as many ranks. On
 another number of ranks the file reads as well, and trajectories agree to round-off.
 """
@@ -26,10 +27,10 @@ from .domain import Domain
 from .initial import Start
 from .state import State
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEPT = 2
 """Restart files kept in a folder: the newest ones."""
-_ARRAYS = ("types", "masses", "positions", "images", "velocities", "built")
+_ARRAYS = ("types", "masses", "positions", "images", "velocities", "built", "mobile")
 
 
 def write(
@@ -49,7 +50,10 @@ def write(
         "step": start.step,
         "time": start.time,
         "cell": start.cell.tolist(),
-        "shown_cell": start.shown_cell.tolist(),
+        "absent": start.absent,
+        "built_cell": None if start.built_cell is None else start.built_cell.tolist(),
+        "carried": state.widths,
+        "integrator": start.integrator,
         "pbc": start.pbc,
         "type_map": list(type_map),
         "cuts": [c.tolist() for c in domain.cuts],
@@ -57,6 +61,7 @@ def write(
         "notes": notes,
     }
     arrays = {k: getattr(state, k).contiguous().numpy() for k in _ARRAYS}
+    arrays |= {k: values.contiguous().numpy() for k, values in state.carried.items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"restart-{start.step:012d}.safetensors"
     write_atomically(path, save(arrays, metadata={"deepmd_lite_md": json.dumps(header)}))
@@ -85,17 +90,21 @@ def read(path: Path, type_map: Sequence[str], comm: Communicator) -> Start:
         if comm.rank == 0:
             header, state = _read(path, type_map)
     header = comm.share(header)
-    pbc, cell = tuple(header["pbc"]), np.array(header["cell"])
+    if comm.rank:
+        state = State.empty(header["carried"])
+    pbc, built = tuple(header["pbc"]), np.array(header["built_cell"])
     cuts = tuple(np.array(c) for c in header["cuts"])
     return Start(
-        cell=cell,
-        shown_cell=np.array(header["shown_cell"]),
+        cell=np.array(header["cell"]),
+        absent=tuple(header["absent"]),
         pbc=pbc,
         n_atoms=header["n_atoms"],
         state=state,
         step=header["step"],
         time=header["time"],
-        domain=Domain(cell, pbc, cuts),  # type: ignore[arg-type]
+        built_cell=built,
+        integrator=header["integrator"],
+        domain=Domain(built, pbc, cuts),  # type: ignore[arg-type]
         file_sizes=header["file_sizes"],
     )
 

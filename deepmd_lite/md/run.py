@@ -86,6 +86,7 @@ def _run(
         replicate=config.replicate,
         skin=config.skin,
         grid=config.grid,
+        balance=config.balance,
         precision=config.precision,
         output=config.output,
         resume=newest,

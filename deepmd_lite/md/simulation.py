@@ -1,10 +1,4 @@
-"""Molecular dynamics on one rank or many.
-
-Atoms belong to ranks by place (`Domain`), ghosts surround them (`Halo`), the model sees neither
-(`LocalEnv`). The neighbour list reaches a skin beyond the cutoff and is made again, on all ranks
-at once, as soon as any atom has moved half the skin; in between, a step is: move, update ghosts,
-evaluate, fold forces.
-"""
+"""Molecular dynamics on one rank or many: the loop over steps, and what is recorded of them."""
 
 from __future__ import annotations
 
@@ -21,15 +15,14 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from .. import kernels
 from ..schema import S, parse
-from ..system import InputError, LocalEnv
+from ..system import InputError
 from . import restart
 from .comm import SharedError, agreement, guarded, wrap
 from .config import Ensemble, Output, Velocities
-from .domain import checked_grid
-from .halo import Halo, decompose
-from .initial import Start, atoms_of, from_structure, set_temperature
+from .domain import Domain, checked_grid
+from .engine import Engine, longest
+from .initial import atoms_of, from_structure, set_temperature
 from .integrate import integrator
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
@@ -60,6 +53,7 @@ class Simulation:
         replicate: Sequence[int] = (1, 1, 1),
         skin: float = 1.0,
         grid: Sequence[int] | None = None,
+        balance: str = "atoms",
         precision: str | None = None,
         output: Output | Mapping[str, Any] | None = None,
         resume: str | Path | None = None,
@@ -87,19 +81,21 @@ class Simulation:
                 raise InputError(f"skin {skin} Å: expected a positive number")
             if grid is not None:
                 checked_grid(grid, self.comm.size)
-        self.timestep, self.skin = timestep, skin
+        self.timestep = timestep
         self.integrator = integrator(self.ensemble, timestep)
-        self.stopwatch = Stopwatch()
-        self.list_builds = self.beyond_table = 0
         self._saved_step = -1
         if resume is None:
             start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
         else:
             start = restart.read(Path(resume), self.model.type_map, self.comm)
             self._saved_step = start.step
+            self.integrator.recall(start.integrator)
         self.start, self.n_atoms = start, start.n_atoms
         self.step = start.step
-        self.freedom = degrees_of_freedom(self.n_atoms, self.integrator.conserves_momentum)
+        held = self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0]
+        self.freedom = degrees_of_freedom(
+            self.n_atoms - int(held), self.integrator.conserves_momentum and not held
+        )
         self.resumed = resume is not None
         self.writer: Writer | None = None
         with agreement(self.comm):
@@ -108,27 +104,13 @@ class Simulation:
                 sizes = start.file_sizes if self.resumed else None
                 self.writer = Writer(directory, quiet, sizes)
         with guarded(self.comm):
-            self._place(start, grid)
+            self.engine = Engine(
+                self.model, start, self.comm, skin=skin, grid=grid, balance=balance
+            )
             if thermal is not None and not self.resumed:
                 kelvin, seed = thermal.temperature, thermal.seed
-                set_temperature(self.state, kelvin, seed, self.freedom, self.comm)
+                set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
-
-    def _place(self, start: Start, grid: Sequence[int] | None) -> None:
-        """Decompose the system and bring every atom to its rank, with its list."""
-        domain, state = start.domain, start.state
-        if domain is None or domain.size != self.comm.size or grid not in (None, domain.grid):
-            positions = state.built.numpy()
-            domain = decompose(positions, start.cell, start.pbc, self.comm, grid)
-        self.domain, self.halo = domain, Halo(domain, self.comm)
-        self.state = state
-        if not self.resumed:
-            self._build()
-            return
-        # Make the list of the run that is continued, from the positions that it was made for,
-        # while those of this moment travel along in the place of `built`.
-        state.positions, state.built = state.built, state.positions
-        self._build(resumed=True)
 
     # --- the algorithm ----------------------------------------------------------------------
 
@@ -139,86 +121,53 @@ class Simulation:
         folder; so does Ctrl-C (the result says which). Raises SharedError when the motion breaks
         down: forces that are not finite, or an atom that moves half the cutoff in one step.
         """
-        clock, first, self.stopwatch = time.perf_counter(), self.step, Stopwatch()
+        engine, clock, first = self.engine, time.perf_counter(), self.step
+        self.stopwatch = engine.stopwatch = Stopwatch()
         with guarded(self.comm), StopRequest() as request, self._bar(steps):
             if first == 0:
                 self._record()
             while self.step < first + steps and not request.agreed:
                 with self.stopwatch("integrate"):
-                    self.integrator.before_forces(self.state, self.forces, self.step)
+                    self.integrator.before_forces(engine, self.step)
                 self.step += 1
-                if self._list_is_stale(request):
-                    self._build()
-                else:
-                    with self.stopwatch("communicate"):
-                        self.halo.update(self.env.positions)
+                engine.refresh(self._list_is_stale(request))
                 self._evaluate()
                 with self.stopwatch("integrate"):
-                    self.integrator.after_forces(self.state, self.forces)
+                    self.integrator.after_forces(engine, self.step - 1)
                 self._record()
             self._save_restart()
             return self._result(self.step - first, time.perf_counter() - clock, request)
 
-    def _build(self, resumed: bool = False) -> None:
-        """Atoms to their owners, ghosts around them, and a new list."""
-        with self.stopwatch("communicate"):
-            state = self.state = self.halo.migrate(self.state)
-            current, state.built = state.built, state.positions.clone()
-            cutoff = self.model.rcut + self.skin
-            positions, types, _ = self.halo.exchange(state, cutoff)
-        with self.stopwatch("neighbours"):
-            n_local = len(state)
-            offsets, indices = kernels.neighbor_list(positions, types, n_local, cutoff)
-        self.env = LocalEnv(positions, types, n_local, offsets, indices)
-        state.positions = positions[:n_local]  # a view: to move an atom is to move its row
-        self.list_builds += 1
-        if resumed:
-            state.positions.copy_(current)
-            self.halo.update(positions)
-
     def _list_is_stale(self, request: StopRequest) -> bool:
-        """Whether any atom of any rank has moved half the skin; on all ranks the same.
+        """Whether some atom of some rank has moved too far for the list; on all ranks the same.
 
         The same message carries the largest speed and a signal that some rank may have had.
         """
         with self.stopwatch("communicate"):
-            moved = _largest(self.state.positions - self.state.built)
-            leap = self.timestep * _largest(self.state.velocities)
-            values = np.array([moved, leap, request.number])
-            moved, leap, number = self.comm.reduce(values, "max")
+            leap = self.timestep * longest(self.engine.state.velocities)
+            values = np.array([self.engine.slack_used(), leap, request.number])
+            used, leap, number = self.comm.reduce(values, "max")
         request.agreed = int(number)
         limit = 0.5 * self.model.rcut
         if leap > limit:
-            far = self.timestep * self.state.velocities.norm(dim=1)
+            far = self.timestep * self.engine.state.velocities.norm(dim=1)
             self._break_down(~(far <= limit), f"moves {leap:.3g} Å in one step")
-        return bool(moved > 0.5 * self.skin)
+        return bool(used > 1.0)
 
     def _evaluate(self) -> None:
-        """Forces on the atoms of this rank, complete, and its share of energy and virial."""
-        env = self.env
-        with self.stopwatch("model"):
-            if env.n_local:
-                e = self.model.evaluate(env)
-                self.energies, self.virial = e.energies.detach(), e.virial.detach()
-                all_forces = e.forces.detach().double().contiguous()
-                self.beyond_table += e.beyond_table
-                self._beyond_now = e.beyond_table
-            else:  # nothing to compute, but ghosts that others may want back
-                self.energies = torch.zeros(0, dtype=torch.float64)
-                self.virial = torch.zeros(3, 3, dtype=torch.float64)
-                all_forces = torch.zeros_like(env.positions)
-                self._beyond_now = 0
-        with self.stopwatch("communicate"):
-            self.forces = self.halo.reverse(all_forces)
-            bad = not bool(torch.isfinite(self.forces.sum() + self.energies.sum()))
+        """Forces, which must be finite on every rank."""
+        engine = self.engine
+        engine.evaluate()
+        with engine.stopwatch("communicate"):
+            bad = not bool(torch.isfinite(engine.forces.sum() + engine.energies.sum()))
             bad = bool(self.comm.reduce(np.array([bad], dtype=np.int64), "max")[0])
         if bad:
-            finite = torch.isfinite(self.forces).all(dim=1) & torch.isfinite(self.energies)
+            finite = torch.isfinite(engine.forces).all(dim=1) & torch.isfinite(engine.energies)
             self._break_down(~finite, "has a force or energy that is not finite")
 
     def _break_down(self, culprits: torch.Tensor, what: str) -> None:
         """Save the frame and raise SharedError on all ranks, naming one atom of `culprits`."""
-        ids = self.state.ids[culprits]
+        ids = self.engine.state.ids[culprits]
         own = int(ids.min()) if len(ids) else NO_ATOM
         worst = int(self.comm.reduce(np.array([own]), "min")[0])
         atoms, saved = self._frame(), ""
@@ -235,6 +184,16 @@ class Simulation:
         )
 
     # --- what can be known about it ---------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The atoms of this rank."""
+        return self.engine.state
+
+    @property
+    def domain(self) -> Domain:
+        """The decomposition of this moment."""
+        return self.engine.halo.domain
 
     @property
     def time(self) -> float:
@@ -257,40 +216,27 @@ class Simulation:
             return self._thermo()
 
     def _thermo(self) -> Thermo:
-        own = [self.energies.sum()[None], torch.tensor([float(self._beyond_now)])]
-        own += [self.virial.flatten(), self.state.kinetic_tensor().flatten()]
-        total = self.comm.reduce(torch.cat([x.double() for x in own]).numpy(), "sum")
-        virial, kinetic = total[2:11].reshape(3, 3), total[11:].reshape(3, 3)
-        cell = self.start.cell
-        volume = abs(float(np.linalg.det(cell))) if all(self.start.pbc) else np.nan
-        energy = 0.5 * float(np.trace(kinetic))
+        totals, volume = self.engine.totals(), self.engine.volume
+        energy = totals.potential + totals.kinetic_energy
         return Thermo(
             step=self.step,
             time=self.time,
-            temperature=temperature(energy, self.freedom),
-            potential=float(total[0]),
-            kinetic=energy,
+            temperature=temperature(totals.kinetic_energy, self.freedom),
+            potential=totals.potential,
+            kinetic=totals.kinetic_energy,
             volume=volume,
-            stress=-(virial + kinetic) / volume,
-            beyond_table=int(total[1]),
+            stress=totals.stress(volume),
+            beyond_table=totals.beyond_table,
+            conserved=energy + self.integrator.extra_energy(self.engine),
+            cell=self.engine.cell.copy(),
         )
 
-    def _gather(self) -> tuple[State, np.ndarray, np.ndarray] | None:
-        """All atoms, forces (N, 3) and energies (N,) in order of id on rank 0."""
-        columns = [self.state.pack(), self.forces.numpy(), self.energies.numpy()[:, None]]
-        rows = self.comm.gather_rows(np.concatenate(columns, axis=1))
-        if rows is None:
-            return None
-        rows = rows[np.argsort(rows[:, 0])]
-        k = State.COLUMNS
-        return State.unpack(rows[:, :k]), rows[:, k : k + 3], rows[:, k + 3]
-
     def _frame(self) -> Atoms | None:
-        thermo, gathered = self._thermo(), self._gather()
+        thermo, gathered = self._thermo(), self.engine.gather()
         if gathered is None:
             return None
         state, forces, energies = gathered
-        atoms = atoms_of(state, self.start, self.model.type_map)
+        atoms = atoms_of(state, self.start, thermo.cell, self.model.type_map)
         atoms.info.update(step=self.step, time_fs=self.time)
         results = {"energy": thermo.potential, "forces": forces, "energies": energies}
         if all(self.start.pbc):  # as a calculator gives it: without the kinetic part
@@ -323,10 +269,18 @@ class Simulation:
         if self.output is None or self.step == self._saved_step:
             return
         self._saved_step = self.step
-        gathered = self._gather()
+        gathered, memory = self.engine.gather(), self.integrator.memory(self.engine)
         if self.writer is None or gathered is None:
             return
-        now = replace(self.start, step=self.step, time=self.time, file_sizes=self.writer.sizes())
+        now = replace(
+            self.start,
+            cell=self.engine.cell,
+            built_cell=self.engine.built_cell,
+            step=self.step,
+            time=self.time,
+            integrator=memory,
+            file_sizes=self.writer.sizes(),
+        )
         notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
         folder = self.output.directory / "restart"
         restart.write(folder, gathered[0], now, self.model.type_map, self.domain, notes)
@@ -346,8 +300,8 @@ class Simulation:
         parts = ("model", "neighbours", "communicate", "integrate", "output")
         own = [self.stopwatch.seconds.get(p, 0.0) for p in parts]
         spent = self.comm.reduce(np.array(own), "sum") / self.comm.size
-        largest = self.comm.reduce(np.array([len(self.state), seconds]), "max")
-        beyond = self.comm.reduce(np.array([self.beyond_table]), "sum")
+        largest = self.comm.reduce(np.array([len(self.engine.state), seconds, own[0]]), "max")
+        beyond = self.comm.reduce(np.array([self.engine.beyond_table]), "sum")
         result = RunResult(
             thermo=self._thermo(),
             steps=steps,
@@ -355,24 +309,17 @@ class Simulation:
             n_atoms=self.n_atoms,
             n_ranks=self.comm.size,
             timestep=self.timestep,
-            list_builds=self.list_builds,
+            list_builds=self.engine.list_builds,
             parts=dict(zip(parts, spent.tolist(), strict=True)),
             imbalance=float(largest[0]) * self.comm.size / self.n_atoms,
+            time_imbalance=float(largest[2]) / spent[0] if spent[0] > 0 else 1.0,
             beyond_table=int(beyond[0]),
             signal=request.name,
         )
-        self.list_builds = self.beyond_table = 0
+        self.engine.list_builds = self.engine.beyond_table = 0
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)
         return result
-
-
-def _largest(vectors: torch.Tensor) -> float:
-    """Length of the longest of (n, 3) vectors; infinite if any is not finite."""
-    if not len(vectors):
-        return 0.0
-    longest = float(torch.linalg.vector_norm(vectors, dim=1).max())
-    return longest if np.isfinite(longest) else np.inf
 
 
 def _due(step: int, interval: int) -> bool:

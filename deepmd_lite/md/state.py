@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,23 +33,42 @@ class State:
     """(n, 3) float64, Å/fs."""
     built: torch.Tensor
     """(n, 3) float64, Å: positions for which the list was built."""
+    mobile: torch.Tensor
+    """(n,) float64: 1, or 0 for an atom that is held where it is (it moves with the cell only)."""
+    carried: dict[str, torch.Tensor] = field(default_factory=dict)
+    """(n, k) float64 each: what an observable remembers of an atom. It travels with the atom from
+    rank to rank and into restarts; every rank has the same names, also where n = 0."""
 
-    COLUMNS = 15
+    COLUMNS = 16
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each array of `carried`."""
+        return {name: int(values.shape[1]) for name, values in self.carried.items()}
+
+    @property
+    def inverse_masses(self) -> torch.Tensor:
+        """(n, 1) float64, 1/u; 0 for atoms that are held."""
+        return (self.mobile / self.masses)[:, None]
+
     def pack(self) -> np.ndarray:
-        """(n, 15) float64: everything, one row for each atom (an id is exact up to 2⁵³)."""
+        """(n, 16 + Σ widths) float64: everything, a row for each atom (an id is exact to 2⁵³)."""
         narrow = (self.ids, self.types, self.masses)
-        wide = (self.positions, self.images, self.velocities, self.built)
+        wide = (self.positions, self.images, self.velocities, self.built, self.mobile[:, None])
         columns = [x.double()[:, None] for x in narrow] + [x.double() for x in wide]
-        return torch.cat(columns, dim=1).numpy()
+        return torch.cat([*columns, *self.carried.values()], dim=1).numpy()
 
     @classmethod
-    def unpack(cls, rows: np.ndarray) -> State:
-        """The atoms of rows from `pack`."""
+    def unpack(cls, rows: np.ndarray, widths: Mapping[str, int] | None = None) -> State:
+        """The atoms of rows from `pack`; `widths` of what they carry."""
         t = torch.from_numpy(np.ascontiguousarray(rows))
+        carried, column = {}, cls.COLUMNS
+        for name, width in (widths or {}).items():
+            carried[name] = t[:, column : column + width].clone()
+            column += width
         return cls(
             ids=t[:, 0].long(),
             types=t[:, 1].int(),
@@ -58,27 +77,39 @@ class State:
             images=t[:, 6:9].long(),
             velocities=t[:, 9:12].clone(),
             built=t[:, 12:15].clone(),
+            mobile=t[:, 15].clone(),
+            carried=carried,
         )
 
     @classmethod
-    def empty(cls) -> State:
-        """No atoms."""
-        return cls.unpack(np.empty((0, cls.COLUMNS)))
+    def empty(cls, widths: Mapping[str, int] | None = None) -> State:
+        """No atoms, which would carry columns of these `widths`."""
+        widths = widths or {}
+        return cls.unpack(np.empty((0, cls.COLUMNS + sum(widths.values()))), widths)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> State:
-        """From `ids`, `types`, `masses`, `positions`, `images`, `velocities` and `built`."""
-        narrow = [np.asarray(arrays[k], dtype=np.float64)[:, None] for k in _NARROW]
-        wide = [np.asarray(arrays[k], dtype=np.float64) for k in _WIDE]
-        return cls.unpack(np.concatenate(narrow + wide, axis=1))
+        """From `ids`, `types`, `masses`, `positions`, `images`, `velocities`, `built`, `mobile`
+        (default: all are) and, under their names, the arrays (n, k) to be carried."""
+        n = len(arrays["ids"])
+        given = {"mobile": np.ones(n), **arrays}
+        columns = [
+            np.asarray(given.pop(k), dtype=np.float64).reshape(n, w) for k, w in _COLUMNS.items()
+        ]
+        carried = {k: np.asarray(v, dtype=np.float64) for k, v in given.items()}
+        widths = {k: v.shape[1] for k, v in carried.items()}
+        return cls.unpack(np.concatenate([*columns, *carried.values()], axis=1), widths)
 
     def kinetic_tensor(self) -> torch.Tensor:
         """(3, 3) float64, eV: Σ m v ⊗ v of these atoms; half its trace is the kinetic energy."""
         return KINETIC * (self.masses[:, None] * self.velocities).T @ self.velocities
 
 
-_NARROW = ("ids", "types", "masses")
-_WIDE = ("positions", "images", "velocities", "built")
+_COLUMNS = {
+    **{"ids": 1, "types": 1, "masses": 1},
+    **{"positions": 3, "images": 3, "velocities": 3, "built": 3, "mobile": 1},
+}
+"""Columns of each array in a packed row."""
 
 
 def degrees_of_freedom(n_atoms: int, momentum_is_conserved: bool) -> int:
@@ -94,4 +125,5 @@ def temperature(kinetic_energy: float, freedom: int) -> float:
 def thermal_velocities(state: State, kelvin: float, seed: int) -> torch.Tensor:
     """(n, 3) Å/fs from the Maxwell-Boltzmann distribution, a function of id and seed alone."""
     spread = torch.sqrt(BOLTZMANN * kelvin / (KINETIC * state.masses))
-    return spread[:, None] * normals(state.ids, seed, VELOCITY_STREAM, 0)
+    noise = normals(state.ids, seed, VELOCITY_STREAM, 0)
+    return (state.mobile * spread)[:, None] * noise

@@ -1,5 +1,7 @@
 """Random numbers, initial velocities and the two integrators."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,16 @@ from deepmd_lite.md.config import Ensemble
 from deepmd_lite.md.initial import set_temperature
 from deepmd_lite.md.integrate import LangevinBAOAB, VelocityVerlet, integrator
 from deepmd_lite.md.random import normals, philox
-from deepmd_lite.md.state import State, degrees_of_freedom, temperature
+from deepmd_lite.md.state import State, degrees_of_freedom, temperature, thermal_velocities
 from deepmd_lite.units import ACCELERATION, BOLTZMANN, KINETIC
+
+
+def step_of(motion, state, force, step):
+    """One step under forces that are a function of the positions."""
+    engine = SimpleNamespace(state=state, forces=force(state.positions))
+    motion.before_forces(engine, step)
+    engine.forces = force(state.positions)
+    motion.after_forces(engine, step)
 
 
 def some_state(n=50, seed=0):
@@ -62,11 +72,21 @@ def test_normals_are_normal_and_functions_of_their_arguments():
 
 def test_packing_keeps_every_bit():
     state = some_state()
-    again = State.unpack(state.pack())
-    for name in vars(state):
-        a, b = getattr(state, name), getattr(again, name)
+    state.mobile[3] = 0
+    state.carried = {"first": torch.randn(50, 2).double(), "second": torch.randn(50, 3).double()}
+    again = State.unpack(state.pack(), state.widths)
+    carried, others = vars(again).pop("carried"), {**vars(state)}
+    assert list(carried) == list(others.pop("carried"))
+    for name, a in {**others, **state.carried}.items():
+        b = carried[name] if name in carried else getattr(again, name)
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
+
+
+def test_a_rank_without_atoms_knows_what_they_would_carry():
+    empty = State.empty({"origin": 3})
+    assert empty.pack().shape == (0, State.COLUMNS + 3)
+    assert empty.carried["origin"].shape == (0, 3)
 
 
 def test_initial_velocities_have_the_temperature_and_no_momentum():
@@ -83,6 +103,19 @@ def test_initial_velocities_have_the_temperature_and_no_momentum():
     torch.testing.assert_close(other.velocities, state.velocities[order], rtol=1e-12, atol=0)
 
 
+def test_atoms_that_are_held_do_not_move():
+    state = some_state()
+    state.mobile[:20] = 0
+    state.velocities = thermal_velocities(state, 500.0, 1)
+    x = state.positions.clone()
+    for motion in (VelocityVerlet(1.0), LangevinBAOAB(1.0, 500.0, 0.1, 2)):
+        for step in range(5):
+            step_of(motion, state, torch.neg, step)
+    moved = (state.positions - x).abs().amax(dim=1)
+    assert float(moved[:20].max()) == 0.0
+    assert float(moved[20:].min()) > 0.0
+
+
 def test_free_flight_and_uniform_acceleration():
     """Velocity Verlet is exact for a constant force."""
     state, dt, steps = some_state(), 0.7, 10
@@ -91,8 +124,7 @@ def test_free_flight_and_uniform_acceleration():
     a = a / state.masses[:, None]
     motion = VelocityVerlet(dt)
     for step in range(steps):
-        motion.before_forces(state, forces, step)
-        motion.after_forces(state, forces)
+        step_of(motion, state, lambda _: forces, step)
     t = steps * dt
     torch.testing.assert_close(state.positions, x + v * t + 0.5 * a * t**2)
     torch.testing.assert_close(state.velocities, v + a * t)
@@ -103,8 +135,7 @@ def test_langevin_without_friction_is_velocity_verlet():
     verlet, langevin = VelocityVerlet(1.5), LangevinBAOAB(1.5, 300.0, 0.0, 1)
     for step in range(200):
         for state, motion in ((a, verlet), (b, langevin)):
-            motion.before_forces(state, -state.positions, step)
-            motion.after_forces(state, -state.positions)
+            step_of(motion, state, torch.neg, step)
     torch.testing.assert_close(a.positions, b.positions, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(a.velocities, b.velocities, rtol=1e-10, atol=1e-11)
 
@@ -119,8 +150,7 @@ def test_baoab_samples_a_harmonic_well_exactly():
     motion = LangevinBAOAB(dt, kelvin, omega, 3)
     squares, speeds = [], []
     for step in range(160):
-        motion.before_forces(state, -k * state.positions, step)
-        motion.after_forces(state, -k * state.positions)
+        step_of(motion, state, lambda x: -k * x, step)
         if step >= 60 and step % 5 == 0:
             squares.append(float((state.positions**2).mean()))
             speeds.append(float((state.velocities**2).mean()))

@@ -1,0 +1,236 @@
+"""Atoms on their ranks, ghosts around them, a neighbour list, and the forces on them.
+
+Atoms belong to ranks by place (`Domain`), ghosts surround them (`Halo`), the model sees neither
+(`LocalEnv`). The list reaches a skin beyond the cutoff. It serves as long as no pair outside it
+can have come within the cutoff: where the cell has been deformed by F since it was made, and no
+atom has left the affine motion by more than d, a pair further apart than rcut + skin then is
+further apart than σ_min(F)·(rcut + skin) − 2 d now, σ_min being the smallest singular value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import kernels
+from ..system import LocalEnv
+from .comm import Communicator
+from .halo import Halo, decompose
+from .initial import Start
+from .report import Stopwatch
+from .state import State
+
+UNEVEN = 1.05
+"""Largest load of a rank over the mean at which the planes are left where they are."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all atoms of all ranks."""
+
+    potential: float
+    """eV."""
+    kinetic: np.ndarray
+    """(3, 3) eV: Σ m v ⊗ v; half its trace is the kinetic energy."""
+    virial: np.ndarray
+    """(3, 3) eV."""
+    beyond_table: int
+    """Pairs closer than any that the model's table knows."""
+
+    @property
+    def kinetic_energy(self) -> float:
+        """eV."""
+        return 0.5 * float(np.trace(self.kinetic))
+
+    def stress(self, volume: float) -> np.ndarray:
+        """(3, 3) eV/Å³, tension positive, kinetic part included; `volume` Å³."""
+        return -(self.virial + self.kinetic) / volume
+
+
+class Engine:
+    """What an integrator moves: `state` and `cell`; and what moves it: `forces`.
+
+    All ranks make the same calls, except where it says 'of this rank'.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        start: Start,
+        comm: Communicator,
+        *,
+        skin: float,
+        grid: Sequence[int] | None = None,
+        balance: str = "atoms",
+    ) -> None:
+        """Bring the atoms of `start` to their ranks and list their neighbours; `evaluate` next.
+
+        `skin` Å; `grid` of subdomains or None; `balance`: 'atoms' gives every rank as many,
+        'time' lets the planes follow the measured time of the model.
+        """
+        self.model, self.comm, self.skin = model, comm, skin
+        self.n_atoms, self.pbc = start.n_atoms, start.pbc
+        self.cell = start.cell.copy()
+        """(3, 3) Å, lattice vectors of this moment."""
+        self.balance = balance
+        self.stopwatch = Stopwatch()
+        self.list_builds = self.beyond_table = 0
+        self._model_seconds = 0.0  # of this rank since the planes were last looked at
+        self.state: State = start.state
+        self.forces = torch.zeros(0, 3, dtype=torch.float64)
+        """(n, 3) eV/Å on the atoms of this rank, complete."""
+        self.energies = torch.zeros(0, dtype=torch.float64)
+        """(n,) eV of the atoms of this rank."""
+        self.virial = torch.zeros(3, 3, dtype=torch.float64)
+        """(3, 3) eV, this rank's share."""
+        self._place(start, grid)
+
+    def _place(self, start: Start, grid: Sequence[int] | None) -> None:
+        state, cell = start.state, start.cell
+        built = start.cell if start.built_cell is None else start.built_cell
+        domain = start.domain
+        if domain is None or domain.size != self.comm.size or grid not in (None, domain.grid):
+            domain = decompose(state.built.numpy(), built, start.pbc, self.comm, grid)
+        self.halo = Halo(domain, self.comm)
+        if start.built_cell is None:
+            self._build()
+            return
+        # Make the list of the run that is continued, from the positions and the cell that it was
+        # made for, while the positions of this moment travel along in the place of `built`.
+        state.positions, state.built = state.built, state.positions
+        self.cell = built
+        self._build()
+        self.state.positions.copy_(self._present)
+        self.cell = cell.copy()
+        self.halo.deform(self.cell)
+        self.halo.update(self.env.positions)
+
+    def _build(self) -> None:
+        """Atoms to their owners, ghosts around them, and a new list."""
+        with self.stopwatch("communicate"):
+            state = self.state = self.halo.migrate(self.state)
+            self._present, state.built = state.built, state.positions.clone()
+            self.built_cell = self.cell.copy()
+            cutoff = self.model.rcut + self.skin
+            positions, types, _ = self.halo.exchange(state, cutoff)
+        with self.stopwatch("neighbours"):
+            n_local = len(state)
+            offsets, indices = kernels.neighbor_list(positions, types, n_local, cutoff)
+        self.env = LocalEnv(positions, types, n_local, offsets, indices)
+        state.positions = positions[:n_local]  # a view: to move an atom is to move its row
+        self.list_builds += 1
+
+    # --- one step, in this order: move atoms and cell, slack_used, refresh, evaluate ------------
+
+    def deform(self, cell: np.ndarray) -> None:
+        """New lattice vectors (3, 3) Å; all atoms follow affinely, held ones too."""
+        affine = torch.from_numpy(np.linalg.solve(self.cell, cell))
+        self.state.positions.copy_(self.state.positions @ affine)
+        self.cell = np.array(cell, dtype=np.float64)
+        self.halo.deform(self.cell)
+
+    def slack_used(self) -> float:
+        """How much of what the list allows the atoms of this rank have moved; 1: it must be
+        made anew."""
+        state, allowed = self.state, 0.5 * self.skin
+        if np.array_equal(self.cell, self.built_cell):
+            moved = longest(state.positions - state.built)
+        else:
+            deformation = np.linalg.solve(self.built_cell, self.cell)
+            stretch = np.linalg.svd(deformation, compute_uv=False).min()
+            allowed = 0.5 * (stretch * (self.model.rcut + self.skin) - self.model.rcut)
+            moved = longest(state.positions - state.built @ torch.from_numpy(deformation))
+        return moved / allowed if allowed > 0 else np.inf
+
+    def refresh(self, stale: bool) -> None:
+        """Ghosts follow their atoms, or, where `stale`, atoms change ranks and lists are new."""
+        if stale:
+            self._rebalance()
+            self._build()
+        else:
+            with self.stopwatch("communicate"):
+                self.halo.update(self.env.positions)
+
+    def evaluate(self) -> None:
+        """Forces on the atoms of this rank, complete, and its share of energy and virial."""
+        env = self.env
+        before = self.stopwatch.seconds.get("model", 0.0)
+        with self.stopwatch("model"):
+            if env.n_local:
+                e = self.model.evaluate(env)
+                self.energies, self.virial = e.energies.detach(), e.virial.detach()
+                all_forces = e.forces.detach().double().contiguous()
+                self.beyond_now = e.beyond_table
+            else:  # nothing to compute, but ghosts that others may want back
+                self.energies = torch.zeros(0, dtype=torch.float64)
+                self.virial = torch.zeros(3, 3, dtype=torch.float64)
+                all_forces = torch.zeros_like(env.positions)
+                self.beyond_now = 0
+        self._model_seconds += self.stopwatch.seconds["model"] - before
+        self.beyond_table += self.beyond_now
+        with self.stopwatch("communicate"):
+            self.forces = self.halo.reverse(all_forces)
+
+    # --- loads ----------------------------------------------------------------------------------
+
+    def _rebalance(self) -> None:
+        """Move the planes where the load of the ranks has become uneven."""
+        n, domain = len(self.state), self.halo.domain
+        if self.comm.size == 1 or self.balance == "off":
+            return
+        load = self._model_seconds if self.balance == "time" else float(n)
+        with self.stopwatch("communicate"):
+            mean = self.comm.reduce(np.array([load]), "sum")[0] / self.comm.size
+            if self.comm.reduce(np.array([load]), "max")[0] > UNEVEN * mean > 0:
+                positions, cost = self.state.positions.numpy(), load / max(n, 1)
+                self.halo.domain = decompose(
+                    positions, self.cell, self.pbc, self.comm, domain.grid, cost
+                )
+        self._model_seconds = 0.0
+
+    # --- what can be known about it -------------------------------------------------------------
+
+    @property
+    def volume(self) -> float:
+        """Å³; nan unless all three axes are periodic."""
+        return abs(float(np.linalg.det(self.cell))) if all(self.pbc) else np.nan
+
+    def totals(self) -> Totals:
+        """Energies and virial of this moment, summed over the ranks: one message."""
+        own = [self.energies.sum()[None], torch.tensor([float(self.beyond_now)])]
+        own += [self.virial.flatten(), self.state.kinetic_tensor().flatten()]
+        total = self.comm.reduce(torch.cat([x.double() for x in own]).numpy(), "sum")
+        return Totals(
+            potential=float(total[0]),
+            kinetic=total[11:].reshape(3, 3),
+            virial=total[2:11].reshape(3, 3),
+            beyond_table=int(total[1]),
+        )
+
+    def kinetic(self) -> np.ndarray:
+        """(3, 3) eV: Σ m v ⊗ v over all ranks; half its trace is the kinetic energy."""
+        own = self.state.kinetic_tensor().numpy()
+        return self.comm.reduce(own.ravel(), "sum").reshape(3, 3)
+
+    def gather(self) -> tuple[State, np.ndarray, np.ndarray] | None:
+        """All atoms, forces (N, 3) and energies (N,) in order of id on rank 0; None elsewhere."""
+        columns = [self.state.pack(), self.forces.numpy(), self.energies.numpy()[:, None]]
+        k = columns[0].shape[1]
+        rows = self.comm.gather_rows(np.concatenate(columns, axis=1))
+        if rows is None:
+            return None
+        rows = rows[np.argsort(rows[:, 0])]
+        state = State.unpack(rows[:, :k], self.state.widths)
+        return state, rows[:, k : k + 3], rows[:, k + 3]
+
+
+def longest(vectors: torch.Tensor) -> float:
+    """Length of the longest of (n, 3) vectors; infinite if any is not finite."""
+    if not len(vectors):
+        return 0.0
+    found = float(torch.linalg.vector_norm(vectors, dim=1).max())
+    return found if np.isfinite(found) else np.inf
