@@ -166,6 +166,74 @@ def migration_of_anything(comm):
             np.testing.assert_allclose(lexsorted(rows), lexsorted(path), atol=1e-9)
 
 
+def uneven(atoms, comm):
+    """A simulation in which the first rank along z begins with nearly all atoms."""
+    simulation = Simulation(atoms, MODEL, comm=comm, grid=(1, 1, comm.size))
+    z = np.concatenate([[0.0], np.linspace(0.95, 1.0, comm.size)])
+    flat = np.array([0.0, 1.0])
+    simulation.engine.halo.domain = Domain(atoms.cell.array, (True,) * 3, (flat, flat, z))
+    simulation.engine.balance = "off"
+    simulation.engine.refresh(stale=True)
+    return simulation
+
+
+def share_of(simulation, comm):
+    """Atoms of the fullest rank over the mean."""
+    n = len(simulation.state)
+    return comm.reduce(np.array([n]), "max")[0] * comm.size / simulation.n_atoms
+
+
+def planes_follow_the_atoms(comm):
+    """A slab with 60 % vacuum, badly divided, is even after the next list; forces stay."""
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat((2, 2, 8))
+    atoms.cell[2] /= 0.4
+    simulation = uneven(systems.rattled(atoms, 11, 0.05), comm)
+    assert comm.size == 1 or share_of(simulation, comm) > 0.8 * comm.size
+    simulation.engine.balance = "atoms"
+    simulation.engine.refresh(stale=True)
+    assert share_of(simulation, comm) < 1.1
+    simulation.engine.evaluate()
+    found = simulation.atoms
+    if comm.rank == 0:
+        np.testing.assert_allclose(found.get_forces(), reference(atoms)[1], rtol=0, atol=1e-10)
+
+
+def planes_follow_the_time(comm):
+    """Where the ranks' atoms cost unequal time, the slow ones get fewer."""
+    atoms = systems.rattled(bulk("Cu", cubic=True, a=3.7).repeat((2, 2, 8)), 12)
+    simulation = Simulation(atoms, MODEL, comm=comm, grid=(1, 1, comm.size), balance="time")
+    engine, before = simulation.engine, len(simulation.state)
+    slow = comm.rank == 0
+    engine._model_seconds = (3.0 if slow else 1.0) * before
+    engine.refresh(stale=True)
+    if comm.size > 1 and slow:  # it shall have (size + 2) / size of the cost of one fast rank
+        expected = (comm.size + 2) / (3 * comm.size)
+        assert len(simulation.state) == pytest.approx(expected * before, abs=8)  # a plane
+    engine.evaluate()
+    found = simulation.atoms
+    if comm.rank == 0:
+        np.testing.assert_allclose(found.get_forces(), reference(atoms)[1], rtol=0, atol=1e-10)
+
+
+def a_cell_that_is_deformed(comm):
+    """Strain and shear bit by bit: forces stay those of one process; the list is made anew when,
+    and only when, the deformation uses up the skin."""
+    simulation = Simulation(systems.triclinic(), MODEL, comm=comm, skin=0.6)
+    engine, built = simulation.engine, 0
+    strain = np.array([[0.01, 0.003, 0.0], [0.0, -0.02, 0.006], [0.003, 0.0, 0.006]])
+    for _ in range(12):
+        engine.deform(engine.cell @ (np.eye(3) + strain))
+        stale = bool(comm.reduce(np.array([engine.slack_used()]), "max")[0] > 1.0)
+        built += stale
+        engine.refresh(stale)
+        engine.evaluate()
+        found = simulation.atoms
+        if comm.rank == 0:
+            expected = reference(found)[1]
+            np.testing.assert_allclose(found.get_forces(), expected, rtol=0, atol=1e-10)
+    assert 0 < built < 6
+
+
 def a_lost_atom_is_an_error(comm):
     halo, state = halo_of(systems.cubic(), comm)
     if comm.rank == comm.size - 1:
@@ -287,6 +355,9 @@ CASES = {
     "uneven_cuts": uneven_cuts,
     "all_atoms_on_one_rank": all_atoms_on_one_rank,
     "migration_of_anything": migration_of_anything,
+    "planes_follow_the_atoms": planes_follow_the_atoms,
+    "planes_follow_the_time": planes_follow_the_time,
+    "a_cell_that_is_deformed": a_cell_that_is_deformed,
     "a_lost_atom_is_an_error": a_lost_atom_is_an_error,
     "trajectory_nve": partial(trajectory, systems.triclinic, {"type": "nve"}),
     "trajectory_langevin": partial(trajectory, systems.cubic, LANGEVIN),
