@@ -111,6 +111,7 @@ class Engine:
 
     def _build(self) -> None:
         """Atoms to their owners, ghosts around them, and a new list."""
+        self.env = _no_env()  # the old list would be the largest part of the peak of memory
         with self.stopwatch("communicate"):
             state = self.state = self.halo.migrate(self.state)
             self._present, state.built = state.built, state.positions.clone()
@@ -226,6 +227,12 @@ class Engine:
         rows = rows[np.argsort(rows[:, 0])]
         state = State.unpack(rows[:, :k], self.state.widths)
         return state, rows[:, k : k + 3], rows[:, k + 3]
+
+
+def _no_env() -> LocalEnv:
+    nothing = torch.zeros(0, 3, dtype=torch.float64)
+    none = torch.zeros(0, dtype=torch.int32)
+    return LocalEnv(nothing, none, 0, torch.zeros(1, dtype=torch.int64), none)
 
 
 def longest(vectors: torch.Tensor) -> float:
