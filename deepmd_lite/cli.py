@@ -169,13 +169,28 @@ def _add_md(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="go on from the newest restart in the output folder",
     )
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the input, make some steps, and print what the run will need; write nothing",
+    )
+    p.add_argument("--ranks", type=_positive, metavar="N", help="with --dry-run: plan for N ranks")
     _common(p)
     p.set_defaults(run=_md)
 
 
 def _md(args: argparse.Namespace) -> int:
-    from .md import run_input
+    from .md import communicator, plan_input, run_input
+    from .system import InputError
 
+    if args.dry_run:
+        comm = communicator()
+        plan = plan_input(args.input, comm=comm, n_ranks=args.ranks, threads=args.threads)
+        if comm.rank == 0:
+            print("\n".join(plan.lines()))
+        return 0
+    if args.ranks:
+        raise InputError("--ranks: only with --dry-run; a run has the ranks that mpiexec -n starts")
     run_input(args.input, resume=args.resume, quiet=args.quiet, threads=args.threads)
     return 0
 

@@ -3,7 +3,15 @@
 from .comm import SharedError, communicator
 from .config import MdConfig
 from .report import RunResult
-from .run import run_input
+from .run import plan_input, run_input
 from .simulation import Simulation
 
-__all__ = ["MdConfig", "RunResult", "SharedError", "Simulation", "communicator", "run_input"]
+__all__ = [
+    "MdConfig",
+    "RunResult",
+    "SharedError",
+    "Simulation",
+    "communicator",
+    "plan_input",
+    "run_input",
+]

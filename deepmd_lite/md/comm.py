@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -200,6 +200,30 @@ def threads_per_rank(comm: Communicator) -> int:
     cpus = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     own = (socket.gethostname(), tuple(sorted(cpus)))
     return max(1, len(own[1]) // comm.collect(own).count(own))
+
+
+def binding(comm: Communicator) -> list[str]:
+    """A line for each machine: its ranks and the CPUs that they may use. Every rank must ask."""
+    cpus = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    found: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for rank, where in enumerate(comm.collect((socket.gethostname(), tuple(sorted(cpus))))):
+        found.setdefault(where, []).append(rank)
+    lines = []
+    for (host, own), ranks in found.items():
+        crowded = f": {len(ranks) / len(own):.3g} ranks a CPU" if len(ranks) > len(own) else ""
+        lines.append(f"{host}: rank {_runs(ranks)} on CPU {_runs(own)}{crowded}")
+    return lines
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """'0-3, 8' for ascending numbers."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 @contextmanager

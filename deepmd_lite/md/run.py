@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from ase import Atoms
 
 from ..schema import located, parse, read_mapping
 from ..system import InputError
 from . import restart
-from .comm import Communicator, SharedError, agreement, communicator, guarded, wrap
+from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
 from .config import MdConfig
 from .initial import read_structure
+from .plan import Plan, make_plan
 from .report import RunResult
 from .simulation import Simulation
+
+
+def plan_input(
+    config: str | Path | Mapping[str, Any],
+    *,
+    comm: Any = None,
+    n_ranks: int | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """The forecast for an MD input, from a probe of some steps; nothing is written.
+
+    `n_ranks`: for a run on so many ranks; default: those at hand. Raises as `run_input` does.
+    """
+    ranks = communicator() if comm is None else wrap(comm)
+    with _ends_together(ranks):
+        _share_threads(ranks, threads)
+        found, atoms = _read(config, ranks, resume=False)
+        return make_plan(found, atoms, ranks, n_ranks)
 
 
 def run_input(
@@ -40,13 +61,9 @@ def run_input(
     ranks raise SystemExit(1), so that one message is seen.
     """
     ranks = communicator() if comm is None else wrap(comm)
-    try:
-        with guarded(ranks):
-            result = _run(config, ranks, resume, quiet, threads)
-    except SharedError:
-        if ranks.rank == 0:
-            raise
-        raise SystemExit(1) from None
+    with _ends_together(ranks):
+        _share_threads(ranks, threads)
+        result = _run(config, ranks, resume, quiet)
     if result.signal == "SIGINT":
         if ranks.rank == 0:
             raise KeyboardInterrupt
@@ -54,17 +71,29 @@ def run_input(
     return result
 
 
-def _run(
-    source: str | Path | Mapping[str, Any],
-    comm: Communicator,
-    resume: bool,
-    quiet: bool,
-    threads: int | None,
-) -> RunResult:
+@contextmanager
+def _ends_together(comm: Communicator) -> Iterator[None]:
+    """Errors that all ranks know of are raised on rank 0; the others leave with status 1."""
+    try:
+        with guarded(comm):
+            yield
+    except SharedError:
+        if comm.rank == 0:
+            raise
+        raise SystemExit(1) from None
+
+
+def _share_threads(comm: Communicator, threads: int | None) -> None:
     if threads is None and comm.size > 1:
         threads = fair_share(comm)
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def _read(
+    source: str | Path | Mapping[str, Any], comm: Communicator, resume: bool
+) -> tuple[MdConfig, Atoms | None]:
+    """The input on every rank, and the structure of a new run on rank 0."""
     with agreement(comm):
         where = str(source) if isinstance(source, (str, Path)) else "MD input"
         data = read_mapping(source) if isinstance(source, (str, Path)) else source
@@ -74,8 +103,16 @@ def _run(
         if not resume:
             name, at, index = config.structure.partition("@")
             config.structure = located(name, folder, f"{where}: structure") + at + index
-        newest = restart.newest(config.output.directory) if resume else None
         atoms = read_structure(config.structure) if comm.rank == 0 and not resume else None
+    return config, atoms
+
+
+def _run(
+    source: str | Path | Mapping[str, Any], comm: Communicator, resume: bool, quiet: bool
+) -> RunResult:
+    config, atoms = _read(source, comm, resume)
+    with agreement(comm):
+        newest = restart.newest(config.output.directory) if resume else None
     simulation = Simulation(
         atoms,
         config.model,
@@ -115,6 +152,7 @@ def raise_together(comm: Communicator, message: str) -> None:
 
 def _announce(simulation: Simulation, config: MdConfig) -> None:
     """The first lines of the log."""
+    bound = binding(simulation.comm)
     if simulation.writer is None:
         return
     log, model = simulation.writer.log, simulation.model
@@ -125,5 +163,7 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
     )
     grid = " x ".join(map(str, simulation.domain.grid))
     log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
+    for line in bound:
+        log(line)
     if simulation.resumed:
         log(f"going on from step {simulation.step}")

@@ -1,0 +1,309 @@
+"""What a run will need, before it runs: `dpl md --dry-run`.
+
+Ghosts follow from the geometry of a subdomain, edges and speed from a probe of a few steps, and
+memory from how much the arrays of an atom, a ghost and an edge take when a list is made, which is
+when a rank needs most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from ..geometry import cell_heights, checked_cell
+from ..system import InputError
+from .comm import Communicator, agreement
+from .config import MdConfig
+from .domain import checked_grid, choose_grid
+from .report import ns_per_day
+from .simulation import Simulation
+
+PROBE_STEPS = 20
+PROBE_ATOMS = 8000
+"""Wanted for each rank of a probe; a system that is replicated is probed with fewer copies."""
+PROBE_SECONDS = 60.0
+"""Fewer steps are made where they would take longer."""
+
+BYTES_OF_ATOM = 600
+"""Of a rank at the peak, by atom: its state, packed copies of it, forces, cells and offsets."""
+BYTES_OF_TRAVELLER = 128
+"""By atom, where there are several ranks: the packed rows while they arrive."""
+BYTES_OF_GHOST = 300
+BYTES_OF_EDGE = 5.5
+"""By edge of the list: its index, and for a part of them again while rows are put in order."""
+
+
+@dataclass(frozen=True)
+class Subdomain:
+    """What one rank holds, on average."""
+
+    lengths: tuple[float, float, float]
+    """Å, normal to the faces of the cell."""
+    n_atoms: float
+    n_ghosts: float
+    n_edges: float
+    alone: bool
+    """There is no other rank."""
+
+    def bytes(self) -> float:
+        """At the peak, without the program itself."""
+        atom = BYTES_OF_ATOM + (0 if self.alone else BYTES_OF_TRAVELLER)
+        return atom * self.n_atoms + BYTES_OF_GHOST * self.n_ghosts + BYTES_OF_EDGE * self.n_edges
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some steps of the system, or of a smaller one with the same unit."""
+
+    n_atoms: int
+    n_ranks: int
+    steps: int
+    seconds_per_step: float
+    edges_per_atom: float
+    reach: float
+    """Å, cutoff and skin."""
+    program_bytes: float
+    """Resident memory of a rank that does not depend on the number of atoms."""
+
+    @property
+    def rank_seconds_per_atom(self) -> float:
+        """Seconds of one rank for a step of one atom."""
+        return self.seconds_per_step * self.n_ranks / self.n_atoms
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The forecast for a run."""
+
+    config: MdConfig
+    elements: dict[str, int]
+    """Atoms of the whole system by element."""
+    cell: np.ndarray
+    """(3, 3) Å, of the whole system."""
+    pbc: tuple[bool, bool, bool]
+    grid: tuple[int, int, int]
+    subdomain: Subdomain
+    probe: Probe
+    available_bytes: float
+    """Free memory of this machine."""
+    ranks_here: int
+    """Ranks that would share this machine."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Of the whole system."""
+        return sum(self.elements.values())
+
+    @property
+    def n_ranks(self) -> int:
+        """Subdomains."""
+        return int(np.prod(self.grid))
+
+    @property
+    def bytes_per_rank(self) -> float:
+        """Peak resident memory of a rank."""
+        return self.probe.program_bytes + self.subdomain.bytes()
+
+    @property
+    def seconds_per_step(self) -> float:
+        """With every rank as fast as in the probe."""
+        return self.probe.rank_seconds_per_atom * self.n_atoms / self.n_ranks
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        c, sub, probe = self.config, self.subdomain, self.probe
+        composition = " ".join(f"{s} {n:,}" for s, n in sorted(self.elements.items()))
+        lengths = " x ".join(f"{x:.1f}" for x in cell_heights(self.cell))
+        periodic = "".join("xyz"[k] for k in range(3) if self.pbc[k]) or "none"
+        seconds = self.seconds_per_step
+        rows = {
+            "atoms": f"{self.n_atoms:,} ({composition})",
+            "cell": f"{lengths} Å between faces; periodic axes: {periodic}",
+            "ensemble": c.ensemble.type,
+            "time": f"{c.steps:,} steps of {c.timestep:g} fs: {c.steps * c.timestep / 1000:g} ps",
+            "ranks": f"{self.n_ranks} as {' x '.join(map(str, self.grid))}",
+            "subdomain": f"{' x '.join(f'{x:.1f}' for x in sub.lengths)} Å; "
+            f"{sub.n_atoms:,.0f} atoms, {sub.n_ghosts:,.0f} ghosts within {probe.reach:g} Å, "
+            f"{probe.edges_per_atom:.0f} neighbours each",
+            "memory": f"{_size(self.bytes_per_rank)} for each rank, "
+            f"{self.subdomain.bytes() / max(sub.n_atoms, 1):,.0f} bytes/atom and "
+            f"{_size(probe.program_bytes)} for the program",
+            "probe": f"{probe.steps} steps of {probe.n_atoms:,} atoms on {probe.n_ranks} "
+            f"rank{'s' if probe.n_ranks > 1 else ''}: "
+            f"{1e6 * probe.seconds_per_step / probe.n_atoms:.3g} µs/atom/step",
+            "speed": f"{seconds:.3g} s/step, {1 / seconds:.3g} steps/s, "
+            f"{ns_per_day(c.timestep, seconds):.3g} ns/day; all steps in "
+            f"{_duration(seconds * c.steps)}",
+        }
+        width = max(map(len, rows))
+        made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
+        wanted = self.bytes_per_rank * self.ranks_here
+        if wanted > self.available_bytes:
+            made.append(
+                f"warning: {self.ranks_here} ranks on this machine want {_size(wanted)}, "
+                f"{_size(self.available_bytes)} are free: use more machines or fewer atoms"
+            )
+        return made
+
+
+def make_plan(
+    config: MdConfig, atoms: Atoms | None, comm: Communicator, n_ranks: int | None = None
+) -> Plan:
+    """Probe the system of `config` and forecast its run on `n_ranks` (default: those of `comm`).
+
+    `atoms`: the structure, on rank 0. Writes nothing. Raises as `Simulation` does.
+    """
+    probe = _probe(config, atoms, comm)
+    plan: Plan | None = None
+    with agreement(comm):
+        if comm.rank == 0:
+            assert atoms is not None
+            ranks = comm.size if n_ranks is None else n_ranks
+            cell, pbc, grid, sub = _geometry(config, atoms, ranks, probe)
+            elements = Counter(atoms.get_chemical_symbols())
+            copies = int(np.prod(config.replicate))
+            plan = Plan(
+                config=config,
+                elements={s: n * copies for s, n in elements.items()},
+                cell=cell,
+                pbc=pbc,
+                grid=grid,
+                subdomain=sub,
+                probe=probe,
+                available_bytes=_meminfo("MemAvailable"),
+                ranks_here=comm.size if n_ranks is None else min(n_ranks, comm.size),
+            )
+    shared: Plan = comm.share(plan)
+    return shared
+
+
+def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator) -> Probe:
+    """A few steps on the ranks at hand, with nothing written."""
+    copies = comm.share(None if atoms is None else _copies(config, len(atoms), comm.size))
+    simulation = Simulation(
+        atoms,
+        config.model,
+        ensemble=config.ensemble,
+        velocities=config.velocities,
+        masses=config.masses,
+        timestep=config.timestep,
+        replicate=copies,
+        skin=config.skin,
+        grid=config.grid,
+        precision=config.precision,
+        comm=comm,
+    )
+    first = time.perf_counter()
+    simulation.run(1)
+    once = comm.reduce(np.array([time.perf_counter() - first]), "max")[0]
+    steps = int(np.clip(PROBE_SECONDS / once, 1, PROBE_STEPS))
+    result = simulation.run(steps)
+    env = simulation.engine.env
+    alone = comm.size == 1
+    own = Subdomain((0, 0, 0), env.n_local, env.n_all - env.n_local, env.n_edges, alone)
+    program = comm.reduce(np.array([_resident() - own.bytes()]), "max")[0]
+    edges = comm.reduce(np.array([env.n_edges]), "sum")[0]
+    return Probe(
+        n_atoms=simulation.n_atoms,
+        n_ranks=comm.size,
+        steps=steps,
+        seconds_per_step=result.seconds / steps,
+        edges_per_atom=float(edges) / simulation.n_atoms,
+        reach=simulation.model.rcut + config.skin,
+        program_bytes=float(program),
+    )
+
+
+def _copies(config: MdConfig, n_unit: int, n_ranks: int) -> tuple[int, int, int]:
+    """Fewer copies than asked for, but enough atoms for each rank, as even as can be."""
+    copies = list(config.replicate)
+    while True:
+        axis = int(np.argmax(copies))
+        fewer = [*copies]
+        fewer[axis] -= 1
+        if copies[axis] == 1 or n_unit * np.prod(fewer) < PROBE_ATOMS * n_ranks:
+            return (copies[0], copies[1], copies[2])
+        copies = fewer
+
+
+def _geometry(
+    config: MdConfig, atoms: Atoms, n_ranks: int, probe: Probe
+) -> tuple[np.ndarray, tuple[bool, bool, bool], tuple[int, int, int], Subdomain]:
+    """Cell, periodicity, grid and the mean subdomain of the whole system."""
+    unit = checked_cell(atoms.cell.array, atoms.pbc, "structure")
+    pbc = np.array(atoms.pbc, dtype=bool)
+    copies = np.array(config.replicate)
+    cell, heights = unit * copies[:, None], cell_heights(unit)
+    fractional = atoms.positions @ np.linalg.inv(unit)
+    occupied = [
+        _occupied(fractional[:, k] * heights[k], heights[k] if pbc[k] else None, probe.reach)
+        for k in range(3)
+    ]
+    lengths = np.array(occupied) * copies
+    wanted = config.grid or choose_grid(lengths.tolist(), n_ranks)
+    grid = checked_grid(wanted, n_ranks)
+    widths = lengths / np.array(grid)
+    full = np.isclose(occupied, heights) & pbc
+    # faces through which a subdomain sees others: all in bulk, fewer at a surface
+    faces = np.where(full, 2.0, 2.0 * (1.0 - 1.0 / np.array(grid)))
+    n_atoms = len(atoms) * int(np.prod(config.replicate)) / n_ranks
+    n_ghosts = n_atoms * (float(np.prod((widths + faces * probe.reach) / widths)) - 1.0)
+    sub = Subdomain(
+        (float(widths[0]), float(widths[1]), float(widths[2])),
+        n_atoms,
+        n_ghosts,
+        n_atoms * probe.edges_per_atom,
+        n_ranks == 1,
+    )
+    return cell, (bool(pbc[0]), bool(pbc[1]), bool(pbc[2])), grid, sub
+
+
+def _occupied(heights: np.ndarray, period: float | None, reach: float) -> float:
+    """Å: length along an axis without gaps wider than `reach`, which no atom sees across.
+
+    `heights` (n,) Å of the atoms along the axis; `period` Å, None: open.
+    """
+    if period is None:
+        gaps, span = np.diff(np.sort(heights)), float(np.ptp(heights))
+    else:
+        wrapped = np.sort(heights % period)
+        gaps, span = np.diff(np.append(wrapped, wrapped[0] + period)), period
+    return max(span - float(gaps[gaps > reach].sum()), 1.0)
+
+
+def _resident() -> float:
+    """Bytes of this process in memory at its peak."""
+    return _status(Path("/proc/self/status"), "VmHWM")
+
+
+def _meminfo(key: str) -> float:
+    return _status(Path("/proc/meminfo"), key)
+
+
+def _status(path: Path, key: str) -> float:
+    """Bytes of a 'key: N kB' line of the kernel's files. Raises InputError off Linux."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        raise InputError(f"{path}: not found; the memory forecast needs Linux") from None
+    found = next(line for line in lines if line.startswith(key + ":"))
+    return 1024.0 * int(found.split()[1])
+
+
+def _size(n_bytes: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes / 1e3:.3g} kB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, scale in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,154 @@
+"""The forecast of a run against the run: ghosts, memory; and that it writes nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk, fcc111
+from models import random_potential
+from pair_potential import PairPotential
+
+from deepmd_lite.cli import main
+from deepmd_lite.md import Simulation
+from deepmd_lite.md.comm import Communicator, binding
+from deepmd_lite.md.config import MdConfig
+from deepmd_lite.md.plan import PROBE_ATOMS, make_plan
+from deepmd_lite.model import load_model, save_model
+
+SILICON = Path(__file__).parents[2] / "data/silicon/silicon.dpl"
+
+
+def slab():
+    atoms = fcc111("Cu", (6, 6, 8), a=3.7, vacuum=20.0, orthogonal=True)
+    atoms.pbc = True
+    return atoms
+
+
+def ball():
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat(6)
+    atoms.set_cell(None)
+    atoms.pbc = False
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "replicate"),
+    [(bulk("Cu", cubic=True, a=3.7), (6, 5, 7)), (slab(), (1, 1, 1)), (ball(), (1, 1, 1))],
+    ids=["bulk", "slab", "ball"],
+)
+def test_ghosts_and_edges(atoms, replicate, tmp_path):
+    model = PairPotential()
+    config = MdConfig(
+        model="unused", structure="unused", steps=1, replicate=replicate, timestep=0.1
+    )
+    config.model = model  # in place of a path
+    plan = make_plan(config, atoms, Communicator())
+    env = Simulation(atoms, model, replicate=replicate).engine.env
+    assert plan.n_atoms == env.n_local == plan.subdomain.n_atoms
+    assert plan.subdomain.n_ghosts == pytest.approx(env.n_all - env.n_local, rel=0.15, abs=1)
+    assert plan.subdomain.n_edges == pytest.approx(env.n_edges, rel=0.01)
+    assert plan.grid == (1, 1, 1)
+
+
+def test_more_ranks_than_at_hand():
+    config = MdConfig(
+        model="m", structure="s", steps=1, replicate=(100, 100, 50), grid=None, timestep=0.1
+    )
+    config.model = PairPotential()
+    plan = make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator(), 64)
+    assert plan.n_ranks == 64
+    assert plan.grid == (4, 4, 4) or sorted(plan.grid) == [2, 4, 8]
+    assert plan.n_atoms == 2_000_000
+    assert PROBE_ATOMS <= plan.probe.n_atoms < 3 * PROBE_ATOMS
+    sides = np.array(plan.subdomain.lengths)
+    reach = plan.probe.reach
+    outer = 31250 * np.prod((sides + 2 * reach) / sides)
+    assert plan.subdomain.n_ghosts == pytest.approx(outer - 31250)
+    one = make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator(), 1)
+    assert one.bytes_per_rank > 40 * (plan.bytes_per_rank - plan.probe.program_bytes)
+
+
+PEAK = """
+import json, sys
+from pathlib import Path
+from ase.build import bulk
+from deepmd_lite.md import Simulation
+from deepmd_lite.md.plan import _resident
+n = int(sys.argv[2])
+Simulation(bulk("Si", cubic=True, a=5.43), sys.argv[1], replicate=(n, n, n)).engine.refresh(True)
+print(json.dumps(_resident()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the forecast needs Linux")
+def test_memory_of_a_quarter_million_atoms():
+    """Peak of a process that places the atoms, evaluates them and makes their list twice."""
+    copies = 32
+    command = [sys.executable, "-c", PEAK, str(SILICON), str(copies)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    config = MdConfig(model="m", structure="s", steps=1, replicate=(copies,) * 3)
+    config.model = load_model(SILICON)
+    plan = make_plan(config, bulk("Si", cubic=True, a=5.43), Communicator())
+    alone = subprocess.run([*command[:-1], "10"], capture_output=True, text=True, check=True)
+    program = json.loads(alone.stdout) - plan.subdomain.bytes() * (10 / copies) ** 3
+    assert program + plan.subdomain.bytes() == pytest.approx(found, rel=0.1)
+    assert plan.subdomain.bytes() > 0.4 * found
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(random_potential(("Cu",), rcut=4.0), tmp_path / "cu.dpl")
+    ase.io.write("cu.extxyz", bulk("Cu", cubic=True, a=3.7))
+    data = {"model": "cu.dpl", "structure": "cu.extxyz", "replicate": [2, 2, 3], "steps": 5}
+    Path("md.yaml").write_text(yaml.safe_dump({**data, "timestep": 0.1}))
+    return tmp_path
+
+
+def test_dry_run_prints_a_plan_and_writes_nothing(folder, capsys):
+    before = sorted(folder.iterdir())
+    assert main(["md", "md.yaml", "--dry-run", "--ranks", "4", "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("48 (Cu 48)", "ranks      4 as", "for each rank", "µs/atom/step", "ns/day"):
+        assert part in printed
+    assert sorted(folder.iterdir()) == before
+
+
+def test_dry_run_refuses_what_a_run_would(folder, capsys):
+    Path("md.yaml").write_text(Path("md.yaml").read_text().replace("cu.extxyz", "no.extxyz"))
+    assert main(["md", "md.yaml", "--dry-run"]) == 1
+    assert "no.extxyz" in capsys.readouterr().err
+
+
+def test_ranks_are_for_plans_only(folder, capsys):
+    assert main(["md", "md.yaml", "--ranks", "4"]) == 1
+    assert "mpiexec" in capsys.readouterr().err
+    assert not (folder / "run").exists()
+
+
+def test_too_much_memory_is_a_warning():
+    config = MdConfig(model="m", structure="s", steps=1, replicate=(4000, 4000, 4000), timestep=0.1)
+    config.model = PairPotential()
+    plan = make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator(), 8)
+    assert "use more machines or fewer atoms" in plan.lines()[-1]
+
+
+def test_binding_names_ranks_and_cpus(monkeypatch):
+    class Four(Communicator):
+        size = 4
+
+        def collect(self, value):
+            return [value, value, ("other", (0, 1, 5)), value]
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: "node")
+    assert binding(Four()) == [
+        "node: rank 0-1, 3 on CPU 0-1: 1.5 ranks a CPU",
+        "other: rank 2 on CPU 0-1, 5",
+    ]
