@@ -80,6 +80,8 @@ class MdConfig(Section):
     model: str
     structure: str
     """Anything ASE reads; its last frame, unless `file@index` says which."""
+    elements: list[str] | None = None
+    """Of the atom types 1, 2, … of a LAMMPS data file; default: by its type labels or masses."""
     replicate: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
     ensemble: Ensemble = Ensemble()
     velocities: Velocities | None = None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import torch
 from ase import Atoms
 from ase.units import fs
 
 from ..geometry import checked_cell
-from ..system import DeepmdLiteError, InputError, type_indices
+from ..system import InputError, type_indices
 from ..units import ACCELERATION, BOLTZMANN
 from .comm import Communicator, agreement
 from .domain import Domain
@@ -45,23 +43,6 @@ class Start:
     """What the integrator of the continued run remembers."""
     file_sizes: dict[str, int] = field(default_factory=dict)
     """Bytes that the files of the continued run had at this step."""
-
-
-def read_structure(path: str) -> Atoms:
-    """The last frame of a file, or the one that `path@index` names; raises InputError."""
-    name = path.rsplit("@", 1)[0]
-    if not Path(name).exists() and not Path(path).exists():
-        raise InputError(f"structure: {path}: no such file")
-    try:
-        found = ase.io.read(path)
-    except DeepmdLiteError:
-        raise
-    except Exception as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(f"structure: {path}: ASE cannot read it: {reason}") from None
-    if isinstance(found, list):
-        raise InputError(f"structure: {path}: names {len(found)} frames, expected one")
-    return found
 
 
 def from_structure(

@@ -16,10 +16,10 @@ from . import restart
 from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
 from .config import MdConfig
-from .initial import read_structure
 from .plan import Plan, make_plan
 from .report import RunResult
 from .simulation import Simulation
+from .structure import read_structure
 
 
 def plan_input(
@@ -103,7 +103,9 @@ def _read(
         if not resume:
             name, at, index = config.structure.partition("@")
             config.structure = located(name, folder, f"{where}: structure") + at + index
-        atoms = read_structure(config.structure) if comm.rank == 0 and not resume else None
+        atoms = None
+        if comm.rank == 0 and not resume:
+            atoms = read_structure(config.structure, config.elements)
     return config, atoms
 
 
