@@ -100,19 +100,7 @@ class Simulation:
             self.n_atoms - int(held), self.integrator.conserves_momentum and not held
         )
         self.resumed = resume is not None
-        self.writer: Writer | None = None
-        with agreement(self.comm):
-            if self.comm.rank == 0:
-                directory = self.output.directory if self.output else None
-                sizes = start.file_sizes if self.resumed else None
-                self.writer = Writer(directory, quiet, sizes)
-                self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-                for line in start.damaged:
-                    self.writer.warn(f"{line}; going on from {start.source}, the one before")
-        self.archive: restart.Archive | None = None
-        if self.output is not None:
-            folder = self.output.directory / "restart"
-            self.archive = restart.Archive(folder, self.comm, start.source)
+        self._open(quiet)
         target = getattr(self.ensemble, "temperature", None)
         target = 0.0 if target is None else float(np.max(target))
         self.watch = Watch(self.guards, timestep, self.freedom, target)
@@ -124,6 +112,22 @@ class Simulation:
                 kelvin, seed = thermal.temperature, thermal.seed
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
+
+    def _open(self, quiet: bool) -> None:
+        """Files and messages on rank 0, restarts on every rank."""
+        self.writer: Writer | None = None
+        self.archive: restart.Archive | None = None
+        directory = self.output.directory if self.output else None
+        with agreement(self.comm):
+            if self.comm.rank == 0:
+                sizes = self.start.file_sizes if self.resumed else None
+                self.writer = Writer(directory, quiet, sizes)
+                self.writer.reports_beyond_table = self.guards.beyond_table != "off"
+                for line in self.start.damaged:
+                    source = self.start.source
+                    self.writer.warn(f"{line}; going on from {source}, the one before")
+        if directory is not None:
+            self.archive = restart.Archive(directory / "restart", self.comm, self.start.source)
 
     # --- the algorithm ----------------------------------------------------------------------
 
