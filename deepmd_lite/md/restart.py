@@ -253,8 +253,8 @@ def _candidates(path: Path) -> list[Path]:
     found = sorted((p.parent for p in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
     if not found:
         raise InputError(
-            f"{folder}: no restart to continue from; a run that ended before it wrote its first "
-            "begins anew, without --continue"
+            f"{folder}: no restart to continue from; if the run ended before it wrote its first, "
+            "remove its folder and begin anew, without --continue"
         )
     return found
 
