@@ -16,6 +16,15 @@ from deepmd_lite.schema import parse
 from deepmd_lite.system import DeepmdLiteError, Evaluation, InputError, LocalEnv
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads of torch that wait for each other over a few atoms help nobody."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def copper(n=2):
     return bulk("Cu", cubic=True, a=3.7).repeat(n)
 
