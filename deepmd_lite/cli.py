@@ -199,13 +199,25 @@ def _md(args: argparse.Namespace) -> int:
 
 
 def _add_info(verbs: argparse._SubParsersAction) -> None:
-    p = verbs.add_parser("info", help="what a model file holds", epilog=EPILOG)
-    p.add_argument("file", type=Path)
-    p.add_argument("--json", action="store_true", help="the whole header as JSON")
+    p = verbs.add_parser("info", help="what a model file or a restart holds", epilog=EPILOG)
+    p.add_argument("file", type=Path, help="a model, a restart, or the folder of an MD run")
+    p.add_argument("--json", action="store_true", help="as JSON; of a model the whole header")
     p.set_defaults(run=_info)
 
 
 def _info(args: argparse.Namespace) -> int:
+    return _info_of_restart(args) if args.file.is_dir() else _info_of_model(args)
+
+
+def _info_of_restart(args: argparse.Namespace) -> int:
+    from .md import restart
+
+    rows = restart.describe(args.file)
+    print(json.dumps(rows, indent=2) if args.json else _table(rows))
+    return 0
+
+
+def _info_of_model(args: argparse.Namespace) -> int:
     from .model import load_model, read_header
 
     header = read_header(args.file)
@@ -235,12 +247,16 @@ def _info(args: argparse.Namespace) -> int:
         rows[f"energy bias {element}"] = f"{energy:.6f} eV"
     for key, value in header["provenance"].items():
         rows[key] = value if isinstance(value, str) else json.dumps(value)
-    width = max(map(len, rows))
-    print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
+    print(_table(rows))
     print(
         f"units: eV, Å; stress = -virial/volume, tension positive; 1 eV/Å³ = {EV_PER_A3_IN_GPA} GPa"
     )
     return 0
+
+
+def _table(rows: dict[str, str]) -> str:
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
 
 
 def _widths(layers: list[int]) -> str:

@@ -71,7 +71,29 @@ class Output(Section):
     trajectory: NonNegativeInt = 1000
     """Steps between frames of `trajectory.extxyz`."""
     restart: NonNegativeInt = 10000
-    """Steps between restart files."""
+    """Steps between restarts."""
+
+
+class Guards(Section):
+    """What ends a run that has become unphysical; null turns a guard off.
+
+    The defaults are for matter up to some thousand kelvin. Where fast particles are meant to be
+    (cascades, impacts), raise them.
+    """
+
+    force: PositiveFloat | None = 500.0
+    """eV/Å, on any atom."""
+    displacement: PositiveFloat | None = 1.0
+    """Å, of any atom in one step."""
+    distance: PositiveFloat | None = 0.3
+    """Å, between any two atoms; looked at when the model reports pairs closer than its training
+    data, and every hundred steps."""
+    temperature_jump: PositiveFloat | None = 20000.0
+    """K, above the mean of the last `temperature_steps` steps or the temperature of the thermostat,
+    and above what small systems fluctuate (standard deviation √(2/3N), `guards.fluctuation`)."""
+    temperature_steps: PositiveInt = 100
+    beyond_table: Literal["off", "warn", "stop"] = "warn"
+    """On pairs closer than any in the training data."""
 
 
 class MdConfig(Section):
@@ -99,6 +121,7 @@ class MdConfig(Section):
     """What the planes between subdomains divide evenly: atoms, or the time that the model takes
     for them (the planes then depend on the machine's mood, and so do the last bits)."""
     output: Output = Output()
+    guards: Guards = Guards()
     device: Literal["cpu"] = "cpu"
     precision: Literal["float64", "float32"] | None = None
     """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""

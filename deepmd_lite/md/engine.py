@@ -81,6 +81,8 @@ class Engine:
         self.list_builds = self.beyond_table = 0
         self._model_seconds = 0.0  # of this rank since the planes were last looked at
         self.state: State = start.state
+        self.ids = torch.zeros(0, dtype=torch.int64)
+        """(n_all,) of the atoms of this rank and its ghosts."""
         self.forces = torch.zeros(0, 3, dtype=torch.float64)
         """(n, 3) eV/Å on the atoms of this rank, complete."""
         self.energies = torch.zeros(0, dtype=torch.float64)
@@ -117,7 +119,7 @@ class Engine:
             self._present, state.built = state.built, state.positions.clone()
             self.built_cell = self.cell.copy()
             cutoff = self.model.rcut + self.skin
-            positions, types, _ = self.halo.exchange(state, cutoff)
+            positions, types, self.ids = self.halo.exchange(state, cutoff)
         with self.stopwatch("neighbours"):
             n_local = len(state)
             offsets, indices = kernels.neighbor_list(positions, types, n_local, cutoff)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,14 @@ class Start:
     """The decomposition of the run that is continued."""
     integrator: dict[str, Any] = field(default_factory=dict)
     """What the integrator of the continued run remembers."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What observables remember of the whole system: values for JSON, and small arrays."""
     file_sizes: dict[str, int] = field(default_factory=dict)
     """Bytes that the files of the continued run had at this step."""
+    source: Path | None = None
+    """The restart that the run goes on from."""
+    damaged: tuple[str, ...] = ()
+    """A line for each newer restart that cannot be used."""
 
 
 def from_structure(

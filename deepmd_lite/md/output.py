@@ -15,6 +15,7 @@ import ase.io
 from ase import Atoms
 from tqdm import tqdm
 
+from ..files import writing
 from ..system import InputError
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
 
@@ -36,6 +37,8 @@ class Writer:
         self.quiet = quiet
         self._bar: tqdm | None = None
         self._header_shown = self._warned = False
+        self.reports_beyond_table = True
+        """Whether pairs closer than any in the training data are worth a warning."""
         if directory is None:
             return
         try:
@@ -50,7 +53,7 @@ class Writer:
     def _refuse_to_overwrite(self) -> None:
         assert self.directory is not None
         present = [name for name in self.FILES if (self.directory / name).exists()]
-        if present or any((self.directory / "restart").glob("*.safetensors")):
+        if present or any((self.directory / "restart").glob("step-*")):
             raise InputError(
                 f"{self.directory}: holds a run already ({', '.join(present) or 'restart'}); go on "
                 "with --continue, or give another output directory, or remove this one"
@@ -78,13 +81,13 @@ class Writer:
         if self.directory is not None:
             path = self.directory / "thermo.csv"
             header = "" if path.exists() else ",".join(COLUMNS) + "\n"
-            with open(path, "a") as f:
+            with writing(path), open(path, "a") as f:
                 f.write(header + thermo.csv_row())
         if not self._header_shown:
             self.log(TABLE_HEADER)
             self._header_shown = True
         self.log(thermo.table_row())
-        if thermo.beyond_table and not self._warned:
+        if thermo.beyond_table and self.reports_beyond_table and not self._warned:
             self._warned = True
             self.warn(
                 f"step {thermo.step}: {thermo.beyond_table} pairs are closer than any in the "
@@ -96,13 +99,16 @@ class Writer:
         if self.directory is None:
             return None
         path = self.directory / name
-        ase.io.write(path, atoms, format="extxyz", append=True)
+        with writing(path):
+            # parallel=False, or ASE would send messages that the other ranks never receive
+            ase.io.write(path, atoms, format="extxyz", append=True, parallel=False)
         return path
 
     def log(self, line: str) -> None:
         """To the log file, and to whoever listens to this package's logger."""
         if self.directory is not None:
-            with open(self.directory / "log", "a") as f:
+            path = self.directory / "log"
+            with writing(path), open(path, "a") as f:
                 f.write(line + "\n")
         if self._bar is not None:
             self._bar.write(line)
@@ -121,7 +127,7 @@ class Writer:
         """The last lines of the log."""
         for line in result.summary():
             self.log(line)
-        if result.beyond_table:
+        if result.beyond_table and self.reports_beyond_table:
             self.warn(
                 f"{result.beyond_table} times in {result.steps} steps a pair was closer than any "
                 "in the training data; do not trust what depends on it"

@@ -196,6 +196,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator) -> Probe:
         skin=config.skin,
         grid=config.grid,
         precision=config.precision,
+        guards=config.guards,
         comm=comm,
     )
     first = time.perf_counter()

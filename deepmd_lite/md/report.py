@@ -131,7 +131,7 @@ class RunResult:
     beyond_table: int
     """Pairs closer than the smallest distance of the model's table, summed over all evaluations."""
     signal: str | None
-    """SIGINT or SIGTERM if that ended the run early."""
+    """SIGTERM, SIGUSR1 or SIGINT if one came and ended the run."""
 
     @property
     def microseconds_per_atom_step(self) -> float:

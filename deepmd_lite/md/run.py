@@ -12,7 +12,6 @@ from ase import Atoms
 
 from ..schema import located, parse, read_mapping
 from ..system import InputError
-from . import restart
 from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
 from .config import MdConfig
@@ -56,9 +55,9 @@ def run_input(
     left as it is. Model and structure are looked up in the working directory, then beside the input
     file; the output folder is relative to the working directory.
 
-    SIGTERM writes a restart and returns; Ctrl-C writes one and raises KeyboardInterrupt. Raises
-    InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the other
-    ranks raise SystemExit(1), so that one message is seen.
+    SIGTERM and SIGUSR1 write a restart and return; Ctrl-C writes one and raises KeyboardInterrupt.
+    Raises InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the
+    other ranks raise SystemExit(1), so that one message is seen.
     """
     ranks = communicator() if comm is None else wrap(comm)
     with _ends_together(ranks):
@@ -113,8 +112,6 @@ def _run(
     source: str | Path | Mapping[str, Any], comm: Communicator, resume: bool, quiet: bool
 ) -> RunResult:
     config, atoms = _read(source, comm, resume)
-    with agreement(comm):
-        newest = restart.newest(config.output.directory) if resume else None
     simulation = Simulation(
         atoms,
         config.model,
@@ -128,7 +125,8 @@ def _run(
         balance=config.balance,
         precision=config.precision,
         output=config.output,
-        resume=newest,
+        guards=config.guards,
+        resume=config.output.directory if resume else None,
         comm=comm,
         quiet=quiet,
     )
@@ -139,7 +137,7 @@ def _run(
             comm, f"steps {config.steps}: the run is at step {simulation.step} already; raise steps"
         )
     result = simulation.run(remaining)
-    if simulation.writer is not None and result.signal:
+    if simulation.writer is not None and result.signal and simulation.step < config.steps:
         simulation.writer.log(
             f"stopped by {result.signal} after step {simulation.step}; a restart is written, go on "
             "with --continue"

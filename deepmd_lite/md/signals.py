@@ -7,9 +7,13 @@ import threading
 from types import FrameType
 from typing import Any
 
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""What batch systems send before they end a job, and Ctrl-C. Slurm's `--signal=USR1@120` gives two
+minutes' notice; its own warning is SIGTERM."""
+
 
 class StopRequest:
-    """While open, SIGTERM and Ctrl-C (SIGINT) are remembered instead of acted upon.
+    """While open, SIGTERM, SIGUSR1 and Ctrl-C (SIGINT) are remembered instead of acted upon.
 
     A second Ctrl-C interrupts at once. A signal on which the ranks have not agreed before the end
     is delivered then. Outside the main thread Python allows no handlers; there nothing is caught.
@@ -24,7 +28,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in HEEDED:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -41,5 +45,5 @@ class StopRequest:
 
     @property
     def name(self) -> str | None:
-        """Of the signal that all ranks obey: SIGTERM, SIGINT or None."""
+        """Of the signal that all ranks obey: SIGTERM, SIGUSR1, SIGINT or None."""
         return signal.Signals(self.agreed).name if self.agreed else None

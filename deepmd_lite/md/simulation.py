@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -18,19 +17,17 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from ..schema import S, parse
 from ..system import InputError
 from . import restart
-from .comm import SharedError, agreement, guarded, wrap
-from .config import Ensemble, Output, Velocities
+from .comm import agreement, guarded, wrap
+from .config import Ensemble, Guards, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
+from .guards import Trip, Watch, stop
 from .initial import atoms_of, from_structure, set_temperature
 from .integrate import integrator
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
-
-NO_ATOM = np.iinfo(np.int64).max
-"""Stands for 'no atom' where the smallest id over all ranks is sought."""
 
 
 class Simulation:
@@ -56,6 +53,7 @@ class Simulation:
         balance: str = "atoms",
         precision: str | None = None,
         output: Output | Mapping[str, Any] | None = None,
+        guards: Guards | Mapping[str, Any] | None = None,
         resume: str | Path | None = None,
         comm: Any = None,
         quiet: bool = True,
@@ -65,8 +63,9 @@ class Simulation:
         `atoms`: the structure, looked at on rank 0 only and not changed; `model`: path of a `.dpl`
         file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`. The
         other keys are those of the input file (`MdConfig`): timestep fs, skin Å, masses u by
-        element; `output` None writes no files. `resume`: a restart file to go on from; atoms,
-        velocities and replicate are then not used. `comm`: a communicator of mpi4py; None is this
+        element; `output` None writes no files. `resume`: a restart to go on from, or the folder
+        of a run, whose newest sound restart is meant; atoms, velocities and replicate are then not
+        used. `comm`: a communicator of mpi4py; None is this
         process alone. Raises InputError for arguments that do not hold together.
         """
         self.comm = wrap(comm)
@@ -75,6 +74,7 @@ class Simulation:
             self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
             thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
             self.output = None if output is None else _section(Output, output, "output")
+            self.guards = _section(Guards, guards or {}, "guards")
             if not (timestep > 0 and np.isfinite(timestep)):
                 raise InputError(f"timestep {timestep} fs: expected a positive number")
             if not 0 < skin < np.inf:
@@ -83,6 +83,8 @@ class Simulation:
                 checked_grid(grid, self.comm.size)
         self.timestep = timestep
         self.integrator = integrator(self.ensemble, timestep)
+        self.memory: dict[str, Any] = {}
+        """What goes into restarts for observables: values for JSON, and small arrays."""
         self._saved_step = -1
         if resume is None:
             start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
@@ -90,6 +92,7 @@ class Simulation:
             start = restart.read(Path(resume), self.model.type_map, self.comm)
             self._saved_step = start.step
             self.integrator.recall(start.integrator)
+            self.memory = start.memory
         self.start, self.n_atoms = start, start.n_atoms
         self.step = start.step
         held = self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0]
@@ -97,12 +100,10 @@ class Simulation:
             self.n_atoms - int(held), self.integrator.conserves_momentum and not held
         )
         self.resumed = resume is not None
-        self.writer: Writer | None = None
-        with agreement(self.comm):
-            if self.comm.rank == 0:
-                directory = self.output.directory if self.output else None
-                sizes = start.file_sizes if self.resumed else None
-                self.writer = Writer(directory, quiet, sizes)
+        self._open(quiet)
+        target = getattr(self.ensemble, "temperature", None)
+        target = 0.0 if target is None else float(np.max(target))
+        self.watch = Watch(self.guards, timestep, self.freedom, target)
         with guarded(self.comm):
             self.engine = Engine(
                 self.model, start, self.comm, skin=skin, grid=grid, balance=balance
@@ -112,14 +113,30 @@ class Simulation:
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
 
+    def _open(self, quiet: bool) -> None:
+        """Files and messages on rank 0, restarts on every rank."""
+        self.writer: Writer | None = None
+        self.archive: restart.Archive | None = None
+        directory = self.output.directory if self.output else None
+        with agreement(self.comm):
+            if self.comm.rank == 0:
+                sizes = self.start.file_sizes if self.resumed else None
+                self.writer = Writer(directory, quiet, sizes)
+                self.writer.reports_beyond_table = self.guards.beyond_table != "off"
+                for line in self.start.damaged:
+                    source = self.start.source
+                    self.writer.warn(f"{line}; going on from {source}, the one before")
+        if directory is not None:
+            self.archive = restart.Archive(directory / "restart", self.comm, self.start.source)
+
     # --- the algorithm ----------------------------------------------------------------------
 
     def run(self, steps: int) -> RunResult:
         """Advance by `steps`, write what `output` asks for, and say how it went.
 
-        SIGTERM ends the run early and cleanly, with a restart written if there is an output
-        folder; so does Ctrl-C (the result says which). Raises SharedError when the motion breaks
-        down: forces that are not finite, or an atom that moves half the cutoff in one step.
+        SIGTERM or SIGUSR1 end the run early and cleanly, with a restart written if there is an
+        output folder; so does Ctrl-C (the result says which). Raises SharedError when a guard
+        trips or forces are not finite.
         """
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
@@ -148,40 +165,23 @@ class Simulation:
             values = np.array([self.engine.slack_used(), leap, request.number])
             used, leap, number = self.comm.reduce(values, "max")
         request.agreed = int(number)
-        limit = 0.5 * self.model.rcut
-        if leap > limit:
-            far = self.timestep * self.engine.state.velocities.norm(dim=1)
-            self._break_down(~(far <= limit), f"moves {leap:.3g} Å in one step")
+        self._obey(self.watch.moved(self.engine, leap))
         return bool(used > 1.0)
 
     def _evaluate(self) -> None:
-        """Forces, which must be finite on every rank."""
+        """Forces, which must be finite and bearable on every rank."""
         engine = self.engine
         engine.evaluate()
         with engine.stopwatch("communicate"):
-            bad = not bool(torch.isfinite(engine.forces.sum() + engine.energies.sum()))
-            bad = bool(self.comm.reduce(np.array([bad], dtype=np.int64), "max")[0])
-        if bad:
-            finite = torch.isfinite(engine.forces).all(dim=1) & torch.isfinite(engine.energies)
-            self._break_down(~finite, "has a force or energy that is not finite")
+            trip = self.watch.evaluated(engine, self.step)
+        self._obey(trip)
 
-    def _break_down(self, culprits: torch.Tensor, what: str) -> None:
-        """Save the frame and raise SharedError on all ranks, naming one atom of `culprits`."""
-        ids = self.engine.state.ids[culprits]
-        own = int(ids.min()) if len(ids) else NO_ATOM
-        worst = int(self.comm.reduce(np.array([own]), "min")[0])
-        atoms, saved = self._frame(), ""
-        if self.writer is not None and atoms is not None:
-            atoms.calc = None  # positions and forces may be of different moments by now
-            path = self.writer.frame(atoms, "failed.extxyz")
-            saved = f"; the frame is saved in {path}" if path else ""
-        saved = self.comm.share(saved)
-        atom = f"atom {worst}" if worst != NO_ATOM else "the system"
-        raise SharedError(
-            f"step {self.step}: {atom} {what}: the structure is unphysical, the timestep "
-            f"({self.timestep:g} fs) too long or the model far from its training data; relax the "
-            f"structure, halve the timestep, or add such structures to the training{saved}"
-        )
+    def _obey(self, trip: Trip | None) -> None:
+        """End the run where a guard has tripped."""
+        if trip is not None:
+            last = self.archive.last if self.archive else None
+            frame = self._frame()
+            stop(trip, self.engine, frame, self.writer, self.step, self.timestep, last)
 
     # --- what can be known about it ---------------------------------------------------------
 
@@ -266,24 +266,23 @@ class Simulation:
                 self._save_restart()
 
     def _save_restart(self) -> None:
-        if self.output is None or self.step == self._saved_step:
+        if self.archive is None or self.step == self._saved_step:
             return
         self._saved_step = self.step
-        gathered, memory = self.engine.gather(), self.integrator.memory(self.engine)
-        if self.writer is None or gathered is None:
-            return
         now = replace(
             self.start,
+            state=self.engine.state,
+            domain=self.domain,
             cell=self.engine.cell,
             built_cell=self.engine.built_cell,
             step=self.step,
             time=self.time,
-            integrator=memory,
-            file_sizes=self.writer.sizes(),
+            integrator=self.integrator.memory(self.engine),
+            memory=self.memory,
+            file_sizes=self.writer.sizes() if self.writer is not None else {},
         )
         notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
-        folder = self.output.directory / "restart"
-        restart.write(folder, gathered[0], now, self.model.type_map, self.domain, notes)
+        self.archive.write(now, self.model.type_map, notes)
 
     @contextmanager
     def _bar(self, steps: int) -> Iterator[None]:
@@ -300,7 +299,9 @@ class Simulation:
         parts = ("model", "neighbours", "communicate", "integrate", "output")
         own = [self.stopwatch.seconds.get(p, 0.0) for p in parts]
         spent = self.comm.reduce(np.array(own), "sum") / self.comm.size
-        largest = self.comm.reduce(np.array([len(self.engine.state), seconds, own[0]]), "max")
+        load = [len(self.engine.state), seconds, own[0], request.number]
+        largest = self.comm.reduce(np.array(load), "max")
+        request.agreed = request.agreed or int(largest[3])  # one that came after the last step
         beyond = self.comm.reduce(np.array([self.engine.beyond_table]), "sum")
         result = RunResult(
             thermo=self._thermo(),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -38,7 +39,7 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
             f"({', '.join(LAMMPS_SUFFIXES)}); {name} has its own names, leave the key out"
         )
     try:
-        found = _read_lammps(name, elements) if lammps else ase.io.read(path)
+        found = _read_lammps(name, elements) if lammps else _read(path)
     except DeepmdLiteError:
         raise
     except Exception as e:
@@ -47,6 +48,11 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
     if isinstance(found, list):
         raise InputError(f"structure: {path}: names {len(found)} frames, expected one")
     return found
+
+
+def _read(name: str, **options: Any) -> Atoms | list[Atoms]:
+    """What ASE reads; under MPI it would send all of it to ranks that do not listen."""
+    return ase.io.read(name, parallel=False, **options)
 
 
 def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:
@@ -63,7 +69,7 @@ def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:
                 f"structure: {name}: neither masses nor type labels say which elements its "
                 f"{n_types} atom types are; give them in order, for example elements: [O, H]"
             )
-        atoms = ase.io.read(name, format="lammps-data")
+        atoms = _read(name, format="lammps-data")
         assert isinstance(atoms, Atoms)
         _check_masses(name, atoms)
         return atoms
@@ -74,7 +80,7 @@ def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:
             f"type of {name}" + (f"; {unknown[0]!r} is none" if unknown else "")
         )
     numbers = {k + 1: atomic_numbers[e] for k, e in enumerate(elements)}
-    named = ase.io.read(name, format="lammps-data", Z_of_type=numbers)
+    named = _read(name, format="lammps-data", Z_of_type=numbers)
     assert isinstance(named, Atoms)
     return named
 

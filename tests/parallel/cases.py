@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stops
 import systems
 import torch
 from ase.build import bulk
@@ -305,13 +306,13 @@ def restart_is_exact(ensemble, comm):
 
     whole = run("whole", 26)
     run("parts", 13)
-    parts = run("parts", 13, resume=root / "parts/restart/restart-000000000013.safetensors")
+    parts = run("parts", 13, resume=root / "parts/restart/step-000000000013")
     assert difference(whole, parts) == 0.0
     if comm.rank == 0:
         serial = Simulation(
             None,
             MODEL,
-            resume=root / "parts/restart/restart-000000000013.safetensors",
+            resume=root / "parts/restart/step-000000000013",
             **options,
         )
         serial.run(13)
@@ -366,6 +367,7 @@ CASES = {
     "replicated": replicated,
     "restart_nve": partial(restart_is_exact, {"type": "nve"}),
     "restart_langevin": partial(restart_is_exact, LANGEVIN),
+    **stops.CASES,
 }
 
 

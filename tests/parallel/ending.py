@@ -1,6 +1,7 @@
-"""Runs that end before their time, for `test_parallel.py`: mpiexec -n N python ending.py HOW …"""
+"""Runs that end before their time, for `test_ends.py`: mpiexec -n N python ending.py HOW …"""
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -8,77 +9,57 @@ import systems
 import torch
 from pair_potential import PairPotential
 
-from deepmd_lite.md import SharedError, Simulation, communicator, run_input
+from deepmd_lite.md import Simulation, communicator
 
 THERMAL = {"temperature": 300}
 
 
-class Moody(PairPotential):
-    """Raises, or returns a force that is not finite, at one evaluation."""
+class Unwilling(PairPotential):
+    """Raises at one evaluation; the constructor makes number 0."""
 
-    def __init__(self, raises_at=None, rank=None, nan_at=None, position=None):
+    def __init__(self, at, rank):
         super().__init__(systems.RCUT)
-        self.raises_at, self.rank, self.nan_at, self.position = raises_at, rank, nan_at, position
+        self.at, self.rank = at, rank
         self.count = -1
 
     def evaluate(self, env):
         self.count += 1
-        if self.count == self.raises_at:
+        if self.count == self.at:
             raise ValueError(f"the model of rank {self.rank}\nhas had enough")
-        result = super().evaluate(env)
-        if self.count == self.nan_at:
-            near = (env.positions[: env.n_local] - self.position).norm(dim=1) < 0.5
-            result.forces[: env.n_local][near] = torch.nan
-        return result
+        return super().evaluate(env)
 
 
-def unilateral(comm, step):
-    model = Moody(step if comm.rank == 2 else None, comm.rank)
+def unilateral(comm, at):
+    model = Unwilling(int(at) if comm.rank == 2 else None, comm.rank)
     Simulation(systems.cubic(), model, velocities=THERMAL, comm=comm).run(50)
     print("finished")
 
 
-def breakdown(comm, folder):
-    atoms = systems.cubic()
-    atoms.wrap()
-    model = Moody(nan_at=3, position=torch.from_numpy(atoms.positions[17]))
-    try:
-        output = {"directory": folder}
-        Simulation(atoms, model, velocities=THERMAL, output=output, comm=comm).run(50)
-    except SharedError as e:
-        if comm.rank == 0:
-            print("caught:", e)
-        raise SystemExit(1) from None
+def full(comm, folder, name):
+    """Rank 0 has no room for one more line or frame of a file."""
+    output = {"directory": folder, "restart": 2, "thermo": 0, "trajectory": 0}
+    model = PairPotential(systems.RCUT)
+    run = Simulation(systems.cubic(), model, velocities=THERMAL, output=output, comm=comm)
+    run.run(2)
+    setattr(run.output, Path(name).stem, 1)
+    if comm.rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+    run.run(50)
+    print("finished")
 
 
-def bad_input(comm):
-    data = {"model": "none.dpl", "structure": "none.xyz", "steps": 1, "timestp": 2}
-    try:
-        run_input(data, comm=comm)
-    except SharedError as e:
-        print("caught:", e)
-        raise SystemExit(1) from None
-
-
-def sigterm(comm, folder):
+def signalled(comm, folder):
     output = {"directory": folder, "thermo": 1}
-    simulation = Simulation(
-        systems.cubic(), PairPotential(), velocities=THERMAL, output=output, comm=comm
-    )
+    model = PairPotential(systems.RCUT)
+    run = Simulation(systems.cubic(), model, velocities=THERMAL, output=output, comm=comm)
     if comm.rank == comm.size - 1:
         Path(folder, "pid").write_text(str(os.getpid()))
-    result = simulation.run(10**7)
-    assert result.signal == "SIGTERM"
-    print(f"stopped at {simulation.step}", flush=True)
+    result = run.run(10**7)
+    Path(folder, f"rank-{comm.rank}").write_text(f"{result.signal} {run.step}")
 
+
+HOW = {"unilateral": unilateral, "full": full, "signalled": signalled}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    how, arguments = sys.argv[1], sys.argv[2:]
-    comm = communicator()
-    if how == "evaluate":
-        unilateral(comm, 5)
-    elif how == "construct":
-        unilateral(comm, 0)
-    else:
-        {"breakdown": breakdown, "input": bad_input, "sigterm": sigterm}[how](comm, *arguments)
+    HOW[sys.argv[1]](communicator(), *sys.argv[2:])

@@ -1,0 +1,208 @@
+"""Guards: what ends a run that has become unphysical, and what it says then.
+
+Every rank looks at its own atoms; what it finds travels with the two messages that each step needs
+anyway (one before the forces, one after), so that all ranks stop at the same step. Only then do
+they ask each other which atom it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from ..system import InputError, LocalEnv
+from .comm import SharedError
+from .config import Guards
+from .engine import Engine, longest
+from .output import Writer
+from .state import temperature
+
+DISTANCE_EVERY = 100
+"""Steps between looks at all pairs where the model reports none beyond its table."""
+IMPROBABLE = 25.0
+"""−ln of the probability that a system in equilibrium trips by chance at a step."""
+PAIRS = 2**16
+"""Entries of the neighbour list that `closest_pair` takes at a time: what fits a cache."""
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A guard that tripped, the same on all ranks."""
+
+    what: str
+    """Which atoms, value and limit."""
+    forces_are_current: bool = True
+    """Forces belong to the positions of this moment."""
+
+
+class Watch:
+    """Looks at every step of a run on behalf of its guards. All ranks make the same calls."""
+
+    def __init__(self, guards: Guards, timestep: float, freedom: int, target: float) -> None:
+        """`timestep` fs; `freedom`: degrees of freedom of the temperature; `target` K, to which a
+        thermostat may bring the system as fast as it likes."""
+        self.guards, self.timestep = guards, timestep
+        self.freedom, self.target = freedom, target
+        self._kelvins: deque[float] = deque(maxlen=guards.temperature_steps)
+
+    def moved(self, engine: Engine, leap: float) -> Trip | None:
+        """After atoms have moved by at most `leap` (Å, over all ranks) in this step."""
+        limit = self.guards.displacement
+        if leap <= (np.finfo(float).max if limit is None else limit):  # never what is not finite
+            return None
+        leaps = self.timestep * engine.state.velocities.norm(dim=1)
+        atom, length = _worst(engine, leaps)
+        bound = "" if limit is None else f", more than {limit:g} Å (guards: displacement)"
+        return Trip(f"{atom} moves {length:.3g} Å in one step{bound}", forces_are_current=False)
+
+    def evaluated(self, engine: Engine, step: int) -> Trip | None:
+        """After the forces of a step: one message."""
+        guards, comm = self.guards, engine.comm
+        force, nearest = longest(engine.forces), np.inf
+        bad = not (np.isfinite(force) and bool(torch.isfinite(engine.energies.sum())))
+        if guards.distance and (engine.beyond_now or step % DISTANCE_EVERY == 0):
+            nearest = closest_pair(engine.env)[0]
+        own = [
+            nearest < (guards.distance or 0.0),
+            bad,
+            force > (guards.force or np.inf),
+            engine.beyond_now,
+            0.5 * float(engine.state.kinetic_tensor().trace()),
+        ]
+        close, bad, strong, beyond, kinetic = comm.reduce(np.array(own, dtype=np.float64), "sum")
+        if close:
+            return Trip(f"{_nearest(engine)}, less than {guards.distance:g} Å (guards: distance)")
+        if bad:
+            wrong = ~(torch.isfinite(engine.forces).all(dim=1) & torch.isfinite(engine.energies))
+            atom, _ = _worst(engine, wrong.double())
+            return Trip(f"{atom} has a force or energy that is not finite")
+        if strong:
+            atom, force = _worst(engine, engine.forces.norm(dim=1))
+            limit = f"more than {guards.force:g} eV/Å (guards: force)"
+            return Trip(f"{atom} has a force of {force:.4g} eV/Å, {limit}")
+        if beyond and guards.beyond_table == "stop":
+            return Trip(
+                f"{beyond:.0f} pairs are closer than any in the training data (guards: "
+                f"beyond_table); {_nearest(engine)}"
+            )
+        return self._heated(engine, kinetic)
+
+    def _heated(self, engine: Engine, kinetic: float) -> Trip | None:
+        """Whether the temperature has risen by more than the guard and chance allow."""
+        jump = self.guards.temperature_jump
+        if jump is None or self.freedom <= 0:
+            return None
+        kelvin, past = temperature(kinetic, self.freedom), self._kelvins
+        usual = max(sum(past) / len(past) if past else kelvin, self.target)
+        n_past = max(1, len(past))
+        past.append(kelvin)
+        limit = usual * (1.0 + fluctuation(self.freedom)) + jump
+        if not kelvin > limit:
+            return None
+        state = engine.state
+        energies = 0.5 * state.masses * (state.velocities**2).sum(dim=1)
+        atom, _ = _worst(engine, energies)
+        return Trip(
+            f"the temperature is {kelvin:.0f} K, more than {limit:.0f} K, which is {jump:g} K and "
+            f"the usual fluctuation above the mean of the last {n_past} steps, {usual:.0f} K "
+            f"(guards: temperature_jump); the fastest is {atom}"
+        )
+
+
+def stop(
+    trip: Trip,
+    engine: Engine,
+    frame: Atoms | None,
+    writer: Writer | None,
+    step: int,
+    timestep: float,
+    restart: Path | None,
+) -> NoReturn:
+    """Save the frame (rank 0 has it) and raise SharedError on all ranks: what is wrong, and what
+    to try. `restart`: the last one, which stays as it is."""
+    saved = ""
+    if writer is not None and frame is not None:
+        if not trip.forces_are_current:
+            frame.calc = None
+        try:
+            path = writer.frame(frame, "failed.extxyz")
+            saved = f"; the frame is saved in {path}" if path else ""
+        except InputError as e:
+            saved = f"; {e}"
+    saved = engine.comm.share(saved)
+    kept = f"; the last restart is {restart}" if restart else ""
+    raise SharedError(
+        f"step {step}: {trip.what}: the structure is unphysical, the timestep ({timestep:g} fs) "
+        "too long or the model far from its training data; relax the structure, halve the "
+        f"timestep, or add such structures to the training{saved}{kept}"
+    )
+
+
+def closest_pair(env: LocalEnv) -> tuple[float, int, int]:
+    """Distance (Å) and rows of the nearest two atoms of a list, the first a local one.
+
+    Infinite, and rows of −1, where there are no pairs.
+    """
+    nearest, row = (np.inf, -1, -1), 0
+    degrees, one = env.offsets.diff(), torch.ones(3, dtype=torch.float64)
+    while row < env.n_local:
+        begin = int(env.offsets[row])
+        end = int(torch.searchsorted(env.offsets, begin + PAIRS, right=True)) - 1
+        end = min(max(end, row + 1), env.n_local)
+        neighbors = env.indices[begin : int(env.offsets[end])]
+        if len(neighbors):
+            centres = env.positions[row:end].repeat_interleave(degrees[row:end], dim=0)
+            vectors = env.positions.index_select(0, neighbors).sub_(centres)
+            squared, k = (vectors.square_() @ one).min(dim=0)
+            if (distance := float(squared) ** 0.5) < nearest[0]:
+                centre = int(torch.searchsorted(env.offsets, begin + int(k), right=True)) - 1
+                nearest = (distance, centre, int(neighbors[k]))
+        row = end
+    return nearest
+
+
+def fluctuation(freedom: int) -> float:
+    """By how much, relative to its mean, the temperature of so many degrees of freedom may rise
+    by chance.
+
+    The kinetic energy in equilibrium has a χ² distribution, with the relative standard deviation
+    σ = √(2/freedom); it exceeds its mean by more than √(2x) σ + x σ² with a probability below
+    exp(−x): Laurent & Massart, Ann. Stat. 28, 1302 (2000), lemma 1.
+    """
+    sigma = np.sqrt(2.0 / freedom)
+    return float(np.sqrt(2.0 * IMPROBABLE) * sigma + IMPROBABLE * sigma**2)
+
+
+def _worst(engine: Engine, badness: torch.Tensor) -> tuple[str, float]:
+    """The atom with the largest `badness` (n,) over all ranks, and how large that is."""
+    state, own = engine.state, (-np.inf, 0, "")
+    if len(state):
+        values = torch.where(torch.isfinite(badness), badness, torch.inf)
+        most = float(values.max())
+        rows = torch.nonzero(values == most).flatten()
+        row = int(rows[state.ids[rows].argmin()])
+        own = (most, -int(state.ids[row]), _name(engine, row))
+    most, _, name = max(engine.comm.collect(own))
+    return name, most
+
+
+def _nearest(engine: Engine) -> str:
+    """The two nearest atoms over all ranks, in words."""
+    distance, i, j = closest_pair(engine.env)
+    own = (distance, "")
+    if i >= 0:
+        pair = sorted((i, j), key=lambda row: int(engine.ids[row]))
+        names = " and ".join(_name(engine, row) for row in pair)
+        own = (distance, f"{names} are {distance:.3g} Å apart")
+    return min(engine.comm.collect(own))[1]
+
+
+def _name(engine: Engine, row: int) -> str:
+    """An atom or ghost in words: number in the structure, from 0, and element."""
+    return f"atom {int(engine.ids[row])} ({engine.model.type_map[int(engine.env.types[row])]})"
