@@ -41,6 +41,8 @@ class Start:
     """The decomposition of the run that is continued."""
     integrator: dict[str, Any] = field(default_factory=dict)
     """What the integrator of the continued run remembers."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What the observables of the continued run remember, by name."""
     file_sizes: dict[str, int] = field(default_factory=dict)
     """Bytes that the files of the continued run had at this step."""
 
@@ -122,18 +124,6 @@ def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
                 f"replicate {list(replicate)}: lattice vector {axis} is not periodic (pbc "
                 f"{list(pbc)}), it cannot be replicated"
             )
-
-
-def atoms_of(state: State, start: Start, cell: np.ndarray, type_map: Sequence[str]) -> Atoms:
-    """All atoms (`state`, in order of id) in `cell` for ASE; positions are not wrapped."""
-    symbols = np.array(type_map)[state.types.numpy()]
-    path = state.positions.numpy() + state.images.numpy() @ cell
-    shown = np.where(np.array(start.absent)[:, None], 0.0, cell)
-    atoms = Atoms(symbols.tolist(), path, cell=shown, pbc=start.pbc)
-    if not np.allclose(atoms.get_masses(), state.masses.numpy()):
-        atoms.set_masses(state.masses.numpy())
-    atoms.set_velocities(state.velocities.numpy() / fs)  # ASE: Å per its own unit of time
-    return atoms
 
 
 def set_temperature(

@@ -54,6 +54,7 @@ def write(
         "built_cell": None if start.built_cell is None else start.built_cell.tolist(),
         "carried": state.widths,
         "integrator": start.integrator,
+        "memory": start.memory,
         "pbc": start.pbc,
         "type_map": list(type_map),
         "cuts": [c.tolist() for c in domain.cuts],
@@ -104,6 +105,7 @@ def read(path: Path, type_map: Sequence[str], comm: Communicator) -> Start:
         time=header["time"],
         built_cell=built,
         integrator=header["integrator"],
+        memory=header["memory"],
         domain=Domain(built, pbc, cuts),  # type: ignore[arg-type]
         file_sizes=header["file_sizes"],
     )

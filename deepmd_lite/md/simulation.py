@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..schema import S, parse
 from ..system import InputError
@@ -22,12 +20,14 @@ from .comm import SharedError, agreement, guarded, wrap
 from .config import Ensemble, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
-from .initial import atoms_of, from_structure, set_temperature
+from .initial import from_structure, set_temperature
 from .integrate import integrator
+from .observe import Observable, System, observables
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
+from .trajectory import Moment, assemble, ordered_slabs
 
 NO_ATOM = np.iinfo(np.int64).max
 """Stands for 'no atom' where the smallest id over all ranks is sought."""
@@ -102,7 +102,8 @@ class Simulation:
             if self.comm.rank == 0:
                 directory = self.output.directory if self.output else None
                 sizes = start.file_sizes if self.resumed else None
-                self.writer = Writer(directory, quiet, sizes)
+                formats = self.output.format if self.output else ()
+                self.writer = Writer(directory, quiet, sizes, formats)
         with guarded(self.comm):
             self.engine = Engine(
                 self.model, start, self.comm, skin=skin, grid=grid, balance=balance
@@ -111,6 +112,7 @@ class Simulation:
                 kelvin, seed = thermal.temperature, thermal.seed
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
+            self.observables = self._observables()
 
     # --- the algorithm ----------------------------------------------------------------------
 
@@ -231,19 +233,24 @@ class Simulation:
             cell=self.engine.cell.copy(),
         )
 
+    def _moment(self) -> Moment:
+        """What all atoms share in a frame of this moment."""
+        totals, periodic = self.engine.totals(), all(self.start.pbc)
+        return Moment(
+            step=self.step,
+            time=self.time,
+            cell=self.engine.cell.copy(),
+            absent=self.start.absent,
+            pbc=self.start.pbc,
+            type_map=self.model.type_map,
+            n_atoms=self.n_atoms,
+            potential=totals.potential,
+            stress=-totals.virial / self.engine.volume if periodic else None,
+        )
+
     def _frame(self) -> Atoms | None:
-        thermo, gathered = self._thermo(), self.engine.gather()
-        if gathered is None:
-            return None
-        state, forces, energies = gathered
-        atoms = atoms_of(state, self.start, thermo.cell, self.model.type_map)
-        atoms.info.update(step=self.step, time_fs=self.time)
-        results = {"energy": thermo.potential, "forces": forces, "energies": energies}
-        if all(self.start.pbc):  # as a calculator gives it: without the kinetic part
-            kinetic = state.kinetic_tensor().numpy() / thermo.volume
-            results["stress"] = full_3x3_to_voigt_6_stress(thermo.stress + kinetic)
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        return atoms
+        moment, slabs = self._moment(), list(ordered_slabs(self.engine))
+        return assemble(moment, slabs) if self.comm.rank == 0 else None
 
     # --- records ----------------------------------------------------------------------------
 
@@ -259,16 +266,35 @@ class Simulation:
                 if self.writer is not None:
                     self.writer.thermo(thermo)
             if _due(self.step, self.output.trajectory):
-                atoms = self._frame()
-                if self.writer is not None and atoms is not None:
-                    self.writer.frame(atoms)
+                moment, slabs = self._moment(), ordered_slabs(self.engine)
+                if self.writer is not None:
+                    self.writer.trajectory(moment, slabs)
+                list(slabs)  # every rank sends its own
+            for observable in self.observables:
+                if _due(self.step, observable.every):
+                    observable.sample(self.engine, self.step, self.time)
             if self.step and _due(self.step, self.output.restart):
                 self._save_restart()
+
+    def _observables(self) -> list[Observable]:
+        """Those that the output asks for, with the memory of the run that is continued."""
+        if self.output is None:
+            return []
+        system = System.of(self.engine, self.start.absent, self.timestep, self.freedom)
+        return observables(self.output.observe, system, self.engine, self.start.memory)
+
+    def _write_tables(self) -> None:
+        """What the observables have found so far."""
+        if self.writer is not None:
+            with self.stopwatch("output"):
+                for observable in self.observables:
+                    self.writer.tables(observable.result())
 
     def _save_restart(self) -> None:
         if self.output is None or self.step == self._saved_step:
             return
         self._saved_step = self.step
+        self._write_tables()
         gathered, memory = self.engine.gather(), self.integrator.memory(self.engine)
         if self.writer is None or gathered is None:
             return
@@ -279,6 +305,7 @@ class Simulation:
             step=self.step,
             time=self.time,
             integrator=memory,
+            memory={o.name: o.memory() for o in self.observables},
             file_sizes=self.writer.sizes(),
         )
         notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
