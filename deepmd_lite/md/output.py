@@ -20,7 +20,7 @@ from ..files import write_atomically
 from ..system import InputError
 from .observe import Table
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
-from .trajectory import NAMES, Moment, Slab, open_trajectory
+from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
 from .trajectory.journal import Journal
 
 LOGGER = logging.getLogger("deepmd_lite.md")
@@ -50,6 +50,7 @@ class Writer:
             return
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
         self._thermo = Journal(directory / "thermo.csv")
+        self._growing: list[Journal | Trajectory] = [self._thermo, *self._trajectories]
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             if sizes is None:
@@ -68,13 +69,13 @@ class Writer:
 
     def _go_on(self, sizes: Mapping[str, int]) -> None:
         """Drop what was written after the restart: those steps will be made again."""
-        for file in (self._thermo, *self._trajectories):
+        for file in self._growing:
             file.take_back(sizes.get(file.path.name))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of the files that a continued run will append to; it can return to this moment."""
         found = {}
-        for file in (self._thermo, *self._trajectories):
+        for file in self._growing:
             with _writing(file.path):
                 size = file.mark()
             if size is not None:

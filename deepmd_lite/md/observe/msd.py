@@ -98,6 +98,6 @@ class Msd(Origins):
             )
         ]
         head = ("element", "D_cm2_per_s", "error_cm2_per_s")
-        head += tuple(f"D_{x}_cm2_per_s" for x in "xyz")
-        tables["diffusion"] = Table((*head, "windows"), rows)
+        axes_head = (f"D_{x}_cm2_per_s" for x in "xyz")
+        tables["diffusion"] = Table((*head, *axes_head, "windows"), rows)
         return tables

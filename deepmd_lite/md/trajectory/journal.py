@@ -108,8 +108,7 @@ class JournalledFile(io.RawIOBase):
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        mode = "r+b" if journal.path.exists() else "w+b"
-        self._file = open(journal.path, mode, buffering=0)  # noqa: SIM115
+        self._file = io.FileIO(journal.path, "r+" if journal.path.exists() else "w+")
 
     def readable(self) -> bool:
         return True
