@@ -1,7 +1,9 @@
 """Trajectory formats: read back by others, and taken back to a restart after anything."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import ase.io
 import ase.io.ulm
@@ -353,3 +355,48 @@ def test_a_full_disk_is_said_with_the_name_of_the_file(name, tmp_path):
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(InputError, match=f"{name}: cannot be written: No space left"):
         simulation.run(1)
+
+
+FULL_DISK = """
+import errno, sys
+from pathlib import Path
+from test_md_trajectory import Writer, write
+from deepmd_lite.md.trajectory.journal import Journal
+
+folder, left = Path(sys.argv[1]), int(sys.argv[2])
+writer = Writer(folder, True, None, ["h5md"])
+write(writer, [0])
+sizes, plain = writer.sizes(), Journal.keep
+before = (folder / "trajectory.h5md").read_bytes()
+
+def keep(self, start, stop):
+    global left
+    left -= 1
+    if left < 0:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    plain(self, start, stop)
+
+Journal.keep = keep
+try:
+    write(writer, [1])
+except Exception as e:
+    print(type(e).__name__, e)
+Writer(folder, True, sizes, ["h5md"])
+assert (folder / "trajectory.h5md").read_bytes() == before
+"""
+
+
+@pytest.mark.parametrize("left", [0, 9])
+def test_a_full_disk_does_not_crash_hdf5(left, tmp_path):
+    """In a process of its own, for what HDF5 does is done at its end."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(left)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith("InputError")
+    assert "trajectory.h5md: cannot be written: No space left on device" in done.stdout

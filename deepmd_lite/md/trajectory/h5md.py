@@ -66,6 +66,7 @@ class H5md(Trajectory):
             series.resize(self._frame + 1, axis=0)
             series[self._frame] = value
         group["box/edges/value"][self._frame] = moment.cell
+        self._raise_failure()
 
     def add(self, slab: Slab) -> None:
         group, rows = self._file["particles/all"], slice(slab.first, slab.first + len(slab))
@@ -82,10 +83,19 @@ class H5md(Trajectory):
             group["species"][rows] = slab.types
             group["mass"][rows] = slab.masses
             group["id"][rows] = np.arange(rows.start, rows.stop)
+        self._raise_failure()
 
     def end(self) -> None:
         self._file.close()
+        self._raise_failure()
         self._raw.close()
+
+    def _raise_failure(self) -> None:
+        """What went wrong with the file since HDF5 began this frame."""
+        if self._raw.failure is not None:
+            self._file.close()
+            self._raw.close()
+            raise self._raw.failure
 
     def is_whole(self) -> bool:
         try:

@@ -104,9 +104,15 @@ class Journal:
 
 
 class JournalledFile(io.RawIOBase):
-    """An open file, made where there is none, whose overwritten pages go to a `Journal` first."""
+    """An open file, made where there is none, whose overwritten pages go to a `Journal` first.
+
+    HDF5 cannot let go of a file that it cannot write: it would end the process instead. So a write
+    that fails is noted in `failure`, the following ones do nothing, and whoever has closed HDF5's
+    side raises it.
+    """
 
     def __init__(self, journal: Journal) -> None:
+        self.failure: OSError | None = None
         self._journal = journal
         self._file = io.FileIO(journal.path, "r+" if journal.path.exists() else "w+")
 
@@ -124,11 +130,15 @@ class JournalledFile(io.RawIOBase):
 
     def write(self, content: bytes) -> int:  # type: ignore[override]
         start, view = self._file.tell(), memoryview(content).cast("B")
-        self._journal.keep(start, start + len(view))
-        done = 0
-        while done < len(view):  # an unbuffered file may take less than it is given
-            done += self._file.write(view[done:])
-        return done
+        try:
+            if self.failure is None:
+                self._journal.keep(start, start + len(view))
+                done = 0
+                while done < len(view):  # an unbuffered file may take less than it is given
+                    done += self._file.write(view[done:])
+        except OSError as e:
+            self.failure = e
+        return len(view)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
@@ -139,9 +149,13 @@ class JournalledFile(io.RawIOBase):
     def truncate(self, size: int | None = None) -> int:
         size = self.tell() if size is None else size
         end = os.fstat(self._file.fileno()).st_size
-        if size < end:
-            self._journal.keep(size, end)
-        return self._file.truncate(size)
+        try:
+            if self.failure is None:
+                self._journal.keep(size, end)
+                self._file.truncate(size)
+        except OSError as e:
+            self.failure = e
+        return size
 
     def close(self) -> None:
         self._file.close()
