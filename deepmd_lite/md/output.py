@@ -127,7 +127,7 @@ class Writer:
             return None
         path = self.directory / name
         with _writing(path):
-            ase.io.write(path, atoms, format="extxyz", append=True)
+            ase.io.write(path, atoms, format="extxyz", append=True, parallel=False)
         return path
 
     def log(self, line: str) -> None:

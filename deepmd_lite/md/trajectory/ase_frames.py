@@ -1,6 +1,7 @@
 """Formats that ASE writes: extended XYZ and .traj. A frame is whole in memory, on rank 0.
 
-Positions are continuous in time: not wrapped into the cell.
+Positions are continuous in time: not wrapped into the cell. ASE is told that this process is the
+only one: left alone it finds MPI and waits for ranks that do not write.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class ExtXyz(AseFrames):
     """Extended XYZ: text, eight digits."""
 
     def append(self, atoms: Atoms) -> None:
-        ase.io.write(self.path, atoms, format="extxyz", append=True)
+        ase.io.write(self.path, atoms, format="extxyz", append=True, parallel=False)
 
 
 class AseTraj(AseFrames):
@@ -53,7 +54,7 @@ class AseTraj(AseFrames):
                 _, _, n_items, index, _ = read_header(f)
             self.journal.keep(0, 56)
             self.journal.keep(index, index + 8 * (n_items + 1))
-        with TrajectoryWriter(self.path, mode="a") as writer:
+        with TrajectoryWriter(self.path, mode="a", master=True) as writer:
             writer.write(atoms)
 
     def is_whole(self) -> bool:
