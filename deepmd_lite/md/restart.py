@@ -132,5 +132,8 @@ def _read(path: Path, type_map: Sequence[str]) -> tuple[dict[str, Any], State]:
             f"{list(type_map)}; use the model of the first run"
         )
     header["n_atoms"] = len(arrays["types"])
-    state = State.from_arrays({"ids": np.arange(header["n_atoms"]), **arrays})
+    names = (*_ARRAYS, *header["carried"])  # in the order that the other ranks know
+    state = State.from_arrays(
+        {"ids": np.arange(header["n_atoms"]), **{name: arrays[name] for name in names}}
+    )
     return header, state
