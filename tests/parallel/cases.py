@@ -463,7 +463,7 @@ CASES = {
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "replicated": replicated,
     "observables": partial(observables_are_those_of_one_rank, 4.0),
-    "observables_far": partial(observables_are_those_of_one_rank, 9.0),
+    "observables_far": partial(observables_are_those_of_one_rank, 7.0),
     "observables_go_on": observables_go_on,
     "observables_that_make_no_sense": observables_that_make_no_sense_are_one_error,
     "restart_nve": partial(restart_is_exact, {"type": "nve"}),
