@@ -116,12 +116,13 @@ def vacf(table: Columns) -> bytes:
 def vdos(table: Columns) -> bytes:
     """The density of states up to where it ends, in THz and cm⁻¹."""
     figure, (axis,) = panels(1)
-    frequency = table["frequency_THz"]
+    frequency, total = table["frequency_THz"], table["vdos_total_per_THz"]
+    if sum(name.startswith("vdos_") for name in table) == 2:  # one element, and it again in total
+        table = {k: v for k, v in table.items() if k != "vdos_total_per_THz"}
     _lines(axis, frequency, table, "vdos_", "_per_THz")
-    total = np.cumsum(np.abs(table["vdos_total_per_THz"]))
-    end = frequency[np.searchsorted(total, 0.995 * total[-1])] if total[-1] > 0 else frequency[-1]
+    seen = np.flatnonzero(np.abs(total) >= 0.02 * np.abs(total).max())
     axis.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
-    axis.set_xlim(0, 1.15 * end)
+    axis.set_xlim(0, min(1.15 * frequency[seen[-1]], frequency[-1]) or None)
     per_cm = table["wavenumber_per_cm"][-1] / frequency[-1]
     above = axis.secondary_xaxis("top", functions=(lambda x: x * per_cm, lambda x: x / per_cm))
     above.set_xlabel("wavenumber (cm⁻¹)")

@@ -52,8 +52,8 @@ def plot_run(directory: str | Path, skip: float = 0.2) -> Path:
             raise InputError(f"{directory / name}.csv: has no column {e}") from None
     if not pictures:
         raise InputError(
-            f"{directory}: there is nothing to draw (no thermo.csv with a row in it, no table of an "
-            "observable); give the output folder of a run that has begun"
+            f"{directory}: there is nothing to draw (no thermo.csv with a row in it, no table of "
+            "an observable); give the output folder of a run that has begun"
         )
     rows += _diffusion(directory / "diffusion.csv")
     folder = directory / "plots"
@@ -120,27 +120,26 @@ def _averages(thermo: Columns, skip: float, n_atoms: int | None) -> list[Row]:
             f"{1e-3 * thermo['time_fs'][-1]:g} ps",
         )
     ]
-    wanted = [
+    each = "/atom" if n_atoms else ""
+    for label, name, unit, scale in (
         ("temperature", "temperature_K", "K", 1.0),
+        ("potential energy", "potential_eV", f"eV{each}", 1.0 / (n_atoms or 1)),
         ("pressure", "pressure_GPa", "GPa", 1.0),
         ("volume", "volume_A3", "Å³", 1.0),
-    ]
-    if n_atoms:
-        wanted.insert(1, ("potential energy", "potential_eV", "eV/atom", 1.0 / n_atoms))
-    else:
-        wanted.insert(1, ("potential energy", "potential_eV", "eV", 1.0))
-    for label, name, unit, scale in wanted:
+    ):
         values = late[name] * scale
         if np.isfinite(values).all() and not (name == "volume_A3" and np.ptp(values) == 0):
             mean, error = block_average(values)
             remark = f"{unit}; fluctuation {values.std():.4g}"
             rows.append((label, with_error(mean, error), remark))
-    constant = "conserved_eV" if "conserved_eV" in late else "total_eV"
-    drift = slope(1e-3 * late["time_fs"], 1e3 * late[constant])
+    total, conserved = late["total_eV"], late.get("conserved_eV", late["total_eV"])
+    drift = slope(1e-3 * late["time_fs"], 1e3 * conserved) / (n_atoms or 1)
     if np.isfinite(drift):
-        unit = "meV/atom/ps" if n_atoms else "meV/ps"
-        label = f"drift of the {constant.removesuffix('_eV')} energy"
-        rows.append((label, f"{drift / (n_atoms or 1):.3g}", unit))
+        label, remark = "drift of the conserved energy", f"meV{each}/ps"
+        if np.array_equal(total, conserved):
+            label = "drift of the total energy"
+            remark += "; a thermostat changes it, only in nve it tells how good the motion is"
+        rows.append((label, f"{drift:.3g}", remark))
     return rows
 
 
@@ -155,7 +154,7 @@ def _speed(log: Path) -> tuple[int | None, list[Row]]:
         steps, atoms, ranks, seconds, speed = runs[-1]
         remark = f"{steps} steps in {seconds} s on {ranks}"
         return int(atoms), [("atoms", atoms, ""), ("speed", f"{speed} ns/day", remark)]
-    begun = re.match(r"(\d+) atoms, ", text)
+    begun = re.search(r"^(\d+) atoms, ", text, re.MULTILINE)
     return (int(begun[1]), [("atoms", begun[1], "")]) if begun else (None, [])
 
 

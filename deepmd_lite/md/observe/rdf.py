@@ -19,8 +19,8 @@ from ..halo import Halo
 from .base import Observable, System, Table, columns
 from .settings import RdfSettings
 
-BLOCK = 1 << 22
-"""Pairs that are looked at together."""
+BLOCK = 4096
+"""Atoms whose neighbours are looked at together, so that no list of all pairs is made."""
 
 
 class Rdf(Observable):
@@ -64,9 +64,11 @@ class Rdf(Observable):
         n, bins = len(self.system.elements), self.settings.bins
         element = torch.from_numpy(self.system.of_type)[env.types.long()]
         counts = torch.zeros(n * n * bins, dtype=torch.int64)
-        centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
-        for i, j in zip(centre.split(BLOCK), env.indices.split(BLOCK), strict=True):
-            j = j.long()
+        for start in range(0, env.n_local, BLOCK):
+            offsets = env.offsets[start : start + BLOCK + 1]
+            rows = torch.arange(start, start + len(offsets) - 1)
+            i = torch.repeat_interleave(rows, offsets.diff())
+            j = env.indices[offsets[0] : offsets[-1]].long()
             r = (env.positions[j] - env.positions[i]).norm(dim=1)
             slot = (element[i] * n + element[j]) * bins + (r * (bins / self.r_max)).long()
             counts += torch.bincount(slot[r < self.r_max], minlength=len(counts))
