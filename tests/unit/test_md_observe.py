@@ -64,7 +64,8 @@ def test_empty_keys_are_enough_for_every_observable(tmp_path):
         assert json.loads(json.dumps(memory)) == memory
         for table in observable.result().values():
             numbers = [x for row in table.rows for x in row if not isinstance(x, str)]
-            assert np.isfinite(numbers).all()
+            empty = observable.name == "temperature_profile"  # slices between two planes of atoms
+            assert empty or np.isfinite(numbers).all()
 
 
 def test_an_open_system_has_what_needs_no_volume(tmp_path):
@@ -94,7 +95,7 @@ def test_going_on_with_other_observables(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             run(folder, changed, 1, resume=restart)
-    with pytest.raises(InputError, match="observe/rdf: timestep is 1.0, but 2.0"):
+    with pytest.raises(InputError, match=r"observe/rdf: timestep is 1.0, but 2.0"):
         run(folder, {"rdf": {}}, 1, resume=restart, timestep=1.0)
     simulation = run(folder, {"rdf": {}, "vacf": {"every": 1}}, 10, resume=restart)
     assert {o.name: o.samples for o in simulation.observables} == {"rdf": 2 + 1, "vacf": 10}
