@@ -37,8 +37,8 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
             f"elements {list(elements)}: they name the atom types of a LAMMPS data file "
             f"({', '.join(LAMMPS_SUFFIXES)}); {name} has its own names, leave the key out"
         )
-    try:
-        found = _read_lammps(name, elements) if lammps else ase.io.read(path)
+    try:  # not in parallel: ASE would send it to ranks that do not ask for it
+        found = _read_lammps(name, elements) if lammps else ase.io.read(path, parallel=False)
     except DeepmdLiteError:
         raise
     except Exception as e:
@@ -63,7 +63,7 @@ def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:
                 f"structure: {name}: neither masses nor type labels say which elements its "
                 f"{n_types} atom types are; give them in order, for example elements: [O, H]"
             )
-        atoms = ase.io.read(name, format="lammps-data")
+        atoms = ase.io.read(name, format="lammps-data", parallel=False)
         assert isinstance(atoms, Atoms)
         _check_masses(name, atoms)
         return atoms
@@ -74,7 +74,7 @@ def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:
             f"type of {name}" + (f"; {unknown[0]!r} is none" if unknown else "")
         )
     numbers = {k + 1: atomic_numbers[e] for k, e in enumerate(elements)}
-    named = ase.io.read(name, format="lammps-data", Z_of_type=numbers)
+    named = ase.io.read(name, format="lammps-data", Z_of_type=numbers, parallel=False)
     assert isinstance(named, Atoms)
     return named
 
