@@ -16,6 +16,8 @@ from .base import Trajectory
 from .frame import Moment, Slab
 
 COLUMNS = "id type element mass x y z ix iy iz vx vy vz fx fy fz"
+BLOCK = 8192
+"""Atoms that are Python objects at a time."""
 _LINE = "%d %d %s %.10g %.9f %.9f %.9f %d %d %d %.10g %.10g %.10g %.10g %.10g %.10g\n"
 
 
@@ -44,8 +46,9 @@ class LammpsDump(Trajectory):
             *(1000.0 * slab.velocities @ turn).T,  # Å/ps
             *(slab.forces @ turn).T,
         ]
-        rows = zip(*(c.tolist() for c in columns), strict=True)
-        self._file.writelines(_LINE % row for row in rows)
+        for start in range(0, len(slab), BLOCK):
+            lists = (c[start : start + BLOCK].tolist() for c in columns)
+            self._file.writelines(_LINE % row for row in zip(*lists, strict=True))
 
     def end(self) -> None:
         self._file.close()
