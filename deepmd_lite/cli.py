@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_test(verbs)
     _add_md(verbs)
+    _add_plot(verbs)
     _add_info(verbs)
     return parser
 
@@ -192,6 +193,29 @@ def _md(args: argparse.Namespace) -> int:
     if args.ranks:
         raise InputError("--ranks: only with --dry-run; a run has the ranks that mpiexec -n starts")
     run_input(args.input, resume=args.resume, quiet=args.quiet, threads=args.threads)
+    return 0
+
+
+# --- plot -----------------------------------------------------------------------------------
+
+
+def _add_plot(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("plot", help="pictures and a report of an MD run", epilog=EPILOG)
+    p.add_argument("folder", type=Path, metavar="RUN", help="output folder of the run")
+    p.add_argument(
+        "--skip",
+        type=float,
+        default=0.2,
+        metavar="FRACTION",
+        help="of the run that averages leave out at its beginning (default: 0.2)",
+    )
+    p.set_defaults(run=_plot)
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from .md.plot import plot_run
+
+    print(plot_run(args.folder, args.skip))
     return 0
 
 

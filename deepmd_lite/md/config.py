@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from ..schema import Section
+from .observe.settings import Observe
+from .trajectory import NAMES
 
 ENSEMBLES = ("nve", "nvt-langevin")
 SEED_LIMIT = 2**32
@@ -69,9 +71,24 @@ class Output(Section):
     thermo: NonNegativeInt = 100
     """Steps between rows of `thermo.csv`."""
     trajectory: NonNegativeInt = 1000
-    """Steps between frames of `trajectory.extxyz`."""
+    """Steps between frames of the trajectory."""
+    format: tuple[str, ...] = ("extxyz",)
+    """Of the trajectory: one or several of extxyz, traj (ASE), h5md, lammps (a text dump)."""
     restart: NonNegativeInt = 10000
     """Steps between restarts."""
+    observe: Observe = Observe()
+    """What is averaged while the atoms move, each into tables of its own."""
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _formats(cls, value: object) -> object:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not names:
+            raise ValueError(f"expected one or several of {', '.join(NAMES)}")
+        for name in names:
+            if name not in NAMES:
+                raise ValueError(f"'{name}' is not one of the formats {', '.join(NAMES)}")
+        return tuple(dict.fromkeys(names))
 
 
 class Guards(Section):

@@ -131,18 +131,6 @@ def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
             )
 
 
-def atoms_of(state: State, start: Start, cell: np.ndarray, type_map: Sequence[str]) -> Atoms:
-    """All atoms (`state`, in order of id) in `cell` for ASE; positions are not wrapped."""
-    symbols = np.array(type_map)[state.types.numpy()]
-    path = state.positions.numpy() + state.images.numpy() @ cell
-    shown = np.where(np.array(start.absent)[:, None], 0.0, cell)
-    atoms = Atoms(symbols.tolist(), path, cell=shown, pbc=start.pbc)
-    if not np.allclose(atoms.get_masses(), state.masses.numpy()):
-        atoms.set_masses(state.masses.numpy())
-    atoms.set_velocities(state.velocities.numpy() / fs)  # ASE: Å per its own unit of time
-    return atoms
-
-
 def set_temperature(
     state: State, kelvin: float, seed: int, freedom: int, comm: Communicator
 ) -> None:

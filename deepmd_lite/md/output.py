@@ -1,4 +1,4 @@
-"""What a run writes: thermo.csv, trajectory.extxyz, log, and the progress that a person sees.
+"""What a run writes: thermo.csv, trajectories, tables, log, and the progress that a person sees.
 
 The columns of `thermo.csv` are explained in `report`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import ase.io
 from ase import Atoms
 from tqdm import tqdm
 
-from ..files import writing
+from ..files import write_atomically, writing
 from ..system import InputError
+from .observe import Table
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
+from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
+from .trajectory.journal import Journal
 
 LOGGER = logging.getLogger("deepmd_lite.md")
 
@@ -25,13 +29,18 @@ LOGGER = logging.getLogger("deepmd_lite.md")
 class Writer:
     """Files and messages of a run; lives on rank 0 only."""
 
-    FILES = ("thermo.csv", "trajectory.extxyz", "log")
-
-    def __init__(self, directory: Path | None, quiet: bool, sizes: dict[str, int] | None) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        quiet: bool,
+        sizes: Mapping[str, int] | None,
+        formats: Sequence[str] = (),
+    ) -> None:
         """Write to `directory` (None: no files), or go on where the files had `sizes` bytes.
 
-        Files are made when there is something to write, so that a failed start leaves none.
-        Raises InputError if a new run would overwrite an old one.
+        `formats` of the trajectory. Files are made when there is something to write, so that a
+        failed start leaves none. Raises InputError if a new run would overwrite an old one, if a
+        format needs a package that is not there, or a file cannot be taken back to the restart.
         """
         self.directory = directory
         self.quiet = quiet
@@ -41,45 +50,44 @@ class Writer:
         """Whether pairs closer than any in the training data are worth a warning."""
         if directory is None:
             return
-        try:
+        self._trajectories = [open_trajectory(kind, directory) for kind in formats]
+        self._thermo = Journal(directory / "thermo.csv")
+        self._growing: list[Journal | Trajectory] = [self._thermo, *self._trajectories]
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             if sizes is None:
-                self._refuse_to_overwrite()
+                self._refuse_to_overwrite(directory)
             else:
                 self._go_on(sizes)
-        except OSError as e:
-            raise InputError(f"{directory}: cannot be written: {e.strerror or e}") from None
 
-    def _refuse_to_overwrite(self) -> None:
-        assert self.directory is not None
-        present = [name for name in self.FILES if (self.directory / name).exists()]
-        if present or any((self.directory / "restart").glob("step-*")):
+    def _refuse_to_overwrite(self, directory: Path) -> None:
+        names = ("thermo.csv", *NAMES.values(), "log")
+        present = [name for name in names if (directory / name).exists()]
+        if present or any((directory / "restart").glob("step-*")):
             raise InputError(
-                f"{self.directory}: holds a run already ({', '.join(present) or 'restart'}); go on "
+                f"{directory}: holds a run already ({', '.join(present) or 'restart'}); go on "
                 "with --continue, or give another output directory, or remove this one"
             )
 
-    def _go_on(self, sizes: dict[str, int]) -> None:
+    def _go_on(self, sizes: Mapping[str, int]) -> None:
         """Drop what was written after the restart: those steps will be made again."""
-        assert self.directory is not None
-        for name in self.FILES[:2]:
-            path = self.directory / name
-            if path.exists() and name not in sizes:
-                path.unlink()
-            elif path.exists() and path.stat().st_size > sizes[name]:
-                with open(path, "r+b") as f:
-                    f.truncate(sizes[name])
+        for file in self._growing:
+            file.take_back(sizes.get(file.path.name))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that a continued run will append to."""
-        assert self.directory is not None
-        paths = [self.directory / name for name in self.FILES[:2]]
-        return {p.name: p.stat().st_size for p in paths if p.exists()}
+        """Bytes of the files that a continued run will append to; it can return to this moment."""
+        found = {}
+        for file in self._growing:
+            with writing(file.path):
+                size = file.mark()
+            if size is not None:
+                found[file.path.name] = size
+        return found
 
     def thermo(self, thermo: Thermo) -> None:
         """A row of thermo.csv and a line of the log."""
         if self.directory is not None:
-            path = self.directory / "thermo.csv"
+            path = self._thermo.path
             header = "" if path.exists() else ",".join(COLUMNS) + "\n"
             with writing(path), open(path, "a") as f:
                 f.write(header + thermo.csv_row())
@@ -94,8 +102,29 @@ class Writer:
                 "training data; energies there are extrapolated (said once; the total follows)"
             )
 
-    def frame(self, atoms: Atoms, name: str = "trajectory.extxyz") -> Path | None:
-        """Append a frame to a file of the output folder; returns its path."""
+    def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
+        """Append a frame to every trajectory; the atoms arrive in slabs."""
+        if self.directory is None:
+            return
+        for file in self._trajectories:
+            with writing(file.path):
+                file.begin(moment)
+        for slab in slabs:
+            for file in self._trajectories:
+                with writing(file.path):
+                    file.add(slab)
+        for file in self._trajectories:
+            with writing(file.path):
+                file.end()
+
+    def tables(self, tables: Mapping[str, Table]) -> None:
+        """NAME.csv for each table, in the place of an earlier one."""
+        if self.directory is not None:
+            for name, table in tables.items():
+                write_atomically(self.directory / f"{name}.csv", table.csv())
+
+    def frame(self, atoms: Atoms, name: str) -> Path | None:
+        """Append a frame to an extended XYZ file of the output folder; returns its path."""
         if self.directory is None:
             return None
         path = self.directory / name

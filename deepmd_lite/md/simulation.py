@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..schema import S, parse
 from ..system import InputError
@@ -22,12 +20,14 @@ from .config import Ensemble, Guards, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
 from .guards import Trip, Watch, stop
-from .initial import atoms_of, from_structure, set_temperature
+from .initial import from_structure, set_temperature
 from .integrate import integrator
+from .observe import Observable, System, observables
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
+from .trajectory import Moment, assemble, ordered_slabs
 
 
 class Simulation:
@@ -83,8 +83,6 @@ class Simulation:
                 checked_grid(grid, self.comm.size)
         self.timestep = timestep
         self.integrator = integrator(self.ensemble, timestep)
-        self.memory: dict[str, Any] = {}
-        """What goes into restarts for observables: values for JSON, and small arrays."""
         self._saved_step = -1
         if resume is None:
             start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
@@ -92,7 +90,6 @@ class Simulation:
             start = restart.read(Path(resume), self.model.type_map, self.comm)
             self._saved_step = start.step
             self.integrator.recall(start.integrator)
-            self.memory = start.memory
         self.start, self.n_atoms = start, start.n_atoms
         self.step = start.step
         held = self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0]
@@ -112,6 +109,7 @@ class Simulation:
                 kelvin, seed = thermal.temperature, thermal.seed
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
+            self.observables = self._observables()
 
     def _open(self, quiet: bool) -> None:
         """Files and messages on rank 0, restarts on every rank."""
@@ -121,7 +119,8 @@ class Simulation:
         with agreement(self.comm):
             if self.comm.rank == 0:
                 sizes = self.start.file_sizes if self.resumed else None
-                self.writer = Writer(directory, quiet, sizes)
+                formats = self.output.format if self.output else ()
+                self.writer = Writer(directory, quiet, sizes, formats)
                 self.writer.reports_beyond_table = self.guards.beyond_table != "off"
                 for line in self.start.damaged:
                     source = self.start.source
@@ -231,19 +230,24 @@ class Simulation:
             cell=self.engine.cell.copy(),
         )
 
+    def _moment(self) -> Moment:
+        """What all atoms share in a frame of this moment."""
+        totals, periodic = self.engine.totals(), all(self.start.pbc)
+        return Moment(
+            step=self.step,
+            time=self.time,
+            cell=self.engine.cell.copy(),
+            absent=self.start.absent,
+            pbc=self.start.pbc,
+            type_map=self.model.type_map,
+            n_atoms=self.n_atoms,
+            potential=totals.potential,
+            stress=-totals.virial / self.engine.volume if periodic else None,
+        )
+
     def _frame(self) -> Atoms | None:
-        thermo, gathered = self._thermo(), self.engine.gather()
-        if gathered is None:
-            return None
-        state, forces, energies = gathered
-        atoms = atoms_of(state, self.start, thermo.cell, self.model.type_map)
-        atoms.info.update(step=self.step, time_fs=self.time)
-        results = {"energy": thermo.potential, "forces": forces, "energies": energies}
-        if all(self.start.pbc):  # as a calculator gives it: without the kinetic part
-            kinetic = state.kinetic_tensor().numpy() / thermo.volume
-            results["stress"] = full_3x3_to_voigt_6_stress(thermo.stress + kinetic)
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        return atoms
+        moment, slabs = self._moment(), list(ordered_slabs(self.engine))
+        return assemble(moment, slabs) if self.comm.rank == 0 else None
 
     # --- records ----------------------------------------------------------------------------
 
@@ -259,16 +263,35 @@ class Simulation:
                 if self.writer is not None:
                     self.writer.thermo(thermo)
             if _due(self.step, self.output.trajectory):
-                atoms = self._frame()
-                if self.writer is not None and atoms is not None:
-                    self.writer.frame(atoms)
+                moment, slabs = self._moment(), ordered_slabs(self.engine)
+                if self.writer is not None:
+                    self.writer.trajectory(moment, slabs)
+                list(slabs)  # every rank sends its own
+            for observable in self.observables:
+                if _due(self.step, observable.every):
+                    observable.sample(self.engine, self.step, self.time)
             if self.step and _due(self.step, self.output.restart):
                 self._save_restart()
+
+    def _observables(self) -> list[Observable]:
+        """Those that the output asks for, with the memory of the run that is continued."""
+        if self.output is None:
+            return []
+        system = System.of(self.engine, self.start.absent, self.timestep, self.freedom)
+        return observables(self.output.observe, system, self.engine, self.start.memory)
+
+    def _write_tables(self) -> None:
+        """What the observables have found so far."""
+        if self.writer is not None:
+            with self.stopwatch("output"):
+                for observable in self.observables:
+                    self.writer.tables(observable.result())
 
     def _save_restart(self) -> None:
         if self.archive is None or self.step == self._saved_step:
             return
         self._saved_step = self.step
+        self._write_tables()
         now = replace(
             self.start,
             state=self.engine.state,
@@ -278,7 +301,7 @@ class Simulation:
             step=self.step,
             time=self.time,
             integrator=self.integrator.memory(self.engine),
-            memory=self.memory,
+            memory={o.name: o.memory() for o in self.observables},
             file_sizes=self.writer.sizes() if self.writer is not None else {},
         )
         notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}

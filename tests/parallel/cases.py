@@ -13,6 +13,8 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+import ase.io
+import h5py
 import numpy as np
 import pytest
 import stops
@@ -24,13 +26,13 @@ from pair_potential import PairPotential
 
 from deepmd_lite import kernels
 from deepmd_lite.calculator import Calculator
-from deepmd_lite.md import SharedError, Simulation, communicator
+from deepmd_lite.md import SharedError, Simulation, communicator, restart
 from deepmd_lite.md.domain import Domain, choose_grid
 from deepmd_lite.md.halo import Halo, decompose
 from deepmd_lite.md.initial import from_structure
 from deepmd_lite.md.state import State
 from deepmd_lite.neighbors import periodic_env
-from deepmd_lite.system import LocalEnv, type_indices
+from deepmd_lite.system import DeepmdLiteError, LocalEnv, type_indices
 
 RCUT = systems.RCUT
 MODEL = PairPotential(RCUT)
@@ -325,6 +327,102 @@ def restart_is_exact(ensemble, comm):
         shutil.rmtree(root)
 
 
+OBSERVE = {
+    "rdf": {"every": 4, "bins": 50},
+    "msd": {"every": 2, "window": 10, "origins": 3},
+    "vacf": {"every": 1, "window": 12, "origins": 2},
+    "stress": {"every": 3, "window": 10},
+    "temperature_profile": {"every": 5, "axis": 1, "bins": 7},
+}
+FORMATS = ["extxyz", "traj", "h5md", "lammps"]
+MOVING = {"ensemble": LANGEVIN, "velocities": {"temperature": 1500}, "timestep": 2.0, "skin": 0.4}
+
+
+def observables_are_those_of_one_rank(r_max, comm):
+    """Every table, and every frame of every format to the last digits; all ranks know the sums."""
+    root = Path(comm.share(tempfile.mkdtemp()))
+    observe = {**OBSERVE, "rdf": {**OBSERVE["rdf"], "r_max": r_max}}
+
+    def run(name, comm):
+        output = {"directory": root / name, "trajectory": 8, "format": FORMATS, "observe": observe}
+        simulation = Simulation(systems.triclinic(), MODEL, comm=comm, output=output, **MOVING)
+        simulation.run(32)
+        return simulation.observables
+
+    found = run("parallel", comm)
+    memories = comm.collect([o.memory() for o in found])
+    assert all(m == memories[0] for m in memories)
+    if comm.rank == 0:
+        for a, b in zip(found, run("serial", None), strict=True):
+            assert a.samples == b.samples > 6
+            ours, theirs = a.result(), b.result()
+            assert ours.keys() == theirs.keys() != set()
+            for name, table in theirs.items():
+                skipped = 1 if isinstance(table.rows[0][0], str) else 0
+                x, y = (np.array([r[skipped:] for r in t.rows]) for t in (ours[name], table))
+                np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9, err_msg=name)
+        for kind in ("extxyz", "traj"):
+            paths = [root / r / f"trajectory.{kind}" for r in ("parallel", "serial")]
+            x, y = (ase.io.read(path, ":", parallel=False) for path in paths)
+            assert len(x) == len(y) == 5
+            for a, b in zip(x, y, strict=True):
+                np.testing.assert_array_equal(a.numbers, b.numbers)
+                np.testing.assert_allclose(a.positions, b.positions, atol=1e-7)
+        with (
+            h5py.File(root / "parallel/trajectory.h5md") as a,
+            h5py.File(root / "serial/trajectory.h5md") as b,
+        ):
+            np.testing.assert_array_equal(a["particles/all/species"], b["particles/all/species"])
+            np.testing.assert_array_equal(a["particles/all/id"], b["particles/all/id"])
+            for name in ("position", "velocity", "force"):
+                x, y = (f[f"particles/all/{name}/value"][:] for f in (a, b))
+                np.testing.assert_allclose(x, y, atol=1e-6)
+        lines = [
+            (root / r / "trajectory.lammpstrj").read_text().splitlines()
+            for r in ("parallel", "serial")
+        ]
+        assert len(lines[0]) == len(lines[1])
+        x, y = ([line.split()[:4] for line in text] for text in lines)
+        assert [r for r in x if r[0] != "ITEM:"] == [r for r in y if r[0] != "ITEM:"]
+        shutil.rmtree(root)
+
+
+def observables_go_on(comm):
+    """A continued run ends with the tables and trajectories of one never interrupted, byte for
+    byte, although steps after the restart had been made and written before."""
+    root = Path(comm.share(tempfile.mkdtemp()))
+
+    def run(name, steps, resume=None):
+        output = {"directory": root / name, "trajectory": 4, "format": FORMATS, "observe": OBSERVE}
+        output["restart"] = 13
+        options = {"resume": resume, "output": output, "comm": comm, **MOVING}
+        Simulation(systems.cubic(), MODEL, **options).run(steps)
+
+    run("whole", 30)
+    run("parts", 13)
+    at_13 = restart.newest(root / "parts")
+    run("parts", 9, at_13)
+    run("parts", 17, at_13)
+    if comm.rank == 0:
+        names = sorted(p.name for p in (root / "whole").iterdir() if p.is_file())
+        names = [n for n in names if n != "log" and not n.startswith(".")]
+        assert len(names) == 4 + 1 + 8, names
+        for name in names:
+            whole, parts = ((root / run / name).read_bytes() for run in ("whole", "parts"))
+            assert whole == parts, name
+        shutil.rmtree(root)
+
+
+def observables_that_make_no_sense_are_one_error(comm):
+    observe = {"rdf": {}, "temperature_profile": {}}
+    root = Path(comm.share(tempfile.mkdtemp()))
+    with pytest.raises(DeepmdLiteError, match="rdf: needs the volume"):
+        output = {"directory": root, "observe": observe}
+        Simulation(systems.cluster(), MODEL, output=output, comm=comm)
+    if comm.rank == 0:
+        shutil.rmtree(root)
+
+
 def deep_potential(comm):
     """Energy, forces and stress of a Deep Potential as the ASE calculator gives them."""
     model = random_potential(("Cu", "Ag"))
@@ -365,6 +463,10 @@ CASES = {
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "replicated": replicated,
+    "observables": partial(observables_are_those_of_one_rank, 4.0),
+    "observables_far": partial(observables_are_those_of_one_rank, 7.0),
+    "observables_go_on": observables_go_on,
+    "observables_that_make_no_sense": observables_that_make_no_sense_are_one_error,
     "restart_nve": partial(restart_is_exact, {"type": "nve"}),
     "restart_langevin": partial(restart_is_exact, LANGEVIN),
     **stops.CASES,

@@ -25,7 +25,11 @@ LAYER = {
     "__init__": 6,
     "__main__": 6,
 }
-ONLY_IN = {"mpi4py": {"md/comm.py"}, "torch.distributed": {"training/parallel.py"}}
+ONLY_IN = {
+    "h5py": {"md/trajectory/h5md.py"},
+    "mpi4py": {"md/comm.py"},
+    "torch.distributed": {"training/parallel.py"},
+}
 """Libraries, or parts of them, that only these files may import."""
 FREE_OF = {
     "torch": {"units.py", "schema.py", "geometry.py", "md/domain.py", "data/formats.py"},

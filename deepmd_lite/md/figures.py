@@ -1,0 +1,164 @@
+"""Pictures of what a run has written: columns of its tables as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+Columns = dict[str, np.ndarray]
+"""A table: columns (n,) by name."""
+
+WIDTH = 4.2
+"""Inches of a panel."""
+DPI = 110
+
+
+def panels(n: int, rows: int = 1) -> tuple[Any, list[Any]]:
+    """An empty figure and its `n` axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = -(-n // rows)
+    figure = Figure(figsize=(WIDTH * across, 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, across, squeeze=False).flat)
+    for unused in axes[n:]:
+        unused.remove()
+    for axis in axes[:n]:
+        axis.ticklabel_format(useOffset=False)
+        axis.grid(color="0.9", lw=0.6)
+    return figure, axes[:n]
+
+
+def png(figure: Any) -> bytes:
+    """The picture as a file."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()
+
+
+def thermo(table: Columns, n_atoms: int | None) -> bytes:
+    """Temperature, energies, pressure, volume and cell against time, as far as they change."""
+    t, known = 1e-3 * table["time_fs"], {}
+    known["temperature (K)"] = {"": table["temperature_K"]}
+    unit, scale = ("meV/atom", 1e3 / n_atoms) if n_atoms else ("eV", 1.0)
+    for title, names in (
+        ("potential, kinetic", ("potential", "kinetic")),
+        ("total, conserved", ("total", "conserved")),
+    ):
+        series = {name: table[f"{name}_eV"] for name in names if f"{name}_eV" in table}
+        known[f"{title} − first ({unit})"] = {k: scale * (v - v[0]) for k, v in series.items()}
+    known["pressure (GPa)"] = {"": table["pressure_GPa"]}
+    if np.ptp(table["volume_A3"]) > 0:
+        known["volume (Å³)"] = {"": table["volume_A3"]}
+    lengths = {k: table[f"{k}_A"] for k in "abc" if f"{k}_A" in table}
+    if any(np.ptp(v) > 0 for v in lengths.values()):
+        known["cell lengths − first (Å)"] = {k: v - v[0] for k, v in lengths.items()}
+    shown = {k: v for k, v in known.items() if any(np.isfinite(x).any() for x in v.values())}
+    figure, axes = panels(len(shown), rows=2 if len(shown) > 2 else 1)
+    for axis, (title, series) in zip(axes, shown.items(), strict=True):
+        for name, values in series.items():
+            axis.plot(t, values, lw=0.9, label=name)
+        axis.set(xlabel="time (ps)", ylabel=title)
+        if len(series) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    return png(figure)
+
+
+def _lines(axis: Any, x: np.ndarray, table: Columns, prefix: str, unit: str) -> None:
+    """Every column PREFIX_X_UNIT, named X."""
+    for name, values in table.items():
+        if name.startswith(prefix) and name.endswith(unit):
+            label = name.removeprefix(prefix).removesuffix(unit).strip("_")
+            axis.plot(x, values, lw=1.1, label=label)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def rdf(table: Columns) -> bytes:
+    """g(r), and the numbers of neighbours."""
+    figure, (left, right) = panels(2)
+    r = table["r_A"]
+    _lines(left, r, table, "g_", "")
+    _lines(right, r, table, "n_", "")
+    left.axhline(1.0, color="0.6", lw=0.8, zorder=1)
+    left.set(xlabel="r (Å)", ylabel="g(r)", ylim=(0, None))
+    right.set(xlabel="r (Å)", ylabel="neighbours within r", ylim=(0, None))
+    return png(figure)
+
+
+def msd(table: Columns) -> bytes:
+    """MSD against time, linear and in logarithms (slope 1 is diffusion, slope 2 flight)."""
+    figure, axes = panels(2)
+    t = 1e-3 * table["time_fs"]
+    for axis in axes:
+        _lines(axis, t, table, "msd_", "_A2")
+        axis.set(xlabel="time (ps)", ylabel="mean-square displacement (Å²)")
+    later = {k: v[1:] for k, v in table.items()}
+    if len(t) > 1 and all((v > 0).any() for k, v in later.items() if k.startswith("msd_")):
+        axes[1].ticklabel_format(useOffset=True)
+        axes[1].set(xscale="log", yscale="log")
+    return png(figure)
+
+
+def vacf(table: Columns) -> bytes:
+    """C(t) / C(0)."""
+    figure, (axis,) = panels(1)
+    normal = {k: v / v[0] if v[0] > 0 else v for k, v in table.items()}
+    _lines(axis, 1e-3 * table["time_fs"], normal, "vacf_", "_A2_per_fs2")
+    axis.axhline(0.0, color="0.6", lw=0.8, zorder=1)
+    axis.set(xlabel="time (ps)", ylabel="velocity autocorrelation, normalised")
+    return png(figure)
+
+
+def vdos(table: Columns) -> bytes:
+    """The density of states up to where it ends, in THz and cm⁻¹."""
+    figure, (axis,) = panels(1)
+    frequency, total = table["frequency_THz"], table["vdos_total_per_THz"]
+    if sum(name.startswith("vdos_") for name in table) == 2:  # one element, and it again in total
+        table = {k: v for k, v in table.items() if k != "vdos_total_per_THz"}
+    _lines(axis, frequency, table, "vdos_", "_per_THz")
+    seen = np.flatnonzero(np.abs(total) >= 0.02 * np.abs(total).max())
+    axis.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
+    axis.set_xlim(0, min(1.15 * frequency[seen[-1]], frequency[-1]) or None)
+    per_cm = table["wavenumber_per_cm"][-1] / frequency[-1]
+    above = axis.secondary_xaxis("top", functions=(lambda x: x * per_cm, lambda x: x / per_cm))
+    above.set_xlabel("wavenumber (cm⁻¹)")
+    return png(figure)
+
+
+def viscosity(table: Columns) -> bytes:
+    """Autocorrelation of the shear stress and the Green-Kubo integral with its error."""
+    figure, (left, right) = panels(2)
+    t = 1e-3 * table["time_fs"]
+    left.plot(t, table["correlation_GPa2"], lw=1.1)
+    left.axhline(0.0, color="0.6", lw=0.8, zorder=1)
+    left.set(xlabel="time (ps)", ylabel="shear-stress autocorrelation (GPa²)")
+    eta, error = table["viscosity_mPa_s"], table["error_mPa_s"]
+    right.plot(t, eta, lw=1.1)
+    right.fill_between(t, eta - error, eta + error, alpha=0.2, lw=0)
+    right.set(xlabel="upper limit of the integral (ps)", ylabel="viscosity (mPa s)")
+    return png(figure)
+
+
+def temperature_profile(table: Columns) -> bytes:
+    """Temperature and density along the axis."""
+    figure, (left, right) = panels(2)
+    left.plot(table["position_A"], table["temperature_K"], "o-", ms=3, lw=1.0)
+    left.set(xlabel="position (Å)", ylabel="temperature (K)")
+    right.plot(table["position_A"], table["density_per_A3"], "o-", ms=3, lw=1.0)
+    right.set(xlabel="position (Å)", ylabel="number density (1/Å³)", ylim=(0, None))
+    return png(figure)
+
+
+OBSERVED: dict[str, tuple[str, Callable[[Columns], bytes]]] = {
+    "rdf": ("Radial distribution functions", rdf),
+    "msd": ("Mean-square displacement", msd),
+    "vacf": ("Velocity autocorrelation", vacf),
+    "vdos": ("Vibrational density of states", vdos),
+    "viscosity": ("Shear stress and viscosity", viscosity),
+    "temperature_profile": ("Profile along an axis", temperature_profile),
+}
+"""Title and picture of each table that an observable writes."""

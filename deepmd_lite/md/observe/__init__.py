@@ -1,0 +1,50 @@
+"""Observables that are sampled while the atoms move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..comm import agreement
+from ..engine import Engine
+from .base import Observable, System, Table
+from .msd import Msd
+from .profile import TemperatureProfile
+from .rdf import Rdf
+from .settings import Observe
+from .stress import Stress
+from .vacf import Vacf
+
+KINDS: dict[str, Any] = {k.name: k for k in (Rdf, Msd, Vacf, Stress, TemperatureProfile)}
+
+__all__ = ["KINDS", "Observable", "Observe", "System", "Table", "observables"]
+
+
+def observables(
+    settings: Observe, system: System, engine: Engine, memory: Mapping[str, Any]
+) -> list[Observable]:
+    """Those that `settings` ask for, ready to sample.
+
+    `memory` by name is that of the run that is continued; an observable it lacks begins now. Raises
+    SharedError (InputError with a single rank) where one has no meaning for this system.
+    """
+    found: list[Observable] = []
+    carried = engine.state.carried
+    with agreement(engine.comm):
+        for name, kind in KINDS.items():
+            own = getattr(settings, name)
+            if own is None:
+                continue
+            observable = kind(own, system)
+            if name in memory:
+                observable.recall(memory[name])
+            elif observable.width:
+                n = len(engine.state)
+                carried[name] = torch.zeros(n, observable.width, dtype=torch.float64)
+            found.append(observable)
+    kept = {o.name for o in found if o.width}
+    for name in set(KINDS) & set(carried) - kept:
+        del carried[name]
+    return found

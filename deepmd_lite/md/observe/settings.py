@@ -1,0 +1,89 @@
+"""The keys of `output: {observe: …}`. Each observable has defaults, so that `rdf: {}` works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from ...schema import Section
+
+Origins = Annotated[int, Field(ge=1, le=100)]
+
+
+class Sampling(Section):
+    """What all observables have."""
+
+    every: PositiveInt = 10
+    """Steps between samples."""
+
+
+class Windowed(Sampling):
+    """Observables of a time difference: averages over origins in time."""
+
+    window: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
+    """Samples that an origin is followed; the longest time difference is one less."""
+    origins: Origins = 4
+    """Origins followed at a time, evenly staggered; each costs three numbers for every atom."""
+
+    @model_validator(mode="after")
+    def _staggered(self) -> Windowed:
+        if self.origins > self.window:
+            raise ValueError(f"{self.origins} origins in a window of {self.window} samples")
+        return self
+
+
+class RdfSettings(Sampling):
+    """Radial distribution functions."""
+
+    bins: Annotated[int, Field(ge=2, le=100_000)] = 200
+    r_max: Annotated[PositiveFloat, Field(le=30.0)] | None = None
+    """Å; default: the cutoff of the model. Beyond it a longer neighbour list is made."""
+
+
+class MsdSettings(Windowed):
+    """Mean-square displacement and diffusion."""
+
+    fit_from: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
+    """The slope is fitted from this fraction of the window to its end."""
+
+
+class VacfSettings(Windowed):
+    """Velocity autocorrelation and vibrational density of states."""
+
+    every: PositiveInt = 2
+
+
+class StressSettings(Sampling):
+    """Stress, its autocorrelation and the shear viscosity."""
+
+    every: PositiveInt = 2
+    window: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    """Samples of the longest time difference; every sample is an origin."""
+
+
+class ProfileSettings(Sampling):
+    """Temperature and density along a lattice vector."""
+
+    axis: Annotated[int, Field(ge=0, le=2)] = 2
+    bins: Annotated[int, Field(ge=1, le=100_000)] = 20
+
+
+class Observe(Section):
+    """Which observables a run samples."""
+
+    rdf: RdfSettings | None = None
+    msd: MsdSettings | None = None
+    vacf: VacfSettings | None = None
+    stress: StressSettings | None = None
+    temperature_profile: ProfileSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_so(cls, given: Any) -> Any:
+        """`rdf:` with nothing behind it is neither on nor off."""
+        empty = [k for k, v in given.items() if v is None] if isinstance(given, Mapping) else []
+        if empty:
+            raise ValueError(f"'{empty[0]}' has nothing behind it; write '{empty[0]}: {{}}'")
+        return given

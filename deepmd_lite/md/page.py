@@ -1,0 +1,38 @@
+"""A web page in one file: a table of key figures and pictures, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td { padding: 0.15rem 1.2rem 0.15rem 0; vertical-align: top; }
+td:nth-child(2) { font-variant-numeric: tabular-nums; } td:nth-child(3) { color: #666; }
+img { max-width: 100%; } p { color: #666; }
+"""
+
+
+def page(
+    title: str,
+    figures: Sequence[tuple[str, str, str]],
+    note: str,
+    pictures: Sequence[tuple[str, bytes]],
+) -> bytes:
+    """HTML with `figures` (quantity, value, remark), a `note` on them, and PNGs by title."""
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in figures
+    )
+    shown = "\n".join(
+        f"<h2>{escape(name)}</h2>\n"
+        f'<img alt="{escape(name)}" src="data:image/png;base64,{b64encode(content).decode()}">'
+        for name, content in pictures
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
+        f"</title><style>{_STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
+        f"<table>\n{rows}\n</table>\n<p>{escape(note)}</p>\n{shown}\n</body></html>\n"
+    ).encode()

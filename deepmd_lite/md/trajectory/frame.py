@@ -1,0 +1,137 @@
+"""One frame of a trajectory: what all atoms share, and the atoms in slabs, in order of id.
+
+Files list atoms by id, ranks own them by place. So that no rank ever holds them all, each first
+gets its share of the ids, and then one share after the other comes to rank 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
+from ase.units import fs
+
+from ..engine import Engine
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What all atoms share."""
+
+    step: int
+    time: float
+    """fs."""
+    cell: np.ndarray
+    """(3, 3) Å, rows are lattice vectors."""
+    absent: tuple[bool, bool, bool]
+    """Lattice vectors that the structure lacks and `cell` fills in."""
+    pbc: tuple[bool, bool, bool]
+    type_map: Sequence[str]
+    n_atoms: int
+    potential: float
+    """eV."""
+    stress: np.ndarray | None
+    """(3, 3) eV/Å³, tension positive, without the kinetic part; None unless all axes are
+    periodic."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Atoms `first`, `first` + 1, …; n of them."""
+
+    first: int
+    types: np.ndarray
+    """(n,) int64, index into the type map."""
+    masses: np.ndarray
+    """(n,) u."""
+    positions: np.ndarray
+    """(n, 3) Å, near the cell but perhaps outside."""
+    images: np.ndarray
+    """(n, 3) int64: positions + images @ cell is the path without any wrapping."""
+    velocities: np.ndarray
+    """(n, 3) Å/fs."""
+    forces: np.ndarray
+    """(n, 3) eV/Å."""
+    energies: np.ndarray
+    """(n,) eV."""
+
+    @classmethod
+    def from_rows(cls, first: int, rows: np.ndarray) -> Slab:
+        """From rows (n, 16) of `ordered_slabs`."""
+        return cls(
+            first=first,
+            types=rows[:, 1].astype(np.int64),
+            masses=rows[:, 2],
+            positions=rows[:, 3:6],
+            images=rows[:, 6:9].astype(np.int64),
+            velocities=rows[:, 9:12],
+            forces=rows[:, 12:15],
+            energies=rows[:, 15],
+        )
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def path(self, cell: np.ndarray) -> np.ndarray:
+        """(n, 3) Å: positions that are continuous in time, not wrapped."""
+        return self.positions + self.images @ cell
+
+    def wrapped(self, cell: np.ndarray, pbc: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (n, 3) Å inside the cell along periodic axes, and images (n, 3) int64."""
+        shifts = np.where(pbc, np.floor(self.positions @ np.linalg.inv(cell)), 0.0)
+        return self.positions - shifts @ cell, self.images + shifts.astype(np.int64)
+
+
+def ordered_slabs(engine: Engine) -> Iterator[Slab]:
+    """All atoms in order of id, a slab at a time, on rank 0; nothing on other ranks.
+
+    Every rank must go through to the end.
+    """
+    comm, state = engine.comm, engine.state
+    narrow = (state.ids, state.types, state.masses)
+    wide = (state.positions, state.images, state.velocities, engine.forces)
+    columns = [x.double()[:, None].numpy() for x in narrow] + [x.double().numpy() for x in wide]
+    rows = np.concatenate([*columns, engine.energies.double().numpy()[:, None]], axis=1)
+    firsts = np.arange(comm.size + 1) * engine.n_atoms // comm.size
+    rows = rows[np.argsort(rows[:, 0])]
+    rows = comm.redistribute(rows, np.diff(np.searchsorted(rows[:, 0], firsts)))
+    rows = rows[np.argsort(rows[:, 0])]
+    if comm.rank == 0:
+        yield Slab.from_rows(0, rows)
+        nothing = rows[:0].copy()
+        del rows
+        for rank in range(1, comm.size):
+            arrived = comm.swap_rows(nothing, None, rank, tag=rank)
+            yield Slab.from_rows(int(firsts[rank]), arrived)
+    else:
+        comm.swap_rows(rows, 0, None, tag=comm.rank)
+
+
+def assemble(moment: Moment, slabs: Sequence[Slab]) -> Atoms:
+    """All atoms for ASE, with energy and forces; positions are not wrapped."""
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([getattr(s, name) for s in slabs])
+
+    symbols = np.array(moment.type_map)[whole("types")]
+    path = np.concatenate([s.path(moment.cell) for s in slabs])
+    shown = np.where(np.array(moment.absent)[:, None], 0.0, moment.cell)
+    atoms = Atoms(symbols.tolist(), path, cell=shown, pbc=moment.pbc)
+    masses = whole("masses")
+    if not np.allclose(atoms.get_masses(), masses):
+        atoms.set_masses(masses)
+    atoms.set_velocities(whole("velocities") / fs)  # ASE: Å per its own unit of time
+    atoms.info.update(step=moment.step, time_fs=moment.time)
+    results = {
+        "energy": moment.potential,
+        "forces": whole("forces"),
+        "energies": whole("energies"),
+    }
+    if moment.stress is not None:
+        results["stress"] = full_3x3_to_voigt_6_stress(moment.stress)
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms

@@ -1,0 +1,112 @@
+"""Observables: their input, going on with them, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from ase.build import bulk, fcc111
+from pair_potential import PairPotential
+
+from deepmd_lite.md import Simulation
+from deepmd_lite.md.config import Output
+from deepmd_lite.md.observe import KINDS
+from deepmd_lite.md.restart import newest
+from deepmd_lite.schema import parse
+from deepmd_lite.system import InputError
+
+ALL = {name: {} for name in KINDS}
+
+
+def run(folder, observe, steps=0, resume=None, atoms=None, timestep=2.0):
+    output = {"directory": folder, "thermo": 0, "trajectory": 0, "observe": observe}
+    if atoms is None:
+        atoms = bulk("Cu", cubic=True, a=3.7).repeat(2)
+    simulation = Simulation(
+        atoms,
+        PairPotential(),
+        velocities={"temperature": 300},
+        timestep=timestep,
+        output=output,
+        resume=resume,
+    )
+    simulation.run(steps)
+    return simulation
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rfd": {}}, "unknown key 'observe/rfd'; did you mean 'rdf'"),
+        ({"rdf": {"bin": 3}}, "unknown key 'observe/rdf/bin'; did you mean 'bins'"),
+        ({"rdf": {"every": 0}}, "key 'observe/rdf/every'"),
+        ({"rdf": {"r_max": 50}}, "key 'observe/rdf/r_max'"),
+        ({"rdf": None}, "'rdf' has nothing behind it; write 'rdf: {}'"),
+        ({"msd": {"window": 3}}, "key 'observe/msd/window'"),
+        ({"vacf": {"window": 10, "origins": 11}}, "11 origins in a window of 10 samples"),
+        ({"temperature_profile": {"axis": 3}}, "key 'observe/temperature_profile/axis'"),
+    ],
+)
+def test_bad_input_is_named(given, message):
+    with pytest.raises(InputError, match=message):
+        parse(Output, {"observe": given}, "output")
+
+
+def test_empty_keys_are_enough_for_every_observable(tmp_path):
+    simulation = run(tmp_path / "run", ALL, steps=20)
+    assert [o.name for o in simulation.observables] == list(KINDS)
+    names = {p.name for p in (tmp_path / "run").glob("*.csv")}
+    assert names == {
+        *("rdf.csv", "msd.csv", "diffusion.csv", "vacf.csv", "vdos.csv"),
+        *("stress.csv", "viscosity.csv", "temperature_profile.csv"),
+    }
+    for observable in simulation.observables:
+        memory = observable.memory()
+        assert json.loads(json.dumps(memory)) == memory
+        for table in observable.result().values():
+            numbers = [x for row in table.rows for x in row if not isinstance(x, str)]
+            empty = observable.name == "temperature_profile"  # slices between two planes of atoms
+            assert empty or np.isfinite(numbers).all()
+
+
+def test_an_open_system_has_what_needs_no_volume(tmp_path):
+    slab = fcc111("Cu", (3, 3, 3), a=3.7, vacuum=6.0)
+    slab.pbc = (True, True, False)
+    for name in ("rdf", "stress"):
+        with pytest.raises(
+            InputError, match=f"observe/{name}: needs the volume.*leave '{name}' out"
+        ):
+            run(tmp_path / name, {name: {}}, atoms=slab)
+    open_to_all = {k: {} for k in ALL if k not in ("rdf", "stress")}
+    assert len(run(tmp_path / "run", open_to_all, 10, atoms=slab).observables) == 3
+    slab.cell[2] = 0
+    with pytest.raises(InputError, match="axis 2: the structure has no such lattice vector"):
+        run(tmp_path / "none", {"temperature_profile": {}}, atoms=slab)
+    run(tmp_path / "one", {"temperature_profile": {"axis": 0}}, atoms=slab)
+
+
+def test_going_on_with_other_observables(tmp_path):
+    """What is added begins then; what is left out is forgotten; what is changed is an error."""
+    folder = tmp_path / "run"
+    run(folder, {"msd": {"every": 1}, "rdf": {}}, 10)
+    restart = newest(folder)
+    for changed, message in (
+        ({"msd": {"every": 2}}, "observe/msd: every is 2, but 1 in the run that is continued"),
+        ({"rdf": {"bins": 10}}, "observe/rdf: bins is 10, but 200"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(folder, changed, 1, resume=restart)
+    with pytest.raises(InputError, match=r"observe/rdf: timestep is 1.0, but 2.0"):
+        run(folder, {"rdf": {}}, 1, resume=restart, timestep=1.0)
+    simulation = run(folder, {"rdf": {}, "vacf": {"every": 1}}, 10, resume=restart)
+    assert {o.name: o.samples for o in simulation.observables} == {"rdf": 2 + 1, "vacf": 10}
+    assert set(simulation.state.carried) == {"vacf"}
+
+
+def test_columns_are_named_with_their_units(tmp_path):
+    simulation = run(tmp_path / "run", ALL, 20)
+    heads = {k: t.columns for o in simulation.observables for k, t in o.result().items()}
+    assert heads["rdf"] == ("r_A", "g_Cu-Cu", "n_Cu-Cu")
+    assert heads["msd"] == ("time_fs", "msd_Cu_A2")
+    assert heads["vacf"] == ("time_fs", "vacf_Cu_A2_per_fs2")
+    assert heads["vdos"][:2] == ("frequency_THz", "wavenumber_per_cm")
+    assert heads["diffusion"][:3] == ("element", "D_cm2_per_s", "error_cm2_per_s")
