@@ -45,16 +45,18 @@ def run_input(
     *,
     comm: Any = None,
     resume: bool = False,
+    force: bool = False,
     quiet: bool = False,
     threads: int | None = None,
 ) -> RunResult:
     """Run the molecular dynamics of an MD input (`MdConfig`): a YAML or JSON file, or a mapping.
 
     `comm`: a communicator of mpi4py; by default all ranks if an MPI launcher started this process.
-    `resume`: go on from the newest restart in the output folder, to the same last step. `threads`
-    of each rank: by default the CPUs are shared among the ranks of a machine; a process alone is
-    left as it is. Model and structure are looked up in the working directory, then beside the input
-    file; the output folder is relative to the working directory.
+    `resume`: go on from the newest restart in the output folder, to the same last step. `force`:
+    only warn of a model without virials where the cell changes. `threads` of each rank: by default
+    the CPUs are shared among the ranks of a machine; a process alone is left as it is. Model and
+    structure are looked up in the working directory, then beside the input file; the output folder
+    is relative to the working directory.
 
     SIGTERM writes a restart and returns; Ctrl-C writes one and raises KeyboardInterrupt. Raises
     InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the other
@@ -63,7 +65,7 @@ def run_input(
     ranks = communicator() if comm is None else wrap(comm)
     with _ends_together(ranks):
         _share_threads(ranks, threads)
-        result = _run(config, ranks, resume, quiet)
+        result = _run(config, ranks, resume, force, quiet)
     if result.signal == "SIGINT":
         if ranks.rank == 0:
             raise KeyboardInterrupt
@@ -110,7 +112,11 @@ def _read(
 
 
 def _run(
-    source: str | Path | Mapping[str, Any], comm: Communicator, resume: bool, quiet: bool
+    source: str | Path | Mapping[str, Any],
+    comm: Communicator,
+    resume: bool,
+    force: bool,
+    quiet: bool,
 ) -> RunResult:
     config, atoms = _read(source, comm, resume)
     with agreement(comm):
@@ -119,9 +125,11 @@ def _run(
         atoms,
         config.model,
         ensemble=config.ensemble,
+        frozen=config.frozen,
         velocities=config.velocities,
         masses=config.masses,
         timestep=config.timestep,
+        steps=config.steps,
         replicate=config.replicate,
         skin=config.skin,
         grid=config.grid,
@@ -129,6 +137,7 @@ def _run(
         precision=config.precision,
         output=config.output,
         resume=newest,
+        force=force,
         comm=comm,
         quiet=quiet,
     )
@@ -160,7 +169,7 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
     log, model = simulation.writer.log, simulation.model
     log(
         f"{simulation.n_atoms} atoms, model {config.model} (rcut {model.rcut:g} Å, "
-        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.type}, timestep "
+        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
         f"{simulation.timestep:g} fs"
     )
     grid = " x ".join(map(str, simulation.domain.grid))

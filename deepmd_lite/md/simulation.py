@@ -19,10 +19,11 @@ from ..schema import S, parse
 from ..system import InputError
 from . import restart
 from .comm import SharedError, agreement, guarded, wrap
-from .config import Ensemble, Output, Velocities
+from .config import Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
-from .initial import atoms_of, from_structure, set_temperature
+from .ensemble import Ensemble, Frozen, check_cell_changes
+from .initial import atoms_of, from_structure, hold, set_temperature
 from .integrate import integrator
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
@@ -47,9 +48,11 @@ class Simulation:
         model: Any,
         *,
         ensemble: Ensemble | Mapping[str, Any] | None = None,
+        frozen: Sequence[Frozen | Mapping[str, Any]] = (),
         velocities: Velocities | Mapping[str, Any] | None = None,
         masses: Mapping[str, float] | None = None,
         timestep: float = 1.0,
+        steps: int | None = None,
         replicate: Sequence[int] = (1, 1, 1),
         skin: float = 1.0,
         grid: Sequence[int] | None = None,
@@ -57,6 +60,7 @@ class Simulation:
         precision: str | None = None,
         output: Output | Mapping[str, Any] | None = None,
         resume: str | Path | None = None,
+        force: bool = False,
         comm: Any = None,
         quiet: bool = True,
     ) -> None:
@@ -65,14 +69,17 @@ class Simulation:
         `atoms`: the structure, looked at on rank 0 only and not changed; `model`: path of a `.dpl`
         file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`. The
         other keys are those of the input file (`MdConfig`): timestep fs, skin Å, masses u by
-        element; `output` None writes no files. `resume`: a restart file to go on from; atoms,
-        velocities and replicate are then not used. `comm`: a communicator of mpi4py; None is this
-        process alone. Raises InputError for arguments that do not hold together.
+        element; `output` None writes no files. `steps` of the whole run matters to ramps only.
+        `resume`: a restart file to go on from; atoms, velocities, frozen and replicate are then
+        not used. `force`: only warn of a model without virials where the cell changes. `comm`: a
+        communicator of mpi4py; None is this process alone. Raises InputError for arguments that
+        do not hold together.
         """
         self.comm = wrap(comm)
         with agreement(self.comm):
             self.model = _loaded(model, precision)
             self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
+            selections = [_section(Frozen, f, "frozen") for f in frozen]
             thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
             self.output = None if output is None else _section(Output, output, "output")
             if not (timestep > 0 and np.isfinite(timestep)):
@@ -82,20 +89,16 @@ class Simulation:
             if grid is not None:
                 checked_grid(grid, self.comm.size)
         self.timestep = timestep
-        self.integrator = integrator(self.ensemble, timestep)
         self._saved_step = -1
         if resume is None:
             start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
+            hold(start, selections, self.model.type_map, self.comm)
         else:
             start = restart.read(Path(resume), self.model.type_map, self.comm)
             self._saved_step = start.step
-            self.integrator.recall(start.integrator)
         self.start, self.n_atoms = start, start.n_atoms
         self.step = start.step
-        held = self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0]
-        self.freedom = degrees_of_freedom(
-            self.n_atoms - int(held), self.integrator.conserves_momentum and not held
-        )
+        warnings = self._choose_integrator(steps, force)
         self.resumed = resume is not None
         self.writer: Writer | None = None
         with agreement(self.comm):
@@ -103,6 +106,8 @@ class Simulation:
                 directory = self.output.directory if self.output else None
                 sizes = start.file_sizes if self.resumed else None
                 self.writer = Writer(directory, quiet, sizes)
+                for warning in warnings:
+                    self.writer.warn(warning)
         with guarded(self.comm):
             self.engine = Engine(
                 self.model, start, self.comm, skin=skin, grid=grid, balance=balance
@@ -111,6 +116,18 @@ class Simulation:
                 kelvin, seed = thermal.temperature, thermal.seed
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
+            self.integrator.prepare(self.engine, self.freedom, not self.resumed)
+
+    def _choose_integrator(self, steps: int | None, force: bool) -> list[str]:
+        """Integrator and degrees of freedom; returns warnings."""
+        start = self.start
+        held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
+        with agreement(self.comm):
+            self.integrator = integrator(self.ensemble, self.timestep, steps, start.integrator)
+            warnings = check_cell_changes(self.ensemble, start.pbc, held, self.model, force)
+        moving, alone = self.n_atoms - held, self.integrator.conserves_momentum and not held
+        self.freedom = degrees_of_freedom(moving, alone)
+        return warnings
 
     # --- the algorithm ----------------------------------------------------------------------
 
