@@ -190,7 +190,9 @@ def _md(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         comm = communicator()
-        plan = plan_input(args.input, comm=comm, n_ranks=args.ranks, threads=args.threads)
+        plan = plan_input(
+            args.input, comm=comm, n_ranks=args.ranks, force=args.force, threads=args.threads
+        )
         if comm.rank == 0:
             print("\n".join(plan.lines()))
         return 0

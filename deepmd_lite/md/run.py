@@ -27,6 +27,7 @@ def plan_input(
     *,
     comm: Any = None,
     n_ranks: int | None = None,
+    force: bool = False,
     threads: int | None = None,
 ) -> Plan:
     """The forecast for an MD input, from a probe of some steps; nothing is written.
@@ -37,7 +38,7 @@ def plan_input(
     with _ends_together(ranks):
         _share_threads(ranks, threads)
         found, atoms = _read(config, ranks, resume=False)
-        return make_plan(found, atoms, ranks, n_ranks)
+        return make_plan(found, atoms, ranks, n_ranks, force)
 
 
 def run_input(
