@@ -6,7 +6,6 @@ and `strain` are what can be put into it; `mtk` has equations of its own.
 
 from __future__ import annotations
 
-from ..ensemble import Ensemble
 from .build import integrator
 from .cell_motion import StochasticCellRescaling
 from .mtk import MartynaTobiasKlein
@@ -18,7 +17,6 @@ from .verlet import VelocityVerlet
 
 __all__ = [
     "Bussi",
-    "Ensemble",
     "Langevin",
     "MartynaTobiasKlein",
     "NoseHooverChain",
