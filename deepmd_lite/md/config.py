@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from ..schema import Section
-from .ensemble import Ensemble, Frozen, NonNegativeFloat, Seed, frozen_sections
+from .ensemble import Ensemble, Frozen, NonNegativeFloat, Seed, listed
 
 Temperature = NonNegativeFloat
 
@@ -52,7 +52,7 @@ class MdConfig(Section):
     """Of the atom types 1, 2, … of a LAMMPS data file; default: by its type labels or masses."""
     replicate: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
     ensemble: Ensemble = Ensemble()
-    frozen: Annotated[list[Frozen], BeforeValidator(frozen_sections)] = []
+    frozen: Annotated[list[Frozen], BeforeValidator(listed)] = []
     """Atoms that are held: one selection, or a list of which each counts."""
     velocities: Velocities | None = None
     """Default: those of the structure, or zero."""

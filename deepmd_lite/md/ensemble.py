@@ -243,8 +243,8 @@ def slice_of(text: str) -> slice:
     raise ValueError("key 'indices': expected a list of numbers, or a slice such as '0:100'")
 
 
-def frozen_sections(value: object) -> object:
-    """One section or a list of them, as a list."""
+def listed(value: Any) -> Any:
+    """One `Frozen` section, or several, as a list."""
     return [value] if isinstance(value, (Mapping, Frozen)) else value
 
 

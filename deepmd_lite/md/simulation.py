@@ -22,7 +22,7 @@ from .comm import SharedError, agreement, guarded, wrap
 from .config import Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
-from .ensemble import Ensemble, Frozen, check_cell_changes
+from .ensemble import Ensemble, Frozen, check_cell_changes, listed
 from .initial import atoms_of, from_structure, hold, set_temperature
 from .integrate import integrator
 from .output import Writer
@@ -48,7 +48,7 @@ class Simulation:
         model: Any,
         *,
         ensemble: Ensemble | Mapping[str, Any] | None = None,
-        frozen: Sequence[Frozen | Mapping[str, Any]] = (),
+        frozen: Frozen | Mapping[str, Any] | Sequence[Frozen | Mapping[str, Any]] = (),
         velocities: Velocities | Mapping[str, Any] | None = None,
         masses: Mapping[str, float] | None = None,
         timestep: float = 1.0,
@@ -79,7 +79,7 @@ class Simulation:
         with agreement(self.comm):
             self.model = _loaded(model, precision)
             self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
-            selections = [_section(Frozen, f, "frozen") for f in frozen]
+            selections = [_section(Frozen, f, "frozen") for f in listed(frozen)]
             thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
             self.output = None if output is None else _section(Output, output, "output")
             if not (timestep > 0 and np.isfinite(timestep)):

@@ -314,7 +314,7 @@ def replicated(comm):
 
 
 def held_atoms(comm):
-    """Some are held, on whichever rank they are, and restarts know of it."""
+    """Some are held, on whichever rank they are."""
     frozen = [{"elements": ["Ag"], "axis": "x", "below": 9.0}, {"indices": "::7"}]
     options = {"ensemble": {"type": "nvt-nhc", "temperature": 500}, "timestep": 2.0}
     velocities = {"temperature": 900, "seed": 3}
@@ -340,7 +340,7 @@ def selections_in_vain(comm):
         Simulation(systems.cubic(), MODEL, comm=comm, ensemble=ENSEMBLES["nhc"], steps=9)
 
 
-def restart_is_exact(structure, ensemble, comm):
+def restart_is_exact(structure, ensemble, comm, frozen=()):
     """N steps, a restart and N steps are 2N steps, bit for bit, in files too; on one rank also."""
     root = Path(comm.share(tempfile.mkdtemp()))
     options = {
@@ -355,7 +355,7 @@ def restart_is_exact(structure, ensemble, comm):
     def run(name, steps, resume=None, **more):
         output = {"directory": str(root / name), **every}
         simulation = Simulation(
-            structure(), MODEL, output=output, resume=resume, comm=comm, **options
+            structure(), MODEL, frozen=frozen, output=output, resume=resume, comm=comm, **options
         )
         simulation.run(steps)
         return simulation
@@ -421,6 +421,9 @@ CASES = {
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "replicated": replicated,
+    "restart_held": partial(
+        restart_is_exact, systems.cubic, ENSEMBLES["bussi"], frozen={"indices": "::7"}
+    ),
     "held_atoms": held_atoms,
     "selections_in_vain": selections_in_vain,
     **{

@@ -77,7 +77,7 @@ def test_conserved_quantities_to_second_order(name):
     spreads = []
     for timestep in (4.0, 2.0):
         simulation = crystal(CONSERVING[name], timestep)
-        thermos = [simulation.run(round(8 / timestep)).thermo for _ in range(50)]
+        thermos = [simulation.run(round(8 / timestep)).thermo for _ in range(30)]
         conserved = np.array([t.conserved for t in thermos])
         spreads.append(conserved.std())
     assert spreads[1] < 2e-3 * simulation.n_atoms * BOLTZMANN * KELVIN

@@ -15,7 +15,7 @@ from deepmd_lite.md.ensemble import Ensemble, check_cell_changes
 from deepmd_lite.md.integrate import MartynaTobiasKlein, NoseHooverChain, Ramp, integrator
 from deepmd_lite.model import load_model, save_model
 from deepmd_lite.schema import parse
-from deepmd_lite.system import InputError
+from deepmd_lite.system import DeepmdLiteError, InputError
 
 SCR = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
 STRAIN = {"type": "strain", "axis": "c", "rate": 1e-6}
@@ -131,7 +131,7 @@ def test_selections_that_do_not_fit_the_structure(given, message):
 
 
 def held(**selection):
-    simulation = Simulation(copper(), PairPotential(), frozen=[selection])
+    simulation = Simulation(copper(), PairPotential(), frozen=selection)
     return set(simulation.state.ids[simulation.state.mobile == 0].tolist())
 
 
@@ -255,6 +255,15 @@ def test_compression_has_an_end():
     simulation = Simulation(copper(3), PairPotential(), ensemble=ensemble)
     with pytest.raises(Exception, match="has left 5% of the length"):
         simulation.run(10)
+
+
+@pytest.mark.parametrize("kind", ["npt-scr", "npt-mtk"])
+def test_a_barostat_out_of_control_says_so(kind):
+    ensemble = {"type": kind, "temperature": 300, "pressure": "-200 GPa", "barostat_time": 0.5}
+    options = {"ensemble": ensemble, "velocities": {"temperature": 300}}
+    simulation = Simulation(copper(3), PairPotential(), **options)
+    with pytest.raises(DeepmdLiteError, match="the barostat would strain the cell by"):
+        simulation.run(20)
 
 
 def test_keys_reach_the_run_from_an_input(tmp_path, monkeypatch):

@@ -7,12 +7,15 @@ import math
 import numpy as np
 
 from ...units import BOLTZMANN, EV_PER_A3_IN_GPA
+from ..comm import SharedError
 from ..engine import Engine
 from ..random import generator
 from .ramp import Ramp
 
 CELL_STREAM = 3
 """Stream of the random numbers of the barostat."""
+LARGEST = 0.05
+"""Strain in one step at which a barostat has lost control."""
 
 
 def modes(coupling: str) -> np.ndarray:
@@ -33,6 +36,17 @@ def modes(coupling: str) -> np.ndarray:
 def projected(matrix: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """The part of a (3, 3) matrix that lies in the `allowed` modes (k, 3, 3)."""
     return np.einsum("kij,kab,ab->ij", allowed, allowed, matrix)
+
+
+def checked(strain: np.ndarray, step: int) -> np.ndarray:
+    """The (3, 3) strain of a step, on all ranks the same; raises SharedError if it is too large."""
+    largest = float(np.abs(strain).max())
+    if not largest <= LARGEST:
+        raise SharedError(
+            f"step {step}: the barostat would strain the cell by {largest:.2g} in one step: "
+            "raise barostat_time, lower compressibility or the timestep, or relax the structure"
+        )
+    return strain
 
 
 class CellMotion:
@@ -80,4 +94,4 @@ class StochasticCellRescaling(CellMotion):
         excess = -engine.totals().stress(engine.volume) - target * np.eye(3)
         noise = generator(self.seed, CELL_STREAM, step).standard_normal((3, 3))
         amount = math.sqrt(2.0 * thermal * self.pace / engine.volume)
-        return projected(self.pace * excess + amount * noise, self.allowed)
+        return checked(projected(self.pace * excess + amount * noise, self.allowed), step)

@@ -10,7 +10,7 @@ import torch
 
 from ...units import ACCELERATION, BOLTZMANN, EV_PER_A3_IN_GPA
 from ..engine import Engine, Totals
-from .cell_motion import projected
+from .cell_motion import checked, projected
 from .nose_hoover import Chain
 from .ramp import Ramp
 from .verlet import VelocityVerlet, prepare_scaling
@@ -71,6 +71,7 @@ class MartynaTobiasKlein(VelocityVerlet):
         totals = engine.totals()
         factor = self._advance_chains(engine, totals.kinetic_energy)
         self._push_cell(engine, totals, factor**2)
+        checked(self.rate * self.timestep, step)
         self._kick(engine)
         self._drift(engine)
 
