@@ -176,6 +176,11 @@ def _add_md(verbs: argparse._SubParsersAction) -> None:
         help="check the input, make some steps, and print what the run will need; write nothing",
     )
     p.add_argument("--ranks", type=_positive, metavar="N", help="with --dry-run: plan for N ranks")
+    p.add_argument(
+        "--force",
+        action="store_true",
+        help="let the cell change with a model that was not trained on virials",
+    )
     _common(p)
     p.set_defaults(run=_md)
 
@@ -186,13 +191,21 @@ def _md(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         comm = communicator()
-        plan = plan_input(args.input, comm=comm, n_ranks=args.ranks, threads=args.threads)
+        plan = plan_input(
+            args.input, comm=comm, n_ranks=args.ranks, force=args.force, threads=args.threads
+        )
         if comm.rank == 0:
             print("\n".join(plan.lines()))
         return 0
     if args.ranks:
         raise InputError("--ranks: only with --dry-run; a run has the ranks that mpiexec -n starts")
-    run_input(args.input, resume=args.resume, quiet=args.quiet, threads=args.threads)
+    run_input(
+        args.input,
+        resume=args.resume,
+        force=args.force,
+        quiet=args.quiet,
+        threads=args.threads,
+    )
     return 0
 
 

@@ -9,52 +9,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
-    model_validator,
 )
 
 from ..schema import Section
+from .ensemble import Ensemble, Frozen, NonNegativeFloat, Seed, listed
 from .observe.settings import Observe
 from .trajectory import NAMES
 
-ENSEMBLES = ("nve", "nvt-langevin")
-SEED_LIMIT = 2**32
-
-Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Temperature = NonNegativeFloat
-
-
-class Ensemble(Section):
-    """`{type: nve}` or `{type: nvt-langevin, temperature: 300, friction: 0.01, seed: 1}`."""
-
-    type: str = "nve"
-    temperature: Temperature | None = None
-    """K, of the thermostat."""
-    friction: NonNegativeFloat | None = None
-    """1/fs, rate at which the thermostat forgets velocities (inverse of its time constant)."""
-    seed: Seed = 1
-    """Of the thermostat's noise."""
-
-    @field_validator("type")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in ENSEMBLES:
-            raise ValueError(f"this version has the ensembles {', '.join(ENSEMBLES)}")
-        return value
-
-    @model_validator(mode="after")
-    def _keys_of_type(self) -> Ensemble:
-        given = [k for k in ("temperature", "friction") if getattr(self, k) is not None]
-        if self.type == "nve" and given:
-            raise ValueError(f"ensemble 'nve' has no key '{given[0]}'; use nvt-langevin")
-        if self.type == "nvt-langevin" and len(given) < 2:
-            raise ValueError("ensemble 'nvt-langevin' needs temperature (K) and friction (1/fs)")
-        return self
 
 
 class Velocities(Section):
@@ -123,6 +91,8 @@ class MdConfig(Section):
     """Of the atom types 1, 2, … of a LAMMPS data file; default: by its type labels or masses."""
     replicate: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
     ensemble: Ensemble = Ensemble()
+    frozen: Annotated[list[Frozen], BeforeValidator(listed)] = []
+    """Atoms that are held: one selection, or a list of which each counts."""
     velocities: Velocities | None = None
     """Default: those of the structure, or zero."""
     masses: dict[str, PositiveFloat] = {}

@@ -17,6 +17,7 @@ from ..system import InputError, type_indices
 from ..units import ACCELERATION, BOLTZMANN
 from .comm import Communicator, agreement
 from .domain import Domain
+from .ensemble import Frozen, slice_of
 from .state import State, thermal_velocities
 
 
@@ -131,20 +132,64 @@ def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
             )
 
 
+def hold(
+    start: Start, selections: Sequence[Frozen], type_map: Sequence[str], comm: Communicator
+) -> None:
+    """Hold the atoms that any of `selections` names: no force moves them, their velocity is zero.
+
+    Raises SharedError (InputError with one rank) for a selection without atoms, an element or an
+    index that the structure lacks, and where no atom would be left to move.
+    """
+    state = start.state
+    for selection in selections:
+        held = torch.ones(len(state), dtype=torch.bool)
+        with agreement(comm):
+            if selection.elements is not None:
+                kinds = type_indices(selection.elements, type_map, "frozen: elements")
+                held &= torch.isin(state.types.long(), torch.tensor(kinds))
+            if selection.indices is not None:
+                held &= torch.isin(state.ids, _indices(selection.indices, start.n_atoms))
+            if selection.axis is not None:
+                along = state.positions[:, "xyz".index(selection.axis)]
+                held &= along < (np.inf if selection.below is None else selection.below)
+                held &= along > (-np.inf if selection.above is None else selection.above)
+        found = int(comm.reduce(np.array([int(held.sum())]), "sum")[0])
+        with agreement(comm):
+            if not found:
+                raise InputError(f"frozen: no atom meets {selection.model_dump(exclude_none=True)}")
+        state.mobile[held] = 0.0
+    state.velocities *= state.mobile[:, None]
+    mobile = comm.reduce(np.array([float(state.mobile.sum())]), "sum")[0]
+    with agreement(comm):
+        if not mobile:
+            raise InputError(f"frozen: holds all {start.n_atoms} atoms; leave some to move")
+
+
+def _indices(given: str | list[int], n_atoms: int) -> torch.Tensor:
+    if isinstance(given, str):
+        return torch.arange(n_atoms)[slice_of(given)]
+    outside = [i for i in given if not 0 <= i < n_atoms]
+    if outside:
+        raise InputError(
+            f"frozen: index {outside[0]} of {n_atoms} atoms, expected 0 … {n_atoms - 1}"
+        )
+    return torch.tensor(given)
+
+
 def set_temperature(
     state: State, kelvin: float, seed: int, freedom: int, comm: Communicator
 ) -> None:
     """Give the atoms Maxwell-Boltzmann velocities: no total momentum, exactly `kelvin`.
 
-    `freedom`: degrees of freedom that count for the temperature. A single atom keeps its momentum.
+    `freedom`: degrees of freedom that count for the temperature. A single atom keeps its momentum,
+    and one that is held has none.
     """
     velocities = thermal_velocities(state, kelvin, seed)
-    masses = state.masses[:, None]
-    momentum = torch.cat([(masses * velocities).sum(0), state.masses.sum()[None]])
-    total = torch.from_numpy(comm.reduce(momentum.numpy(), "sum"))
-    n_atoms = comm.reduce(np.array([len(state)]), "sum")[0]
-    if n_atoms > 1:
-        velocities -= total[:3] / total[3]
+    masses, mobile = state.masses[:, None], state.mobile[:, None]
+    sums = ((masses * velocities).sum(0), (mobile * masses).sum(0), mobile.sum(0))
+    total = torch.from_numpy(comm.reduce(torch.cat(sums).numpy(), "sum"))
+    if total[4] > 1:
+        velocities -= mobile * (total[:3] / total[3])
     twice_kinetic = (masses * velocities**2).sum()[None].numpy() / ACCELERATION
     found = comm.reduce(twice_kinetic, "sum")[0] / (freedom * BOLTZMANN)
     state.velocities = velocities * np.sqrt(kelvin / found) if found > 0 else velocities

@@ -152,13 +152,17 @@ class Plan:
 
 
 def make_plan(
-    config: MdConfig, atoms: Atoms | None, comm: Communicator, n_ranks: int | None = None
+    config: MdConfig,
+    atoms: Atoms | None,
+    comm: Communicator,
+    n_ranks: int | None = None,
+    force: bool = False,
 ) -> Plan:
     """Probe the system of `config` and forecast its run on `n_ranks` (default: those of `comm`).
 
     `atoms`: the structure, on rank 0. Writes nothing. Raises as `Simulation` does.
     """
-    probe = _probe(config, atoms, comm)
+    probe = _probe(config, atoms, comm, force)
     plan: Plan | None = None
     with agreement(comm):
         if comm.rank == 0:
@@ -182,7 +186,7 @@ def make_plan(
     return shared
 
 
-def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator) -> Probe:
+def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: bool) -> Probe:
     """A few steps on the ranks at hand, with nothing written."""
     copies = comm.share(None if atoms is None else _copies(config, len(atoms), comm.size))
     simulation = Simulation(
@@ -192,11 +196,13 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator) -> Probe:
         velocities=config.velocities,
         masses=config.masses,
         timestep=config.timestep,
+        steps=config.steps,
         replicate=copies,
         skin=config.skin,
         grid=config.grid,
         precision=config.precision,
         guards=config.guards,
+        force=force,
         comm=comm,
     )
     first = time.perf_counter()

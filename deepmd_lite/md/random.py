@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
@@ -51,3 +52,11 @@ def normals(ids: torch.Tensor, seed: int, stream: int, step: int) -> torch.Tenso
     r0, r1 = torch.sqrt(-2.0 * torch.log(u0)), torch.sqrt(-2.0 * torch.log(u2))
     a0, a1 = 2.0 * math.pi * u1, 2.0 * math.pi * u3
     return torch.stack([r0 * torch.cos(a0), r0 * torch.sin(a0), r1 * torch.cos(a1)], dim=1)
+
+
+def generator(seed: int, stream: int, step: int) -> np.random.Generator:
+    """For the few numbers of a step that belong to the system as a whole: on every rank the same.
+
+    Also counter-based (numpy's Philox), and so a function of the arguments alone.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]))

@@ -6,7 +6,8 @@ beta_deg, gamma_deg. `conserved_eV` is what the equations of motion keep constan
 and what thermostat and barostat have taken. Pressure and stress include the kinetic
 part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
 (xx yy zz yz xz xy). Volume, pressure and stress are nan unless all three axes are periodic. The
-temperature counts 3N − 3 degrees of freedom in nve, 3N with a Langevin thermostat.
+temperature counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum
+is conserved (not with a Langevin thermostat, nor where atoms are held).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def plan_input(
     *,
     comm: Any = None,
     n_ranks: int | None = None,
+    force: bool = False,
     threads: int | None = None,
 ) -> Plan:
     """The forecast for an MD input, from a probe of some steps; nothing is written.
@@ -36,7 +37,7 @@ def plan_input(
     with _ends_together(ranks):
         _share_threads(ranks, threads)
         found, atoms = _read(config, ranks, resume=False)
-        return make_plan(found, atoms, ranks, n_ranks)
+        return make_plan(found, atoms, ranks, n_ranks, force)
 
 
 def run_input(
@@ -44,16 +45,18 @@ def run_input(
     *,
     comm: Any = None,
     resume: bool = False,
+    force: bool = False,
     quiet: bool = False,
     threads: int | None = None,
 ) -> RunResult:
     """Run the molecular dynamics of an MD input (`MdConfig`): a YAML or JSON file, or a mapping.
 
     `comm`: a communicator of mpi4py; by default all ranks if an MPI launcher started this process.
-    `resume`: go on from the newest restart in the output folder, to the same last step. `threads`
-    of each rank: by default the CPUs are shared among the ranks of a machine; a process alone is
-    left as it is. Model and structure are looked up in the working directory, then beside the input
-    file; the output folder is relative to the working directory.
+    `resume`: go on from the newest restart in the output folder, to the same last step. `force`:
+    only warn of a model without virials where the cell changes. `threads` of each rank: by default
+    the CPUs are shared among the ranks of a machine; a process alone is left as it is. Model and
+    structure are looked up in the working directory, then beside the input file; the output folder
+    is relative to the working directory.
 
     SIGTERM and SIGUSR1 write a restart and return; Ctrl-C writes one and raises KeyboardInterrupt.
     Raises InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the
@@ -62,7 +65,7 @@ def run_input(
     ranks = communicator() if comm is None else wrap(comm)
     with _ends_together(ranks):
         _share_threads(ranks, threads)
-        result = _run(config, ranks, resume, quiet)
+        result = _run(config, ranks, resume, force, quiet)
     if result.signal == "SIGINT":
         if ranks.rank == 0:
             raise KeyboardInterrupt
@@ -109,16 +112,22 @@ def _read(
 
 
 def _run(
-    source: str | Path | Mapping[str, Any], comm: Communicator, resume: bool, quiet: bool
+    source: str | Path | Mapping[str, Any],
+    comm: Communicator,
+    resume: bool,
+    force: bool,
+    quiet: bool,
 ) -> RunResult:
     config, atoms = _read(source, comm, resume)
     simulation = Simulation(
         atoms,
         config.model,
         ensemble=config.ensemble,
+        frozen=config.frozen,
         velocities=config.velocities,
         masses=config.masses,
         timestep=config.timestep,
+        steps=config.steps,
         replicate=config.replicate,
         skin=config.skin,
         grid=config.grid,
@@ -127,6 +136,7 @@ def _run(
         output=config.output,
         guards=config.guards,
         resume=config.output.directory if resume else None,
+        force=force,
         comm=comm,
         quiet=quiet,
     )
@@ -158,7 +168,7 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
     log, model = simulation.writer.log, simulation.model
     log(
         f"{simulation.n_atoms} atoms, model {config.model} (rcut {model.rcut:g} Å, "
-        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.type}, timestep "
+        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
         f"{simulation.timestep:g} fs"
     )
     grid = " x ".join(map(str, simulation.domain.grid))

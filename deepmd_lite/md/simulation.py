@@ -16,11 +16,12 @@ from ..schema import S, parse
 from ..system import InputError
 from . import restart
 from .comm import agreement, guarded, wrap
-from .config import Ensemble, Guards, Output, Velocities
+from .config import Guards, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
+from .ensemble import Ensemble, Frozen, check_cell_changes, listed
 from .guards import Trip, Watch, stop
-from .initial import from_structure, set_temperature
+from .initial import from_structure, hold, set_temperature
 from .integrate import integrator
 from .observe import Observable, System, observables
 from .output import Writer
@@ -44,9 +45,11 @@ class Simulation:
         model: Any,
         *,
         ensemble: Ensemble | Mapping[str, Any] | None = None,
+        frozen: Frozen | Mapping[str, Any] | Sequence[Frozen | Mapping[str, Any]] = (),
         velocities: Velocities | Mapping[str, Any] | None = None,
         masses: Mapping[str, float] | None = None,
         timestep: float = 1.0,
+        steps: int | None = None,
         replicate: Sequence[int] = (1, 1, 1),
         skin: float = 1.0,
         grid: Sequence[int] | None = None,
@@ -55,6 +58,7 @@ class Simulation:
         output: Output | Mapping[str, Any] | None = None,
         guards: Guards | Mapping[str, Any] | None = None,
         resume: str | Path | None = None,
+        force: bool = False,
         comm: Any = None,
         quiet: bool = True,
     ) -> None:
@@ -63,15 +67,17 @@ class Simulation:
         `atoms`: the structure, looked at on rank 0 only and not changed; `model`: path of a `.dpl`
         file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`. The
         other keys are those of the input file (`MdConfig`): timestep fs, skin Å, masses u by
-        element; `output` None writes no files. `resume`: a restart to go on from, or the folder
-        of a run, whose newest sound restart is meant; atoms, velocities and replicate are then not
-        used. `comm`: a communicator of mpi4py; None is this
-        process alone. Raises InputError for arguments that do not hold together.
+        element; `output` None writes no files. `steps` of the whole run matters to ramps only.
+        `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
+        meant; atoms, velocities, frozen and replicate are then not used. `force`: only warn of a
+        model without virials where the cell changes. `comm`: a communicator of mpi4py; None is
+        this process alone. Raises InputError for arguments that do not hold together.
         """
         self.comm = wrap(comm)
         with agreement(self.comm):
             self.model = _loaded(model, precision)
             self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
+            selections = [_section(Frozen, f, "frozen") for f in listed(frozen)]
             thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
             self.output = None if output is None else _section(Output, output, "output")
             self.guards = _section(Guards, guards or {}, "guards")
@@ -82,22 +88,18 @@ class Simulation:
             if grid is not None:
                 checked_grid(grid, self.comm.size)
         self.timestep = timestep
-        self.integrator = integrator(self.ensemble, timestep)
         self._saved_step = -1
         if resume is None:
             start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
+            hold(start, selections, self.model.type_map, self.comm)
         else:
             start = restart.read(Path(resume), self.model.type_map, self.comm)
             self._saved_step = start.step
-            self.integrator.recall(start.integrator)
         self.start, self.n_atoms = start, start.n_atoms
         self.step = start.step
-        held = self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0]
-        self.freedom = degrees_of_freedom(
-            self.n_atoms - int(held), self.integrator.conserves_momentum and not held
-        )
+        warnings = self._choose_integrator(steps, force)
         self.resumed = resume is not None
-        self._open(quiet)
+        self._open(quiet, warnings)
         target = getattr(self.ensemble, "temperature", None)
         target = 0.0 if target is None else float(np.max(target))
         self.watch = Watch(self.guards, timestep, self.freedom, target)
@@ -109,9 +111,21 @@ class Simulation:
                 kelvin, seed = thermal.temperature, thermal.seed
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
+            self.integrator.prepare(self.engine, self.freedom, not self.resumed)
             self.observables = self._observables()
 
-    def _open(self, quiet: bool) -> None:
+    def _choose_integrator(self, steps: int | None, force: bool) -> list[str]:
+        """Integrator and degrees of freedom; returns warnings."""
+        start = self.start
+        held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
+        with agreement(self.comm):
+            self.integrator = integrator(self.ensemble, self.timestep, steps, start.integrator)
+            warnings = check_cell_changes(self.ensemble, start.pbc, held, self.model, force)
+        moving, alone = self.n_atoms - held, self.integrator.conserves_momentum and not held
+        self.freedom = degrees_of_freedom(moving, alone)
+        return warnings
+
+    def _open(self, quiet: bool, warnings: Sequence[str]) -> None:
         """Files and messages on rank 0, restarts on every rank."""
         self.writer: Writer | None = None
         self.archive: restart.Archive | None = None
@@ -122,9 +136,12 @@ class Simulation:
                 formats = self.output.format if self.output else ()
                 self.writer = Writer(directory, quiet, sizes, formats)
                 self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-                for line in self.start.damaged:
-                    source = self.start.source
-                    self.writer.warn(f"{line}; going on from {source}, the one before")
+                source = self.start.source
+                damaged = [
+                    f"{x}; going on from {source}, the one before" for x in self.start.damaged
+                ]
+                for line in (*damaged, *warnings):
+                    self.writer.warn(line)
         if directory is not None:
             self.archive = restart.Archive(directory / "restart", self.comm, self.start.source)
 

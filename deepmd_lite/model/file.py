@@ -141,6 +141,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     if potential.davg[:, 1:].any() or not (potential.dstd > 0).all():
         raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
     potential.table_error = dict(header.get("table_error", {}))
+    potential.provenance = dict(header.get("provenance", {}))
     potential.to_precision(precision or config.precision)
     return potential.freeze()
 

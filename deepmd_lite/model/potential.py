@@ -66,6 +66,7 @@ class Potential(nn.Module):
         )
         self.grid = grid or self._initial_grid()
         self.table_error: dict[str, float] = {}
+        self.provenance: dict[str, Any] = {}
         self._frozen: torch.Tensor | None = None
         self._compiled: kernels.CompiledPotential | None = None
         self.to_precision(config.precision)

@@ -32,11 +32,37 @@ from deepmd_lite.md.halo import Halo, decompose
 from deepmd_lite.md.initial import from_structure
 from deepmd_lite.md.state import State
 from deepmd_lite.neighbors import periodic_env
-from deepmd_lite.system import DeepmdLiteError, LocalEnv, type_indices
+from deepmd_lite.system import DeepmdLiteError, InputError, LocalEnv, type_indices
 
 RCUT = systems.RCUT
 MODEL = PairPotential(RCUT)
 LANGEVIN = {"type": "nvt-langevin", "temperature": 400, "friction": 0.02, "seed": 7}
+THERMAL = {"temperature": [700, 900], "thermostat_time": 30}
+BAROSTAT = {**THERMAL, "pressure": ["20 kbar", "5 GPa"], "barostat_time": 100}
+STRAIN = {"type": "strain", "axis": "c", "rate": 1e-3}
+FREE = {"lateral": "stress-free", "barostat_time": 100, **THERMAL}
+ENSEMBLES = {
+    "nve": {"type": "nve"},
+    "langevin": LANGEVIN,
+    "bussi": {"type": "nvt-bussi", **THERMAL},
+    "nhc": {"type": "nvt-nhc", **THERMAL},
+    **{
+        f"scr_{c}": {"type": "npt-scr", **BAROSTAT, "coupling": c}
+        for c in ("isotropic", "flexible")
+    },
+    **{
+        f"mtk_{c}": {"type": "npt-mtk", **BAROSTAT, "coupling": c}
+        for c in ("isotropic", "flexible")
+    },
+    "strain": {**STRAIN, "thermostat": "nhc", **THERMAL},
+}
+ORTHOGONAL = {
+    "scr_anisotropic": {"type": "npt-scr", **BAROSTAT, "coupling": "anisotropic"},
+    "strain_free": {**STRAIN, **FREE, "thermostat": "bussi"},
+}
+"""With those above every ensemble, with ramps where they may have them."""
+STEPS = 26
+"""Of a run in the cases of restarts."""
 
 
 def reference(atoms):
@@ -262,6 +288,7 @@ def trajectory(structure, ensemble, comm):
         "velocities": {"temperature": 1500, "seed": 3},
         "timestep": 2.0,
         "skin": 0.4,
+        "steps": 24,
     }
     parallel = Simulation(structure(), MODEL, comm=comm, **options)
     serial = Simulation(structure(), MODEL, **options)
@@ -273,6 +300,8 @@ def trajectory(structure, ensemble, comm):
     np.testing.assert_allclose(a.total, b.total, atol=1e-8)
     np.testing.assert_allclose(a.temperature, b.temperature, atol=1e-6)
     np.testing.assert_allclose(a.stress, b.stress, atol=1e-10)
+    np.testing.assert_allclose(a.conserved, b.conserved, atol=1e-7)
+    np.testing.assert_allclose(a.cell, b.cell, atol=1e-10)
 
 
 def replicated(comm):
@@ -287,7 +316,34 @@ def replicated(comm):
         np.testing.assert_allclose(atoms.get_forces(), reference(expected)[1], atol=1e-10)
 
 
-def restart_is_exact(ensemble, comm):
+def held_atoms(comm):
+    """Some are held, on whichever rank they are."""
+    frozen = [{"elements": ["Ag"], "axis": "x", "below": 9.0}, {"indices": "::7"}]
+    options = {"ensemble": {"type": "nvt-nhc", "temperature": 500}, "timestep": 2.0}
+    velocities = {"temperature": 900, "seed": 3}
+    parallel, serial = (
+        Simulation(systems.cubic(), MODEL, comm=c, frozen=frozen, velocities=velocities, **options)
+        for c in (comm, None)
+    )
+    assert parallel.freedom == serial.freedom < 3 * parallel.n_atoms - 20
+    parallel.run(20)
+    serial.run(20)
+    assert difference(parallel, serial) < 1e-9
+
+
+def selections_in_vain(comm):
+    """An error on all ranks alike, though no rank holds all atoms."""
+    for frozen, message in (
+        ({"indices": ":"}, "holds all"),
+        ({"axis": "x", "above": 1e3}, "meets"),
+    ):
+        with pytest.raises((SharedError, InputError), match=message):
+            Simulation(systems.cubic(), MODEL, comm=comm, frozen=[frozen])
+    with pytest.raises((SharedError, InputError), match="all are zero"):
+        Simulation(systems.cubic(), MODEL, comm=comm, ensemble=ENSEMBLES["nhc"], steps=9)
+
+
+def restart_is_exact(structure, ensemble, comm, frozen=()):
     """N steps, a restart and N steps are 2N steps, bit for bit, in files too; on one rank also."""
     root = Path(comm.share(tempfile.mkdtemp()))
     options = {
@@ -295,18 +351,19 @@ def restart_is_exact(ensemble, comm):
         "velocities": {"temperature": 1500},
         "timestep": 2.0,
         "skin": 0.4,
+        "steps": STEPS,
     }
     every = {"thermo": 5, "trajectory": 10, "restart": 0}
 
     def run(name, steps, resume=None, **more):
         output = {"directory": str(root / name), **every}
         simulation = Simulation(
-            systems.triclinic(), MODEL, output=output, resume=resume, comm=comm, **options
+            structure(), MODEL, frozen=frozen, output=output, resume=resume, comm=comm, **options
         )
         simulation.run(steps)
         return simulation
 
-    whole = run("whole", 26)
+    whole = run("whole", STEPS)
     run("parts", 13)
     parts = run("parts", 13, resume=root / "parts/restart/step-000000000013")
     assert difference(whole, parts) == 0.0
@@ -458,8 +515,8 @@ CASES = {
     "planes_follow_the_time": planes_follow_the_time,
     "a_cell_that_is_deformed": a_cell_that_is_deformed,
     "a_lost_atom_is_an_error": a_lost_atom_is_an_error,
-    "trajectory_nve": partial(trajectory, systems.triclinic, {"type": "nve"}),
-    "trajectory_langevin": partial(trajectory, systems.cubic, LANGEVIN),
+    **{f"trajectory_{k}": partial(trajectory, systems.triclinic, e) for k, e in ENSEMBLES.items()},
+    **{f"trajectory_{k}": partial(trajectory, systems.cubic, e) for k, e in ORTHOGONAL.items()},
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "replicated": replicated,
@@ -467,9 +524,17 @@ CASES = {
     "observables_far": partial(observables_are_those_of_one_rank, 7.0),
     "observables_go_on": observables_go_on,
     "observables_that_make_no_sense": observables_that_make_no_sense_are_one_error,
-    "restart_nve": partial(restart_is_exact, {"type": "nve"}),
-    "restart_langevin": partial(restart_is_exact, LANGEVIN),
     **stops.CASES,
+    "restart_held": partial(
+        restart_is_exact, systems.cubic, ENSEMBLES["bussi"], frozen={"indices": "::7"}
+    ),
+    "held_atoms": held_atoms,
+    "selections_in_vain": selections_in_vain,
+    **{
+        f"restart_{k}": partial(restart_is_exact, systems.triclinic, e)
+        for k, e in ENSEMBLES.items()
+    },
+    **{f"restart_{k}": partial(restart_is_exact, systems.cubic, e) for k, e in ORTHOGONAL.items()},
 }
 
 

@@ -1,4 +1,4 @@
-"""Random numbers, initial velocities and the two integrators."""
+"""Random numbers, initial velocities and the parts of the integrators."""
 
 from types import SimpleNamespace
 
@@ -9,8 +9,11 @@ import torch
 from deepmd_lite.md.comm import Communicator
 from deepmd_lite.md.config import Ensemble
 from deepmd_lite.md.initial import set_temperature
-from deepmd_lite.md.integrate import LangevinBAOAB, VelocityVerlet, integrator
-from deepmd_lite.md.random import normals, philox
+from deepmd_lite.md.integrate import Bussi, Langevin, Ramp, VelocityVerlet, integrator
+from deepmd_lite.md.integrate.cell_motion import modes, projected
+from deepmd_lite.md.integrate.ledger import Ledger
+from deepmd_lite.md.integrate.nose_hoover import Chain
+from deepmd_lite.md.random import generator, normals, philox
 from deepmd_lite.md.state import State, degrees_of_freedom, temperature, thermal_velocities
 from deepmd_lite.units import ACCELERATION, BOLTZMANN, KINETIC
 
@@ -21,6 +24,10 @@ def step_of(motion, state, force, step):
     motion.before_forces(engine, step)
     engine.forces = force(state.positions)
     motion.after_forces(engine, step)
+
+
+def langevin(timestep, kelvin, friction, seed):
+    return VelocityVerlet(timestep, Langevin(Ramp(kelvin, kelvin), friction, seed))
 
 
 def some_state(n=50, seed=0):
@@ -108,7 +115,7 @@ def test_atoms_that_are_held_do_not_move():
     state.mobile[:20] = 0
     state.velocities = thermal_velocities(state, 500.0, 1)
     x = state.positions.clone()
-    for motion in (VelocityVerlet(1.0), LangevinBAOAB(1.0, 500.0, 0.1, 2)):
+    for motion in (VelocityVerlet(1.0), langevin(1.0, 500.0, 0.1, 2)):
         for step in range(5):
             step_of(motion, state, torch.neg, step)
     moved = (state.positions - x).abs().amax(dim=1)
@@ -132,9 +139,9 @@ def test_free_flight_and_uniform_acceleration():
 
 def test_langevin_without_friction_is_velocity_verlet():
     a, b = some_state(), some_state()
-    verlet, langevin = VelocityVerlet(1.5), LangevinBAOAB(1.5, 300.0, 0.0, 1)
+    verlet, free = VelocityVerlet(1.5), langevin(1.5, 300.0, 0.0, 1)
     for step in range(200):
-        for state, motion in ((a, verlet), (b, langevin)):
+        for state, motion in ((a, verlet), (b, free)):
             step_of(motion, state, torch.neg, step)
     torch.testing.assert_close(a.positions, b.positions, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(a.velocities, b.velocities, rtol=1e-10, atol=1e-11)
@@ -147,7 +154,7 @@ def test_baoab_samples_a_harmonic_well_exactly():
     dt, state = 1.0 / omega, some_state(n)  # long: velocity averages are visibly off here
     state.masses.fill_(mass)
     state.positions.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
-    motion = LangevinBAOAB(dt, kelvin, omega, 3)
+    motion = langevin(dt, kelvin, omega, 3)
     squares, speeds = [], []
     for step in range(160):
         step_of(motion, state, lambda x: -k * x, step)
@@ -161,7 +168,102 @@ def test_baoab_samples_a_harmonic_well_exactly():
 
 def test_integrator_of_an_ensemble():
     assert integrator(Ensemble(), 1.0).conserves_momentum
-    langevin = integrator(Ensemble(type="nvt-langevin", temperature=10, friction=0.1), 1.0)
-    assert isinstance(langevin, LangevinBAOAB)
-    assert langevin.kept == pytest.approx(np.exp(-0.1))
-    assert langevin.kept**2 + langevin.renewed**2 == pytest.approx(1.0, abs=1e-15)
+    motion = integrator(Ensemble(type="nvt-langevin", temperature=10, friction=0.1), 1.0)
+    assert isinstance(motion.thermostat, Langevin)
+    assert not motion.conserves_momentum
+    assert motion.cell_motion is None
+
+
+def test_held_atoms_get_no_share_of_the_momentum():
+    state = some_state()
+    state.mobile[:20] = 0
+    set_temperature(state, 321.0, 9, degrees_of_freedom(30, False), Communicator())
+    assert float(state.velocities[:20].abs().max()) == 0.0
+    momentum = (state.masses[:, None] * state.velocities).sum(0)
+    assert float(momentum.abs().max()) < 1e-12
+    kinetic = 0.5 * float(state.kinetic_tensor().trace())
+    assert temperature(kinetic, 90) == pytest.approx(321.0, rel=1e-12)
+
+
+def test_numbers_of_the_system_are_functions_of_their_arguments():
+    draws = {generator(*key).standard_normal() for key in ((1, 2, 3), (1, 2, 4), (1, 3, 3))}
+    assert len(draws) == 3
+    assert generator(1, 2, 2**40).standard_normal() in {generator(1, 2, 2**40).standard_normal()}
+    x = np.array([generator(5, 2, step).standard_normal() for step in range(20000)])
+    assert abs(x.mean()) < 4 / np.sqrt(len(x))
+    assert x.var() == pytest.approx(1.0, abs=4 * np.sqrt(2 / len(x)))
+    assert abs(np.corrcoef(x[1:], x[:-1])[0, 1]) < 4 / np.sqrt(len(x))
+
+
+def test_velocity_rescaling_alone_samples_the_canonical_kinetic_energy():
+    """2 E / kT is χ² distributed; its correlation decays with the time constant (Bussi 2007)."""
+    freedom, ratio, n = 12, 0.4, 40000
+    thermostat = Bussi(Ramp(300.0, 300.0), 1.0, 5)
+    thermostat.freedom = freedom
+    reduced = np.empty(n)
+    value = 1.0
+    for step in range(n):
+        value *= thermostat._factor(value, ratio, step) ** 2
+        reduced[step] = value
+    x, decay = reduced[100:], np.exp(-ratio)
+    independent = len(x) * (1 - decay) / (1 + decay)
+    variance = 2 * freedom
+    assert x.mean() == pytest.approx(freedom, abs=4 * np.sqrt(variance / independent))
+    assert x.var() == pytest.approx(variance, rel=5 * np.sqrt((2 + 12 / freedom) / independent))
+    assert np.corrcoef(x[1:], x[:-1])[0, 1] == pytest.approx(decay, abs=0.02)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+def test_a_chain_is_reversible_and_conserves_its_energy(length):
+    """Coupled to a kinetic energy alone, over a long time and back again."""
+    freedom, thermal, time = 6, 0.05, 20.0
+
+    def end_of(step):
+        chain, twice = Chain(length, 50.0), 3.0 * freedom * thermal
+        chain.velocities[:] = 0.004
+        energies = [0.5 * twice + chain.energy(freedom, thermal)]
+        for _ in range(round(time / step)):
+            twice *= chain.advance(twice, freedom, thermal, step) ** 2
+            energies.append(0.5 * twice + chain.energy(freedom, thermal))
+        return chain, twice, np.abs(np.array(energies) - energies[0]).max()
+
+    chain, twice, error = end_of(2.0)
+    # Suzuki and Yoshida's steps are of fourth order, unless round-off hides it
+    assert error / max(end_of(1.0)[2], 1e-13) > 12.0
+    chain.velocities *= -1.0
+    for _ in range(10):
+        twice *= chain.advance(twice, freedom, thermal, 2.0) ** 2
+    assert twice == pytest.approx(3.0 * freedom * thermal, rel=1e-10)
+    np.testing.assert_allclose(chain.velocities, -0.004, rtol=1e-8)
+
+
+def test_modes_are_orthonormal_and_project():
+    rng = np.random.default_rng(2)
+    matrix = rng.normal(size=(3, 3))
+    expected = {
+        "isotropic": (1, np.trace(matrix) / 3 * np.eye(3)),
+        "anisotropic": (3, np.diag(np.diag(matrix))),
+        "flexible": (6, 0.5 * (matrix + matrix.T)),
+    }
+    for coupling, (count, part) in expected.items():
+        found = modes(coupling)
+        assert len(found) == count
+        np.testing.assert_allclose(
+            np.einsum("kij,lij->kl", found, found), np.eye(count), atol=1e-14
+        )
+        np.testing.assert_allclose(projected(matrix, found), part, atol=1e-14)
+
+
+def test_a_ledger_does_not_depend_on_order():
+    amounts = np.random.default_rng(3).normal(size=2000) * 10.0 ** np.arange(-6, 2).repeat(250)
+    a, b, serial = Ledger(), Ledger(), Communicator()
+    for x in amounts:
+        a.add(x)
+    for x in amounts[1000:]:
+        b.add(x)
+    b.recall(b.units(serial))
+    for x in amounts[:1000]:
+        b.add(x)
+    assert a.total(serial) == b.total(serial) == pytest.approx(amounts.sum(), abs=1e-7)
+    a.add(np.nan)
+    assert a.total(serial) == b.total(serial)

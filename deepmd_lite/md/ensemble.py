@@ -1,0 +1,290 @@
+"""What is sampled and what is held: the sections `ensemble` and `frozen` of the MD input.
+
+Units K, fs, Å; pressures are texts with their unit, GPa once they are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from ..schema import Section
+from ..system import InputError
+from ..units import GPA_IN_BAR
+
+SEED_LIMIT = 2**32
+Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+PRESSURE_UNITS = {
+    "GPa": 1.0,
+    "MPa": 1e-3,
+    "kPa": 1e-6,
+    "Pa": 1e-9,
+    "kbar": 1e3 / GPA_IN_BAR,
+    "bar": 1.0 / GPA_IN_BAR,
+    "atm": 1.01325 / GPA_IN_BAR,
+}
+"""GPa in each unit that a pressure may have."""
+
+
+def _pressure(value: object) -> float:
+    """GPa of a text such as '0.1 GPa' or '1 bar'; 0 needs no unit."""
+    units = ", ".join(PRESSURE_UNITS)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value == 0:
+            return 0.0
+        raise ValueError(f"has no unit; write '{value:g} GPa' or another of {units}")
+    words = value.split() if isinstance(value, str) else []
+    if len(words) == 2 and words[1] in PRESSURE_UNITS:
+        try:
+            found = float(words[0]) * PRESSURE_UNITS[words[1]]
+        except ValueError:
+            found = math.nan
+        if math.isfinite(found):
+            return found
+    raise ValueError(f"expected a number and a unit, as '0.1 GPa' or '1 bar' (units: {units})")
+
+
+def _temperature(value: object) -> float:
+    """K."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if 0 <= value < math.inf:
+            return float(value)
+        raise ValueError("expected a temperature in K, not negative")
+    raise ValueError("expected a temperature in K, or [first, last] for a ramp")
+
+
+def _ends(value: object, read: Callable[[object], float]) -> tuple[float, float] | None:
+    """First and last value of a quantity: of a ramp where two are given."""
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)):
+        if len(value) != 2:
+            raise ValueError("expected one value, or [first, last] for a ramp")
+        return read(value[0]), read(value[1])
+    return read(value), read(value)
+
+
+Temperatures = Annotated[
+    tuple[float, float] | None, BeforeValidator(lambda v: _ends(v, _temperature))
+]
+Pressures = Annotated[tuple[float, float] | None, BeforeValidator(lambda v: _ends(v, _pressure))]
+
+NEEDED = object()
+"""Stands in `KEYS` for a value that only the user can give."""
+_BUSSI = {"temperature": NEEDED, "thermostat_time": 100.0, "seed": 1}
+_NOSE_HOOVER = {"temperature": NEEDED, "thermostat_time": 100.0, "chain_length": 3}
+_BAROSTAT = {"pressure": NEEDED, "barostat_time": 1000.0, "coupling": "isotropic"}
+KEYS: dict[str, dict[str, Any]] = {
+    "nve": {},
+    "nvt-langevin": {"temperature": NEEDED, "friction": NEEDED, "seed": 1},
+    "nvt-bussi": _BUSSI,
+    "nvt-nhc": _NOSE_HOOVER,
+    "npt-scr": {**_BUSSI, **_BAROSTAT, "compressibility": 0.05},
+    "npt-mtk": {**_NOSE_HOOVER, **_BAROSTAT},
+    "strain": {
+        "axis": NEEDED,
+        "rate": NEEDED,
+        "measure": "engineering",
+        "lateral": "fixed",
+        "thermostat": "none",
+    },
+}
+"""Keys of each ensemble with their defaults; `strain` has those of its thermostat besides."""
+_STRAIN_KEYS = {
+    "none": {},
+    "langevin": KEYS["nvt-langevin"],
+    "bussi": _BUSSI,
+    "nhc": _NOSE_HOOVER,
+}
+_LATERAL_KEYS = {"barostat_time": 1000.0, "compressibility": 0.05, "seed": 1}
+_UNITS = {"temperature": "K", "friction": "1/fs", "pressure": "text with unit", "rate": "1/fs"}
+
+
+class Ensemble(Section):
+    """`{type: nve}`, `{type: nvt-langevin, temperature: 300, friction: 0.01}`, …
+
+    Which keys belong to which type, and their defaults, is in `KEYS`; a key that does not belong
+    is an error. None stands for a key that the type does not have.
+    """
+
+    type: str = "nve"
+    temperature: Temperatures = None
+    """K: one value, or first and last of a linear ramp over the steps of the whole run."""
+    friction: NonNegativeFloat | None = None
+    """1/fs, rate at which a Langevin thermostat forgets velocities."""
+    thermostat_time: PositiveFloat | None = None
+    """fs, time constant of the thermostat."""
+    chain_length: PositiveInt | None = None
+    """Of a Nosé-Hoover chain."""
+    pressure: Pressures = None
+    """GPa once read; given as a text with its unit, or first and last of a ramp."""
+    barostat_time: PositiveFloat | None = None
+    """fs, time constant of the barostat."""
+    coupling: Literal["isotropic", "anisotropic", "flexible"] | None = None
+    """How the cell follows the stress: its volume only, its extent along x, y and z each on its
+    own, or all of its shape (without rotation)."""
+    compressibility: PositiveFloat | None = None
+    """1/GPa, of the material as far as known: it only sets the pace. The volume relaxes in
+    barostat_time · (true compressibility / this)."""
+    axis: Literal["a", "b", "c"] | None = None
+    """Lattice vector along which a strain is applied."""
+    rate: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """1/fs, of the strain; positive: tension. 1e-6/fs is 1e9/s."""
+    measure: Literal["engineering", "true"] | None = None
+    """What grows evenly in time: the length, or its logarithm."""
+    lateral: Literal["fixed", "stress-free"] | None = None
+    """The directions across a strain: of constant length, or free to follow zero stress."""
+    thermostat: Literal["none", "langevin", "bussi", "nhc"] | None = None
+    """Of a strain."""
+    seed: Seed | None = None
+    """Of the noise."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Ensemble:
+        """Refuse keys that the type lacks, fill in the defaults of those that it has."""
+        if self.type not in KEYS:
+            raise ValueError(
+                f"key 'type': this version has the ensembles {', '.join(KEYS)}, found {self.type!r}"
+            )
+        name, keys = f"ensemble '{self.type}'", dict(KEYS[self.type])
+        if self.type == "strain":
+            thermostat, lateral = self.thermostat or "none", self.lateral or "fixed"
+            if lateral == "stress-free":
+                if thermostat == "none":
+                    raise ValueError(
+                        f"{name}: 'lateral: stress-free' needs a thermostat: langevin, bussi or nhc"
+                    )
+                keys |= _LATERAL_KEYS
+            keys |= _STRAIN_KEYS[thermostat]
+            name += f" with thermostat '{thermostat}' and lateral '{lateral}'"
+        for key in type(self).model_fields:
+            given = getattr(self, key)
+            if key == "type" or (given is None and key not in keys):
+                continue
+            if key not in keys:
+                known = f"its keys: {', '.join(keys)}" if keys else "it has none"
+                raise ValueError(f"{name} has no key '{key}'; {known}")
+            if given is None and keys[key] is not NEEDED:
+                object.__setattr__(self, key, keys[key])
+        missing = [k for k, v in keys.items() if v is NEEDED and getattr(self, k) is None]
+        if missing:
+            needs = " and ".join(f"{k} ({_UNITS[k]})" if k in _UNITS else k for k in missing)
+            raise ValueError(f"{name} needs {needs}")
+        if self.temperature and min(self.temperature) <= 0 and "friction" not in keys:
+            raise ValueError(f"{name} needs a temperature above 0 K; nvt-langevin can do 0 K")
+        return self
+
+    @property
+    def changes_cell(self) -> bool:
+        """Whether lattice vectors change in it."""
+        return self.type.startswith("npt-") or self.type == "strain"
+
+    @property
+    def has_ramp(self) -> bool:
+        """Whether a target changes with time."""
+        return any(ends and ends[0] != ends[1] for ends in (self.temperature, self.pressure))
+
+    @property
+    def title(self) -> str:
+        """Type and targets in words."""
+        units = ((self.temperature, "K"), (self.pressure, "GPa"))
+        targets = (
+            f"{v[0]:g} {unit}" if v[0] == v[1] else f"{v[0]:g} to {v[1]:g} {unit}"
+            for v, unit in units
+            if v is not None
+        )
+        return " ".join([self.type, *targets])
+
+
+class Frozen(Section):
+    """Atoms that are held where they are: those that meet every condition given.
+
+    Coordinates are Cartesian, in the structure as replicated, at the beginning of the run.
+    """
+
+    elements: list[str] | None = None
+    indices: str | list[int] | None = None
+    """Numbers from 0 in the replicated structure: a list, or a slice such as "0:100"."""
+    axis: Literal["x", "y", "z"] | None = None
+    """Of the region."""
+    below: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Å along `axis`."""
+    above: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Å along `axis`; with `below`: the region between the two."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Frozen:
+        bounds = self.below is not None or self.above is not None
+        if bounds and self.axis is None:
+            raise ValueError("'below' and 'above' need an axis: x, y or z")
+        if self.axis is not None and not bounds:
+            raise ValueError("'axis' needs 'below' or 'above' (Å)")
+        if not bounds and self.elements is None and self.indices is None:
+            raise ValueError("says no atoms; give elements, indices, or axis with below or above")
+        if isinstance(self.indices, str):
+            slice_of(self.indices)
+        return self
+
+
+def slice_of(text: str) -> slice:
+    """The slice that a text such as '0:100' or '::2' means; raises ValueError."""
+    parts = text.split(":")
+    try:
+        numbers = [int(p) if p.strip() else None for p in parts]
+        if len(parts) in (2, 3) and numbers[2:] != [0]:
+            return slice(*numbers)
+    except ValueError:
+        pass
+    raise ValueError("key 'indices': expected a list of numbers, or a slice such as '0:100'")
+
+
+def listed(value: Any) -> Any:
+    """One `Frozen` section, or several, as a list."""
+    return [value] if isinstance(value, (Mapping, Frozen)) else value
+
+
+def check_cell_changes(
+    ensemble: Ensemble, pbc: Sequence[bool], n_held: int, model: Any, force: bool
+) -> list[str]:
+    """Refuse an ensemble that changes the cell where that makes no sense; returns warnings.
+
+    `model`: `provenance["virials trained"]` is what its file says. Raises InputError unless all
+    axes are periodic, no atom is held and the model was trained on virials; `force` turns the last
+    into a warning. A model of which nothing is known gets one too.
+    """
+    if not ensemble.changes_cell:
+        return []
+    name = f"ensemble '{ensemble.type}'"
+    if not all(pbc):
+        raise InputError(
+            f"{name} changes the cell, which needs three periodic axes; the structure has pbc "
+            f"{[bool(p) for p in pbc]}: set pbc in the structure, or use an nvt ensemble"
+        )
+    if n_held:
+        raise InputError(
+            f"{name} changes the cell, and the {n_held} frozen atoms would have to move with it "
+            "while the forces on them count in its stress: use an nvt ensemble, or no 'frozen'"
+        )
+    provenance = getattr(model, "provenance", None)
+    if provenance is None or provenance.get("virials trained") is True:
+        return []
+    if "virials trained" not in provenance:
+        return [
+            f"the model does not say whether it was trained on virials; {name} rests on its "
+            "stress: compare that with a reference calculation"
+        ]
+    problem = (
+        f"{name} rests on the stress, and the model was not trained on virials "
+        "(dpl info shows 'virials trained')"
+    )
+    if force:
+        return [f"{problem}; going on as asked"]
+    raise InputError(
+        f"{problem}: train with virial data and start_pref_v > 0, or go on all the same with "
+        "--force"
+    )

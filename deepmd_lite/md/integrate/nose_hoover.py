@@ -1,0 +1,120 @@
+"""Nosé–Hoover chains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...units import BOLTZMANN
+from ..engine import Engine
+from .ramp import Ramp
+from .thermostat import Thermostat
+
+_OUTER = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
+WEIGHTS = (_OUTER, 1.0 - 2.0 * _OUTER, _OUTER)
+"""Of Suzuki and Yoshida's three steps, together of fourth order."""
+
+
+class Chain:
+    """Thermostat variables coupled to a kinetic energy, the first to it, each to the next.
+
+    Martyna, Klein & Tuckerman, J. Chem. Phys. 97, 2635 (1992); integrated as in Martyna,
+    Tuckerman, Tobias & Klein, Mol. Phys. 87, 1117 (1996), section 4.
+    """
+
+    def __init__(self, length: int, time: float) -> None:
+        """`length` variables with time constant `time` (fs)."""
+        self.time = time
+        self.positions = np.zeros(length)
+        """Without unit."""
+        self.velocities = np.zeros(length)
+        """1/fs."""
+
+    def _masses(self, freedom: int, thermal: float) -> np.ndarray:
+        """eV fs²; `thermal` is kT in eV."""
+        weights = np.ones(len(self.positions))
+        weights[0] = freedom
+        return weights * thermal * self.time**2
+
+    def energy(self, freedom: int, thermal: float) -> float:
+        """eV, kinetic and potential."""
+        kinetic = 0.5 * (self._masses(freedom, thermal) * self.velocities**2).sum()
+        return float(kinetic + thermal * (freedom * self.positions[0] + self.positions[1:].sum()))
+
+    def advance(self, twice_kinetic: float, freedom: int, thermal: float, time: float) -> float:
+        """Go on by `time` (fs); returns the factor for the velocities that are coupled.
+
+        `twice_kinetic` eV: twice their kinetic energy, of `freedom` degrees of freedom.
+        """
+        factor = 1.0
+        for weight in WEIGHTS:
+            part = weight * time
+            self._kick(twice_kinetic * factor**2, freedom, thermal, 0.5 * part)
+            factor *= np.exp(-self.velocities[0] * part)
+            self.positions += self.velocities * part
+            self._kick(twice_kinetic * factor**2, freedom, thermal, 0.5 * part, outward=True)
+        return float(factor)
+
+    def _kick(
+        self,
+        twice_kinetic: float,
+        freedom: int,
+        thermal: float,
+        time: float,
+        outward: bool = False,
+    ) -> None:
+        """From the chain's end to its beginning, or the other way round."""
+        masses, v = self._masses(freedom, thermal), self.velocities
+        order = range(len(v)) if outward else reversed(range(len(v)))
+        for k in order:
+            if k == 0:
+                pull = twice_kinetic - freedom * thermal
+            else:
+                pull = masses[k - 1] * v[k - 1] ** 2 - thermal
+            drag = np.exp(-0.5 * time * v[k + 1]) if k + 1 < len(v) else 1.0
+            v[k] = (v[k] * drag + time * pull / masses[k]) * drag
+
+    def memory(self) -> list[list[float]]:
+        """Positions and velocities, ready for JSON."""
+        return [self.positions.tolist(), self.velocities.tolist()]
+
+    def recall(self, memory: list[list[float]]) -> None:
+        """Go on from `memory`, of a chain of any length."""
+        n = min(len(self.positions), len(memory[0]))
+        self.positions[:n], self.velocities[:n] = memory[0][:n], memory[1][:n]
+
+
+class NoseHooverChain(Thermostat):
+    """A chain that scales the velocities at both ends of a step (NVT, deterministic)."""
+
+    def __init__(self, temperature: Ramp, time: float, length: int) -> None:
+        """`temperature` K, `time` constant fs, `length` of the chain."""
+        super().__init__(temperature)
+        self.chain = Chain(length, time)
+        self._thermal = BOLTZMANN * temperature(-1)
+        self._work = 0.0  # eV, done on the chain by a ramp
+
+    def first(self, engine: Engine, step: int, half_step: float) -> float:
+        """With the temperature of this step, which may be another than that of the one before."""
+        before = self.extended_energy()
+        self._thermal = BOLTZMANN * self.temperature(step)
+        self._work += self.extended_energy() - before
+        return self.last(engine, step, half_step)
+
+    def last(self, engine: Engine, step: int, half_step: float) -> float:
+        twice_kinetic = float(np.trace(engine.kinetic()))
+        factor = self.chain.advance(twice_kinetic, self.freedom, self._thermal, half_step)
+        engine.state.velocities.mul_(factor)
+        return 0.0
+
+    def extended_energy(self) -> float:
+        return self.chain.energy(self.freedom, self._thermal) - self._work
+
+    def memory(self) -> dict[str, Any]:
+        return {"chain": self.chain.memory(), "thermal": self._thermal, "work": self._work}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        self.chain.recall(memory["chain"])
+        self._thermal, self._work = memory["thermal"], memory["work"]

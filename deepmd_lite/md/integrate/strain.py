@@ -1,0 +1,79 @@
+"""Tension and compression at a given rate."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...system import InputError
+from ..comm import SharedError
+from ..engine import Engine
+from .cell_motion import CellMotion, StochasticCellRescaling
+
+SMALLEST = 0.05
+"""Of the first length: what compression at an engineering rate may leave."""
+SKEW = 1e-6
+"""Cosine up to which lattice vectors count as perpendicular."""
+
+
+class StrainRate(CellMotion):
+    """Stretches one lattice vector at a constant rate; atoms and momenta follow affinely, as in
+    the SLLOD equations (Evans & Morriss, Statistical Mechanics of Nonequilibrium Liquids, ch. 6).
+    """
+
+    def __init__(
+        self,
+        timestep: float,
+        axis: int,
+        rate: float,
+        true_strain: bool,
+        lateral: StochasticCellRescaling | None = None,
+    ) -> None:
+        """`timestep` fs; `axis` 0, 1 or 2; `rate` 1/fs, of the logarithm of the length if
+        `true_strain`, otherwise of the length over that at step 0; `lateral`: what moves the
+        directions across (its `allowed` is set here), or None where they are fixed."""
+        self.timestep, self.axis, self.rate = timestep, axis, rate
+        self.true_strain, self.lateral = true_strain, lateral
+
+    def check(self, cell: np.ndarray) -> None:
+        """Lateral directions are free only where they are perpendicular to the strained one."""
+        if self.lateral is None:
+            return
+        unit = cell / np.linalg.norm(cell, axis=1)[:, None]
+        cosines = np.delete(unit, self.axis, axis=0) @ unit[self.axis]
+        if np.abs(cosines).max() > SKEW:
+            raise InputError(
+                f"ensemble 'strain', lateral stress-free: lattice vector {'abc'[self.axis]} must "
+                f"be perpendicular to the other two, found cosines {cosines.round(4).tolist()}: "
+                "use a cell in which it is, or 'lateral: fixed'"
+            )
+
+    def strain(self, engine: Engine, step: int) -> np.ndarray:
+        stretch = np.zeros((3, 3))
+        stretch[self.axis, self.axis] = self._growth(step)
+        if self.lateral is None:  # row `axis` of the cell grows, the others stay
+            return np.linalg.solve(engine.cell, stretch @ engine.cell)
+        along, across = self._frame(engine.cell)
+        self.lateral.allowed = np.array([np.outer(e, e) for e in across])
+        growth = stretch[self.axis, self.axis] * np.outer(along, along)
+        return growth + self.lateral.strain(engine, step)
+
+    def _growth(self, step: int) -> float:
+        """Logarithm of the length after over that before step number `step`."""
+        part = self.rate * self.timestep
+        if self.true_strain:
+            return part
+        if 1.0 + part * (step + 1) < SMALLEST:
+            raise SharedError(
+                f"step {step}: the engineering strain has left {SMALLEST:.0%} of the length; end "
+                "the run before, or use 'measure: true'"
+            )
+        return math.log((1.0 + part * (step + 1)) / (1.0 + part * step))
+
+    def _frame(self, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors along the strained lattice vector, (3,), and across it, (2, 3)."""
+        unit = cell / np.linalg.norm(cell, axis=1)[:, None]
+        along, first = unit[self.axis], unit[(self.axis + 1) % 3]
+        second = np.cross(along, first)
+        return along, np.array([first, second / np.linalg.norm(second)])

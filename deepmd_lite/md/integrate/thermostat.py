@@ -1,0 +1,124 @@
+"""Stochastic thermostats, and what any thermostat may do in a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...units import BOLTZMANN, KINETIC
+from ..engine import Engine
+from ..random import generator, normals
+from .ramp import Ramp
+
+NOISE_STREAM = 1
+"""Stream of the random numbers of the atoms' thermostat (see `state.VELOCITY_STREAM`)."""
+SCALING_STREAM = 2
+"""Stream of the random numbers of velocity rescaling."""
+
+
+class Thermostat:
+    """Exchanges heat with the atoms at three moments of a step, each on all ranks.
+
+    What the methods return, eV, is the heat given to the atoms of this rank, unless
+    `extended_energy` keeps account of it.
+    """
+
+    conserves_momentum = True
+    scales = True
+    """Whether all velocities are multiplied by a common factor, and nothing else is done."""
+
+    def __init__(self, temperature: Ramp) -> None:
+        """`temperature` in K."""
+        self.temperature = temperature
+        self.freedom = 0
+        """Degrees of freedom of the atoms; set before the first step."""
+
+    def first(self, engine: Engine, step: int, half_step: float) -> float:
+        """At the beginning of step number `step`, for half a step (fs)."""
+        return 0.0
+
+    def middle(self, engine: Engine, step: int, timestep: float) -> float:
+        """Between two half drifts, for a whole step (fs)."""
+        return 0.0
+
+    def last(self, engine: Engine, step: int, half_step: float) -> float:
+        """At the end of a step, for half a step (fs)."""
+        return 0.0
+
+    def extended_energy(self) -> float:
+        """eV, of variables of the thermostat's own."""
+        return 0.0
+
+    def memory(self) -> dict[str, Any]:
+        """What must survive a restart, ready for JSON, on every rank the same."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from `memory`."""
+
+
+class Langevin(Thermostat):
+    """Friction and noise; in velocity Verlet this is the BAOAB splitting.
+
+    Leimkuhler & Matthews, "Robust and efficient configurational molecular sampling via Langevin
+    dynamics", J. Chem. Phys. 138, 174102 (2013). Averages over positions are accurate to higher
+    order in the timestep than velocities show; with friction 0 it is velocity Verlet.
+    """
+
+    conserves_momentum = False
+    scales = False
+
+    def __init__(self, temperature: Ramp, friction: float, seed: int) -> None:
+        """`temperature` K, `friction` 1/fs."""
+        super().__init__(temperature)
+        self.friction, self.seed = friction, seed
+
+    def middle(self, engine: Engine, step: int, timestep: float) -> float:
+        """The noise is a function of seed, step and atom id alone."""
+        if not self.friction:
+            return 0.0
+        kept = math.exp(-self.friction * timestep)
+        renewed = math.sqrt(-math.expm1(-2.0 * self.friction * timestep))
+        state = engine.state
+        before = state.kinetic_tensor().trace()
+        spread = torch.sqrt(BOLTZMANN * self.temperature(step) / KINETIC * state.inverse_masses)
+        noise = normals(state.ids, self.seed, NOISE_STREAM, step)
+        state.velocities.mul_(kept).addcmul_(noise, renewed * spread)
+        return 0.5 * float(state.kinetic_tensor().trace() - before)
+
+
+class Bussi(Thermostat):
+    """Stochastic velocity rescaling: the kinetic energy follows its own Langevin equation.
+
+    Bussi, Donadio & Parrinello, "Canonical sampling through velocity rescaling", J. Chem. Phys.
+    126, 014101 (2007), eqs. A7 and A8: exact for any step.
+    """
+
+    def __init__(self, temperature: Ramp, time: float, seed: int) -> None:
+        """`temperature` K, `time` constant fs."""
+        super().__init__(temperature)
+        self.time, self.seed = time, seed
+
+    def last(self, engine: Engine, step: int, half_step: float) -> float:
+        """All of a step's rescaling at its end."""
+        twice_kinetic = float(np.trace(engine.kinetic()))
+        target = BOLTZMANN * self.temperature(step)
+        factor = self._factor(twice_kinetic / target, 2.0 * half_step, step)
+        state = engine.state
+        before = state.kinetic_tensor().trace()
+        state.velocities.mul_(factor)
+        return 0.5 * float(state.kinetic_tensor().trace() - before)
+
+    def _factor(self, reduced: float, timestep: float, step: int) -> float:
+        """Of the velocities, where 2 E_kin / kT is `reduced`."""
+        noise = generator(self.seed, SCALING_STREAM, step)
+        kept = math.exp(-timestep / self.time)
+        own = noise.standard_normal()
+        others = noise.chisquare(self.freedom - 1) if self.freedom > 1 else 0.0
+        renewed = -math.expm1(-timestep / self.time) / reduced
+        square = kept + renewed * (own**2 + others) + 2.0 * own * math.sqrt(kept * renewed)
+        return math.copysign(math.sqrt(square), own + math.sqrt(kept / renewed))
