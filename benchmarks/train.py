@@ -121,6 +121,8 @@ def training_command(
         content["learning_rate"] = {**content["learning_rate"], "smooth": False}  # as the peer
         command = [sys.executable, "-m", "deepmd_lite", "train", "input.json"]
         if minutes is not None:
+            rate = content["learning_rate"]
+            content["learning_rate"] = {k: rate[k] for k in ("type", "start_lr", "stop_lr")}
             command += ["--time-limit", f"{60 * minutes:.0f}s"]
     else:
         flag = "--pt" if peer.backend == "pytorch" else "--tf"
