@@ -274,6 +274,11 @@ def _info_of_model(args: argparse.Namespace) -> int:
         "table": f"{grid.n_intervals} intervals, {table_bytes / 1024:.0f} KiB, "
         f"pairs down to {model.table_min_distance():.2f} Å",
     }
+    rows["repulsion"] = (
+        "none"
+        if model.repulsion is None
+        else f"ZBL, inside {model.repulsion.summary(model.type_map)}"
+    )
     error = model.table_error
     if error:
         rows["table error"] = (

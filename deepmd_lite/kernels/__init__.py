@@ -13,7 +13,7 @@ import torch
 from ..system import Evaluation, InputError, LocalEnv
 from . import reference
 from .checks import checked
-from .reference import COLUMNS, POWERS, Environment
+from .reference import COLUMNS, POWERS, Environment, Repulsion
 
 try:
     from . import _kernels
@@ -33,6 +33,8 @@ __all__ = [
     "Environment",
     "Fitting",
     "Network",
+    "Repulsion",
+    "add_repulsion",
     "energies_and_gradients",
     "instruction_set",
     "instruction_sets",
@@ -193,6 +195,33 @@ class CompiledPotential:
         virial = torch.empty(3, 3, dtype=torch.float64)
         beyond = self._potential.evaluate(atoms, energies, forces, virial)
         return Evaluation(energies, forces, virial, beyond)
+
+
+def add_repulsion(evaluation: Evaluation, env: LocalEnv, repulsion: Repulsion) -> None:
+    """Add `reference.repulsion_energies`, their forces and virial to an evaluation of `env`.
+
+    In place, on torch.get_num_threads() threads; the same bits for any number of them. Raises
+    InputError for arguments of a wrong shape or dtype, radii that are not 0 ≤ r_in < r_out,
+    positions that are not finite, and neighbours that coincide with their atom.
+    """
+    n_types = len(repulsion.atomic_numbers)
+    positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
+    _kernels.add_repulsion(
+        _atoms(positions, env.types, env.offsets, env.indices),
+        checked("atomic_numbers", repulsion.atomic_numbers, torch.float64, (n_types,)),
+        checked("r_in", repulsion.r_in, torch.float64, (n_types, n_types)),
+        checked("r_out", repulsion.r_out, torch.float64, (n_types, n_types)),
+        _writable("energies", evaluation.energies, (len(env.offsets) - 1,)),
+        _writable("forces", evaluation.forces, (len(positions), 3)),
+        _writable("virial", evaluation.virial, (3, 3)),
+    )
+
+
+def _writable(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """`tensor` itself, after the checks of `checked`: a copy would take what is added to it."""
+    if not tensor.is_contiguous():
+        raise InputError(f"{name}: expected a contiguous tensor")
+    return checked(name, tensor, torch.float64, shape)
 
 
 def _atoms(

@@ -83,6 +83,16 @@ class Potential:
     def __init__(self, table: Table, sel: Tensor, fitting: Fitting) -> None: ...
     def evaluate(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> int: ...
 
+def add_repulsion(
+    atoms: Atoms,
+    atomic_numbers: Tensor,
+    r_in: Tensor,
+    r_out: Tensor,
+    energies: Tensor,
+    forces: Tensor,
+    virial: Tensor,
+) -> None: ...
+
 class Gradient:
     def __init__(
         self,

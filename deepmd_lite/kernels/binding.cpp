@@ -227,6 +227,21 @@ class Potential {
   dpl_potential* handle_ = nullptr;
 };
 
+void add_repulsion(const Atoms& given, Vector<const double> atomic_numbers,
+                   Array<const double, nb::ndim<2>> r_in, Array<const double, nb::ndim<2>> r_out,
+                   Vector<double> energies, Matrix3<double> forces, Matrix3<double> virial) {
+  const dpl_atoms atoms = given.view();
+  const dpl_repulsion repulsion{int32_t(atomic_numbers.shape(0)), atomic_numbers.data(),
+                                r_in.data(), r_out.data()};
+  dpl_status status;
+  {
+    nb::gil_scoped_release unlocked;
+    status = dpl_repulsion_add(&repulsion, &atoms, given.threads, energies.data(), forces.data(),
+                               virial.data());
+  }
+  check(status);
+}
+
 template <class Operation>
 void run(const Call& call, Operation operation) {
   dpl_status status;
@@ -332,6 +347,7 @@ NB_MODULE(_kernels, m) {
   nb::class_<Potential>(m, "Potential")
       .def(nb::init<const Table&, Vector<const double>, const Fitting&>())
       .def("evaluate", &Potential::evaluate);
+  m.def("add_repulsion", &add_repulsion);
   nb::class_<Gradient>(m, "Gradient")
       .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
                           std::vector<std::optional<Real>> steps, Real weight_out) {

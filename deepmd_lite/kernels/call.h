@@ -34,6 +34,20 @@ inline dpl_status check_atoms(const dpl_atoms& a, int32_t n_types) {
   return check_finite(a.positions, a.n_all);
 }
 
+// The status of a call whose fault of the lowest row is `fault`.
+inline dpl_status status_of(const Fault& fault, int64_t n_all) {
+  const long long i = fault.row, j = fault.neighbor;
+  switch (fault.status) {
+    case DPL_OK:
+      return DPL_OK;
+    case DPL_COINCIDENT:
+      return fail(DPL_COINCIDENT, "rows %lld and %lld coincide (distance < 1e-6 Å)", i, j);
+    default:
+      return fail(fault.status, "row %lld lists neighbour %lld; there are %lld rows", i, j,
+                  (long long)n_all);
+  }
+}
+
 inline dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
   if (env.n_types < 1) return fail(DPL_INVALID_ARGUMENT, "n_types must be at least 1");
   if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
@@ -198,18 +212,7 @@ class Blocks {
     return fault_.status == DPL_OK;
   }
 
-  dpl_status status() const {
-    const long long i = fault_.row, j = fault_.neighbor;
-    switch (fault_.status) {
-      case DPL_OK:
-        return DPL_OK;
-      case DPL_COINCIDENT:
-        return fail(DPL_COINCIDENT, "rows %lld and %lld coincide (distance < 1e-6 Å)", i, j);
-      default:
-        return fail(fault_.status, "row %lld lists neighbour %lld; there are %lld rows", i, j,
-                    (long long)problem.n_all);
-    }
-  }
+  dpl_status status() const { return status_of(fault_, problem.n_all); }
 
  private:
   Round round(int64_t first, int64_t last) const {

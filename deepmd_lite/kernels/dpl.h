@@ -4,7 +4,7 @@
  * Layout: every array is dense and row-major (the last index runs fastest). `real` below is
  *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
  * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
- *   overwritten, never added to. Working memory stays with the threads between calls
+ *   overwritten, never added to (dpl_repulsion_add alone adds, as its name says). Working memory stays with the threads between calls
  *   (dpl_release_workspace returns the calling thread's). The one object the library owns is a
  * dpl_neighbors handle. Status: every function that can fail returns a dpl_status; dpl_last_error()
  * is then one line for a person about the last failure in the calling thread. On failure outputs
@@ -201,6 +201,24 @@ DPL_API void dpl_potential_free(dpl_potential* handle); /* NULL is fine */
 DPL_API dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms,
                                           int threads, double* energies, double* forces,
                                           double* virial, int64_t* beyond);
+
+/* --- repulsion of close pairs ---------------------------------------------------------------- */
+
+/* Ziegler, Biersack and Littmark's universal potential between nuclei a and b, times the switch w
+ * that falls from 1 at r_in to 0 at r_out. */
+typedef struct dpl_repulsion {
+  int32_t n_types;
+  const double* atomic_numbers; /* (n_types) > 0 */
+  const double* r_in;           /* (n_types of the centre, n_types of the neighbour) Å, >= 0 */
+  const double* r_out;          /* of the same shape, > r_in */
+} dpl_repulsion;
+
+/* Adds the repulsion: half of the energy of each edge i -> j to energies[i] (n_local, eV), its
+ * forces to rows i and j of forces (n_all, 3, eV/Å), and Σ over all rows of position ⊗ force to
+ * virial (3, 3, eV). A list that lacks pairs nearer than their r_out lacks their repulsion. */
+DPL_API dpl_status dpl_repulsion_add(const dpl_repulsion* repulsion, const dpl_atoms* atoms,
+                                     int threads, double* energies, double* forces,
+                                     double* virial);
 
 /* --- the networks in training --------------------------------------------------------------- */
 

@@ -5,8 +5,11 @@
 // without it).
 //
 // Formulas: Zhang et al., NeurIPS 2018 (environment matrix); the quintic switch and the
-// normalisation are those of DeePMD-kit's se_e2_a.
+// normalisation are those of DeePMD-kit's se_e2_a; Ziegler, Biersack and Littmark, The Stopping and
+// Range of Ions in Solids, 1985 (universal screening).
 #pragma once
+
+#include <cmath>
 
 #if defined(__CUDACC__)
 #define DPL_INLINE static __host__ __device__ __forceinline__
@@ -44,6 +47,33 @@ DPL_INLINE void switch_function(const SwitchParameters<real>& p, value r, value&
   w = v * v * v * (1 + u * (3 + 6 * u));
   dw = -30 * u * u * v * v * p.inverse_width;
   d2w = -60 * u * v * (v - u) * p.inverse_width * p.inverse_width;
+}
+
+// e²/(4πε₀) in eV Å and 0.8854 Bohr radii in Å.
+constexpr double kCoulomb = 14.399645478, kScreeningLength = 0.46853;
+
+// The universal repulsion of two atomic numbers, switched off between r_in and r_out:
+// w(r) (e²/4πε₀) Z_a Z_b / r · Σ_k c_k exp(−d_k r/l) with l = 0.8854 a₀ / (Z_a^0.23 + Z_b^0.23).
+struct RepulsionParameters {
+  double strength, inverse_length;  // eV Å, 1/Å
+  SwitchParameters<double> switching;
+};
+
+// Energy and its derivative at r.
+DPL_INLINE void repulsion(const RepulsionParameters& p, double r, double& energy, double& slope) {
+  constexpr double c[] = {0.18175, 0.50986, 0.28022, 0.02817};
+  constexpr double d[] = {3.19980, 0.94229, 0.40290, 0.20162};
+  double phi = 0, dphi = 0;
+  for (int k = 0; k < 4; ++k) {
+    const double term = c[k] * std::exp(-d[k] * p.inverse_length * r);
+    phi += term;
+    dphi -= d[k] * p.inverse_length * term;
+  }
+  double w, dw, d2w;
+  switch_function(p.switching, r, w, dw, d2w);
+  const double bare = p.strength / r;
+  energy = w * bare * phi;
+  slope = bare * (dw * phi + w * (dphi - phi / r));
 }
 
 // The environment row of C = 4 columns is (s, p x, p y, p z) with s = w/r and p = w/r^2.

@@ -46,6 +46,18 @@ class Environment:
         return int(self.davg.shape[0])
 
 
+@dataclass(frozen=True)
+class Repulsion:
+    """Repulsion of close pairs: the elements, and where it fades for each pair of them."""
+
+    atomic_numbers: torch.Tensor
+    """(n_types,) float64."""
+    r_in: torch.Tensor
+    """(n_types, n_types) float64, Å: the switch begins to fall."""
+    r_out: torch.Tensor
+    """(n_types, n_types) float64, Å: nothing is left."""
+
+
 def neighbor_list(
     positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,3 +172,47 @@ def moments_of(
     counts = torch.zeros(n_local * n_types, dtype=torch.int32)
     counts.index_add_(0, centre_e * n_types + b_e, torch.ones(len(b_e), dtype=torch.int32))
     return total, counts.reshape(n_local, n_types)
+
+
+COULOMB = 14.399645478
+"""e²/(4πε₀), eV Å."""
+SCREENING_LENGTH = 0.46853
+"""0.8854 Bohr radii, Å."""
+_SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
+
+
+def zbl(r: torch.Tensor, z_a: torch.Tensor, z_b: torch.Tensor) -> torch.Tensor:
+    """eV: the universal screened repulsion of atomic numbers z_a, z_b at distances r (Å).
+
+    (e²/4πε₀) z_a z_b / r · Σ_k c_k exp(−d_k r/l), l = 0.8854 a₀ / (z_a^0.23 + z_b^0.23): Ziegler,
+    Biersack, Littmark, "The Stopping and Range of Ions in Solids", Pergamon 1985.
+    """
+    x = r * (z_a**0.23 + z_b**0.23) / SCREENING_LENGTH
+    screening = torch.zeros_like(x)
+    for c, d in _SCREENING:
+        screening = screening + c * torch.exp(-d * x)
+    return COULOMB * z_a * z_b / r * screening
+
+
+def repulsion_energies(
+    positions: torch.Tensor,
+    types: torch.Tensor,
+    offsets: torch.Tensor,
+    indices: torch.Tensor,
+    repulsion: Repulsion,
+) -> torch.Tensor:
+    """(n_local,) float64 eV: half of w(r)·`zbl` of each edge, w falling from r_in to r_out.
+
+    Shapes as in `LocalEnv`. Differentiable in positions.
+    """
+    n_local = len(offsets) - 1
+    centre_e = torch.repeat_interleave(torch.arange(n_local), offsets.diff())
+    neighbor_e = indices.long()
+    a_e, b_e = types[centre_e].long(), types[neighbor_e].long()
+    vectors_ec = positions[neighbor_e] - positions[centre_e]
+    near = vectors_ec.detach().norm(dim=1) < repulsion.r_out[a_e, b_e]
+    centre_e, a_e, b_e, r_e = centre_e[near], a_e[near], b_e[near], vectors_ec[near].norm(dim=1)
+    z = repulsion.atomic_numbers
+    u_e = (r_e - repulsion.r_in[a_e, b_e]) / (repulsion.r_out - repulsion.r_in)[a_e, b_e]
+    energy_e = 0.5 * switch(u_e, 0.0, 1.0) * zbl(r_e, z[a_e], z[b_e])
+    return torch.zeros(n_local, dtype=torch.float64).index_add(0, centre_e, energy_e)

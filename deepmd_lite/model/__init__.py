@@ -4,11 +4,13 @@ from ..files import write_atomically  # noqa: F401
 from .config import ModelConfig
 from .file import load_model, read_header, refine_table, save_model
 from .potential import Potential
+from .repulsion import Repulsion
 from .statistics import Statistics, statistics_from
 
 __all__ = [
     "ModelConfig",
     "Potential",
+    "Repulsion",
     "Statistics",
     "load_model",
     "read_header",

@@ -128,9 +128,18 @@ class ModelConfig(Section):
     descriptor: DescriptorConfig = DescriptorConfig()
     fitting_net: FittingConfig = FittingConfig()
     table: TableConfig = TableConfig()
+    repulsion: Literal["zbl"] | None = "zbl"
+    """Atoms closer than any in the training data repel as screened nuclei do; null or false turns
+    it off. Not a DeePMD-kit key. The radius of each pair of elements comes from the data: see
+    `Repulsion.beyond_data`."""
     data_stat_nbatch: int = 10
     data_stat_protect: float = 0.01
     data_bias_nsample: int = 10
+
+    @field_validator("repulsion", mode="before")
+    @classmethod
+    def _check_repulsion(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @field_validator("type_map")
     @classmethod

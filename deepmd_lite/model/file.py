@@ -2,7 +2,8 @@
 
 Header (safetensors metadata, key `deepmd_lite`): format version, resolved configuration, sel,
 smallest distance, table grid and its measured error, provenance of the training. Arrays: network
-parameters under the names of `Potential.state_dict()`, statistics, and `table.nodes`
+parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
+repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and `table.nodes`
 (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect to normalised
 s at each node, so that a reader needs no network library to evaluate the embedding.
 """
@@ -21,13 +22,15 @@ from safetensors.torch import save as serialise
 
 from ..files import write_atomically
 from ..schema import parse
-from ..system import LocalEnv, ModelFileError
+from ..system import InputError, LocalEnv, ModelFileError
 from .config import ModelConfig
 from .potential import Potential
+from .repulsion import Repulsion
 from .statistics import Statistics
 from .table import Grid
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added the repulsion, which models of version 1 do not have."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FINEST = 4096
@@ -133,13 +136,19 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     with torch.device("meta"):  # nothing is allocated before the shapes are known to agree
         empty = torch.empty(n_types, 4, dtype=torch.float64)
         bias = torch.empty(n_types, dtype=torch.float64)
-        statistics = Statistics(empty, empty.clone(), bias, sel, min_distance)
+        repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
+        statistics = Statistics(empty, empty.clone(), bias, sel, min_distance, repulsion)
         potential = Potential(config, statistics, seed=None, grid=grid)
     arrays.pop("table.nodes", None)
     _check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
     if potential.davg[:, 1:].any() or not (potential.dstd > 0).all():
         raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
+    if potential.repulsion is not None:
+        try:
+            potential.repulsion.check()
+        except InputError as e:
+            raise ModelFileError(f"{path}: {e}") from None
     potential.table_error = dict(header.get("table_error", {}))
     potential.provenance = dict(header.get("provenance", {}))
     potential.to_precision(precision or config.precision)
@@ -171,6 +180,8 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"{path}: format version {version!r}; this release reads up to {FORMAT_VERSION}: "
             "update deepmd_lite"
         )
+    if version < 2 and isinstance(header.get("config"), dict):
+        header["config"]["repulsion"] = None
     return header, arrays
 
 

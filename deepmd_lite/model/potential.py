@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import kernels
 from ..kernels import reference
-from ..system import Evaluation, LocalEnv
+from ..system import Evaluation, InputError, LocalEnv
 from .config import ModelConfig
 from .networks import Embedding, Fitting
 from .statistics import Statistics
@@ -53,6 +53,12 @@ class Potential(nn.Module):
         self.register_buffer("davg", statistics.davg)
         self.register_buffer("dstd", statistics.dstd)
         self.register_buffer("energy_bias", statistics.energy_bias)
+        if (config.repulsion is None) != (statistics.repulsion is None):
+            raise InputError(
+                f"model/repulsion is {config.repulsion or 'null'}, but the statistics "
+                f"{'lack' if statistics.repulsion is None else 'hold'} its radii"
+            )
+        self.repulsion = statistics.repulsion
         d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
         copies = n_types if d.type_one_side else n_types**2
         self.embedding = Embedding(
@@ -191,7 +197,15 @@ class Potential(nn.Module):
             positions, env.types, env.offsets, env.indices, coefficients, self.environment()
         )
         moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
-        return self._fit(moments, types)
+        return self._repelled(self._fit(moments, types), env, positions)
+
+    def _repelled(
+        self, energies: torch.Tensor, env: LocalEnv, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """With the repulsion of close pairs, if the model has it."""
+        if self.repulsion is None:
+            return energies
+        return energies + self.repulsion.energies(env, positions)
 
     def energies_and_forces(self, env: LocalEnv) -> tuple[torch.Tensor, torch.Tensor]:
         """(n_local,) float64 eV and (n_all, 3) float64 eV/Å, differentiable in the parameters.
@@ -206,7 +220,16 @@ class Potential(nn.Module):
         energies, gradient = kernels.energies_and_gradients(moments, types, self._fitting())
         gradient = gradient / sum(self.sel)
         forces = -kernels.moments_gradient(gradient, *atoms, coefficients, environment)
-        return energies + self.energy_bias[types.long()], forces
+        energies = energies + self.energy_bias[types.long()]
+        if self.repulsion is not None:  # a constant, as far as the parameters are concerned
+            constant = Evaluation(
+                torch.zeros(env.n_local, dtype=torch.float64),
+                torch.zeros_like(env.positions),
+                torch.zeros(3, 3, dtype=torch.float64),
+            )
+            self.repulsion.add_to(constant, env)
+            energies, forces = energies + constant.energies, forces + constant.forces
+        return energies, forces
 
     def exact_energies(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
         """As `energies`, with the embedding networks at every pair instead of the table."""
@@ -223,7 +246,7 @@ class Potential(nn.Module):
         table, s = self._slots()
         empty = self.embedding.values(table, s) * s[:, None]
         moments = self._normalised(raw, counts, types, empty)
-        return self._fit(moments.to(self.dtype), types)
+        return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
         """Energies, forces on all rows and virial of `env`, by the compiled potential.
@@ -233,7 +256,10 @@ class Potential(nn.Module):
         compiled = self._compiled or self._compile()
         if self._frozen is not None:
             self._compiled = compiled
-        return compiled.evaluate(env)
+        evaluation = compiled.evaluate(env)
+        if self.repulsion is not None:
+            self.repulsion.add_to(evaluation, env)
+        return evaluation
 
     def _compile(self) -> kernels.CompiledPotential:
         with torch.no_grad():

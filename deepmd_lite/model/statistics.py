@@ -16,6 +16,7 @@ import torch
 from ..kernels.reference import switch
 from ..system import InputError, LocalEnv
 from .config import ModelConfig
+from .repulsion import Repulsion
 
 SMALLEST_DEVIATION = 0.01
 """Lower bound of dstd, as in DeePMD-kit: a direction that never varies is not blown up."""
@@ -35,6 +36,16 @@ class Statistics:
     """(n_types) whose sum divides the moments."""
     min_distance: float
     """Smallest pair distance in the data, Å."""
+    repulsion: Repulsion | None = None
+    """Inside the smallest distance of each pair of elements; None where the model has none."""
+
+
+def smallest_distances(envs: Iterable[LocalEnv], n_types: int, rcut: float) -> torch.Tensor:
+    """(n_types, n_types) float64 Å: of each pair of elements within rcut; infinite where none."""
+    sums = _Sums(n_types)
+    for env in envs:
+        sums.add(env, 0.0, rcut)
+    return sums.smallest_distances()
 
 
 class _Sums:
@@ -45,7 +56,7 @@ class _Sums:
         self.s = np.zeros(n_types)
         self.s2 = np.zeros(n_types)
         self.most = np.zeros(n_types, dtype=int)
-        self.min_distance = math.inf
+        self.distances = np.full(n_types**2, math.inf)
 
     def add(self, env: LocalEnv, rcut_smth: float, rcut: float) -> None:
         n_types = len(self.atoms)
@@ -63,10 +74,19 @@ class _Sums:
         self.s += np.bincount(a_e, s_e, minlength=n_types)
         self.s2 += np.bincount(a_e, s_e**2, minlength=n_types)
         if len(r_e):
-            self.min_distance = min(self.min_distance, float(r_e.min()))
-            pair = centre_e * n_types + types[neighbor_e]
+            b_e = types[neighbor_e]
+            pair = centre_e * n_types + b_e
+            # neighbours of one type stand together: their smallest distance first
+            first = np.flatnonzero(np.diff(pair, prepend=-1))
+            smallest = np.minimum.reduceat(r_e, first)
+            np.minimum.at(self.distances, a_e[first] * n_types + b_e[first], smallest)
             counts = np.bincount(pair, minlength=env.n_local * n_types)
             self.most = np.maximum(self.most, counts.reshape(-1, n_types).max(axis=0))
+
+    def smallest_distances(self) -> torch.Tensor:
+        """(n_types, n_types) Å, infinite for pairs that no frame holds within rcut."""
+        square = torch.from_numpy(self.distances).reshape(len(self.atoms), -1)
+        return torch.minimum(square, square.T)
 
 
 def statistics_from(
@@ -102,9 +122,13 @@ def statistics_from(
     davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
     dstd = np.stack([radial, angular, angular, angular], axis=1)
     bias = _energy_bias(np.array(compositions), np.array(energies), config)
-    nearest = sums.min_distance if math.isfinite(sums.min_distance) else 1.0
+    distances = sums.smallest_distances()
+    nearest = float(distances.min()) if distances.isfinite().any() else 1.0
+    repulsion = None
+    if config.repulsion is not None:
+        repulsion = Repulsion.beyond_data(config.type_map, distances, descriptor.rcut)
     as_tensor = torch.from_numpy
-    return Statistics(as_tensor(davg), as_tensor(dstd), as_tensor(bias), sel, nearest)
+    return Statistics(as_tensor(davg), as_tensor(dstd), as_tensor(bias), sel, nearest, repulsion)
 
 
 def _resolved_sel(sel: list[int] | int | str, most: np.ndarray) -> list[int]:

@@ -20,8 +20,9 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..system import InputError
 
-FORMAT_VERSION = 2
-"""2 added the fields that have a default, which is what a checkpoint of version 1 is read with."""
+FORMAT_VERSION = 3
+"""2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
+3 added the model's repulsion, which trainings before it do not have."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -78,6 +79,8 @@ class Checkpoint:
                 raise InputError(
                     f"{path}: checkpoint format {version}; this release reads 1 to {FORMAT_VERSION}"
                 )
+            if version < 3:
+                header["config"]["model"]["repulsion"] = None
             return cls(**header, arrays=arrays)
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as e:
             raise InputError(f"{path}: not a readable training checkpoint: {e!r}") from None

@@ -103,10 +103,13 @@ def _settings(
     time_limit: str | float | None,
     checkpoint: Checkpoint | None,
 ) -> TrainInput:
-    """The checked input; a restart goes on with the checkpoint's time limit unless told another."""
+    """The checked input; a restart goes on with the checkpoint's time limit and repulsion unless
+    told another."""
     settings, notes = read_input(config, time_limit)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
         settings, notes = read_input(config, checkpoint.config["training"].get("time_limit"))
+    if checkpoint is not None and "repulsion" not in settings.model.model_fields_set:
+        settings.model.repulsion = checkpoint.config["model"].get("repulsion")
     for note in notes:
         log.info("note: %s", note)
     return settings

@@ -14,8 +14,10 @@ import torch
 from tqdm import tqdm
 
 from ..data import Batch, PreparedFrame, collate, describe, environments, load, prepare
-from ..model import Potential, Statistics, load_model, statistics_from
+from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.config import ModelConfig
+from ..model.repulsion import DATA_REACH
+from ..model.statistics import smallest_distances
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
 from .checkpoint import Checkpoint, changed_keys
@@ -164,14 +166,43 @@ def initial_potential(
     """
     if init_model is None:
         statistics = statistics_from(environments(data.frames), settings.model)
-        return Potential(settings.model, statistics, seed=settings.training.seed)
+        potential = Potential(settings.model, statistics, seed=settings.training.seed)
+        _report_repulsion(potential)
+        return potential
     model = load_model(init_model, settings.model.precision)
     _check_architecture(model.config, settings.model, f"{init_model}")
-    nearest = min(model.min_distance, *(_smallest_distance(f.env) for f in data.frames))
-    statistics = Statistics(model.davg, model.dstd, model.energy_bias, model.sel, nearest)
+    n_types, rcut = len(model.type_map), model.rcut
+    distances = smallest_distances((f.env for f in data.frames), n_types, rcut)
+    nearest = min(model.min_distance, float(distances.min()))
+    repulsion = None
+    if settings.model.repulsion is not None:
+        repulsion = _repulsion_after(model, distances)
+    statistics = Statistics(
+        model.davg, model.dstd, model.energy_bias, model.sel, nearest, repulsion
+    )
     potential = Potential(settings.model, statistics, seed=None)
-    potential.load_state_dict(model.state_dict())
+    learned = {k: v for k, v in model.state_dict().items() if not k.startswith("repulsion.")}
+    potential.load_state_dict({**potential.state_dict(), **learned})
+    _report_repulsion(potential)
     return potential
+
+
+def _repulsion_after(model: Potential, distances: torch.Tensor) -> Repulsion:
+    """Inside the smallest distances of the new data and of those that `model` learned from.
+
+    A model without repulsion only knows the smallest distance of all its pairs: none may be
+    touched inside it.
+    """
+    touched = torch.full_like(distances, model.min_distance)
+    if model.repulsion is not None:
+        touched = model.repulsion.r_out / DATA_REACH
+    return Repulsion.beyond_data(model.type_map, torch.minimum(distances, touched), model.rcut)
+
+
+def _report_repulsion(potential: Potential) -> None:
+    if potential.repulsion is not None:
+        radii = potential.repulsion.summary(potential.type_map)
+        log.info("repulsion (ZBL) of pairs closer than in the data: %s", radii)
 
 
 def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
@@ -179,15 +210,16 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     n_types = len(settings.model.type_map)
     constants = torch.ones(n_types, 4, dtype=torch.float64)
     bias = torch.zeros(n_types, dtype=torch.float64)
+    repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
     statistics = Statistics(
-        constants, constants.clone(), bias, checkpoint.sel, checkpoint.min_distance
+        constants, constants.clone(), bias, checkpoint.sel, checkpoint.min_distance, repulsion
     )
     return Potential(settings.model, statistics, seed=None, grid=Grid(**checkpoint.grid))
 
 
 def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
     """Raises InputError where weights of `found` do not fit the input `wanted`."""
-    free = ("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero", "/type")
+    free = ("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero", "/type", "repulsion")
     differing = [
         key
         for key in changed_keys(found.model_dump(mode="json"), wanted.model_dump(mode="json"))
@@ -198,12 +230,3 @@ def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> 
             f"{where}: this model differs from the input in model/{', model/'.join(differing)}; "
             "copy its values into the input (dpl info --json shows them)"
         )
-
-
-def _smallest_distance(env: LocalEnv) -> float:
-    """Å; infinite without neighbours."""
-    if env.n_edges == 0:
-        return math.inf
-    centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
-    vectors = env.positions[env.indices.long()] - env.positions[centre]
-    return float(vectors.norm(dim=1).min())

@@ -10,6 +10,7 @@ LAYER = {
     "units": 0,
     "system": 0,
     "files": 1,
+    "elements": 1,
     "schema": 1,
     "geometry": 1,
     "kernels": 1,
