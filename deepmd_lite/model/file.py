@@ -3,9 +3,9 @@
 Header (safetensors metadata, key `deepmd_lite`): format version, resolved configuration, sel,
 smallest distance, table grid and its measured error, provenance of the training. Arrays: network
 parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
-repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and `table.nodes`
-(n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect to normalised
-s at each node, so that a reader needs no network library to evaluate the embedding.
+repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and
+`table.nodes` (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect
+to normalised s at each node, so that a reader needs no network library to evaluate the embedding.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from pair_potential import PairPotential
 
 from deepmd_lite import kernels
 from deepmd_lite.calculator import Calculator
-from deepmd_lite.md import SharedError, Simulation, communicator, restart
+from deepmd_lite.md import SharedError, Simulation, communicator
 from deepmd_lite.md.domain import Domain, choose_grid
 from deepmd_lite.md.halo import Halo, decompose
 from deepmd_lite.md.initial import from_structure
@@ -457,7 +457,7 @@ def observables_go_on(comm):
 
     run("whole", 30)
     run("parts", 13)
-    at_13 = restart.newest(root / "parts")
+    at_13 = root / "parts" / "restart" / "step-000000000013"
     run("parts", 9, at_13)
     run("parts", 17, at_13)
     if comm.rank == 0:

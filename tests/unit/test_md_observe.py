@@ -10,7 +10,6 @@ from pair_potential import PairPotential
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.config import Output
 from deepmd_lite.md.observe import KINDS
-from deepmd_lite.md.restart import newest
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
@@ -88,7 +87,7 @@ def test_going_on_with_other_observables(tmp_path):
     """What is added begins then; what is left out is forgotten; what is changed is an error."""
     folder = tmp_path / "run"
     run(folder, {"msd": {"every": 1}, "rdf": {}}, 10)
-    restart = newest(folder)
+    restart = folder / "restart" / "step-000000000010"
     for changed, message in (
         ({"msd": {"every": 2}}, "observe/msd: every is 2, but 1 in the run that is continued"),
         ({"rdf": {"bins": 10}}, "observe/rdf: bins is 10, but 200"),

@@ -190,10 +190,8 @@ def test_a_continued_run_ends_with_the_same_files(tmp_path):
 
     whole = content(run("whole", 60))
     parts = run("parts", 40)
-    restart = parts / "restart" / "restart-000000000040.safetensors"
-    saved = restart.read_bytes()
+    restart = parts / "restart" / "step-000000000040"
     run("parts", 9, resume=restart)  # steps that will be made again
-    restart.write_bytes(saved)
     assert content(parts) != whole
     run("parts", 20, resume=restart)
     for kind, expected in whole.items():
