@@ -20,9 +20,10 @@ from ..system import Evaluation, InputError, LocalEnv
 
 DATA_REACH = 0.95
 """r_out is at most this fraction of the pair's smallest distance in the training data."""
-INNER = 0.5
-"""r_in / r_out. Energies of the join rise inwards for any ratio; with this one forces do as well
-(with 0.7 they pass through a maximum for most pairs of elements, up to twice its surroundings)."""
+INNER = 0.4
+"""r_in / r_out. Energies of the join rise inwards for any ratio; with this one forces do as well,
+for every pair of elements (with 0.7 they pass through a maximum of up to 2.7 times what they are
+further inwards)."""
 
 
 class Repulsion(nn.Module):

@@ -122,7 +122,7 @@ def test_dimers_of_a_random_model_do_not_fuse(type_map):
 
 
 def test_dimer_of_a_trained_model_repels_down_to_a_tenth(silicon):
-    r = np.linspace(0.1, 2.0, 191)
+    r = np.linspace(0.1, 2.0, 96)
     energies, forces = dimer(silicon, "Si2", r)
     assert (forces > 0).all()
     assert (np.diff(energies) < 0).all()
@@ -169,7 +169,7 @@ def test_forces_and_virial_of_close_atoms_are_derivatives(type_map):
     assert energy > 20.0
     h, weights = 1e-4, (1 / 12, -8 / 12, 8 / 12, -1 / 12)
     scale = np.abs(forces).max()
-    for i in (0, 3, 7, 9, 12):
+    for i in (0, 3, 12):
         for c in range(3):
             slope = 0.0
             for step, weight in zip((-2 * h, -h, h, 2 * h), weights, strict=True):
@@ -215,9 +215,9 @@ def test_a_head_on_collision_conserves_energy(silicon):
     speed = np.sqrt(2 * 50.0 / atoms.get_masses()[0])
     atoms.set_velocities([[speed, 0, 0], [-speed, 0, 0]])
     atoms.center()
-    simulation = Simulation(atoms, silicon, timestep=0.02)
+    simulation = Simulation(atoms, silicon, timestep=0.03)
     totals, closest = [], np.inf
-    for _ in range(120):
+    for _ in range(60):
         simulation.run(10)
         thermo = simulation.thermo
         totals.append(thermo.potential + thermo.kinetic)

@@ -83,8 +83,10 @@ def test_train_test_info(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "table error" in shown
     assert "elements" in shown
+    assert "repulsion" in shown
+    assert "ZBL, inside Si-Si" in shown
     assert main(["info", str(out / "model.dpl"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format_version"] == 1
+    assert json.loads(capsys.readouterr().out)["format_version"] == 2
 
 
 def test_train_within_a_time_limit(tmp_path, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.calculators.emt import EMT
 from ase.io import read, write
 from copper import N_STEPS, copper, settings
 from safetensors import safe_open
@@ -172,6 +173,58 @@ def test_init_model_starts_from_its_weights(uninterrupted, data, tmp_path):
         torch.testing.assert_close(new[name], value, rtol=0, atol=1e-9)
 
 
+def test_init_model_does_not_touch_what_either_data_reached(uninterrupted, data, tmp_path):
+    far, near = tmp_path / "far.extxyz", tmp_path / "near.extxyz"
+    frames = copper(3, 1)
+    write(far, frames)
+    frames[0].positions[0] += 0.4 * (frames[0].positions[1] - frames[0].positions[0])
+    frames[0].calc = EMT()
+    frames[0].get_forces()
+    write(near, frames)
+    radius = load_model(uninterrupted / "model.dpl").repulsion.r_out
+    found = {}
+    for path in (far, near):
+        config = settings(data, numb_steps=1)
+        config["training"]["training_data"]["systems"] = str(path)
+        output = tmp_path / path.stem
+        train(config, output=output, init_model=uninterrupted / "model.dpl", quiet=True)
+        found[path.stem] = load_model(output / "model.dpl").repulsion.r_out
+    assert torch.equal(found["far"], radius)
+    assert found["near"] < 0.8 * radius
+
+
+def test_init_model_without_repulsion_gets_it(data, tmp_path):
+    config = settings(data, numb_steps=1)
+    config["model"]["repulsion"] = None
+    bare = train(config, output=tmp_path / "bare", quiet=True)
+    assert load_model(bare).repulsion is None
+    path = train(settings(data, numb_steps=1), output=tmp_path, init_model=bare, quiet=True)
+    model = load_model(path)
+    assert float(model.repulsion.r_out) == pytest.approx(0.95 * model.min_distance)
+
+
+def test_repulsion_leaves_the_training_as_it_was(uninterrupted, data, tmp_path):
+    """No pair of the data is inside its radius: the same weights to the bit, with and without."""
+    config = settings(data)
+    config["model"]["repulsion"] = False
+    without = load_model(train(config, output=tmp_path, quiet=True)).state_dict()
+    repelled = load_model(uninterrupted / "model.dpl").state_dict()
+    assert {name for name in repelled if name not in without} == {
+        *("repulsion.atomic_numbers", "repulsion.r_in", "repulsion.r_out"),
+    }
+    for name, value in without.items():
+        assert torch.equal(value, repelled[name])
+
+
+def test_a_restart_with_another_repulsion_is_refused(uninterrupted, data, tmp_path):
+    copy = tmp_path / "checkpoint.safetensors"
+    copy.write_bytes((uninterrupted / "checkpoint.safetensors").read_bytes())
+    config = settings(data)
+    config["model"]["repulsion"] = None
+    with pytest.raises(InputError, match="another model/repulsion"):
+        train(config, output=tmp_path, restart=True, quiet=True)
+
+
 def test_init_model_of_another_architecture_is_refused(uninterrupted, data, tmp_path):
     config = settings(data)
     config["model"]["fitting_net"]["neuron"] = [6, 6]
@@ -261,6 +314,8 @@ def test_a_checkpoint_of_version_1_is_continued(uninterrupted, data, tmp_path, c
         header = json.loads(f.metadata()["deepmd_lite_checkpoint"])
         arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
     header["format_version"] = 1
+    del header["config"]["model"]["repulsion"]
+    arrays = {key: value for key, value in arrays.items() if "repulsion" not in key}
     for key in ("seconds", "preparation", "unimproved", "ema_updates"):
         del header[key]
     for key in ("time_limit", "ema_decay", "early_stop_patience"):
