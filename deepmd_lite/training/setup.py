@@ -219,8 +219,10 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
 
 def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
     """Raises InputError where weights of `found` do not fit the input `wanted`."""
-    free = ("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero", "/type")
-    free += ("repulsion",)
+    free = (
+        *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero", "/type"),
+        "repulsion",
+    )
     differing = [
         key
         for key in changed_keys(found.model_dump(mode="json"), wanted.model_dump(mode="json"))
