@@ -164,7 +164,7 @@ def files_are_the_business_of_rank_0(comm):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ase.parallel.broadcast", lambda *_, **__: pytest.fail("ASE broadcasts"))
         if comm.rank == 0:
-            Writer(root, True, None).frame(systems.cubic())
+            Writer(root, True, None).frame(systems.cubic(), "trajectory.extxyz")
             assert len(read_structure(str(root / "trajectory.extxyz"))) == len(systems.cubic())
     remove(root, comm)
 
