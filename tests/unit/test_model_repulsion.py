@@ -82,7 +82,7 @@ def test_the_key(given, found):
 
 @pytest.mark.parametrize("given", ["zlb", True, 1.5])
 def test_a_value_that_is_no_repulsion(given):
-    with pytest.raises(InputError, match=r"input\.json: model/repulsion"):
+    with pytest.raises(InputError, match=r"input\.json: model: key 'repulsion'"):
         parse(ModelConfig, {"type_map": ["H"], "repulsion": given}, "input.json: model")
 
 
