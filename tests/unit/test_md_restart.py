@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -134,12 +135,16 @@ def test_every_atom_is_read_by_one_rank(tmp_path, size):
 
 def test_what_a_run_carries_goes_on(tmp_path):
     first = simulation(tmp_path / "run")
-    first.memory = {"mean": np.array([1.0, np.nan]), "counts": [1, 2]}
+    kept = {"mean": np.array([1.0, np.nan]), "counts": [1, 2]}
+    never = SimpleNamespace(
+        name="own", every=10**9, sample=lambda *_: None, result=dict, memory=lambda: kept
+    )
+    first.observables.append(never)
     first.state.carried["origin"] = first.state.positions.clone()
     first.run(4)
     again = simulation(tmp_path / "run", resume=tmp_path / "run")
-    np.testing.assert_array_equal(again.memory["mean"], [1.0, np.nan])
-    assert again.memory["counts"] == [1, 2]
+    np.testing.assert_array_equal(again.start.memory["own"]["mean"], [1.0, np.nan])
+    assert again.start.memory["own"]["counts"] == [1, 2]
     order = first.state.ids.argsort(), again.state.ids.argsort()
     a, b = first.state.carried["origin"][order[0]], again.state.carried["origin"][order[1]]
     assert torch.equal(a, b)
