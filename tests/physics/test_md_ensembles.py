@@ -81,7 +81,7 @@ def test_conserved_quantities_to_second_order(name):
         conserved = np.array([t.conserved for t in thermos])
         spreads.append(conserved.std())
     assert spreads[1] < 2e-3 * simulation.n_atoms * BOLTZMANN * KELVIN
-    assert spreads[1] < 0.02 * np.std([t.total for t in thermos])
+    assert spreads[1] < 0.04 * np.std([t.total for t in thermos])
     deterministic = "nhc" in name or "mtk" in name or name == "strain"
     assert spreads[0] / spreads[1] == pytest.approx(4.0, rel=0.15 if deterministic else 0.6)
 
