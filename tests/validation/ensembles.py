@@ -95,15 +95,15 @@ HEADER = (
 
 def correlation(x: np.ndarray) -> tuple[float, int]:
     """How many samples stand for one independent one in a mean of `x` (the autocorrelation's sum
-    up to its first zero), and the lag after which samples are independent."""
+    up to its first zero), and the lag at which samples can count as independent (twice the sum of
+    its squares, which also sees oscillations)."""
     n, y = len(x), x - x.mean()
     power = np.abs(np.fft.rfft(y, 2 * n)) ** 2
     rho = np.fft.irfft(power)[:n] / np.arange(n, 0, -1)
     rho /= rho[0]
     end = int(np.argmax(rho < 0)) or n
-    quiet = np.flatnonzero(np.abs(rho) > 0.1)
-    last = quiet[quiet < n // 10]
-    return float(max(1.0, 2.0 * rho[:end].sum() - 1.0)), int(last[-1]) + 1
+    memory = 2.0 * float((rho[: n // 20] ** 2).sum()) - 1.0
+    return float(max(1.0, 2.0 * rho[:end].sum() - 1.0)), int(np.ceil(2.0 * max(1.0, memory)))
 
 
 def mean_and_variance(x: np.ndarray) -> tuple[float, float, float, float]:
