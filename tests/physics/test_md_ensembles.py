@@ -47,6 +47,10 @@ def copper(n=3, a=3.3):
     return bulk("Cu", cubic=True, a=a).repeat(n)
 
 
+PASSING = {"distance": None}
+"""Guards for particles that pass through each other."""
+
+
 def gas(n=4, length=10.0, triclinic=False):
     """n³ atoms on a grid in a cube, or in a skewed cell."""
     cell = length * np.array([[1, 0, 0], [0.3, 1, 0], [-0.2, 0.4, 1.1]] if triclinic else np.eye(3))
@@ -184,7 +188,7 @@ def test_a_gas_follows_a_ramp():
     first, last, time, timestep, steps = 200.0, 800.0, 10.0, 2.0, 400
     ensemble = {"type": "nvt-bussi", "temperature": [first, last], "thermostat_time": time}
     options = {"velocities": {"temperature": first}, "timestep": timestep, "steps": steps}
-    options["guards"] = {"distance": None}  # free particles pass through each other
+    options["guards"] = PASSING
     simulation = Simulation(gas(6), FreeParticles(), ensemble=ensemble, **options)
     rate = (last - first) / (steps * timestep)
     for end in (150, 280, steps):
@@ -218,7 +222,7 @@ def test_an_ideal_gas_has_its_volume(kind):
     if kind == "npt-scr":
         ensemble["compressibility"] = 1.0 / (pressure * EV_PER_A3_IN_GPA)
     options = {"ensemble": ensemble, "velocities": THERMAL, "timestep": timestep}
-    simulation = Simulation(gas(4), FreeParticles(), skin=4.0, **options)
+    simulation = Simulation(gas(4), FreeParticles(), skin=4.0, guards=PASSING, **options)
     simulation.run(200)
     volumes = np.array([simulation.run(5).thermo.volume for _ in range(steps // 5)])
     spread = 1000.0 / np.sqrt(n)
@@ -285,7 +289,7 @@ def test_a_gas_under_strain_is_adiabatic(measure, axis):
     rate, timestep, steps = 4e-4, 2.0, 250
     ensemble = {"type": "strain", "axis": "abc"[axis], "rate": rate, "measure": measure}
     options = {"ensemble": ensemble, "velocities": THERMAL, "timestep": timestep}
-    simulation = Simulation(gas(4), FreeParticles(), **options)
+    simulation = Simulation(gas(4), FreeParticles(), guards=PASSING, **options)
     before, start = simulation.state.kinetic_tensor().numpy(), simulation.thermo
     simulation.run(steps)
     after, end = simulation.state.kinetic_tensor().numpy(), simulation.thermo
@@ -302,7 +306,7 @@ def test_a_gas_under_strain_is_adiabatic(measure, axis):
 def test_strain_of_a_skewed_cell_changes_one_vector():
     ensemble = {"type": "strain", "axis": "b", "rate": -1e-4}
     options = {"ensemble": ensemble, "velocities": THERMAL, "timestep": 2.0}
-    simulation = Simulation(gas(4, triclinic=True), FreeParticles(), **options)
+    simulation = Simulation(gas(4, triclinic=True), FreeParticles(), guards=PASSING, **options)
     cell = simulation.engine.cell.copy()
     simulation.run(100)
     cell[1] *= 0.98

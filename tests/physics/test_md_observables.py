@@ -55,7 +55,8 @@ def observed(tmp_path, atoms, model, steps, observe, **options):
     """The tables of a run, by name, each a dictionary of columns."""
     quiet = {"thermo": 0, "trajectory": 0, "restart": 0}
     output = {"directory": tmp_path / "run", **quiet, "observe": observe}
-    simulation = Simulation(atoms, model, output=output, **options)
+    passing = {"distance": None}  # atoms that do not see each other may meet
+    simulation = Simulation(atoms, model, output=output, guards=passing, **options)
     simulation.run(steps)
     tables = {}
     for observable in simulation.observables:
