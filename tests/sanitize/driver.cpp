@@ -409,7 +409,9 @@ int main() {
   many.push_back(listed("a cloud of 500", cloud(500, 3), 400));  // several blocks for each thread
   dense.push_back(listed("100,000 neighbours", ball(100000), 1));
   require(dense[0].offsets[1] == 100000, "all neighbours in the list");
-  for (const std::vector<System>* systems : {&small, &many, &dense}) all_repulsions(*systems);
+  all_repulsions(small);
+  all_repulsions(many);
+  all_repulsions(dense);
   for (int set = DPL_BASELINE; set <= DPL_AVX512; ++set) {
     const auto which = dpl_instruction_set(set);
     doing() = "choice of instructions";
