@@ -4,12 +4,13 @@
  * Layout: every array is dense and row-major (the last index runs fastest). `real` below is
  *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
  * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
- *   overwritten, never added to (dpl_repulsion_add alone adds, as its name says). Working memory stays with the threads between calls
- *   (dpl_release_workspace returns the calling thread's). The one object the library owns is a
- * dpl_neighbors handle. Status: every function that can fail returns a dpl_status; dpl_last_error()
- * is then one line for a person about the last failure in the calling thread. On failure outputs
- * are undefined. Threads: calls from several threads at once are fine. The results of one call are
- * the same bits for every `threads`; they differ in rounding between instruction sets.
+ *   overwritten (dpl_repulsion_add alone adds to them). Working memory stays with the threads
+ *   between calls (dpl_release_workspace returns the calling thread's). The one object the library
+ *   owns is a dpl_neighbors handle.
+ * Status: every function that can fail returns a dpl_status; dpl_last_error() is then one line for
+ *   a person about the last failure in the calling thread. On failure outputs are undefined.
+ * Threads: calls from several threads at once are fine. The results of one call are the same bits
+ *   for every `threads`; they differ in rounding between instruction sets.
  */
 #ifndef DPL_H
 #define DPL_H
@@ -217,8 +218,7 @@ typedef struct dpl_repulsion {
  * forces to rows i and j of forces (n_all, 3, eV/Å), and Σ over all rows of position ⊗ force to
  * virial (3, 3, eV). A list that lacks pairs nearer than their r_out lacks their repulsion. */
 DPL_API dpl_status dpl_repulsion_add(const dpl_repulsion* repulsion, const dpl_atoms* atoms,
-                                     int threads, double* energies, double* forces,
-                                     double* virial);
+                                     int threads, double* energies, double* forces, double* virial);
 
 /* --- the networks in training --------------------------------------------------------------- */
 

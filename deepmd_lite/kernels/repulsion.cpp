@@ -1,8 +1,8 @@
 // Repulsion of close pairs. Nearly every edge is longer than the longest r_out, and a run that goes
 // well has no close pair at all: the search is what costs.
 //
-// Bits do not depend on the number of threads: chunks of atoms follow from n_local alone, each finds
-// its close pairs and adds to the energies of its own atoms; forces are then added in one order.
+// Bits do not depend on the number of threads: chunks follow from n_local alone; each finds its
+// close pairs and adds to the energies of its own atoms; forces are then added in one order.
 #include <cmath>
 #include <new>
 #include <vector>

@@ -145,6 +145,28 @@ struct Table {
   }
 };
 
+// Repulsion of every pair of types. The radii grow with the types, up to `longest` (Å); those of
+// type 0 with itself begin at the nucleus.
+struct Repulsion {
+  int32_t n_types;
+  Exact<double> atomic_numbers, r_in, r_out;
+
+  Repulsion(int32_t types, double longest)
+      : n_types(types),
+        atomic_numbers(size_t(types)),
+        r_in(size_t(types) * types),
+        r_out(size_t(types) * types) {
+    for (int32_t a = 0; a < types; ++a) {
+      atomic_numbers[a] = a == 0 ? 1 : 118;
+      for (int32_t b = 0; b < types; ++b) {
+        r_out[a * types + b] = longest * (a + b + 1) / (2 * types - 1);
+        r_in[a * types + b] = a + b == 0 ? 0 : 0.4 * r_out[a * types + b];
+      }
+    }
+  }
+  dpl_repulsion view() const { return {n_types, atomic_numbers.data(), r_in.data(), r_out.data()}; }
+};
+
 // Networks of every element, all of the same widths.
 template <class real>
 struct Networks {

@@ -289,6 +289,37 @@ Bits evaluate(const dpl_potential* potential, const System& system, int threads)
   return bits;
 }
 
+Bits repelled(const Repulsion& repulsion, const System& system, int threads) {
+  const dpl_repulsion pairs = repulsion.view();
+  const dpl_atoms atoms = system.atoms();
+  const Exact<double> energies(std::vector<double>(system.n_local, 1.0));
+  const Exact<double> forces(std::vector<double>(3 * system.n_all, 2.0));
+  const Exact<double> virial(std::vector<double>(9, 3.0));
+  require_status(
+      dpl_repulsion_add(&pairs, &atoms, threads, energies.data(), forces.data(), virial.data()),
+      DPL_OK);
+  require_finite(energies, "energies"), require_finite(forces, "forces");
+  require_finite(virial, "virial");
+  Bits bits;
+  bits.add(energies), bits.add(forces), bits.add(virial);
+  return bits;
+}
+
+// From radii that no pair is inside to radii that every listed one is.
+void all_repulsions(const std::vector<System>& systems) {
+  for (int32_t n_types : {1, 2, 3})
+    for (double longest : {1e-9, 1.0, kRcut, 1e3}) {
+      const Repulsion repulsion(n_types, longest);
+      for (const System& system : systems) {
+        doing() = "repulsion of " + system.name + ", " + std::to_string(n_types) + " types, " +
+                  std::to_string(longest) + " Å";
+        const System own = of_types(system, n_types);
+        require(repelled(repulsion, own, kThreads[0]) == repelled(repulsion, own, kThreads[1]),
+                "the same bits for any number of threads");
+      }
+    }
+}
+
 std::vector<Form> forms() {
   std::vector<Form> forms{{1, 1, {1}},
                           {5, 5, {7}},
@@ -378,6 +409,9 @@ int main() {
   many.push_back(listed("a cloud of 500", cloud(500, 3), 400));  // several blocks for each thread
   dense.push_back(listed("100,000 neighbours", ball(100000), 1));
   require(dense[0].offsets[1] == 100000, "all neighbours in the list");
+  all_repulsions(small);
+  all_repulsions(many);
+  all_repulsions(dense);
   for (int set = DPL_BASELINE; set <= DPL_AVX512; ++set) {
     const auto which = dpl_instruction_set(set);
     doing() = "choice of instructions";

@@ -206,6 +206,42 @@ dpl_status evaluate(const dpl_potential* potential, const System& s, int threads
                                 virial.data(), &beyond);
 }
 
+struct BadRepulsion {
+  const char* name;
+  std::function<void(dpl_repulsion&)> spoil;
+};
+
+std::vector<BadRepulsion> bad_repulsions() {
+  static const Exact<double> zero(std::vector<double>(kTypes * kTypes, 0.0));
+  static const Exact<double> nan(std::vector<double>(kTypes * kTypes, kNan));
+  static const Exact<double> infinite(std::vector<double>(kTypes * kTypes, kInfinity));
+  static const Exact<double> negative(std::vector<double>(kTypes * kTypes, -1.0));
+  static const Exact<double> huge(std::vector<double>(kTypes * kTypes, 1e200));
+  return {
+      {"no types", [](dpl_repulsion& r) { r.n_types = 0; }},
+      {"a negative number of types", [](dpl_repulsion& r) { r.n_types = INT32_MIN; }},
+      {"an atomic number of 0", [](dpl_repulsion& r) { r.atomic_numbers = zero.data(); }},
+      {"an atomic number that is NaN", [](dpl_repulsion& r) { r.atomic_numbers = nan.data(); }},
+      {"an infinite nucleus", [](dpl_repulsion& r) { r.atomic_numbers = infinite.data(); }},
+      {"a negative radius", [](dpl_repulsion& r) { r.r_in = negative.data(); }},
+      {"a radius that is NaN", [](dpl_repulsion& r) { r.r_in = nan.data(); }},
+      {"an outer radius of 0", [](dpl_repulsion& r) { r.r_out = zero.data(); }},
+      {"an outer radius that is NaN", [](dpl_repulsion& r) { r.r_out = nan.data(); }},
+      {"an infinite outer radius", [](dpl_repulsion& r) { r.r_out = infinite.data(); }},
+      {"an outer radius whose square is too large",
+       [](dpl_repulsion& r) { r.r_out = huge.data(); }},
+      {"radii that are the same", [](dpl_repulsion& r) { r.r_in = r.r_out; }},
+  };
+}
+
+dpl_status repel(const dpl_repulsion& repulsion, const System& s, int threads) {
+  const dpl_atoms atoms = s.atoms();
+  const Exact<double> energies(std::vector<double>(4, 0.0)), forces(std::vector<double>(12, 0.0)),
+      virial(std::vector<double>(9, 0.0));
+  return dpl_repulsion_add(&repulsion, &atoms, threads, energies.data(), forces.data(),
+                           virial.data());
+}
+
 // A pass: wrong arguments, and the way back without a way there.
 template <class real>
 void refuse_training(const std::string& where, const Networks<real>& networks) {
@@ -263,6 +299,13 @@ void refuse_all(const std::string& where) {
   require_status(dpl_potential_create(&model, &potential), DPL_OK);
 
   refuse_training(where, networks);
+  const Repulsion repulsion(kTypes, kRcut);
+  for (const BadRepulsion& bad : bad_repulsions()) {
+    doing() = where + "repulsion, " + bad.name;
+    dpl_repulsion spoiled = repulsion.view();
+    bad.spoil(spoiled);
+    require_status(repel(spoiled, chain(), 2), DPL_INVALID_ARGUMENT);
+  }
 
   const auto refuse_list = [&](const BadList& bad) {
     doing() = where + bad.name;
@@ -270,6 +313,7 @@ void refuse_all(const std::string& where) {
     bad.spoil(s);
     refuse_moments<real>(s, model.environment, model.table, bad.threads, bad.expected);
     require_status(evaluate(potential, s, bad.threads), bad.expected);
+    require_status(repel(repulsion.view(), s, bad.threads), bad.expected);
     require_status(evaluate(potential, chain(), 2), DPL_OK);  // nothing of it stays behind
   };
   for (const BadList& bad : bad_systems()) refuse_list(bad);
