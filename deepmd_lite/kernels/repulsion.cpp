@@ -3,6 +3,7 @@
 //
 // Bits do not depend on the number of threads: chunks follow from n_local alone; each finds its
 // close pairs and adds to the energies of its own atoms; forces are then added in one order.
+#include <algorithm>
 #include <cmath>
 #include <new>
 #include <vector>
@@ -30,8 +31,8 @@ class Search {
  public:
   Search(const dpl_repulsion& repulsion, const dpl_atoms& atoms)
       : atoms_(atoms), n_types_(repulsion.n_types) {
-    double reach = 0;
-    for (int32_t a = 0; a < n_types_; ++a)
+    for (int32_t a = 0; a < n_types_; ++a) {
+      double reach = 0;
       for (int32_t b = 0; b < n_types_; ++b) {
         const double z_a = repulsion.atomic_numbers[a], z_b = repulsion.atomic_numbers[b];
         const double r_in = repulsion.r_in[a * n_types_ + b];
@@ -42,13 +43,16 @@ class Search {
                           {r_out, r_in, 1 / (r_out - r_in)}});
         reach = std::max(reach, r_out);
       }
-    limit_ = reach * reach;
+      limits_.push_back(reach * reach);
+    }
   }
 
   // Close pairs of the atoms [begin, end); their energies are added to those of the atoms.
   void find(int64_t begin, int64_t end, double* energies, Chunk& chunk) const {
     const double* r = atoms_.positions;
     for (int64_t i = begin; i < end; ++i) {
+      const double limit = limits_[atoms_.types[i]];
+      if (!needs_care(i, limit)) continue;
       const double xi = r[3 * i], yi = r[3 * i + 1], zi = r[3 * i + 2];
       for (int64_t e = atoms_.offsets[i]; e < atoms_.offsets[i + 1]; ++e) {
         const int32_t j = atoms_.indices[e];
@@ -59,7 +63,7 @@ class Search {
         const double* s = r + 3 * int64_t(j);
         const double vector[3] = {s[0] - xi, s[1] - yi, s[2] - zi};
         const double r2 = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2];
-        if (r2 >= limit_) continue;
+        if (r2 >= limit) continue;
         if (r2 < kCoincidentSquared) {
           chunk.fault = {DPL_COINCIDENT, i, j};
           return;
@@ -70,6 +74,31 @@ class Search {
   }
 
  private:
+  // Whether row i has a close pair or an index out of range: sums and minima without a branch.
+  bool needs_care(int64_t i, double limit) const {
+    const int32_t* list = atoms_.indices + atoms_.offsets[i];
+    const int64_t n = atoms_.offsets[i + 1] - atoms_.offsets[i];
+    const uint32_t last = uint32_t(atoms_.n_all - 1);
+    uint32_t outside = 0;  // bit 31 of j or of last − j
+    for (int64_t e = 0; e < n; ++e) outside |= uint32_t(list[e]) | (last - uint32_t(list[e]));
+    if (outside >> 31) return true;
+    const double* r = atoms_.positions;
+    const double xi = r[3 * i], yi = r[3 * i + 1], zi = r[3 * i + 2];
+    const auto square = [&](int64_t e) {
+      const double* s = r + 3 * int64_t(list[e]);
+      const double x = s[0] - xi, y = s[1] - yi, z = s[2] - zi;
+      return x * x + y * y + z * z;
+    };
+    double even = limit, odd = limit;  // two chains, for they wait for each other's minimum
+    int64_t e = 0;
+    for (; e + 1 < n; e += 2) {
+      even = std::min(even, square(e));
+      odd = std::min(odd, square(e + 1));
+    }
+    if (e < n) even = std::min(even, square(e));
+    return std::min(even, odd) < limit;
+  }
+
   // Half of the energy of the edge, whose forces become a contact.
   double repel(int64_t i, int64_t j, const double* vector, double r,
                std::vector<Contact>& contacts) const {
@@ -89,7 +118,7 @@ class Search {
   const dpl_atoms& atoms_;
   int32_t n_types_;
   std::vector<RepulsionParameters> pairs_;  // (n_types, n_types)
-  double limit_;                            // square of the longest r_out
+  std::vector<double> limits_;              // square of the longest r_out of each centre type
 };
 
 dpl_status check_repulsion(const dpl_repulsion& repulsion) {
