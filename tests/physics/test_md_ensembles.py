@@ -210,7 +210,7 @@ def test_an_ideal_gas_has_its_volume(kind):
     """N atoms without total momentum: the density of V is V^(N − 1) exp(−p V/kT), a gamma
     distribution with <V> = N kT/p and <δV²> = N (kT/p)². It relaxes with the barostat's time
     where the compressibility given is the true one, 1/p."""
-    n, time, timestep, steps = 64, 60.0, 3.0, 4000
+    n, time, timestep, steps = 64, 120.0, 3.0, 6000
     pressure = n * BOLTZMANN * KELVIN / 1000.0  # so that <V> is 1000 Å³
     ensemble = {
         "type": kind,
