@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def launch(ranks: int, work: Path, **job: Any) -> dict[str, Any]:
     """Run a job under mpiexec; its figures."""
     job = {"model": str(MODEL), "warm": 0, "output": None, "forecast": False, **job}
     if job["output"]:
-        subprocess.run(["rm", "-rf", job["output"]], check=True)
+        shutil.rmtree(job["output"], ignore_errors=True)
     command = [sys.executable, str(HERE / "md.py"), "--job", json.dumps(job)]
     if ranks > 1:
         command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks), *command]

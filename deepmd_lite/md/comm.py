@@ -45,10 +45,6 @@ class Communicator:
         """The small objects of all ranks on every rank, in order of rank."""
         return [value]
 
-    def gather_rows(self, rows: np.ndarray) -> np.ndarray | None:
-        """Rows (n, k) of all ranks one after the other on rank 0; None elsewhere."""
-        return rows
-
     def redistribute(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The first counts[0] of `rows` (n, k) to rank 0, the next to rank 1, …; returns those
         that arrive, in order of sender."""
@@ -99,16 +95,6 @@ class MpiCommunicator(Communicator):
 
     def collect(self, value: Any) -> list[Any]:
         return self._comm.allgather(value)
-
-    def gather_rows(self, rows: np.ndarray) -> np.ndarray | None:
-        rows = np.ascontiguousarray(rows, dtype=np.float64)
-        counts = self._comm.gather(rows.size)
-        if self.rank:
-            self._comm.Gatherv(rows, None)
-            return None
-        gathered = np.empty(sum(counts))
-        self._comm.Gatherv(rows, (gathered, counts))
-        return gathered.reshape(-1, rows.shape[1])
 
     def redistribute(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         width = rows.shape[1]

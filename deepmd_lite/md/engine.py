@@ -139,15 +139,24 @@ class Engine:
     def slack_used(self) -> float:
         """How much of what the list allows the atoms of this rank have moved; 1: it must be
         made anew."""
-        state, allowed = self.state, 0.5 * self.skin
-        if np.array_equal(self.cell, self.built_cell):
-            moved = longest(state.positions - state.built)
-        else:
-            deformation = np.linalg.solve(self.built_cell, self.cell)
+        deformation, allowed = self._deformation(), 0.5 * self.skin
+        if deformation is not None:
             stretch = np.linalg.svd(deformation, compute_uv=False).min()
             allowed = 0.5 * (stretch * (self.model.rcut + self.skin) - self.model.rcut)
-            moved = longest(state.positions - state.built @ torch.from_numpy(deformation))
-        return moved / allowed if allowed > 0 else np.inf
+        return self.drift() / allowed if allowed > 0 else np.inf
+
+    def drift(self) -> float:
+        """Å: how far an atom of this rank has left the motion of the cell since the last list."""
+        deformation, built = self._deformation(), self.state.built
+        if deformation is not None:
+            built = built @ torch.from_numpy(deformation)
+        return longest(self.state.positions - built)
+
+    def _deformation(self) -> np.ndarray | None:
+        """(3, 3) F of the cell since the last list; None: it is the same."""
+        if np.array_equal(self.cell, self.built_cell):
+            return None
+        return np.linalg.solve(self.built_cell, self.cell)
 
     def refresh(self, stale: bool) -> None:
         """Ghosts follow their atoms, or, where `stale`, atoms change ranks and lists are new."""
@@ -218,17 +227,6 @@ class Engine:
         """(3, 3) eV: Σ m v ⊗ v over all ranks; half its trace is the kinetic energy."""
         own = self.state.kinetic_tensor().numpy()
         return self.comm.reduce(own.ravel(), "sum").reshape(3, 3)
-
-    def gather(self) -> tuple[State, np.ndarray, np.ndarray] | None:
-        """All atoms, forces (N, 3) and energies (N,) in order of id on rank 0; None elsewhere."""
-        columns = [self.state.pack(), self.forces.numpy(), self.energies.numpy()[:, None]]
-        k = columns[0].shape[1]
-        rows = self.comm.gather_rows(np.concatenate(columns, axis=1))
-        if rows is None:
-            return None
-        rows = rows[np.argsort(rows[:, 0])]
-        state = State.unpack(rows[:, :k], self.state.widths)
-        return state, rows[:, k : k + 3], rows[:, k + 3]
 
 
 def _no_env() -> LocalEnv:

@@ -21,14 +21,13 @@ from .comm import SharedError
 from .config import Guards
 from .engine import Engine, longest
 from .output import Writer
+from .pairs import pairs_of
 from .state import temperature
 
 DISTANCE_EVERY = 100
 """Steps between looks at all pairs where the model reports none beyond its table."""
 IMPROBABLE = 25.0
 """−ln of the probability that a system in equilibrium trips by chance at a step."""
-PAIRS = 2**16
-"""Entries of the neighbour list that `closest_pair` takes at a time: what fits a cache."""
 
 
 @dataclass(frozen=True)
@@ -149,21 +148,15 @@ def closest_pair(env: LocalEnv) -> tuple[float, int, int]:
 
     Infinite, and rows of −1, where there are no pairs.
     """
-    nearest, row = (np.inf, -1, -1), 0
-    degrees, one = env.offsets.diff(), torch.ones(3, dtype=torch.float64)
-    while row < env.n_local:
-        begin = int(env.offsets[row])
-        end = int(torch.searchsorted(env.offsets, begin + PAIRS, right=True)) - 1
-        end = min(max(end, row + 1), env.n_local)
-        neighbors = env.indices[begin : int(env.offsets[end])]
-        if len(neighbors):
-            centres = env.positions[row:end].repeat_interleave(degrees[row:end], dim=0)
-            vectors = env.positions.index_select(0, neighbors).sub_(centres)
-            squared, k = (vectors.square_() @ one).min(dim=0)
-            if (distance := float(squared) ** 0.5) < nearest[0]:
-                centre = int(torch.searchsorted(env.offsets, begin + int(k), right=True)) - 1
-                nearest = (distance, centre, int(neighbors[k]))
-        row = end
+    nearest = (np.inf, -1, -1)
+    for pairs in pairs_of(env):
+        if not len(pairs.squares):
+            continue
+        squared, k = pairs.squares.min(dim=0)
+        if (distance := float(squared) ** 0.5) < nearest[0]:
+            place = int(env.offsets[pairs.first]) + int(k)
+            centre = int(torch.searchsorted(env.offsets, place, right=True)) - 1
+            nearest = (distance, centre, int(pairs.neighbors[k]))
     return nearest
 
 

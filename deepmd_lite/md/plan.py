@@ -21,7 +21,7 @@ from .comm import Communicator, agreement
 from .config import MdConfig
 from .domain import checked_grid, choose_grid
 from .report import ns_per_day
-from .simulation import Simulation
+from .simulation import simulation_of
 
 PROBE_STEPS = 20
 PROBE_ATOMS = 8000
@@ -189,19 +189,14 @@ def make_plan(
 def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: bool) -> Probe:
     """A few steps on the ranks at hand, with nothing written."""
     copies = comm.share(None if atoms is None else _copies(config, len(atoms), comm.size))
-    simulation = Simulation(
+    whole = copies == tuple(config.replicate)  # else what is frozen may be elsewhere, or not there
+    simulation = simulation_of(
+        config,
         atoms,
-        config.model,
-        ensemble=config.ensemble,
-        velocities=config.velocities,
-        masses=config.masses,
-        timestep=config.timestep,
-        steps=config.steps,
         replicate=copies,
-        skin=config.skin,
-        grid=config.grid,
-        precision=config.precision,
-        guards=config.guards,
+        frozen=config.frozen if whole else (),
+        grid=config.grid if config.grid and np.prod(config.grid) == comm.size else None,
+        output=None,
         force=force,
         comm=comm,
     )

@@ -17,7 +17,7 @@ from .comm import threads_per_rank as fair_share
 from .config import MdConfig
 from .plan import Plan, make_plan
 from .report import RunResult
-from .simulation import Simulation
+from .simulation import Simulation, simulation_of
 from .structure import read_structure
 
 
@@ -119,27 +119,8 @@ def _run(
     quiet: bool,
 ) -> RunResult:
     config, atoms = _read(source, comm, resume)
-    simulation = Simulation(
-        atoms,
-        config.model,
-        ensemble=config.ensemble,
-        frozen=config.frozen,
-        velocities=config.velocities,
-        masses=config.masses,
-        timestep=config.timestep,
-        steps=config.steps,
-        replicate=config.replicate,
-        skin=config.skin,
-        grid=config.grid,
-        balance=config.balance,
-        precision=config.precision,
-        output=config.output,
-        guards=config.guards,
-        resume=config.output.directory if resume else None,
-        force=force,
-        comm=comm,
-        quiet=quiet,
-    )
+    resumed = config.output.directory if resume else None
+    simulation = simulation_of(config, atoms, resume=resumed, force=force, comm=comm, quiet=quiet)
     _announce(simulation, config)
     remaining = config.steps - simulation.step
     if resume and remaining <= 0:

@@ -16,7 +16,7 @@ from ..schema import S, parse
 from ..system import InputError
 from . import restart
 from .comm import agreement, guarded, wrap
-from .config import Guards, Output, Velocities
+from .config import Guards, MdConfig, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
 from .ensemble import Ensemble, Frozen, check_cell_changes, listed
@@ -100,8 +100,7 @@ class Simulation:
         warnings = self._choose_integrator(steps, force)
         self.resumed = resume is not None
         self._open(quiet, warnings)
-        target = getattr(self.ensemble, "temperature", None)
-        target = 0.0 if target is None else float(np.max(target))
+        target = max(self.ensemble.temperature or (0.0,))
         self.watch = Watch(self.guards, timestep, self.freedom, target)
         with guarded(self.comm):
             self.engine = Engine(
@@ -168,7 +167,8 @@ class Simulation:
                 with self.stopwatch("integrate"):
                     self.integrator.after_forces(engine, self.step - 1)
                 self._record()
-            self._save_restart()
+            with self.stopwatch("output"):
+                self._save_restart()
             return self._result(self.step - first, time.perf_counter() - clock, request)
 
     def _list_is_stale(self, request: StopRequest) -> bool:
@@ -300,9 +300,8 @@ class Simulation:
     def _write_tables(self) -> None:
         """What the observables have found so far."""
         if self.writer is not None:
-            with self.stopwatch("output"):
-                for observable in self.observables:
-                    self.writer.tables(observable.result())
+            for observable in self.observables:
+                self.writer.tables(observable.result())
 
     def _save_restart(self) -> None:
         if self.archive is None or self.step == self._saved_step:
@@ -361,6 +360,15 @@ class Simulation:
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)
         return result
+
+
+def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simulation:
+    """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
+    same = (
+        *("ensemble", "frozen", "velocities", "masses", "timestep", "steps", "replicate", "skin"),
+        *("grid", "balance", "precision", "output", "guards"),
+    )
+    return Simulation(atoms, config.model, **{k: getattr(config, k) for k in same} | instead)
 
 
 def _due(step: int, interval: int) -> bool:

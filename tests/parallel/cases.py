@@ -80,6 +80,12 @@ def edges_of(offsets, indices, positions, ids):
     return torch.cat([ids[centre, None], ids[neighbor, None], vectors], dim=1).numpy()
 
 
+def gathered(comm, rows):
+    """Rows (n, k) of all ranks one after the other on rank 0; None elsewhere."""
+    everyone = comm.collect(np.asarray(rows))
+    return np.concatenate(everyone) if comm.rank == 0 else None
+
+
 def lexsorted(rows):
     return rows[np.lexsort(rows.T[::-1])]
 
@@ -101,17 +107,17 @@ def halo_of(atoms, comm, grid=None, domain=None):
 
 def check_halo(halo, state, atoms, comm):
     """Ownership, edges and folded forces against one process."""
-    ids = comm.gather_rows(state.ids.double()[:, None].numpy())
+    ids = gathered(comm, state.ids.double()[:, None].numpy())
     positions, types, all_ids = halo.exchange(state, RCUT)
     offsets, indices = kernels.neighbor_list(positions, types, len(state), RCUT)
-    edges = comm.gather_rows(edges_of(offsets, indices, positions, all_ids))
+    edges = gathered(comm, edges_of(offsets, indices, positions, all_ids))
 
     moved = positions.clone()
     moved[len(state) :] = torch.nan
     halo.update(moved)
     env = LocalEnv(moved, types, len(state), offsets, indices)
     forces = halo.reverse(MODEL.evaluate(env).forces)
-    rows = comm.gather_rows(torch.cat([state.ids.double()[:, None], forces], dim=1).numpy())
+    rows = gathered(comm, torch.cat([state.ids.double()[:, None], forces], dim=1).numpy())
     np.testing.assert_array_equal(moved.numpy(), positions.numpy())
     if comm.rank:
         return
@@ -185,12 +191,12 @@ def migration_of_anything(comm):
     for _ in range(5):
         jump = torch.from_numpy(rng.normal(size=(len(state), 3)) * 40.0)
         before = state.positions + state.images.double() @ torch.from_numpy(atoms.cell.array)
-        path = comm.gather_rows(torch.cat([state.ids[:, None], before + jump], dim=1).numpy())
+        path = gathered(comm, torch.cat([state.ids[:, None], before + jump], dim=1).numpy())
         state.positions = state.positions + jump
         state = halo.migrate(state)
         assert (halo.domain.owner(state.positions.numpy()) == comm.rank).all()
         after = state.positions + state.images.double() @ torch.from_numpy(atoms.cell.array)
-        rows = comm.gather_rows(torch.cat([state.ids[:, None], after], dim=1).numpy())
+        rows = gathered(comm, torch.cat([state.ids[:, None], after], dim=1).numpy())
         if comm.rank == 0:
             np.testing.assert_allclose(lexsorted(rows), lexsorted(path), atol=1e-9)
 

@@ -132,6 +132,21 @@ def test_ranks_are_for_plans_only(folder, capsys):
     assert not (folder / "run").exists()
 
 
+def test_a_grid_for_the_ranks_that_are_planned(folder, capsys):
+    Path("md.yaml").write_text(Path("md.yaml").read_text() + "grid: [1, 2, 4]\n")
+    assert main(["md", "md.yaml", "--dry-run", "--ranks", "8"]) == 0
+    assert "8 as 1 x 2 x 4" in capsys.readouterr().out
+    assert main(["md", "md.yaml", "--dry-run", "--ranks", "4"]) == 1
+    assert "8 subdomains for 4 ranks" in capsys.readouterr().err
+
+
+def test_what_is_frozen_counts_where_it_can(folder, capsys):
+    text = Path("md.yaml").read_text()
+    Path("md.yaml").write_text(text + "frozen: {elements: [Cu]}\n")
+    assert main(["md", "md.yaml", "--dry-run"]) == 1
+    assert "frozen: holds all 48 atoms" in capsys.readouterr().err
+
+
 def test_too_much_memory_is_a_warning():
     config = MdConfig(model="m", structure="s", steps=1, replicate=(4000, 4000, 4000), timestep=0.1)
     config.model = PairPotential()

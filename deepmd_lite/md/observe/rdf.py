@@ -14,13 +14,11 @@ import torch
 
 from ... import kernels
 from ...system import LocalEnv
-from ..engine import Engine, longest
+from ..engine import Engine
 from ..halo import Halo
+from ..pairs import pairs_of
 from .base import Observable, System, Table, columns
 from .settings import RdfSettings
-
-BLOCK = 2048
-"""Atoms whose neighbours are looked at together, so that no list of all pairs is made."""
 
 
 class Rdf(Observable):
@@ -51,31 +49,21 @@ class Rdf(Observable):
         """A list that reaches to r_max. Atoms may have left their subdomain since the last list,
         by `drift` at most, so the halo must reach further."""
         state = engine.state
-        deformation = torch.from_numpy(np.linalg.solve(engine.built_cell, engine.cell))
-        own = longest(state.positions - state.built @ deformation)
-        drift = float(engine.comm.reduce(np.array([own]), "max")[0])
+        drift = float(engine.comm.reduce(np.array([engine.drift()]), "max")[0])
         halo = Halo(engine.halo.domain, engine.comm)
         positions, types, _ = halo.exchange(state, self.r_max + 2.0 * drift)
         offsets, indices = kernels.neighbor_list(positions, types, len(state), self.r_max)
         return LocalEnv(positions, types, len(state), offsets, indices)
 
     def _count(self, env: LocalEnv) -> np.ndarray:
-        """(elements², bins) ordered pairs of this rank. One coordinate at a time: half the time."""
+        """(elements², bins) ordered pairs of this rank."""
         n, bins = len(self.system.elements), self.settings.bins
         slots = bins * torch.from_numpy(self.system.of_type)[env.types.long()]
         counts = torch.zeros(n * n * bins, dtype=torch.int64)
-        coordinates = env.positions.T.contiguous()
-        for start in range(0, env.n_local, BLOCK):
-            offsets = env.offsets[start : start + BLOCK + 1]
-            centres, lengths = slice(start, start + len(offsets) - 1), offsets.diff()
-            j = env.indices[offsets[0] : offsets[-1]]
-            squares = torch.zeros(len(j), dtype=torch.float64)
-            for x in coordinates:
-                d = x.index_select(0, j) - torch.repeat_interleave(x[centres], lengths)
-                squares.addcmul_(d, d)
-            slot = squares.sqrt_().mul_(bins / self.r_max).long()
+        for pairs in pairs_of(env):
+            slot = pairs.squares.sqrt().mul_(bins / self.r_max).long()
             inside = slot < bins
-            slot += slots.index_select(0, j) + torch.repeat_interleave(n * slots[centres], lengths)
+            slot += slots.index_select(0, pairs.neighbors) + pairs.of_centres(n * slots)
             counts += torch.bincount(slot[inside], minlength=len(counts))
         return counts.double().view(n * n, bins).numpy()
 

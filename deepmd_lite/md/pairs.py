@@ -1,0 +1,48 @@
+"""Distances of all pairs of a neighbour list, some rows at a time: no list of all is ever made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..system import LocalEnv
+
+ENTRIES = 2**16
+"""Of the neighbour list taken at a time: what fits a cache."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The neighbours of the local rows `first` … `last` − 1."""
+
+    first: int
+    last: int
+    lengths: torch.Tensor
+    """(last − first,) int64, neighbours of each row."""
+    neighbors: torch.Tensor
+    """(n,) int32, their rows."""
+    squares: torch.Tensor
+    """(n,) float64, Å²: squared distances."""
+
+    def of_centres(self, values: torch.Tensor) -> torch.Tensor:
+        """(n,) from `values` (n_local,): that of the centre of each pair."""
+        return torch.repeat_interleave(values[self.first : self.last], self.lengths)
+
+
+def pairs_of(env: LocalEnv) -> Iterator[Pairs]:
+    """All rows of a list in blocks. One coordinate after the other takes half the time of three."""
+    coordinates, row = env.positions.T.contiguous(), 0
+    while row < env.n_local:
+        begin = int(env.offsets[row])
+        end = int(torch.searchsorted(env.offsets, begin + ENTRIES, right=True)) - 1
+        end = min(max(end, row + 1), env.n_local)
+        neighbors = env.indices[begin : int(env.offsets[end])]
+        lengths = env.offsets[row : end + 1].diff()
+        squares = torch.zeros(len(neighbors), dtype=torch.float64)
+        for x in coordinates:
+            d = x.index_select(0, neighbors) - torch.repeat_interleave(x[row:end], lengths)
+            squares.addcmul_(d, d)
+        yield Pairs(row, end, lengths, neighbors, squares)
+        row = end
