@@ -22,9 +22,10 @@ LAYER = {
     "calculator": 4,
     "md": 4,
     "interop": 4,
-    "cli": 5,
-    "__init__": 6,
-    "__main__": 6,
+    "certify": 5,
+    "cli": 6,
+    "__init__": 7,
+    "__main__": 7,
 }
 ONLY_IN = {
     "h5py": {"md/trajectory/h5md.py"},
