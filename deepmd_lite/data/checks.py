@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -53,7 +54,7 @@ def _header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
         if version not in _HEADER_READERS:
             raise ValueError(f"version {version}")
         shape, _, dtype = _HEADER_READERS[version](stream)
-    except (ValueError, EOFError) as e:
+    except (ValueError, TypeError, EOFError, SyntaxError, TokenError, RecursionError) as e:
         reason = str(e).splitlines()[0]
         raise InputError(
             f"{path}: is not a numpy array file or its header is damaged ({reason})"

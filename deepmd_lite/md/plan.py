@@ -29,7 +29,7 @@ PROBE_ATOMS = 8000
 PROBE_SECONDS = 60.0
 """Fewer steps are made where they would take longer."""
 
-BYTES_OF_ATOM = 600
+BYTES_OF_ATOM = 550
 """Of a rank at the peak, by atom: its state, packed copies of it, forces, cells and offsets."""
 BYTES_OF_TRAVELLER = 128
 """By atom, where there are several ranks: the packed rows while they arrive."""

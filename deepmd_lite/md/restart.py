@@ -269,7 +269,7 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], str | None]:
         return json.loads(text, object_hook=_with_arrays), None
     except OSError as e:
         return {}, f"{MANIFEST} cannot be read: {e.strerror or e}"
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return {}, f"{MANIFEST} is not what a restart holds"
 
 
