@@ -1,7 +1,7 @@
 """What a step of parallel molecular dynamics costs, fitted, and what that says of larger machines.
 
     python benchmarks/scaling.py [--out FILE.json] [--plot FILE.png]
-    python benchmarks/scaling.py --latency 2e-6 --bandwidth 1e10
+    python benchmarks/scaling.py --measured benchmarks/results/scaling.json --latency 1e-6
 
 Runs of different sizes on one rank and on two give the seconds of each part of a step: the model
 by atom, the neighbour list by atom and ghost, the halo by atom and ghost, integration by atom, a
@@ -14,6 +14,7 @@ docs/scaling.md explains the terms.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ SYSTEMS = (10**6, 10**7, 10**8, 10**9)
 RANKS = (1, 8, 64, 512, 1000, 4096, 10_000)
 REDUCTIONS = 3
 """Messages of a step that involve all ranks: list, guards, and thermo now and then."""
-FRAME_EVERY, THERMO_EVERY = 1000, 100
+FRAME_EVERY = 10_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Costs:
     frame_extxyz: float
     """By atom of the whole system and frame, on rank 0."""
     frame_h5md: float
-    """The same for the trajectory that ranks write share by share."""
+    """The same for a trajectory that no rank ever holds whole."""
 
 
 def ghosts(n_atoms: float) -> float:
@@ -143,7 +144,7 @@ def step(costs: Costs, n_atoms: int, ranks: int, latency: float, bandwidth: floa
         "reductions": REDUCTIONS * tree * latency,
         "lists": costs.listing * (n + g) * rebuild + migration,
         "waiting": costs.waiting * costs.model * n * largest_of(ranks),
-        "output": costs.frame_h5md * n_atoms / min(ranks, 64) / FRAME_EVERY,
+        "output": costs.frame_h5md * n_atoms / FRAME_EVERY,  # through rank 0, share by share
     }
 
 
@@ -164,7 +165,7 @@ def prediction(costs: Costs, latency: float, bandwidth: float) -> tuple[Table, l
     columns = ["atoms", "ranks", "s/step", "efficiency", "largest but the model", "s/extxyz frame"]
     notes = [
         f"assumed network: {1e6 * latency:g} µs, {1e-9 * bandwidth:g} GB/s for each rank",
-        f"H5MD frame each {FRAME_EVERY} steps, written by at most 64 ranks at a time",
+        f"with an H5MD frame each {FRAME_EVERY} steps",
     ]
     return Table("Prediction", columns, rows, notes), cases
 
@@ -192,9 +193,14 @@ def main() -> None:
     made.set_defaults(repeats=3)
     made.add_argument("--latency", type=float, default=2e-6, help="s, of a message (assumed)")
     made.add_argument("--bandwidth", type=float, default=1e10, help="bytes/s of a rank (assumed)")
+    made.add_argument("--measured", type=Path, metavar="FILE.json", help="costs of an earlier run")
     made.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = made.parse_args()
-    costs, runs = measured(arguments)
+    if arguments.measured:
+        earlier = json.loads(arguments.measured.read_text())
+        costs, runs = Costs(**earlier["costs"]), earlier["runs"]
+    else:
+        costs, runs = measured(arguments)
     shown = [[name, value] for name, value in asdict(costs).items()]
     table = Table("Costs of one rank", ["term", "seconds (or as named)"], shown)
     predicted, cases = prediction(costs, arguments.latency, arguments.bandwidth)

@@ -82,7 +82,10 @@ class Checkpoint:
             if version < 3:
                 header["config"]["model"]["repulsion"] = None
             return cls(**header, arrays=arrays)
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as e:
+        except (
+            *(SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError),
+            RecursionError,
+        ) as e:
             raise InputError(f"{path}: not a readable training checkpoint: {e!r}") from None
 
 
