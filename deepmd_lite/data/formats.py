@@ -13,7 +13,10 @@ from .frames import System
 
 
 def load(
-    paths: str | Path | Sequence[str | Path], type_map: Sequence[str] | None = None
+    paths: str | Path | Sequence[str | Path],
+    type_map: Sequence[str] | None = None,
+    *,
+    labelled: bool = True,
 ) -> list[System]:
     """Every system that `paths` name, in order.
 
@@ -22,7 +25,7 @@ def load(
     elements that may occur, and the meaning of `type.raw` in folders without `type_map.raw`.
 
     Raises InputError, naming file and frame, for data that is missing or wrong, for data that two
-    paths name, and where no frame has an energy or forces.
+    paths name, and, where `labelled`, if no frame has an energy or forces.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
@@ -40,7 +43,7 @@ def load(
             places[real] = str(given)
             systems.append(_read(path, type_map))
     frames = [frame for system in systems for frame in system.frames]
-    if all(frame.energy is None and frame.forces is None for frame in frames):
+    if labelled and all(f.energy is None and f.forces is None for f in frames):
         notes = list(dict.fromkeys(note for system in systems for note in system.notes))
         raise InputError(
             f"{', '.join(map(str, paths))}: none of {len(frames)} frames has an energy or forces"

@@ -89,6 +89,32 @@ def test_train_test_info(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["format_version"] == 2
 
 
+def test_test_takes_the_arguments_of_dp_test(tmp_path, capsys, model):
+    one, two = npy_system(tmp_path / "a" / "one"), npy_system(tmp_path / "a" / "two", 2)
+    listed = tmp_path / "systems.txt"
+    listed.write_text(f"{one}\n\n{two}\n")
+    prefix = tmp_path / "detail"
+    for argv in (
+        ["-m", model, "-s", tmp_path / "a", "-n", "1", "-d", prefix],
+        ["-m", model, "-f", listed, "--numb-test", "1", "--detail-file", prefix],
+        [model, "-n", "1", one, "-d", prefix, two],
+    ):
+        assert main(["test", "-q", *map(str, argv)]) == 0
+        assert "2 frames, 16 atoms" in capsys.readouterr().out
+        assert np.loadtxt(f"{prefix}.f.out").shape == (16, 6)
+    assert main(["test", str(model), str(two), "-n", "0", "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 frames" in shown
+    for words in ("Energy RMSE/Natoms :", "Force  RMSE        :"):
+        assert words in shown
+    assert "no model" in fails(capsys, "test", "-s", one)
+    assert "no data" in fails(capsys, "test", model)
+    assert "none.txt: cannot be read" in fails(capsys, "test", model, "-f", tmp_path / "none.txt")
+    with pytest.raises(SystemExit) as stop:
+        main(["test", str(model), str(one), "--nonsense"])
+    assert stop.value.code == 2
+
+
 def test_train_within_a_time_limit(tmp_path, capsys):
     system = npy_system(tmp_path / "data")
     data = {"training_data": {"systems": [str(system)]}, "numb_steps": 2}
