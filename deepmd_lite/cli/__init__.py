@@ -14,7 +14,7 @@ from .common import EPILOG
 from .dynamics import add_md, add_plot
 from .info import add_info
 from .testing import add_devi, add_test
-from .training import add_train
+from .training import add_change_bias, add_train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_train(verbs)
     add_test(verbs)
     add_devi(verbs)
+    add_change_bias(verbs)
     add_md(verbs)
     add_plot(verbs)
     add_info(verbs)

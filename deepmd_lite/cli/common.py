@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..data import System
 
 EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
 
@@ -48,3 +53,14 @@ def named_data(args: argparse.Namespace) -> list[str]:
     if not named:
         raise InputError("no data: name files or folders, or give -s DATA")
     return named
+
+
+def first_frames(systems: Sequence[System], n: int) -> list[System]:
+    """The first `n` frames of each system; 0: all. InputError for a negative number."""
+    from dataclasses import replace
+
+    from ..system import InputError
+
+    if n < 0:
+        raise InputError(f"-n {n}: expected a number of frames, or 0 for all")
+    return [replace(s, frames=s.frames[:n]) if n else s for s in systems]

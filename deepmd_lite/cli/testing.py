@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .common import EPILOG, common, named_data, positive, set_threads
+from .common import EPILOG, common, first_frames, named_data, positive, set_threads
 
 # --- test -----------------------------------------------------------------------------------
 
@@ -52,8 +52,6 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from ..data import load
     from ..evaluate import evaluate, format_report, plot_parity, write_details
     from ..files import write_atomically
@@ -65,13 +63,9 @@ def _test(args: argparse.Namespace) -> int:
         args.model, *args.paths = args.paths
     if args.model is None:
         raise InputError("no model: give it first, or as -m MODEL")
-    if args.numb_test < 0:
-        raise InputError(f"-n {args.numb_test}: expected a number of frames, or 0 for all")
     data = named_data(args)
     model = load_model(args.model, args.precision)
-    systems = load(data, type_map=model.type_map)
-    if args.numb_test:
-        systems = [replace(s, frames=s.frames[: args.numb_test]) for s in systems]
+    systems = first_frames(load(data, type_map=model.type_map), args.numb_test)
     report = evaluate(model, systems, quiet=args.quiet)
     print(format_report(report))
     if args.json:

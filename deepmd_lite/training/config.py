@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ..model.config import ModelConfig
 from ..schema import Section, located, parse, read_mapping
@@ -315,6 +315,16 @@ class TrainInput(_TrainSection):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
+    _elements: list[str] = PrivateAttr()
+
+    def model_post_init(self, _: Any) -> None:
+        """Remember the type map that the input itself gives."""
+        self._elements = list(self.model.type_map)
+
+    @property
+    def elements(self) -> list[str]:
+        """What integers stand for in data without a type map of their own."""
+        return self._elements
 
     @model_validator(mode="after")
     def _one_optimizer(self) -> TrainInput:

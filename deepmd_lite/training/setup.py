@@ -20,6 +20,7 @@ from ..model.repulsion import DATA_REACH
 from ..model.statistics import smallest_distances
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
+from .bias import bias_shift
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
 
@@ -82,7 +83,7 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
 
 def _read(paths: list[str], settings: TrainInput, what: str, quiet: bool) -> list[PreparedFrame]:
     """All frames of a data set with their neighbour lists."""
-    systems = load(paths, type_map=settings.model.type_map)
+    systems = load(paths, type_map=settings.elements)
     log.info("%s data\n%s", what, describe(systems))
     frames = [frame for system in systems for frame in system.frames]
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
@@ -157,12 +158,48 @@ def _summary(frames: list[PreparedFrame]) -> str:
 # --- potentials -------------------------------------------------------------------------------
 
 
+def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[int]) -> bool:
+    """Take over elements, their order and `sel` of a model that knows all those of the input.
+
+    The training then goes on with the model's `type_map`: elements go by name in data, and what
+    the data do not have is left as it was. Returns whether anything changed.
+    """
+    wanted = settings.model.type_map
+    if wanted == found.type_map or not set(wanted) <= set(found.type_map):
+        return False
+    settings.model.type_map = list(found.type_map)
+    settings.model.descriptor.sel = list(sel)
+    settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)
+    return True
+
+
+def adopt_model(settings: TrainInput, path: str | Path) -> None:
+    """Check the input against the model file that a training starts from, before data are read.
+
+    Raises InputError for elements that the model does not know, or another architecture.
+    """
+    model = load_model(path)
+    new = [name for name in settings.model.type_map if name not in model.type_map]
+    if new:
+        raise InputError(
+            f"{path}: knows {' '.join(model.type_map)}, but not {' '.join(new)} of model/type_map; "
+            "a model cannot be given new elements: train on them from the start"
+        )
+    if adopt_elements(settings, model.config, model.sel):
+        log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
+    _check_architecture(model.config, settings.model, f"{path}")
+
+
 def initial_potential(
-    settings: TrainInput, data: TrainingData, init_model: str | Path | None
+    settings: TrainInput,
+    data: TrainingData,
+    init_model: str | Path | None,
+    finetune: bool = False,
 ) -> Potential:
     """Random weights on the statistics of the data, or those of a model file.
 
-    Raises InputError where the model file has another architecture than the input.
+    `finetune`: the model's energy bias is fitted to the data first. Raises InputError where the
+    model file has another architecture than the input.
     """
     if init_model is None:
         statistics = statistics_from(environments(data.frames), settings.model)
@@ -183,6 +220,11 @@ def initial_potential(
     potential = Potential(settings.model, statistics, seed=None)
     learned = {k: v for k, v in model.state_dict().items() if not k.startswith("repulsion.")}
     potential.load_state_dict({**potential.state_dict(), **learned})
+    if finetune:
+        shift, _ = bias_shift(model, data.frames)
+        potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift))
+        shifts = zip(model.type_map, shift, strict=True)
+        log.info("energy bias shifted by %s", ", ".join(f"{e} {x:+.4f} eV" for e, x in shifts))
     _report_repulsion(potential)
     return potential
 
