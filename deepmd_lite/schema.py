@@ -7,10 +7,10 @@ import glob
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from .system import InputError
 
@@ -19,6 +19,44 @@ class Section(BaseModel):
     """Base of every configuration section."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Vocabulary(Section):
+    """A section in another program's words: it knows which of its keys it ignores or refuses."""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    """Other name of a key → its name here."""
+    ignored: ClassVar[dict[str, str]] = {}
+    """Key without a meaning here → the note that is given."""
+    refused: ClassVar[dict[str, str]] = {}
+    """Key that would change the result → what to do instead. Accepted where it switches off."""
+    harmless: ClassVar[dict[str, Any]] = {}
+    """The value, besides null, false, 0 and nothing, at which a refused key changes nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_out(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        kept = {}
+        for key, value in data.items():
+            name = cls.aliases.get(key, key)
+            if name in cls.refused:
+                if value and value != cls.harmless.get(name):
+                    raise ValueError(f"'{key}' is not supported; {cls.refused[name]}")
+            elif name not in cls.ignored:
+                if name in kept:
+                    raise ValueError(f"'{key}' and '{name}' are the same key; give one of them")
+                kept[name] = value
+        return kept
+
+    @classmethod
+    def ignored_notes(cls, data: Any, where: str) -> list[str]:
+        """What to tell about the ignored keys of `data`, named with the section `where`."""
+        if not isinstance(data, Mapping):
+            return []
+        given = [key for key, value in data.items() if key in cls.ignored and value]
+        return [f"{where}/{key} is ignored: {cls.ignored[key]}" for key in given]
 
 
 S = TypeVar("S", bound=Section)

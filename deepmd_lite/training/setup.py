@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..data import Batch, PreparedFrame, collate, describe, environments, load, prepare
+from ..data import (
+    Batch,
+    BatchSampler,
+    PreparedFrame,
+    collate,
+    describe,
+    environments,
+    load,
+    prepare,
+)
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.config import ModelConfig
 from ..model.repulsion import DATA_REACH
@@ -23,6 +32,7 @@ from ..system import InputError, LocalEnv
 from .bias import bias_shift
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
+from .data_config import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +55,20 @@ class TrainingData:
     """`data_hash` of `frames`."""
     summary: str
     virials_trained: bool
+    shares: np.ndarray | None = None
+    """(n_frames,) probabilities that a frame is drawn; None: each once in an epoch."""
 
 
 def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
     """Read and check the data sets of an input, and build every neighbour list once."""
     training, loss = settings.training, settings.loss
-    frames = _read(training.training_data.systems, settings, "training", quiet)
+    frames, shares = _read(training.training_data, settings, "training", quiet)
+    if training.num_epoch is not None:
+        n_batches = batch_sampler(settings, frames, shares).batches_in_epoch()
+        training.numb_steps = math.ceil(training.num_epoch * n_batches)
+        log.info(
+            "%g epochs of %d batches: %s steps", training.num_epoch, n_batches, training.numb_steps
+        )
     has_virials = any(f.frame.virial is not None for f in frames)
     labels = zip("efv", ("energy", "forces", "virial"), loss.starts, loss.limits, strict=True)
     for letter, label, start, limit in labels:
@@ -69,7 +87,7 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
         )
     validation: list[Batch] = []
     if training.validation_data is not None:
-        prepared = _read(training.validation_data.systems, settings, "validation", quiet)
+        prepared, _ = _read(training.validation_data, settings, "validation", quiet)
         validation = _validation_sample(prepared, frames, settings)
     return TrainingData(
         frames,
@@ -78,16 +96,31 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
         data_hash(frames),
         _summary(frames),
         loss.trains_virials and has_virials,
+        shares,
     )
 
 
-def _read(paths: list[str], settings: TrainInput, what: str, quiet: bool) -> list[PreparedFrame]:
-    """All frames of a data set with their neighbour lists."""
-    systems = load(paths, type_map=settings.elements)
+def batch_sampler(
+    settings: TrainInput, frames: Sequence[PreparedFrame], shares: np.ndarray | None
+) -> BatchSampler:
+    """The batches of a training from its first step on."""
+    training = settings.training
+    sizes = [f.n_atoms for f in frames]
+    return BatchSampler(sizes, training.training_data.batch_size, training.seed, shares)
+
+
+def _read(
+    data: DataConfig, settings: TrainInput, what: str, quiet: bool
+) -> tuple[list[PreparedFrame], np.ndarray | None]:
+    """All frames of a data set with their neighbour lists, and the probability of each."""
+    systems = load(data.systems, type_map=settings.elements)
     log.info("%s data\n%s", what, describe(systems))
     frames = [frame for system in systems for frame in system.frames]
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
-    return prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+    prepared = prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+    sizes = [len(system.frames) for system in systems]
+    shares = data.shares(sizes, f"training/{what}_data")
+    return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
 
 
 def _validation_sample(

@@ -147,6 +147,18 @@ def test_a_model_cannot_learn_new_elements(model, data, tmp_path):
         train(config, output=tmp_path, init_model=model, quiet=True)
 
 
+def test_epochs_are_turned_into_steps(data, tmp_path):
+    config = settings(data)
+    del config["training"]["numb_steps"]
+    config["training"]["num_epoch"] = 1.5
+    config["training"]["training_data"]["auto_prob"] = "prob_uniform"
+    path = train(config, output=tmp_path, quiet=True)
+    assert read_header(path)["provenance"]["steps"] == "3 of 3"  # 4 frames in batches of 2
+    config["training"]["num_epoch"] = 2
+    train(config, output=tmp_path, restart=True, quiet=True)
+    assert read_header(path)["provenance"]["steps"] == "4 of 4"
+
+
 # --- bias -----------------------------------------------------------------------------------
 
 
