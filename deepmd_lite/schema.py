@@ -101,7 +101,7 @@ def parse(section: type[S], data: Mapping[str, Any], where: str) -> S:
 
 
 def located(path: str, folder: Path | None, where: str) -> str:
-    """`path` (a file, a folder or a glob pattern) where it leads somewhere.
+    """`path` (a file, a folder, a glob pattern or `FILE#/inside`) where it leads somewhere.
 
     Relative paths are looked up in the working directory, then in `folder`, that of the input
     file. Raises InputError, naming `where`, if nothing is there.
@@ -110,7 +110,8 @@ def located(path: str, folder: Path | None, where: str) -> str:
     if folder is not None and not candidates[0].is_absolute():
         candidates.append(folder / path)
     for candidate in candidates:
-        if candidate.exists() or glob.glob(str(candidate)):
+        file, inside, _ = str(candidate).partition("#")
+        if candidate.exists() or glob.glob(str(candidate)) or (inside and Path(file).is_file()):
             return str(candidate)
     looked = " or ".join(dict.fromkeys(str(c.parent.resolve()) for c in candidates))
     raise InputError(f"{where}: nothing at '{path}' (looked in {looked}); correct the path")

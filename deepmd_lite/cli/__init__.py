@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .common import EPILOG
+from .data import add_convert_data
 from .dynamics import add_md, add_plot
 from .info import add_info
 from .testing import add_devi, add_test
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add_test(verbs)
     add_devi(verbs)
     add_change_bias(verbs)
+    add_convert_data(verbs)
     add_md(verbs)
     add_plot(verbs)
     add_info(verbs)

@@ -28,7 +28,8 @@ LAYER = {
     "__main__": 7,
 }
 ONLY_IN = {
-    "h5py": {"md/trajectory/h5md.py"},
+    "dpdata": {"data/dpdata_files.py"},
+    "h5py": {"md/trajectory/h5md.py", "data/hdf5.py"},
     "mpi4py": {"md/comm.py"},
     "torch.distributed": {"training/parallel.py"},
 }
