@@ -52,11 +52,11 @@ class Vocabulary(Section):
 
     @classmethod
     def ignored_notes(cls, data: Any, where: str) -> list[str]:
-        """What to tell about the ignored keys of `data`, named with the section `where`."""
+        """What to tell about the ignored keys of `data`, a section `where` ('': the whole)."""
         if not isinstance(data, Mapping):
             return []
         given = [key for key, value in data.items() if key in cls.ignored and value]
-        return [f"{where}/{key} is ignored: {cls.ignored[key]}" for key in given]
+        return [f"{where}/{key} is ignored: {cls.ignored[key]}".lstrip("/") for key in given]
 
 
 S = TypeVar("S", bound=Section)

@@ -319,6 +319,7 @@ def _notes(config: TrainInput, source: Mapping[str, Any]) -> list[str]:
     """Notes on keys that were given and have no meaning here."""
     training, model = source.get("training") or {}, source.get("model") or {}
     sections: list[tuple[type[Vocabulary], Any, str]] = [
+        (TrainInput, source, ""),
         (ModelConfig, model, "model"),
         (FittingConfig, model.get("fitting_net"), "model/fitting_net"),
         (LearningRateConfig, source.get("learning_rate"), "learning_rate"),

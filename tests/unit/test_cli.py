@@ -1,8 +1,10 @@
 """The command as a person meets it: results, and one clear line for bad input."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ase.io import write
 from models import random_potential
 
 from deepmd_lite.calculator import Calculator
-from deepmd_lite.cli import main
+from deepmd_lite.cli import _parsed, main
 from deepmd_lite.model import save_model
 
 
@@ -218,3 +220,20 @@ def test_public_names():
     assert dpl.load.__name__ == "load_model"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         dpl.trian  # noqa: B018
+
+
+def test_commands_of_the_documentation_exist():
+    """Those of the table for people who come from DeePMD-kit, with all of their options."""
+    text = (Path(__file__).parents[2] / "docs" / "from-deepmd-kit.md").read_text()
+    commands = re.findall(r"`dpl ([^`]+)`", text)
+    assert {c.split()[0] for c in commands} >= {
+        "train",
+        "test",
+        "devi",
+        "change-bias",
+        "info",
+        "md",
+    }
+    for command in commands:
+        if len(command.split()) > 1:
+            assert _parsed(command.split()).run

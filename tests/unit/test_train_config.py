@@ -264,13 +264,14 @@ def test_an_input_with_every_default_written_out(folder):
         **{"trainable": True, "exclude_types": [], "env_protection": 0.0, "set_davg_zero": False},
     }
     data["optimizer"] = {"type": "Adam", "adam_beta1": 0.9, "adam_beta2": 0.999, "weight_decay": 0}
-    data["validating"] = {}
+    data["validating"] = {"full_validation": True}
     config, notes = read_input(write(folder, data))
     assert config.optimizer.type == "Adam"
     assert config.training.ema_decay == 0.0
     assert config.learning_rate.smooth is False
     assert not any("enable_compile" in note for note in notes)  # it is off: nothing to tell
     assert any(note.startswith("training/save_ckpt is ignored") for note in notes)
+    assert any(note.startswith("validating is ignored") for note in notes)
 
 
 def test_an_input_of_version_1(folder):
