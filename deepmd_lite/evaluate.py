@@ -286,6 +286,8 @@ def write_details(report: Report, prefix: str | Path) -> list[Path]:
     frame has no label. Each system has a header line of its own. A suffix of PREFIX is replaced, as
     there. Returns the paths; raises InputError where one cannot be written.
     """
+    if not Path(prefix).name:
+        raise InputError(f"{prefix}: expected the beginning of file names, found a folder")
     groups: dict[str, list[FrameResult]] = {}
     for result in report.results:
         groups.setdefault(result.system, []).append(result)

@@ -94,6 +94,8 @@ def test_details_are_the_files_of_dp_test(report, tmp_path):
         np.testing.assert_array_equal(tables[3][k, 9:], r.virial.ravel())
         np.testing.assert_array_equal(tables[4][k, :9], r.frame.virial.ravel() / 8)
     assert "data_vxx data_vxy" in paths[3].read_text()
+    with pytest.raises(InputError, match="expected the beginning of file names"):
+        write_details(report, ".")
     assert "pred_vzy pred_vzz" in paths[3].read_text()
 
 
