@@ -113,7 +113,8 @@ class Engine:
 
     def _build(self) -> None:
         """Atoms to their owners, ghosts around them, and a new list."""
-        self.env = _no_env()  # the old list would be the largest part of the peak of memory
+        # At the peak of memory: the old list would be most of it, and old forces are of no use.
+        self.env, self.forces = _no_env(), self.forces[:0].clone()
         with self.stopwatch("communicate"):
             state = self.state = self.halo.migrate(self.state)
             self._present, state.built = state.built, state.positions.clone()

@@ -1,5 +1,6 @@
 """Every example and the README's code, run as they stand but shorter."""
 
+import importlib.util
 import json
 import re
 import runpy
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -69,6 +71,76 @@ def test_parallel_example(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "run" / "thermo.csv").read_text().splitlines()) == 6
     assert (tmp_path / "run" / "trajectory.extxyz").stat().st_size > 0
+
+
+SILICON = str(ROOT / "data" / "silicon" / "silicon.dpl")
+
+
+def example_module(path):
+    """A script as a module, so that its sizes can be made smaller."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_elastic_constants_example(tmp_path, monkeypatch, capsys):
+    """Against the bulk modulus of DFT, and DFT's own shear moduli beside the model's."""
+    script = EXAMPLES / "04_solid_mechanics" / "elastic_constants.py"
+    monkeypatch.setattr(sys, "argv", [script.name, SILICON, "-o", str(tmp_path)])
+    example_module(script).main()
+    printed = capsys.readouterr().out
+    reference = json.loads((ROOT / "data" / "silicon" / "reference.json").read_text())
+    bulk_modulus = float(re.search(r"bulk modulus .* = ([\d.]+) GPa", printed)[1])
+    assert bulk_modulus == pytest.approx(reference["B"], rel=0.05)
+    rows = re.findall(r"^(DFT|model) +([\d.]+) +([\d.]+)$", printed, re.M)
+    assert [row[0] for row in rows] == ["DFT", "model"]
+    dft, model = ([float(x) for x in row[1:]] for row in rows)
+    assert model == pytest.approx(dft, rel=0.35)
+    assert (tmp_path / "stress_parity.png").stat().st_size > 0
+
+
+def test_tensile_example(tmp_path, monkeypatch, capsys):
+    """Its input as it stands but smaller, then the curve: stress follows strain."""
+    folder = EXAMPLES / "04_solid_mechanics"
+    config = yaml.safe_load((folder / "tensile.yaml").read_text())
+    assert (folder / config["structure"]).exists()
+    config.update(model=SILICON, structure=str(folder / config["structure"]))
+    config.update(replicate=[2, 2, 2], steps=100)
+    config["ensemble"]["rate"] = 2e-4
+    config["velocities"]["temperature"] = 20
+    config["ensemble"]["temperature"] = 10
+    config["output"] = {"directory": str(tmp_path / "run"), "thermo": 5}
+    (tmp_path / "md.yaml").write_text(yaml.safe_dump(config))
+    assert main(["md", str(tmp_path / "md.yaml"), "-q"]) == 0
+    monkeypatch.setattr(sys, "argv", ["stress_strain.py", str(tmp_path / "run")])
+    example_module(folder / "stress_strain.py").main()
+    curve = np.genfromtxt(tmp_path / "run" / "stress_strain.csv", delimiter=",", names=True)
+    assert curve["strain"][-1] == pytest.approx(0.04)
+    assert 1.0 < curve["stress_along_GPa"][-1] < 10.0
+    assert (tmp_path / "run" / "stress_strain.png").stat().st_size > 0
+    assert "strength" in capsys.readouterr().out
+
+
+def test_melting_example(tmp_path, monkeypatch, capsys):
+    script = EXAMPLES / "05_liquid" / "melting.py"
+    example = example_module(script)
+    example.COPIES, example.TEMPERATURES = (1, 1, 3), (300.0, 2500.0)
+    arguments = [script.name, SILICON, "-o", str(tmp_path), "--steps", "200"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    example.main()
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^ +(\d+) +([+-][\d.]+) +([\d.]+)  (melts|freezes)$", printed, re.M)
+    assert [row[0] for row in rows] == ["300", "2500"]
+    table = np.genfromtxt(tmp_path / "melting.csv", delimiter=",", names=True)
+    assert np.isfinite(table["slope_meV_per_atom_ps"]).all()
+    assert (tmp_path / "melting.png").stat().st_size > 0
+
+
+def test_slope_of_the_melting_example_passes_zero_where_it_should():
+    example = example_module(EXAMPLES / "05_liquid" / "melting.py")
+    assert example.zero([1000.0, 1200.0, 1400.0], np.array([-3.0, -1.0, 3.0])) == 1250.0
+    assert np.isnan(example.zero([1000.0, 1200.0], np.array([1.0, 2.0])))
 
 
 def test_readme_block(trained, tmp_path, monkeypatch, capsys):

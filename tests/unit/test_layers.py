@@ -23,9 +23,10 @@ LAYER = {
     "calculator": 5,
     "md": 5,
     "interop": 5,
-    "cli": 6,
-    "__init__": 7,
-    "__main__": 7,
+    "certify": 6,
+    "cli": 7,
+    "__init__": 8,
+    "__main__": 8,
 }
 ONLY_IN = {
     "dpdata": {"data/dpdata_files.py"},

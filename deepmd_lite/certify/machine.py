@@ -1,0 +1,102 @@
+"""The same numbers however they are computed: table, precision, instruction set, ranks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..model.file import TABLE_TOLERANCE, measure_table
+from ..neighbors import periodic_env
+from .samples import Sample, evaluated
+from .verdict import Verdict
+
+RANKS = 4
+SECONDS = 120.0
+"""After which ranks that have not answered are given up."""
+
+
+def table(model: Any, samples: Sequence[Sample]) -> Verdict:
+    """The table beside the networks that it was made from, at every pair."""
+    worst, where = 0.0, ""
+    for sample in samples:
+        env = periodic_env(sample.positions, sample.cell, sample.pbc, sample.types, model.rcut).env
+        error = measure_table(model, env)["force_ev_per_a"]
+        if not error <= worst:
+            worst, where = error, sample.name
+    # beyond what was measured when the file was written, for structures that were not there
+    return Verdict("table against networks", worst, 10 * TABLE_TOLERANCE, "eV/Å", where)
+
+
+def single_precision(model: Any, samples: Sequence[Sample]) -> list[Verdict]:
+    """float32 arithmetic beside float64."""
+    single = copy.deepcopy(model).to_precision("float32")
+    energy, force, where = 0.0, 0.0, ""
+    for sample in samples:
+        exact, found = evaluated(model, sample), evaluated(single, sample)
+        energy = max(energy, abs(found.energy - exact.energy) / len(sample))
+        error = float(np.abs(found.forces - exact.forces).max()) / exact.force_scale
+        if not error <= force:
+            force, where = error, sample.name
+    unit = "of the largest force"
+    return [
+        Verdict("float32 energies", energy, 1e-4, "eV/atom", where, warns=True),
+        Verdict("float32 forces", force, 1e-3, unit, where, warns=True),
+    ]
+
+
+def instruction_sets(model: Any, samples: Sequence[Sample]) -> Verdict:
+    """Every instruction set of this build that this processor has."""
+    own, known = kernels.instruction_set(), kernels.instruction_sets()
+    worst, where = 0.0, ""
+    try:
+        for sample in samples:
+            results = {}
+            for name in known:
+                kernels.set_instruction_set(name)
+                results[name] = evaluated(model, sample)
+            for name, found in results.items():
+                first = results[known[0]]
+                error = float(np.abs(found.forces - first.forces).max()) / first.force_scale
+                if not error <= worst:
+                    worst, where = error, name
+    finally:
+        kernels.set_instruction_set(own)
+    name = f"instruction sets {', '.join(known)}"
+    return Verdict(name, worst, 1e-10, "of the largest force", where)
+
+
+def ranks(path: str | Path, sample: Sample, symbols: Sequence[str]) -> Verdict:
+    """Forces of `RANKS` ranks under mpiexec beside those of one, on the model file at `path`."""
+    name, limit, unit = f"1 rank = {RANKS} ranks", 1e-10, "eV/Å"
+    mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which(
+        "mpiexec"
+    )
+    if mpiexec is None:
+        return Verdict(name, None, limit, unit, "no mpiexec here: pip install 'deepmd_lite[mpi]'")
+    job = {
+        "model": str(path),
+        "symbols": list(symbols),
+        "positions": sample.positions.tolist(),
+        "cell": sample.cell.tolist(),
+        "pbc": sample.pbc.tolist(),
+    }
+    command = [mpiexec, "-n", str(RANKS), sys.executable, "-m", "deepmd_lite.certify.on_ranks"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(job), capture_output=True, text=True, timeout=SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return Verdict(name, np.inf, limit, unit, f"{mpiexec}: {type(e).__name__}")
+    if done.returncode:
+        last = ([x for x in done.stderr.splitlines() if x.strip()] or ["no message"])[-1]
+        return Verdict(name, np.inf, limit, unit, f"{mpiexec}: status {done.returncode}: {last}")
+    return Verdict(name, float(done.stdout.split()[-1]), limit, unit, sample.name)

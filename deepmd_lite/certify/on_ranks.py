@@ -1,0 +1,32 @@
+"""Run under mpiexec by `machine.ranks`: forces of all ranks beside those of rank 0 alone.
+
+Reads the structure as JSON from rank 0's standard input, prints the largest difference, eV/Å.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+from ase import Atoms
+
+from ..md import Simulation, communicator
+from ..model import load_model
+
+
+def main() -> None:
+    """Print one number."""
+    comm = communicator()
+    job = comm.share(json.load(sys.stdin) if comm.rank == 0 else None)
+    atoms = Atoms(job["symbols"], positions=job["positions"], cell=job["cell"], pbc=job["pbc"])
+    model = load_model(job["model"], "float64")
+    together = Simulation(atoms, model, comm=comm).atoms
+    if together is not None:  # on rank 0
+        alone = Simulation(atoms, model).atoms
+        assert alone is not None
+        print(float(np.abs(together.get_forces() - alone.get_forces()).max()))
+
+
+if __name__ == "__main__":
+    main()

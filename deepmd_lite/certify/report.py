@@ -1,0 +1,125 @@
+"""All checks of a model in order, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import System
+from ..model import load_model
+from . import curves, derivatives, dynamics, machine, symmetry
+from .samples import Sample, from_frames, made_up
+from .verdict import Verdict
+
+FRAMES = 3
+QUICK_STEPS, STEPS = 200, 2000
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What all checks have found."""
+
+    model: str
+    samples: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    curves: tuple[curves.Curve, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; warnings do not count."""
+        return not self.named("FAILED")
+
+    def named(self, state: str) -> list[Verdict]:
+        """Verdicts in a state."""
+        return [v for v in self.verdicts if v.state == state]
+
+    def lines(self) -> list[str]:
+        """A table and a last line that says it all."""
+        width = max(len(v.name) for v in self.verdicts)
+        rows = [f"{self.model}: checked on {', '.join(self.samples)}"]
+        for v in self.verdicts:
+            found = "" if v.found is None else f"{v.found:9.1e}"
+            limit = "" if v.limit is None or v.found is None else f"<= {v.limit:.0e} {v.unit}"
+            rows.append(f"{v.name:<{width}}  {v.state:<8} {found:>9} {limit}")
+            if v.words and v.state != "ok":
+                rows.append(f"{'':<{width}}  {v.words}")
+        count = f"{len(self.named('ok'))} of {len(self.verdicts)} checks passed"
+        others = [
+            f"{len(self.named(s))} {word}"
+            for s, word in (("FAILED", "failed"), ("warning", "warned"), ("not made", "not made"))
+            if self.named(s)
+        ]
+        rows.append(", ".join([count, *others]))
+        return rows
+
+    def json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "model": self.model,
+            "passed": self.passed,
+            "samples": list(self.samples),
+            "checks": [v.row() for v in self.verdicts],
+        }
+
+
+def certify(
+    path: str | Path,
+    systems: Sequence[System] = (),
+    *,
+    quick: bool = False,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Certificate:
+    """Check the model file at `path` on this machine, in float64.
+
+    `systems`: data whose frames it is checked on besides atoms at random places; `quick`: without
+    starting other ranks, with shorter dynamics; `progress` is told what comes next. Raises
+    ModelFileError for a file that is none, InputError for data with elements that it lacks.
+    """
+    model = load_model(path, "float64")
+    frames = [f for system in systems for f in system.frames]
+    samples = [*from_frames(frames, model.type_map, 1 if quick else FRAMES), made_up(model)]
+    verdicts = []
+    drawn = curves.curves(model)
+    for name, check in _checks(model, path, samples, drawn, quick):
+        progress(name)
+        verdicts += check()
+    names = tuple(s.name for s in samples)
+    return Certificate(str(path), names, tuple(verdicts), tuple(drawn))
+
+
+def _checks(
+    model: Any, path: str | Path, samples: list[Sample], drawn: list[curves.Curve], quick: bool
+) -> Iterator[tuple[str, Callable[[], list[Verdict]]]]:
+    """Name and function of each group."""
+    first = samples[0]
+    symbols = [model.type_map[t] for t in first.types]
+    yield (
+        "derivatives",
+        lambda: [
+            derivatives.forces(model, samples),
+            derivatives.virial(model, samples),
+        ],
+    )
+    yield (
+        "symmetry",
+        lambda: [
+            *symmetry.invariances(model, samples),
+            symmetry.net_force(model, samples),
+            symmetry.size_consistency(model, samples),
+        ],
+    )
+    yield "dimers", lambda: [*curves.smoothness(model), *curves.repulsion(drawn)]
+    yield (
+        "numbers",
+        lambda: [
+            machine.table(model, samples),
+            *machine.single_precision(model, samples),
+            machine.instruction_sets(model, samples),
+        ],
+    )
+    if not quick:
+        yield "ranks", lambda: [machine.ranks(path, first, symbols)]
+    steps = QUICK_STEPS if quick else STEPS
+    yield "dynamics", lambda: [dynamics.energy_drift(model, first, symbols, steps)]

@@ -1,0 +1,87 @@
+"""What must not change energies: place, orientation, handedness, the order of atoms, distance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .samples import Result, Sample, cluster, evaluated
+from .verdict import Verdict
+
+LIMIT = 1e-9
+"""eV/atom for energies; forces relative to the largest one (at least 1 eV/Å)."""
+
+
+def invariances(model: Any, samples: Sequence[Sample], seed: int = 0) -> list[Verdict]:
+    """One verdict for each symmetry, the worst of all samples."""
+    kinds = ("translation", "lattice vectors", "rotation", "reflection", "order of atoms")
+    worst = dict.fromkeys(kinds, (0.0, ""))
+    for sample in samples:
+        result = evaluated(model, sample)
+        for kind in kinds:
+            error = _broken(model, sample, result, kind, np.random.default_rng(seed))
+            if not error <= worst[kind][0]:
+                worst[kind] = error, sample.name
+    unit = "eV/atom, of the largest force"
+    return [Verdict(f"unchanged by {k}", *(e, LIMIT), unit, w) for k, (e, w) in worst.items()]
+
+
+def _broken(
+    model: Any, sample: Sample, result: Result, kind: str, generator: np.random.Generator
+) -> float:
+    """By how much a symmetry is broken."""
+    turn, order, positions = np.eye(3), np.arange(len(sample)), sample.positions
+    if kind == "translation":
+        positions = positions + generator.uniform(-20, 20, 3)
+    elif kind == "lattice vectors":
+        shifts = generator.integers(-2, 3, (len(sample), 3)) * sample.pbc
+        positions = positions + shifts @ sample.cell
+    elif kind == "order of atoms":
+        order = generator.permutation(len(sample))
+        positions = positions[order]
+    else:
+        turn, upper = np.linalg.qr(generator.normal(size=(3, 3)))
+        turn *= np.sign(np.diag(upper))
+        if (np.linalg.det(turn) > 0) == (kind == "reflection"):
+            turn = -turn
+        positions = positions @ turn
+    moved = replace(sample.moved(positions, sample.cell @ turn), types=sample.types[order])
+    found = evaluated(model, moved)
+    energy = np.abs(found.energies - result.energies[order]).max()
+    force = np.abs(found.forces - result.forces[order] @ turn).max()
+    return float(max(energy, force / result.force_scale))
+
+
+def net_force(model: Any, samples: Sequence[Sample]) -> Verdict:
+    """The sum of all forces is zero."""
+    worst, where = 0.0, ""
+    for sample in samples:
+        result = evaluated(model, sample)
+        error = np.abs(result.forces.sum(axis=0)).max() / (result.force_scale * len(sample))
+        if not error <= worst:
+            worst, where = float(error), sample.name
+    return Verdict("no net force", worst, LIMIT, "of the largest force, for each atom", where)
+
+
+def size_consistency(model: Any, samples: Sequence[Sample]) -> Verdict:
+    """Two clusters far from each other have the energies and forces of each alone."""
+    worst, where = 0.0, ""
+    for sample in map(cluster, samples):
+        alone = evaluated(model, sample)
+        away = np.array([np.ptp(sample.positions, axis=0).max() + model.rcut + 5.0, 0.0, 0.0])
+        both = replace(
+            sample,
+            positions=np.vstack([sample.positions, sample.positions + away]),
+            types=np.tile(sample.types, 2),
+            cell=np.zeros((3, 3)),
+        )
+        found = evaluated(model, both)
+        energy = np.abs(found.energies - np.tile(alone.energies, 2)).max()
+        force = np.abs(found.forces - np.tile(alone.forces, (2, 1))).max() / alone.force_scale
+        error = max(energy, force)
+        if not error <= worst:
+            worst, where = float(error), sample.name
+    return Verdict("two clusters far apart", worst, LIMIT, "eV/atom, of the largest force", where)

@@ -1,0 +1,40 @@
+"""What one check has found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A check, what it found, and what it allows."""
+
+    name: str
+    found: float | None
+    """In `unit`; None where the check could not be made."""
+    limit: float | None
+    """Largest value of `found` that passes; None: it is only reported."""
+    unit: str
+    words: str = ""
+    """Where the worst was found, or why the check could not be made, and what to do."""
+    warns: bool = False
+    """What fails here is a warning: the model may be of use all the same."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong; a check that could not be made does not fail."""
+        return self.found is None or self.limit is None or self.found <= self.limit  # nan fails
+
+    @property
+    def state(self) -> str:
+        """ok, FAILED, warning, reported or not made."""
+        if self.found is None:
+            return "not made"
+        if self.limit is None:
+            return "reported"
+        return "ok" if self.passed else ("warning" if self.warns else "FAILED")
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "state": self.state}

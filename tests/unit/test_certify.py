@@ -1,0 +1,262 @@
+"""Every check of a model passes on a sound one, and finds the mistake that it is there for."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from models import random_potential
+
+from deepmd_lite import kernels
+from deepmd_lite.certify import Verdict, certify, curves, derivatives, machine, samples, symmetry
+from deepmd_lite.data import Frame, System
+from deepmd_lite.model import save_model
+from deepmd_lite.system import LocalEnv
+
+
+@pytest.fixture(name="model", scope="module")
+def _model():
+    return random_potential(("O", "H"))
+
+
+@pytest.fixture(name="structures", scope="module")
+def _structures(model):
+    return [samples.made_up(model)]
+
+
+class Faulty:
+    """A model with one mistake."""
+
+    def __init__(self, model, mistake):
+        self._model, self._mistake = model, mistake
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def evaluate(self, env):
+        return self._mistake(self._model, env)
+
+
+def changed(**how):
+    """A mistake in what the evaluation returns: functions of it by field."""
+
+    def mistake(model, env):
+        found = model.evaluate(env)
+        return dataclasses.replace(found, **{k: f(found, env) for k, f in how.items()})
+
+    return mistake
+
+
+def lost_reverse(found, env):
+    """Forces on ghosts are forgotten."""
+    forces = found.forces.clone()
+    forces[env.n_local :] = 0.0
+    return forces
+
+
+def truncated(model, env):
+    """At most 20 neighbours are looked at."""
+    kept = [
+        env.indices[a:b][:20]
+        for a, b in zip(env.offsets[:-1].tolist(), env.offsets[1:].tolist(), strict=True)
+    ]
+    offsets = torch.tensor([0, *np.cumsum([len(k) for k in kept])])
+    return model.evaluate(
+        LocalEnv(env.positions, env.types, env.n_local, offsets, torch.cat(kept).contiguous())
+    )
+
+
+def uneven(found, env):
+    """An external field: energies know where they are."""
+    return found.energies + 1e-3 * env.positions[: env.n_local, 0].abs()
+
+
+def handed(found, env):
+    """A force that turns to the left."""
+    field = torch.tensor([0.0, 0.0, 1e-3], dtype=torch.float64).expand_as(found.forces)
+    return found.forces + torch.linalg.cross(found.forces, field)
+
+
+def many_body(found, env):
+    """An energy for each pair of atoms of the whole system, however far."""
+    return found.energies + 1e-6 * env.n_local
+
+
+DERIVATIVES = {
+    "force sign": changed(forces=lambda e, env: -e.forces),
+    "force scale": changed(forces=lambda e, env: e.forces * 1.0001),
+    "lost reverse communication": changed(forces=lost_reverse),
+}
+VIRIALS = {
+    "stress sign": changed(virial=lambda e, env: -e.virial),
+    "GPa for eV/Å³": changed(virial=lambda e, env: e.virial * 160.21766),
+    "transposed components": changed(virial=lambda e, env: e.virial.roll(1, 0)),
+    "kinetic part": changed(virial=lambda e, env: e.virial + 0.025 * env.n_local * torch.eye(3)),
+    "local rows only": changed(
+        virial=lambda e, env: env.positions[: env.n_local].T @ e.forces[: env.n_local]
+    ),
+}
+SYMMETRIES = {
+    "external field": changed(energies=uneven),
+    "handedness": changed(forces=handed),
+    "truncated neighbours": truncated,
+}
+
+
+def test_a_sound_model_passes(model, structures):
+    found = [
+        derivatives.forces(model, structures),
+        derivatives.virial(model, structures),
+        *symmetry.invariances(model, structures),
+        symmetry.net_force(model, structures),
+        symmetry.size_consistency(model, structures),
+        *curves.smoothness(model),
+        machine.table(model, structures),
+        machine.instruction_sets(model, structures),
+    ]
+    assert [v.name for v in found if v.state != "ok"] == []
+
+
+@pytest.mark.parametrize("mistake", DERIVATIVES.values(), ids=DERIVATIVES)
+def test_wrong_forces_are_found(model, structures, mistake):
+    assert derivatives.forces(Faulty(model, mistake), structures).state == "FAILED"
+
+
+@pytest.mark.parametrize("mistake", VIRIALS.values(), ids=VIRIALS)
+def test_wrong_virials_are_found(model, structures, mistake):
+    assert derivatives.virial(Faulty(model, mistake), structures).state == "FAILED"
+
+
+@pytest.mark.parametrize("mistake", SYMMETRIES.values(), ids=SYMMETRIES)
+def test_broken_symmetries_are_found(model, structures, mistake):
+    found = symmetry.invariances(Faulty(model, mistake), structures)
+    assert any(v.state == "FAILED" for v in found)
+
+
+def test_swapped_elements_are_found_by_the_order_of_atoms(model, structures):
+    def by_row(model, env):
+        types = env.types.clone()
+        types[: env.n_local] = torch.arange(env.n_local, dtype=torch.int32) % 2
+        return model.evaluate(LocalEnv(env.positions, types, env.n_local, env.offsets, env.indices))
+
+    found = symmetry.invariances(Faulty(model, by_row), structures)
+    assert "unchanged by order of atoms" in [v.name for v in found if v.state == "FAILED"]
+
+
+def test_energies_that_see_the_whole_system_are_found(model, structures):
+    faulty = Faulty(model, changed(energies=many_body))
+    assert symmetry.size_consistency(faulty, structures).state == "FAILED"
+
+
+def test_forces_that_do_not_add_up_are_found(model, structures):
+    faulty = Faulty(model, changed(forces=lambda e, env: e.forces + 1e-6))
+    assert symmetry.net_force(faulty, structures).state == "FAILED"
+
+
+def test_not_a_number_fails_every_check(model, structures):
+    broken = changed(
+        energies=lambda e, env: e.energies * np.nan, forces=lambda e, env: e.forces * np.nan
+    )
+    faulty = Faulty(model, broken)
+    found = [
+        derivatives.forces(faulty, structures),
+        *symmetry.invariances(faulty, structures),
+        symmetry.size_consistency(faulty, structures),
+        *curves.smoothness(faulty),
+    ]
+    assert {v.state for v in found} == {"FAILED"}
+
+
+def test_a_cutoff_that_cuts_is_found(model):
+    def cut(model, env):
+        found = model.evaluate(env)
+        pairs = (env.offsets[1:] > env.offsets[:-1]).sum()
+        return dataclasses.replace(found, energies=found.energies + 1e-4 * pairs)
+
+    far, _ = curves.smoothness(Faulty(model, cut))
+    assert far.state == "FAILED"
+
+
+def test_a_jump_where_the_table_ends_is_found(model):
+    end = model.table_min_distance()
+
+    def jump(model, env):
+        found = model.evaluate(env)
+        close = np.ptp(env.positions[:, 0].numpy()) < end
+        return dataclasses.replace(found, forces=found.forces * (1.01 if close else 1.0))
+
+    _, table = curves.smoothness(Faulty(model, jump))
+    assert table.state == "FAILED"
+
+
+def test_a_hole_in_the_core_is_a_warning_that_says_where(model):
+    def pull(model, env):
+        found = model.evaluate(env)
+        forces = torch.zeros_like(found.forces)
+        forces[0, 0], forces[1, 0] = 5.0, -5.0
+        return dataclasses.replace(found, forces=forces)
+
+    found = curves.repulsion(curves.curves(Faulty(model, pull)))
+    assert [v.state for v in found] == ["warning"] * 3
+    assert "attracts between 0.30 and" in found[0].words
+
+
+def test_an_instruction_set_with_another_result_is_found(model, structures):
+    own = kernels.instruction_set()
+    if len(kernels.instruction_sets()) < 2:
+        pytest.skip("one instruction set only")
+
+    def rounded(model, env):
+        found = model.evaluate(env)
+        wrong = kernels.instruction_set() != "baseline"
+        return dataclasses.replace(found, forces=found.forces * (1 + 1e-8 * wrong))
+
+    found = machine.instruction_sets(Faulty(model, rounded), structures)
+    assert found.state == "FAILED"
+    assert kernels.instruction_set() == own
+
+
+def test_a_table_that_is_too_coarse_is_found(structures):
+    model = random_potential(("O", "H"))
+    model._frozen = None
+    model.grid = model.grid.refined(0.1)
+    model.freeze()
+    assert machine.table(model, structures).state == "FAILED"
+
+
+def test_certificate_of_a_file(tmp_path, model):
+    path = tmp_path / "model.dpl"
+    save_model(model, path)
+    sample = samples.made_up(model, seed=3)
+    symbols = tuple(model.type_map[t] for t in sample.types)
+    frame = Frame(symbols, sample.positions, sample.cell, sample.pbc, source="water, frame 0")
+    names = []
+    found = certify(path, [System("water", [frame])], quick=True, progress=names.append)
+    assert names == ["derivatives", "symmetry", "dimers", "numbers", "dynamics"]
+    drift = next(v for v in found.verdicts if v.name.startswith("NVE"))
+    assert drift.found is not None
+    assert "water, frame 0" in found.lines()[0]
+    assert found.json()["checks"][0]["state"] == "ok"
+    curves.plot(list(found.curves), tmp_path / "dimers.png")
+    assert (tmp_path / "dimers.png").stat().st_size > 0
+
+
+def test_ranks_agree(tmp_path, model, structures):
+    pytest.importorskip("mpi4py")
+    path = tmp_path / "model.dpl"
+    save_model(model, path)
+    symbols = [model.type_map[t] for t in structures[0].types]
+    found = machine.ranks(path, structures[0], symbols)
+    assert found.state == "ok", found.words
+    assert machine.ranks(tmp_path / "no.dpl", structures[0], symbols).state == "FAILED"
+
+
+def test_without_mpi_the_ranks_are_not_checked(model, structures, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda *a, **k: None)
+    assert machine.ranks("model.dpl", structures[0], []).state == "not made"
+
+
+def test_a_verdict_without_a_number_fails():
+    assert Verdict("x", float("nan"), 1.0, "eV").state == "FAILED"
+    assert Verdict("x", 1.0, None, "eV").state == "reported"
