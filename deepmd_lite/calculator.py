@@ -2,11 +2,19 @@
 
 Units and signs are ASE's: eV, eV/Å, stress in eV/Å³ with tension positive, Voigt order
 xx yy zz yz xz xy; `results["virial"]` (3, 3) eV is −volume · stress, positive under compression.
+Of several models the first gives all of that, and `results` has in addition (definitions: see
+`deviation`):
+
+    forces_std   (n,) eV/Å: deviation of the force on each atom
+    uncertainty  eV/Å: the largest of them
+    energy_var   eV²: variance of the total energy over the models
+    forces_comm  (n_models, n, 3) eV/Å: forces of every model
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +30,7 @@ from ase.calculators.calculator import (
 )
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from .deviation import Committee, force_deviation
 from .model import Potential, load_model
 from .neighbors import PeriodicEnv, periodic_env
 from .system import InputError, LocalEnv, type_indices
@@ -39,17 +48,17 @@ class Calculator(AseCalculator):
 
     def __init__(
         self,
-        model: str | Path | Potential,
+        model: str | Path | Potential | Sequence[str | Path | Potential],
         device: str = "cpu",
         precision: str | None = None,
         skin: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        """Attach a model.
+        """Attach a model, or several that measure their deviation.
 
-        `model`: path of a `.dpl` file, or a `Potential`; `precision` 'float64' or 'float32' of the
-        arithmetic (default: the model's); `skin` Å. Raises InputError for a device that this
-        version has no kernels for, ModelFileError for a bad file.
+        `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `precision` 'float64'
+        or 'float32' of the arithmetic (default: the model's); `skin` Å. Raises InputError for a
+        device that this version has no kernels for, ModelFileError for a bad file.
         """
         super().__init__(**kwargs)
         if device != "cpu":
@@ -58,14 +67,11 @@ class Calculator(AseCalculator):
             raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
         if not skin >= 0:
             raise InputError(f"skin {skin} Å: expected a number that is not negative")
-        if isinstance(model, (str, Path)):
-            model = load_model(model, precision)
-        elif precision not in (None, model.precision):
-            raise InputError(
-                f"precision '{precision}' for a Potential of {model.precision}: "
-                "call its to_precision() first"
-            )
-        self.model = model
+        if isinstance(model, (str, Path, Potential)):
+            self.model: Potential | Committee = _loaded(model, precision)
+        else:
+            models = [_loaded(m, precision) for m in model]
+            self.model = models[0] if len(models) == 1 else Committee(models, _names(model))
         self.skin = skin
         self._list: _ReusedList | None = None
 
@@ -105,6 +111,20 @@ class Calculator(AseCalculator):
             virial = evaluation.virial.numpy()
             self.results["virial"] = virial
             self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
+        if isinstance(self.model, Committee):
+            self._add_deviation(self.model, periodic, env)
+
+    def _add_deviation(self, committee: Committee, periodic: PeriodicEnv, env: LocalEnv) -> None:
+        """What the other models say, beside the results of the first."""
+        energies, forces = [self.results["energy"]], [self.results["forces"]]
+        for e in committee.others(env):
+            energies.append(float(e.energies.sum()))
+            forces.append(periodic.fold(e.forces).numpy())
+        spread = force_deviation(np.stack(forces))
+        self.results["forces_std"] = spread
+        self.results["uncertainty"] = float(spread.max(initial=0.0))
+        self.results["energy_var"] = float(np.var(energies))
+        self.results["forces_comm"] = np.stack(forces)
 
     def _neighbors(self, atoms: Atoms) -> PeriodicEnv:
         if self._list is None or not self._list.serves(atoms):
@@ -115,10 +135,26 @@ class Calculator(AseCalculator):
         return periodic.moved(torch.from_numpy(atoms.positions), torch.from_numpy(atoms.cell.array))
 
 
+def _names(models: Sequence[str | Path | Potential]) -> list[str]:
+    """Of models in messages."""
+    return [f"model {k + 1}" if isinstance(m, Potential) else str(m) for k, m in enumerate(models)]
+
+
+def _loaded(model: str | Path | Potential, precision: str | None) -> Potential:
+    if isinstance(model, (str, Path)):
+        return load_model(model, precision)
+    if precision not in (None, model.precision):
+        raise InputError(
+            f"precision '{precision}' for a Potential of {model.precision}: "
+            "call its to_precision() first"
+        )
+    return model
+
+
 class _ReusedList:
     """A neighbour list with the configuration that it was built for."""
 
-    def __init__(self, atoms: Atoms, model: Potential, skin: float) -> None:
+    def __init__(self, atoms: Atoms, model: Potential | Committee, skin: float) -> None:
         types = type_indices(atoms.get_chemical_symbols(), model.type_map, "structure")
         cutoff = model.rcut + skin
         self.atoms = atoms.copy()

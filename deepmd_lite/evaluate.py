@@ -7,6 +7,7 @@ left out of that kind and counted.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .data import Frame, System, load
+from .files import write_atomically
 from .model import load_model
 from .neighbors import periodic_env
 from .system import Evaluation, InputError, LocalEnv, type_indices
@@ -231,8 +233,8 @@ def format_report(report: Report) -> str:
         ("Energy MAE", total.energy_mae, "eV", None),
         ("Energy RMSE/Natoms", total.energy_rmse_per_atom, "eV", "meV/atom"),
         ("Energy MAE/Natoms", total.energy_mae_per_atom, "eV", "meV/atom"),
-        ("Force RMSE", total.force_rmse, "eV/Å", "meV/Å"),
-        ("Force MAE", total.force_mae, "eV/Å", "meV/Å"),
+        ("Force  RMSE", total.force_rmse, "eV/Å", "meV/Å"),
+        ("Force  MAE", total.force_mae, "eV/Å", "meV/Å"),
         ("Virial RMSE", total.virial_rmse, "eV", None),
         ("Virial MAE", total.virial_mae, "eV", None),
         ("Virial RMSE/Natoms", total.virial_rmse_per_atom, "eV", "meV/atom"),
@@ -263,6 +265,50 @@ def _table(title: str, groups: dict[str, Scores]) -> list[str]:
         cells = "".join(f"{'-':>8}" if math.isnan(v) else f"{1e3 * v:8.2f}" for v in values)
         lines.append(f"{name:<{width}}  {s.frames:6d}{cells}")
     return [*lines, ""]
+
+
+_XYZ = tuple("xyz")
+_DETAILS: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
+    ("e", "energy", ("e",), False),
+    ("e_peratom", "energy", ("e",), True),
+    ("f", "forces", tuple(f"f{a}" for a in _XYZ), False),
+    ("v", "virial", tuple(f"v{a}{b}" for a in _XYZ for b in _XYZ), False),
+    ("v_peratom", "virial", tuple(f"v{a}{b}" for a in _XYZ for b in _XYZ), True),
+)
+"""Suffix, quantity, columns and whether it is divided by the number of atoms."""
+
+
+def write_details(report: Report, prefix: str | Path) -> list[Path]:
+    """Labels beside predictions as text, in the files and columns of `dp test -d PREFIX`.
+
+    PREFIX.e.out, .e_peratom.out (a row for each frame, eV), .f.out (for each atom, eV/Å), .v.out,
+    .v_peratom.out (for each frame, eV): the label's columns, then the prediction's; nan where a
+    frame has no label. Each system has a header line of its own. A suffix of PREFIX is replaced, as
+    there. Returns the paths; raises InputError where one cannot be written.
+    """
+    if not Path(prefix).name:
+        raise InputError(f"{prefix}: expected the beginning of file names, found a folder")
+    groups: dict[str, list[FrameResult]] = {}
+    for result in report.results:
+        groups.setdefault(result.system, []).append(result)
+    paths = []
+    for suffix, quantity, columns, per_atom in _DETAILS:
+        text = io.StringIO()
+        for system, results in groups.items():
+            rows = np.concatenate([_detail(r, quantity, len(columns), per_atom) for r in results])
+            names = [f"{kind}_{c}" for kind in ("data", "pred") for c in columns]
+            np.savetxt(text, rows, header=f"{system}: {' '.join(names)}")
+        paths.append(Path(prefix).with_suffix(f".{suffix}.out"))
+        write_atomically(paths[-1], text.getvalue().encode())
+    return paths
+
+
+def _detail(result: FrameResult, quantity: str, width: int, per_atom: bool) -> np.ndarray:
+    """(rows, 2·width): label and prediction of one frame."""
+    found = np.reshape(getattr(result, quantity), (-1, width))
+    label = getattr(result.frame, quantity)
+    known = np.full_like(found, np.nan) if label is None else np.reshape(label, (-1, width))
+    return np.hstack([known, found]) / (result.frame.n_atoms if per_atom else 1)
 
 
 def plot_parity(report: Report, path: str | Path) -> None:

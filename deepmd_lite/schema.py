@@ -7,10 +7,10 @@ import glob
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from .system import InputError
 
@@ -19,6 +19,44 @@ class Section(BaseModel):
     """Base of every configuration section."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Vocabulary(Section):
+    """A section in another program's words: it knows which of its keys it ignores or refuses."""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    """Other name of a key → its name here."""
+    ignored: ClassVar[dict[str, str]] = {}
+    """Key without a meaning here → the note that is given."""
+    refused: ClassVar[dict[str, str]] = {}
+    """Key that would change the result → what to do instead. Accepted where it switches off."""
+    harmless: ClassVar[dict[str, Any]] = {}
+    """The value, besides null, false, 0 and nothing, at which a refused key changes nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_out(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        kept = {}
+        for key, value in data.items():
+            name = cls.aliases.get(key, key)
+            if name in cls.refused:
+                if value and value != cls.harmless.get(name):
+                    raise ValueError(f"'{key}' is not supported; {cls.refused[name]}")
+            elif name not in cls.ignored:
+                if name in kept:
+                    raise ValueError(f"'{key}' and '{name}' are the same key; give one of them")
+                kept[name] = value
+        return kept
+
+    @classmethod
+    def ignored_notes(cls, data: Any, where: str) -> list[str]:
+        """What to tell about the ignored keys of `data`, a section `where` ('': the whole)."""
+        if not isinstance(data, Mapping):
+            return []
+        given = [key for key, value in data.items() if key in cls.ignored and value]
+        return [f"{where}/{key} is ignored: {cls.ignored[key]}".lstrip("/") for key in given]
 
 
 S = TypeVar("S", bound=Section)
@@ -63,7 +101,7 @@ def parse(section: type[S], data: Mapping[str, Any], where: str) -> S:
 
 
 def located(path: str, folder: Path | None, where: str) -> str:
-    """`path` (a file, a folder or a glob pattern) where it leads somewhere.
+    """`path` (a file, a folder, a glob pattern or `FILE#/inside`) where it leads somewhere.
 
     Relative paths are looked up in the working directory, then in `folder`, that of the input
     file. Raises InputError, naming `where`, if nothing is there.
@@ -72,7 +110,8 @@ def located(path: str, folder: Path | None, where: str) -> str:
     if folder is not None and not candidates[0].is_absolute():
         candidates.append(folder / path)
     for candidate in candidates:
-        if candidate.exists() or glob.glob(str(candidate)):
+        file, inside, _ = str(candidate).partition("#")
+        if candidate.exists() or glob.glob(str(candidate)) or (inside and Path(file).is_file()):
             return str(candidate)
     looked = " or ".join(dict.fromkeys(str(c.parent.resolve()) for c in candidates))
     raise InputError(f"{where}: nothing at '{path}' (looked in {looked}); correct the path")

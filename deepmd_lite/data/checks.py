@@ -31,9 +31,7 @@ def read_npy(path: Path, shapes: Sequence[tuple[int | None, ...]]) -> np.ndarray
         with path.open("rb") as stream:
             shape, dtype = _header(stream, path)
             payload = path.stat().st_size - stream.tell()
-            if not any(_matches(shape, wanted) for wanted in shapes):
-                expected = " or ".join(_shown(wanted) for wanted in shapes)
-                raise InputError(f"{path}: expected shape {expected}, found {_shown(shape)}")
+            matching(shape, shapes, str(path))
             declared = math.prod(shape) * dtype.itemsize
             if payload != declared:
                 problem = "truncated" if payload < declared else "damaged"
@@ -69,6 +67,13 @@ def _header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
     if min(shape, default=0) < 0:
         raise InputError(f"{path}: header is damaged: shape {shape}")
     return shape, dtype
+
+
+def matching(shape: tuple[int, ...], shapes: Sequence[tuple[int | None, ...]], where: str) -> None:
+    """Raise InputError, naming `where`, unless `shape` is one of `shapes` (None: any length)."""
+    if not any(_matches(shape, wanted) for wanted in shapes):
+        expected = " or ".join(_shown(wanted) for wanted in shapes)
+        raise InputError(f"{where}: expected shape {expected}, found {_shown(shape)}")
 
 
 def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

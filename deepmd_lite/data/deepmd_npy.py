@@ -1,4 +1,4 @@
-"""Readers of DeePMD-kit's `deepmd/npy` folders, plain and mixed.
+"""Readers of DeePMD-kit's `deepmd/npy` folders, plain and mixed, and of the like in HDF5 files.
 
     type.raw        (n,) integers              type_map.raw   element names, optional if plain
     nopbc           optional, empty: open boundaries
@@ -8,6 +8,7 @@
     set.*/real_atom_types.npy (frames, n): mixed format; −1 marks a virtual atom, which is dropped
 
 Arrays may be float32 or float64, and (frames, n, 3), (frames, 3, 3), (frames, 1) are understood.
+Where these are files of a folder and where they are data sets of a group, a `Store` knows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +25,61 @@ from .checks import check_frame, read_npy
 from .frames import Frame, System
 
 _READ = {"coord", "box", "energy", "force", "virial", "real_atom_types"}
+
+
+class Store(Protocol):
+    """What holds a system; `where` is how messages name a piece of it."""
+
+    name: str
+
+    def where(self, *path: str) -> str:
+        """A piece, as a person would name it."""
+
+    def has(self, *path: str) -> bool:
+        """Whether a piece is there."""
+
+    def words(self, name: str) -> list[str]:
+        """The words of `type.raw` or `type_map.raw`."""
+
+    def sets(self) -> list[str]:
+        """Names of the parts `set.*`, in order."""
+
+    def arrays(self, part: str) -> list[str]:
+        """Names of all `*.npy` of a part."""
+
+    def array(self, part: str, name: str, shapes: Sequence[tuple[int | None, ...]]) -> np.ndarray:
+        """One of them, of one of `shapes` (None: any length)."""
+
+
+class NpyFolder:
+    """A system in the files of a folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.name = str(folder)
+
+    def where(self, *path: str) -> str:
+        return str(self.folder.joinpath(*path))
+
+    def has(self, *path: str) -> bool:
+        return self.folder.joinpath(*path).exists()
+
+    def words(self, name: str) -> list[str]:
+        path = self.folder / name
+        try:
+            return path.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as e:
+            reason = getattr(e, "strerror", None) or "not a text file"
+            raise InputError(f"{path}: cannot be read: {reason}") from None
+
+    def sets(self) -> list[str]:
+        return sorted(p.name for p in self.folder.glob("set.*") if p.is_dir())
+
+    def arrays(self, part: str) -> list[str]:
+        return sorted(p.name for p in (self.folder / part).glob("*.npy"))
+
+    def array(self, part: str, name: str, shapes: Sequence[tuple[int | None, ...]]) -> np.ndarray:
+        return read_npy(self.folder / part / name, shapes)
 
 
 @dataclass
@@ -44,70 +101,68 @@ class _Set:
 
 
 def read_deepmd_npy(folder: str | Path, type_map: Sequence[str] | None = None) -> System:
-    """The system in `folder`.
+    """The system in `folder`; see `read_system`."""
+    return read_system(NpyFolder(folder), type_map)
 
-    A folder without `type_map.raw` means `type_map`, against which every frame's elements are
+
+def read_system(store: Store, type_map: Sequence[str] | None = None) -> System:
+    """The system in a folder or an HDF5 group.
+
+    One without `type_map.raw` means `type_map`, against which every frame's elements are
     checked in any case. Raises InputError naming the file (and frame) for whatever is wrong.
     """
-    folder = Path(folder)
-    types = _read_types(folder / "type.raw")
-    sets = sorted(p for p in folder.glob("set.*") if p.is_dir())
+    types = _read_types(store)
+    sets = store.sets()
     if not sets:
         raise InputError(
-            f"{folder}: has type.raw but no folder set.*; convert raw text to npy files first"
+            f"{store.name}: has type.raw but no folder set.*; convert raw text to npy files first"
         )
-    mixed = [p for p in sets if (p / "real_atom_types.npy").exists()]
+    mixed = [part for part in sets if store.has(part, "real_atom_types.npy")]
     if mixed and len(mixed) < len(sets):
-        missing = next(p for p in sets if p not in mixed)
+        missing = next(part for part in sets if part not in mixed)
         raise InputError(
-            f"{missing}: real_atom_types.npy is missing, but {mixed[0]} has one; "
-            "a system is mixed in all of its sets or in none"
+            f"{store.where(missing)}: real_atom_types.npy is missing, but {store.where(mixed[0])} "
+            "has one; a system is mixed in all of its sets or in none"
         )
-    names = _names(folder, type_map, mixed=bool(mixed))
+    names = _names(store, type_map, mixed=bool(mixed))
     if not mixed:
-        _check_types(types, names, 0, f"{folder / 'type.raw'}")
-    periodic = not (folder / "nopbc").exists()
+        _check_types(types, names, 0, store.where("type.raw"))
+    periodic = not store.has("nopbc")
     frames: list[Frame] = []
-    for path in sets:
-        arrays = _read_set(path, len(types), periodic, bool(mixed))
-        frames += _frames(path, arrays, types, names, periodic)
+    for part in sets:
+        arrays = _read_set(store, part, len(types), periodic, bool(mixed))
+        frames += _frames(store.where(part), arrays, types, names, periodic)
     for frame in frames:
         check_frame(frame, type_map)
-    return System(str(folder), frames, _notes(sets))
+    return System(store.name, frames, _notes(store, sets))
 
 
-def _read_types(path: Path) -> np.ndarray:
+def _read_types(store: Store) -> np.ndarray:
     """(n,) integers of `type.raw`."""
-    words = _read_words(path)
+    words = store.words("type.raw")
     if not words:
-        raise InputError(f"{path}: is empty; expected the type of each atom")
+        raise InputError(f"{store.where('type.raw')}: is empty; expected the type of each atom")
     try:
         return np.array([int(word) for word in words], dtype=np.int64)
     except (ValueError, OverflowError) as e:
-        raise InputError(f"{path}: expected one small integer for each atom ({e})") from None
+        raise InputError(
+            f"{store.where('type.raw')}: expected one small integer for each atom ({e})"
+        ) from None
 
 
-def _read_words(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or "not a text file"
-        raise InputError(f"{path}: cannot be read: {reason}") from None
-
-
-def _names(folder: Path, type_map: Sequence[str] | None, mixed: bool) -> list[str]:
+def _names(store: Store, type_map: Sequence[str] | None, mixed: bool) -> list[str]:
     """What the integers of the system stand for."""
-    path = folder / "type_map.raw"
-    if path.exists():
-        names = _read_words(path)
+    where = store.where("type_map.raw")
+    if store.has("type_map.raw"):
+        names = store.words("type_map.raw")
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
-            raise InputError(f"{path}: {', '.join(doubled)} is listed more than once")
+            raise InputError(f"{where}: {', '.join(doubled)} is listed more than once")
         return names
     if mixed:
-        raise InputError(f"{path}: is missing; the mixed format needs it")
+        raise InputError(f"{where}: is missing; the mixed format needs it")
     if type_map is None:
-        raise InputError(f"{path}: is missing; add it (one element a line) or give a type map")
+        raise InputError(f"{where}: is missing; add it (one element a line) or give a type map")
     return list(type_map)
 
 
@@ -123,25 +178,25 @@ def _check_types(types: np.ndarray, names: Sequence[str], lowest: int, where: st
         )
 
 
-def _read_set(path: Path, n: int, periodic: bool, mixed: bool) -> _Set:
-    """The arrays of one `set.*` folder of n atoms (virtual ones included)."""
+def _read_set(store: Store, part: str, n: int, periodic: bool, mixed: bool) -> _Set:
+    """The arrays of one `set.*` of n atoms (virtual ones included)."""
     vectors = [(None, 3 * n), (None, n, 3)]
-    positions = read_npy(path / "coord.npy", vectors)
+    positions = store.array(part, "coord.npy", vectors)
     n_frames = len(positions)
     if n_frames == 0:
-        raise InputError(f"{path / 'coord.npy'}: has no frames; remove the folder")
+        raise InputError(f"{store.where(part, 'coord.npy')}: has no frames; remove the folder")
 
     def read(name: str, shapes: list[tuple[int, ...]]) -> np.ndarray:
-        array = read_npy(path / f"{name}.npy", [(n_frames, *shape) for shape in shapes])
+        array = store.array(part, f"{name}.npy", [(n_frames, *shape) for shape in shapes])
         return array.reshape(n_frames, *shapes[-1]).astype(np.float64)
 
     def optional(name: str, shapes: list[tuple[int, ...]]) -> np.ndarray | None:
-        return read(name, shapes) if (path / f"{name}.npy").exists() else None
+        return read(name, shapes) if store.has(part, f"{name}.npy") else None
 
-    if periodic and not (path / "box.npy").exists():
+    if periodic and not store.has(part, "box.npy"):
         raise InputError(
-            f"{path / 'box.npy'}: is missing; an open system needs an empty file "
-            f"{path.parent / 'nopbc'}"
+            f"{store.where(part, 'box.npy')}: is missing; an open system needs an empty file "
+            f"{store.where('nopbc')}"
         )
     matrices: list[tuple[int, ...]] = [(9,), (3, 3)]
     types = read("real_atom_types", [(n,)]) if mixed else None
@@ -156,10 +211,10 @@ def _read_set(path: Path, n: int, periodic: bool, mixed: bool) -> _Set:
 
 
 def _frames(
-    path: Path, arrays: _Set, types: np.ndarray, names: list[str], periodic: bool
+    path: str, arrays: _Set, types: np.ndarray, names: list[str], periodic: bool
 ) -> list[Frame]:
     if arrays.types is not None:
-        _check_types(arrays.types, names, -1, str(path / "real_atom_types.npy"))
+        _check_types(arrays.types, names, -1, f"{path}/real_atom_types.npy")
     shared = tuple(names[t] for t in types) if arrays.types is None else ()
     pbc = np.full(3, periodic)
     frames = []
@@ -186,7 +241,8 @@ def _frames(
     return frames
 
 
-def _notes(sets: list[Path]) -> list[str]:
+def _notes(store: Store, sets: Sequence[str]) -> list[str]:
     """Label files that nothing here uses."""
-    extra = sorted({p.name for path in sets for p in path.glob("*.npy") if p.stem not in _READ})
+    found = {name for part in sets for name in store.arrays(part)}
+    extra = sorted(name for name in found if name.removesuffix(".npy") not in _READ)
     return [f"not used: {', '.join(extra)}"] if extra else []

@@ -8,21 +8,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..system import InputError
-from .deepmd_npy import read_deepmd_npy
+from .deepmd_npy import read_deepmd_npy, read_system
 from .frames import System
+from .hdf5 import Hdf5Group, groups, is_hdf5, opened
 
 
 def load(
-    paths: str | Path | Sequence[str | Path], type_map: Sequence[str] | None = None
+    paths: str | Path | Sequence[str | Path],
+    type_map: Sequence[str] | None = None,
+    *,
+    labelled: bool = True,
 ) -> list[System]:
     """Every system that `paths` name, in order.
 
     A path is a file in a format that ASE reads, a deepmd/npy folder (plain or mixed), a folder
-    below which all deepmd/npy folders are taken, or a glob pattern of such paths. `type_map`:
+    below which all deepmd/npy folders are taken, an HDF5 file or `FILE#/GROUP` likewise, or a glob
+    pattern of such paths. `type_map`:
     elements that may occur, and the meaning of `type.raw` in folders without `type_map.raw`.
 
     Raises InputError, naming file and frame, for data that is missing or wrong, for data that two
-    paths name, and where no frame has an energy or forces.
+    paths name, and, where `labelled`, if no frame has an energy or forces.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
@@ -40,7 +45,7 @@ def load(
             places[real] = str(given)
             systems.append(_read(path, type_map))
     frames = [frame for system in systems for frame in system.frames]
-    if all(frame.energy is None and frame.forces is None for frame in frames):
+    if labelled and all(f.energy is None and f.forces is None for f in frames):
         notes = list(dict.fromkeys(note for system in systems for note in system.notes))
         raise InputError(
             f"{', '.join(map(str, paths))}: none of {len(frames)} frames has an energy or forces"
@@ -52,6 +57,9 @@ def load(
 def _read(path: Path, type_map: Sequence[str] | None) -> System:
     if path.is_dir():
         return read_deepmd_npy(path, type_map)
+    if is_hdf5(path):
+        with opened(str(path).partition("#")[0]) as file:
+            return read_system(Hdf5Group(file, str(path)), type_map)
     from .ase_files import read_ase_file  # ASE is slow to import and npy does without it
 
     return read_ase_file(path, type_map)
@@ -60,7 +68,7 @@ def _read(path: Path, type_map: Sequence[str] | None) -> System:
 def _expanded(given: str | Path) -> list[Path]:
     """Files and system folders that one entry names."""
     path = Path(given)
-    if path.exists():
+    if path.exists() or is_hdf5(path):
         return _below(path)
     text = str(given)
     if glob.has_magic(text):
@@ -69,13 +77,13 @@ def _expanded(given: str | Path) -> list[Path]:
             raise InputError(f"{text}: the pattern matches no file or folder")
         found = {p: None for match in matches for p in _below(Path(match))}
         return list(found)
-    if "#" in text:
-        raise InputError(f"{text}: HDF5 systems are not read; export them as deepmd/npy (dpdata)")
     raise InputError(f"{text}: no such file or folder")
 
 
 def _below(path: Path) -> list[Path]:
     """`path` itself if it is a file, else the system folders in it, itself included."""
+    if is_hdf5(path):
+        return [Path(name) for name in groups(path)]
     if not path.is_dir():
         return [path]
     systems = sorted(_system_folders(path))

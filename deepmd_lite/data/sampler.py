@@ -22,10 +22,17 @@ class BatchSampler:
     by default is proportional to the system's number of frames: on average the same weights.)
 
     `n_atoms`: atoms of each frame. `batch_size`: frames in a batch; 'auto': as few as reach 32
-    atoms; 'auto:N': as few as reach N atoms.
+    atoms; 'auto:N': as few as reach N atoms. `shares`: probability of each frame; an epoch then
+    is as many independent draws as there are frames.
     """
 
-    def __init__(self, n_atoms: Sequence[int], batch_size: int | str = "auto", seed: int = 1):
+    def __init__(
+        self,
+        n_atoms: Sequence[int],
+        batch_size: int | str = "auto",
+        seed: int = 1,
+        shares: np.ndarray | None = None,
+    ):
         if len(n_atoms) == 0:
             raise InputError("no frames to make batches of")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -33,6 +40,7 @@ class BatchSampler:
         self._n_atoms = np.asarray(n_atoms, dtype=np.int64)
         self._least_frames, self._least_atoms = _thresholds(batch_size)
         self._batch_size = batch_size
+        self._shares = shares
         self.seed = seed
         self.epoch = 0
         """Epochs completed."""
@@ -55,6 +63,16 @@ class BatchSampler:
             if self.position - start >= self._least_frames and atoms >= self._least_atoms:
                 break
         return [int(i) for i in self._order[start : self.position]]
+
+    def batches_in_epoch(self) -> int:
+        """Batches of this epoch."""
+        state, n = (self.epoch, self.position), 0
+        self.position = 0
+        while self.position < len(self._order):
+            next(self)
+            n += 1
+        self.epoch, self.position = state
+        return n
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the batches to come, in numbers and strings that JSON can hold."""
@@ -88,7 +106,10 @@ class BatchSampler:
 
     def _shuffled(self) -> np.ndarray:
         """The order of this epoch's frames."""
-        return np.random.default_rng([self.seed, self.epoch]).permutation(len(self._n_atoms))
+        generator, n = np.random.default_rng([self.seed, self.epoch]), len(self._n_atoms)
+        if self._shares is None:
+            return generator.permutation(n)
+        return generator.choice(n, n, p=self._shares)
 
 
 def _thresholds(batch_size: int | str) -> tuple[int, int]:

@@ -38,6 +38,8 @@ class Output(Section):
     directory: Path = Path("run")
     thermo: NonNegativeInt = 100
     """Steps between rows of `thermo.csv`."""
+    model_devi: NonNegativeInt | None = None
+    """Steps between rows of `model_devi.out`, where there are several models; default: `thermo`."""
     trajectory: NonNegativeInt = 1000
     """Steps between frames of the trajectory."""
     format: tuple[str, ...] = ("extxyz",)
@@ -46,6 +48,11 @@ class Output(Section):
     """Steps between restarts."""
     observe: Observe = Observe()
     """What is averaged while the atoms move, each into tables of its own."""
+
+    @property
+    def deviation_steps(self) -> int:
+        """Steps between rows of `model_devi.out`."""
+        return self.thermo if self.model_devi is None else self.model_devi
 
     @field_validator("format", mode="before")
     @classmethod
@@ -84,7 +91,8 @@ class Guards(Section):
 class MdConfig(Section):
     """The whole input of `dpl md`."""
 
-    model: str
+    model: list[str] = Field(min_length=1)
+    """One, or several: the first drives, all of them give the model deviation."""
     structure: str
     """Anything ASE reads; its last frame, unless `file@index` says which."""
     elements: list[str] | None = None
@@ -115,12 +123,9 @@ class MdConfig(Section):
 
     @field_validator("model", mode="before")
     @classmethod
-    def _one_model(cls, value: object) -> object:
-        if isinstance(value, list):
-            if len(value) != 1:
-                raise ValueError("model deviation is not supported in this version; give one model")
-            return value[0]
-        return str(value) if isinstance(value, Path) else value
+    def _one_or_several(cls, value: object) -> object:
+        models = value if isinstance(value, (list, tuple)) else [value]
+        return [str(model) if isinstance(model, Path) else model for model in models]
 
     @field_validator("structure", mode="before")
     @classmethod

@@ -1,6 +1,6 @@
-"""What a run writes: thermo.csv, trajectories, tables, log, and the progress that a person sees.
+"""What a run writes: thermo.csv, model_devi.out, trajectories, tables, log, and its progress.
 
-The columns of `thermo.csv` are explained in `report`.
+The columns of `thermo.csv` are explained in `report`, those of `model_devi.out` in `deviation`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ase.io
 from ase import Atoms
 from tqdm import tqdm
 
+from ..deviation import md_header, row
 from ..files import write_atomically, writing
 from ..system import InputError
 from .observe import Table
@@ -52,7 +53,9 @@ class Writer:
             return
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
         self._thermo = Journal(directory / "thermo.csv")
-        self._growing: list[Journal | Trajectory] = [self._thermo, *self._trajectories]
+        self._deviation = Journal(directory / "model_devi.out")
+        tables = [self._thermo, self._deviation]
+        self._growing: list[Journal | Trajectory] = [*tables, *self._trajectories]
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             if sizes is None:
@@ -61,7 +64,7 @@ class Writer:
                 self._go_on(sizes)
 
     def _refuse_to_overwrite(self, directory: Path) -> None:
-        names = ("thermo.csv", *NAMES.values(), "log")
+        names = ("thermo.csv", "model_devi.out", *NAMES.values(), "log")
         present = [name for name in names if (directory / name).exists()]
         if present or any((directory / "restart").glob("step-*")):
             raise InputError(
@@ -101,6 +104,14 @@ class Writer:
                 f"step {thermo.step}: {thermo.beyond_table} pairs are closer than any in the "
                 "training data; energies there are extrapolated (said once; the total follows)"
             )
+
+    def deviation(self, step: int, columns: Sequence[float]) -> None:
+        """A row of model_devi.out: `columns` as in `deviation.COLUMNS`."""
+        if self.directory is not None:
+            path = self._deviation.path
+            header = "" if path.exists() else md_header()
+            with writing(path), open(path, "a") as f:
+                f.write(header + row(step, columns))
 
     def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
         """Append a frame to every trajectory; the atoms arrive in slabs."""

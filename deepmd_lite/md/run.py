@@ -101,7 +101,7 @@ def _read(
         data = read_mapping(source) if isinstance(source, (str, Path)) else source
         folder = Path(source).resolve().parent if isinstance(source, (str, Path)) else None
         config = parse(MdConfig, data, where)
-        config.model = located(config.model, folder, f"{where}: model")
+        config.model = [located(model, folder, f"{where}: model") for model in config.model]
         if not resume:
             name, at, index = config.structure.partition("@")
             config.structure = located(name, folder, f"{where}: structure") + at + index
@@ -148,10 +148,12 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
         return
     log, model = simulation.writer.log, simulation.model
     log(
-        f"{simulation.n_atoms} atoms, model {config.model} (rcut {model.rcut:g} Å, "
+        f"{simulation.n_atoms} atoms, model {config.model[0]} (rcut {model.rcut:g} Å, "
         f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
         f"{simulation.timestep:g} fs"
     )
+    if len(config.model) > 1:
+        log(f"model deviation in model_devi.out, with {', '.join(config.model[1:])}")
     grid = " x ".join(map(str, simulation.domain.grid))
     log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
     for line in bound:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from ..deviation import Committee
 from ..schema import S, parse
 from ..system import InputError
 from . import restart
 from .comm import agreement, guarded, wrap
+from .committee import deviation_columns, loaded
 from .config import Guards, MdConfig, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest
@@ -65,9 +67,10 @@ class Simulation:
         """Place the atoms and evaluate them.
 
         `atoms`: the structure, looked at on rank 0 only and not changed; `model`: path of a `.dpl`
-        file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`. The
-        other keys are those of the input file (`MdConfig`): timestep fs, skin Å, masses u by
-        element; `output` None writes no files. `steps` of the whole run matters to ramps only.
+        file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`, or several
+        of those: the first drives, all give the model deviation. The other keys are those of the
+        input file (`MdConfig`): timestep fs, skin Å, masses u by element; `output` None writes no
+        files. `steps` of the whole run matters to ramps only.
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, velocities, frozen and replicate are then not used. `force`: only warn of a
         model without virials where the cell changes. `comm`: a communicator of mpi4py; None is
@@ -75,7 +78,7 @@ class Simulation:
         """
         self.comm = wrap(comm)
         with agreement(self.comm):
-            self.model = _loaded(model, precision)
+            self.model = loaded(model, precision)
             self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
             selections = [_section(Frozen, f, "frozen") for f in listed(frozen)]
             thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
@@ -279,6 +282,10 @@ class Simulation:
                 thermo = self._thermo()
                 if self.writer is not None:
                     self.writer.thermo(thermo)
+            if isinstance(self.model, Committee) and _due(self.step, self.output.deviation_steps):
+                columns = deviation_columns(self.engine)
+                if self.writer is not None:
+                    self.writer.deviation(self.step, columns)
             if _due(self.step, self.output.trajectory):
                 moment, slabs = self._moment(), ordered_slabs(self.engine)
                 if self.writer is not None:
@@ -377,17 +384,3 @@ def _due(step: int, interval: int) -> bool:
 
 def _section(kind: type[S], given: Any, name: str) -> S:
     return given if isinstance(given, kind) else parse(kind, dict(given), name)
-
-
-def _loaded(model: Any, precision: str | None) -> Any:
-    """A model from its path, in the precision asked for."""
-    if isinstance(model, (str, Path)):
-        from ..model import load_model
-
-        return load_model(model, precision)
-    if precision is not None and precision != getattr(model, "precision", precision):
-        raise InputError(
-            f"precision '{precision}' for a Potential of {model.precision}: call its "
-            "to_precision() first"
-        )
-    return model

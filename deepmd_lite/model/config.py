@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..schema import Section
+from ..schema import Section, Vocabulary
 from .activations import ACTIVATIONS
 
 PRECISIONS = {
@@ -40,8 +40,10 @@ def _widths(value: list[int]) -> list[int]:
     return value
 
 
-class DescriptorConfig(Section):
+class DescriptorConfig(Vocabulary):
     """DeepPot-SE with the two-body embedding of all environment information (`se_e2_a`)."""
+
+    aliases = {"n_axis_neuron": "axis_neuron"}
 
     type: Literal["se_e2_a", "se_a"] = "se_e2_a"
     rcut: float = Field(6.0, gt=0, le=50)
@@ -90,8 +92,16 @@ class DescriptorConfig(Section):
         return self
 
 
-class FittingConfig(Section):
+class FittingConfig(Vocabulary):
     """The network from descriptor to atomic energy, one for each element."""
+
+    aliases = {"n_neuron": "neuron"}
+    refused = {
+        "default_fparam": "there are no frame parameters",
+        "dim_case_embd": "one model is trained on one data set",
+        "layer_name": "no layers are shared",
+        "use_aparam_as_mask": "there are no atomic parameters",
+    }
 
     type: Literal["ener"] = "ener"
     neuron: list[int] = [120, 120, 120]
@@ -110,6 +120,11 @@ class FittingConfig(Section):
     _check_activation = field_validator("activation_function")(_activation)
     _check_neuron = field_validator("neuron")(_widths)
 
+    @field_validator("trainable", mode="before")
+    @classmethod
+    def _all_layers(cls, value: Any) -> Any:
+        return all(value) if isinstance(value, list) else value
+
 
 class TableConfig(Section):
     """Where the embedding is tabulated. Not a DeePMD-kit section; the defaults measure."""
@@ -120,8 +135,29 @@ class TableConfig(Section):
     """Largest node spacing in normalised s to start from; refined by measured error at saving."""
 
 
-class ModelConfig(Section):
+class ModelConfig(Vocabulary):
     """The `model` section."""
+
+    ignored = {
+        **dict.fromkeys(
+            ("srtab_add_bias", "smin_alpha", "sw_rmin", "sw_rmax"), "there is no use_srtab"
+        ),
+        **dict.fromkeys(("bridging_r_inner", "bridging_r_outer"), "there is no bridging_method"),
+        **dict.fromkeys(("info", "model_branch_alias"), "it says nothing about the model"),
+        "compress": "a model is always tabulated",
+    }
+    refused = {
+        "use_srtab": "short distances are what model/repulsion is for: 'zbl' or null",
+        "bridging_method": "short distances are what model/repulsion is for: 'zbl' or null",
+        "spin": "energies are functions of positions only",
+        "type_embedding": "elements have networks of their own; remove the section",
+        "pair_exclude_types": "every pair within rcut counts",
+        "atom_exclude_types": "every atom has an energy",
+        "preset_out_bias": "give fitting_net/atom_ener",
+        "modifier": "there are no long-range charges",
+        "finetune_head": "one model is trained on one data set",
+    }
+    harmless = {"bridging_method": "None"}
 
     type_map: list[str] = Field(min_length=1)
     type: Literal["standard"] = "standard"

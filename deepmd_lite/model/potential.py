@@ -102,6 +102,11 @@ class Potential(nn.Module):
         """'float64' or 'float32'."""
         return str(self.dtype).removeprefix("torch.")
 
+    def set_energy_bias(self, bias: torch.Tensor) -> None:
+        """Energies of the elements, (n_types,) float64 eV."""
+        self.energy_bias = bias.detach().clone()
+        self._compiled = None
+
     def freeze(self) -> Potential:
         """No more training: parameters lose their gradients and the table is made once."""
         self.requires_grad_(False)

@@ -12,51 +12,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from ..model.config import ModelConfig
-from ..schema import Section, located, parse, read_mapping
+from ..model.config import FittingConfig, ModelConfig
+from ..schema import Vocabulary, located, parse, read_mapping
 from .clock import parse_duration
+from .data_config import DataConfig, ValidationConfig
+from .legacy import modern
 
 
-class _TrainSection(Section):
-    """A section that knows which of DeePMD-kit's other keys it ignores or refuses."""
-
-    aliases: ClassVar[dict[str, str]] = {}
-    """Other name of a key → its name here."""
-    ignored: ClassVar[dict[str, str]] = {}
-    """Key without a meaning here → the note that is given."""
-    refused: ClassVar[dict[str, str]] = {}
-    """Key that would change the result → what to do instead. Accepted where it switches off."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sort_out(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        kept = {}
-        for key, value in data.items():
-            name = cls.aliases.get(key, key)
-            if name in cls.refused:
-                if value:
-                    raise ValueError(f"'{key}' is not supported; {cls.refused[name]}")
-            elif name not in cls.ignored:
-                if name in kept:
-                    raise ValueError(f"'{key}' and '{name}' are the same key; give one of them")
-                kept[name] = value
-        return kept
-
-    @classmethod
-    def notes(cls, data: Any, where: str) -> list[str]:
-        """What to tell about the ignored keys of `data`, named with the section `where`."""
-        if not isinstance(data, Mapping):
-            return []
-        return [f"{where}/{k} is ignored: {cls.ignored[k]}" for k in data if k in cls.ignored]
-
-
-class LearningRateConfig(_TrainSection):
+class LearningRateConfig(Vocabulary):
     """Exponential decay of the learning rate; see `training.schedule.Schedule`."""
 
     ignored = {"scale_by_worker": "batch_size is that of all processes together"}
@@ -93,7 +60,7 @@ class LearningRateConfig(_TrainSection):
         return self.stop_lr_ratio * self.start_lr
 
 
-class LossConfig(_TrainSection):
+class LossConfig(Vocabulary):
     """Prefactors of the squared errors of energy, force and virial; see `training.loss`."""
 
     refused = dict.fromkeys(
@@ -101,7 +68,8 @@ class LossConfig(_TrainSection):
             *("start_pref_ae", "limit_pref_ae", "start_pref_pf", "limit_pref_pf"),
             *("start_pref_gf", "limit_pref_gf", "numb_generalized_coord"),
             *("start_pref_h", "limit_pref_h", "relative_f", "enable_atom_ener_coeff"),
-            *("use_huber", "use_l1_all", "f_use_norm"),
+            *("use_huber", "use_l1_all", "f_use_norm", "use_default_pf"),
+            "intensive_ener_virial",
         ),
         "training is on energies, forces and virials with squared errors",
     )
@@ -138,7 +106,7 @@ class LossConfig(_TrainSection):
         return self.limit_pref_e, self.limit_pref_f, self.limit_pref_v
 
 
-class OptimizerConfig(_TrainSection):
+class OptimizerConfig(Vocabulary):
     """SOAP (see `training.soap`), or Adam (Kingma and Ba, 2015).
 
     SOAP is the default, also for inputs that were written for DeePMD-kit's Adam: at the same
@@ -159,71 +127,13 @@ class OptimizerConfig(_TrainSection):
         return self.adam_beta1, default if self.adam_beta2 is None else self.adam_beta2
 
 
-class DataConfig(_TrainSection):
-    """A data set and how it is divided into batches.
-
-    `batch_size`: frames in a batch; 'auto' (as many as it takes to reach 32 atoms), 'auto:N'
-    (N atoms). Frames of all systems are shuffled together. Several processes (torchrun) share a
-    batch: its size does not depend on their number.
-    """
-
-    aliases = {"sys_weights": "sys_probs"}
-    ignored = {
-        "set_prefix": "every set.* folder is read",
-        "auto_prob": "the frames of all systems are shuffled together, each once in an epoch",
-    }
-    refused = {
-        "sys_probs": "every frame is drawn once in an epoch; give frames a weight instead",
-        "patterns": "give the systems as paths or glob patterns",
-        "rglob_patterns": "give the systems as paths or glob patterns",
-    }
-
-    systems: list[str]
-    batch_size: int | str = "auto"
-
-    @field_validator("systems", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        value = [value] if isinstance(value, str) else value
-        if value == []:
-            raise ValueError("expected at least one path")
-        return value
-
-    @field_validator("batch_size", mode="before")
-    @classmethod
-    def _check_batch_size(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            if len(set(map(str, value))) != 1:
-                raise ValueError(
-                    "sizes differ between systems, but frames of all systems are shuffled "
-                    "together; give one number or 'auto'"
-                )
-            value = value[0]
-        if isinstance(value, str):
-            rule, _, number = value.partition(":")
-            if rule == "mixed" and number.isdigit():
-                value = int(number)
-            elif rule != "auto" or not (value == "auto" or (number.isdigit() and int(number) > 0)):
-                raise ValueError("expected a number of frames, 'auto' or 'auto:ATOMS'")
-        if isinstance(value, bool) or (isinstance(value, int) and value < 1):
-            raise ValueError("expected at least 1 frame")
-        return value
-
-
-class ValidationConfig(DataConfig):
-    """The validation set. A fixed sample of it is evaluated whenever errors are displayed."""
-
-    aliases = {**DataConfig.aliases, "numb_batch": "numb_btch"}
-
-    numb_btch: int | None = Field(None, ge=1)
-    """Batches in the sample. Default: as many frames as keep validation a tenth of the training
-    frames between two displays, but at least 8."""
-
-
-class TrainingConfig(_TrainSection):
+class TrainingConfig(Vocabulary):
     """Data, length and output of the training."""
 
-    aliases = {"stop_batch": "numb_steps", "numb_step": "numb_steps"}
+    aliases = {
+        **dict.fromkeys(("stop_batch", "num_step", "num_steps", "numb_step"), "numb_steps"),
+        **dict.fromkeys(("num_epochs", "numb_epoch", "numb_epochs"), "num_epoch"),
+    }
     ignored = {
         "save_ckpt": "the checkpoint is checkpoint.safetensors in the output folder",
         "max_ckpt_keep": "the last checkpoint is kept",
@@ -238,7 +148,14 @@ class TrainingConfig(_TrainSection):
         "tensorboard_log_dir": "read train.jsonl",
         "tensorboard_freq": "read train.jsonl",
         "zero_stage": "every process holds the whole model",
-        "acc_freq": "gradients are not accumulated",
+        "numb_test": "a fixed sample of validation_data is evaluated",
+        "stat_file_mode": "statistics are in the checkpoint and the model file",
+        "save_dir": "give the output folder (dpl train --output)",
+        "ckpt_keep_ratio": "the last checkpoint is kept",
+        "ema_ckpt_keep": "the last checkpoint is kept",
+        "neighbor_graph_method": "lists are made once",
+        "enable_compile": "the kernels are compiled",
+        "enable_tf32": "precision float32 is full float32",
     }
     refused = {
         "mixed_precision": "choose model/fitting_net/precision float32 or float64",
@@ -246,14 +163,17 @@ class TrainingConfig(_TrainSection):
         "warmup_steps": "the schedule is a plain exponential decay",
         "data_dict": "one model is trained on one data set",
         "fitting_weight": "one model is trained on one data set",
-        "numb_epoch": "give numb_steps",
-        "num_epochs": "give numb_steps",
-        "enable_ema": "give ema_decay, for example 0.999",
+        "model_prob": "one model is trained on one data set",
+        "num_epoch_dict": "one model is trained on one data set",
+        "acc_freq": "give a batch_size as many times larger",
     }
+    harmless = {"acc_freq": 1}
 
     training_data: DataConfig
     validation_data: ValidationConfig | None = None
     numb_steps: int = Field(100_000, ge=1)
+    num_epoch: float | None = Field(None, gt=0)
+    """Passes through the training data, instead of numb_steps: times the batches of the first."""
     seed: int = Field(1, ge=0)
     """Seed of the initial weights and of the order of frames."""
     disp_file: str = "lcurve.out"
@@ -270,9 +190,18 @@ class TrainingConfig(_TrainSection):
     limit of the same kind."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay, in an update, of the exponential moving average of the weights, which is then what
-    is validated and what the model files hold. 0: the weights themselves."""
+    is validated and what the model files hold. 0: the weights themselves. With DeePMD-kit's key
+    enable_ema, it counts only where that is true."""
     early_stop_patience: int = Field(0, ge=0)
     """End after so many displays in a row without a new lowest validation loss; 0: never."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_enable_ema(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "enable_ema" not in data:
+            return data
+        kept = {k: v for k, v in data.items() if k != "enable_ema"}
+        return {**kept, "ema_decay": kept.get("ema_decay", 0.999) if data["enable_ema"] else 0.0}
 
     @field_validator("time_limit", mode="before")
     @classmethod
@@ -301,9 +230,10 @@ class TrainingConfig(_TrainSection):
         return 1 if value is None else value
 
 
-class TrainInput(_TrainSection):
+class TrainInput(Vocabulary):
     """The whole input file."""
 
+    ignored = {"validating": "the best model is chosen by validation_data"}
     refused = {
         "nvnmd": "remove the section",
         "learning_rate_dict": "one model is trained on one data set",
@@ -315,6 +245,16 @@ class TrainInput(_TrainSection):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
+    _elements: list[str] = PrivateAttr()
+
+    def model_post_init(self, _: Any) -> None:
+        """Remember the type map that the input itself gives."""
+        self._elements = list(self.model.type_map)
+
+    @property
+    def elements(self) -> list[str]:
+        """What integers stand for in data without a type map of their own."""
+        return self._elements
 
     @model_validator(mode="after")
     def _one_optimizer(self) -> TrainInput:
@@ -364,6 +304,7 @@ def read_input(
         source = read_mapping(source)
     if time_limit is not None and isinstance(source.get("training"), Mapping):
         source = {**source, "training": {**source["training"], "time_limit": time_limit}}
+    source, old = modern(source, where)
     config = parse(TrainInput, source, where)
     data_sets = [("training_data", config.training.training_data)]
     if config.training.validation_data is not None:
@@ -371,13 +312,16 @@ def read_input(
     for name, data in data_sets:
         key = f"{where}: training/{name}/systems"
         data.systems = [located(path, folder, key) for path in data.systems]
-    return config, _notes(config, source)
+    return config, old + _notes(config, source)
 
 
 def _notes(config: TrainInput, source: Mapping[str, Any]) -> list[str]:
     """Notes on keys that were given and have no meaning here."""
-    training = source.get("training") or {}
-    sections: list[tuple[type[_TrainSection], Any, str]] = [
+    training, model = source.get("training") or {}, source.get("model") or {}
+    sections: list[tuple[type[Vocabulary], Any, str]] = [
+        (TrainInput, source, ""),
+        (ModelConfig, model, "model"),
+        (FittingConfig, model.get("fitting_net"), "model/fitting_net"),
         (LearningRateConfig, source.get("learning_rate"), "learning_rate"),
         (LossConfig, source.get("loss"), "loss"),
         (TrainingConfig, training, "training"),
@@ -386,5 +330,5 @@ def _notes(config: TrainInput, source: Mapping[str, Any]) -> list[str]:
     ]
     found = config.model.notes()
     for section, data, where in sections:
-        found += section.notes(data, where)
+        found += section.ignored_notes(data, where)
     return found

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..model import ModelConfig
 from ..schema import parse
 from ..system import InputError
 from .checkpoint import Checkpoint, changed_keys
@@ -23,7 +24,13 @@ from .config import TrainInput, read_input
 from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
-from .setup import initial_potential, load_data, restored_potential
+from .setup import (
+    adopt_elements,
+    adopt_model,
+    initial_potential,
+    load_data,
+    restored_potential,
+)
 from .trainer import BEST_MODEL, CHECKPOINT, Trainer, TrainingError
 
 __all__ = ["Trainer", "TrainingError", "train"]
@@ -41,6 +48,7 @@ def train(
     output: str | Path = ".",
     restart: bool = False,
     init_model: str | Path | None = None,
+    finetune: str | Path | None = None,
     time_limit: str | float | None = None,
     started: float | None = None,
     quiet: bool = False,
@@ -51,7 +59,9 @@ def train(
     the results, made if needed; files that an earlier training left there are renamed to
     `*.old`. `restart` goes on from the checkpoint in `output`: the result is that of an
     uninterrupted training, bit for bit on the same machine with as many threads and ranks.
-    `init_model`: a model file whose weights and statistics are the start. Ctrl-C and SIGTERM end
+    `init_model`: a model file whose weights and statistics are the start; `finetune`: likewise,
+    with its energy bias first fitted to the data (least squares over compositions). It may know
+    more elements than the input, which then follows its type_map. Ctrl-C and SIGTERM end
     the training after the current step with checkpoint and model written; Ctrl-C then raises
     KeyboardInterrupt, SIGTERM returns as usual.
 
@@ -69,8 +79,9 @@ def train(
     or a time limit leaves no time for a step; OtherRankError where another rank failed.
     """
     clock = Clock(started)
-    if restart and init_model is not None:
-        raise InputError("init_model: a restart already has its weights; give one of the two")
+    if sum((restart, init_model is not None, finetune is not None)) > 1:
+        raise InputError("restart, init_model and finetune each bring weights; give one of them")
+    start = init_model if finetune is None else finetune
     with joined_ranks() as ranks:
         quiet = quiet or not ranks.is_first
         output = Path(output)
@@ -83,8 +94,10 @@ def train(
         if checkpoint is not None:
             trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
         else:
+            if start is not None:
+                adopt_model(settings, start)
             data = load_data(settings, quiet)
-            potential = initial_potential(settings, data, init_model)
+            potential = initial_potential(settings, data, start, finetune is not None)
             trainer = Trainer(settings, data, potential, clock, ranks)
             if ranks.is_first:
                 _set_aside(output, settings)
@@ -110,6 +123,9 @@ def _settings(
         settings, notes = read_input(config, checkpoint.config["training"].get("time_limit"))
     if checkpoint is not None and "repulsion" not in settings.model.model_fields_set:
         settings.model.repulsion = checkpoint.config["model"].get("repulsion")
+    if checkpoint is not None:  # a training that began with a model has the elements of that
+        began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
+        adopt_elements(settings, began_with, checkpoint.sel)
     for note in notes:
         log.info("note: %s", note)
     return settings
@@ -210,7 +226,15 @@ def _restarted(
     """The training that a checkpoint was written by, with `settings` checked against its input."""
     # keys that are younger than the checkpoint had their defaults
     began_with = parse(TrainInput, checkpoint.config, str(path)).model_dump(mode="json")
-    ignored = ("/systems", "/disp_file", "/disp_freq", "/save_freq", "/early_stop_patience")
+    ignored: tuple[str, ...] = (
+        "/systems",
+        "/disp_file",
+        "/disp_freq",
+        "/save_freq",
+        "/early_stop_patience",
+    )
+    if settings.training.num_epoch is not None:  # the number of steps follows from the data
+        ignored = (*ignored, "/num_epoch", "/numb_steps")
     changed = [
         key
         for key in changed_keys(began_with, settings.model_dump(mode="json"))

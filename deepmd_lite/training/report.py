@@ -65,7 +65,7 @@ class LearningCurve:
         columns = (
             "  " + "".join(f" {f'{name}_{kind}':>11}" for kind in kinds) for name in self.names
         )
-        return f"# {'step':>5}" + "".join(columns) + f"   {'lr':>8}"
+        return f"# {'step':5}" + "".join(columns) + f"   {'lr':8}"
 
     def add(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,26 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..data import Batch, PreparedFrame, collate, describe, environments, load, prepare
+from ..data import (
+    Batch,
+    BatchSampler,
+    PreparedFrame,
+    collate,
+    describe,
+    environments,
+    load,
+    prepare,
+)
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.config import ModelConfig
 from ..model.repulsion import DATA_REACH
 from ..model.statistics import smallest_distances
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
+from .bias import bias_shift
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
+from .data_config import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +55,20 @@ class TrainingData:
     """`data_hash` of `frames`."""
     summary: str
     virials_trained: bool
+    shares: np.ndarray | None = None
+    """(n_frames,) probabilities that a frame is drawn; None: each once in an epoch."""
 
 
 def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
     """Read and check the data sets of an input, and build every neighbour list once."""
     training, loss = settings.training, settings.loss
-    frames = _read(training.training_data.systems, settings, "training", quiet)
+    frames, shares = _read(training.training_data, settings, "training", quiet)
+    if training.num_epoch is not None:
+        n_batches = batch_sampler(settings, frames, shares).batches_in_epoch()
+        training.numb_steps = math.ceil(training.num_epoch * n_batches)
+        log.info(
+            "%g epochs of %d batches: %s steps", training.num_epoch, n_batches, training.numb_steps
+        )
     has_virials = any(f.frame.virial is not None for f in frames)
     labels = zip("efv", ("energy", "forces", "virial"), loss.starts, loss.limits, strict=True)
     for letter, label, start, limit in labels:
@@ -68,7 +87,7 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
         )
     validation: list[Batch] = []
     if training.validation_data is not None:
-        prepared = _read(training.validation_data.systems, settings, "validation", quiet)
+        prepared, _ = _read(training.validation_data, settings, "validation", quiet)
         validation = _validation_sample(prepared, frames, settings)
     return TrainingData(
         frames,
@@ -77,16 +96,31 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
         data_hash(frames),
         _summary(frames),
         loss.trains_virials and has_virials,
+        shares,
     )
 
 
-def _read(paths: list[str], settings: TrainInput, what: str, quiet: bool) -> list[PreparedFrame]:
-    """All frames of a data set with their neighbour lists."""
-    systems = load(paths, type_map=settings.model.type_map)
+def batch_sampler(
+    settings: TrainInput, frames: Sequence[PreparedFrame], shares: np.ndarray | None
+) -> BatchSampler:
+    """The batches of a training from its first step on."""
+    training = settings.training
+    sizes = [f.n_atoms for f in frames]
+    return BatchSampler(sizes, training.training_data.batch_size, training.seed, shares)
+
+
+def _read(
+    data: DataConfig, settings: TrainInput, what: str, quiet: bool
+) -> tuple[list[PreparedFrame], np.ndarray | None]:
+    """All frames of a data set with their neighbour lists, and the probability of each."""
+    systems = load(data.systems, type_map=settings.elements)
     log.info("%s data\n%s", what, describe(systems))
     frames = [frame for system in systems for frame in system.frames]
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
-    return prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+    prepared = prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+    sizes = [len(system.frames) for system in systems]
+    shares = data.shares(sizes, f"training/{what}_data")
+    return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
 
 
 def _validation_sample(
@@ -157,12 +191,48 @@ def _summary(frames: list[PreparedFrame]) -> str:
 # --- potentials -------------------------------------------------------------------------------
 
 
+def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[int]) -> bool:
+    """Take over elements, their order and `sel` of a model that knows all those of the input.
+
+    The training then goes on with the model's `type_map`: elements go by name in data, and what
+    the data do not have is left as it was. Returns whether anything changed.
+    """
+    wanted = settings.model.type_map
+    if wanted == found.type_map or not set(wanted) <= set(found.type_map):
+        return False
+    settings.model.type_map = list(found.type_map)
+    settings.model.descriptor.sel = list(sel)
+    settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)
+    return True
+
+
+def adopt_model(settings: TrainInput, path: str | Path) -> None:
+    """Check the input against the model file that a training starts from, before data are read.
+
+    Raises InputError for elements that the model does not know, or another architecture.
+    """
+    model = load_model(path)
+    new = [name for name in settings.model.type_map if name not in model.type_map]
+    if new:
+        raise InputError(
+            f"{path}: knows {' '.join(model.type_map)}, but not {' '.join(new)} of model/type_map; "
+            "a model cannot be given new elements: train on them from the start"
+        )
+    if adopt_elements(settings, model.config, model.sel):
+        log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
+    _check_architecture(model.config, settings.model, f"{path}")
+
+
 def initial_potential(
-    settings: TrainInput, data: TrainingData, init_model: str | Path | None
+    settings: TrainInput,
+    data: TrainingData,
+    init_model: str | Path | None,
+    finetune: bool = False,
 ) -> Potential:
     """Random weights on the statistics of the data, or those of a model file.
 
-    Raises InputError where the model file has another architecture than the input.
+    `finetune`: the model's energy bias is fitted to the data first. Raises InputError where the
+    model file has another architecture than the input.
     """
     if init_model is None:
         statistics = statistics_from(environments(data.frames), settings.model)
@@ -183,6 +253,11 @@ def initial_potential(
     potential = Potential(settings.model, statistics, seed=None)
     learned = {k: v for k, v in model.state_dict().items() if not k.startswith("repulsion.")}
     potential.load_state_dict({**potential.state_dict(), **learned})
+    if finetune:
+        shift, _ = bias_shift(model, data.frames)
+        potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift))
+        shifts = zip(model.type_map, shift, strict=True)
+        log.info("energy bias shifted by %s", ", ".join(f"{e} {x:+.4f} eV" for e, x in shifts))
     _report_repulsion(potential)
     return potential
 

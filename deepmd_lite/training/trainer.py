@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..data import Batch, BatchSampler, PreparedFrame, collate, label_counts
+from ..data import Batch, PreparedFrame, collate, label_counts
 from ..model import Potential, refine_table, save_model
 from ..system import DeepmdLiteError
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
@@ -24,7 +24,7 @@ from .interrupt import Interrupt
 from .loss import Errors, loss_of, predict
 from .parallel import Ranks
 from .schedule import Schedule
-from .setup import TrainingData
+from .setup import TrainingData, batch_sampler
 from .soap import Soap
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -64,11 +64,7 @@ class Trainer:
             else Schedule.over_share(config.learning_rate)
         )
         self.optimizer = _optimizer(config, self.parameters)
-        self.sampler = BatchSampler(
-            [f.n_atoms for f in data.frames],
-            config.training.training_data.batch_size,
-            seed=config.training.seed,
-        )
+        self.sampler = batch_sampler(config, data.frames, data.shares)
         decay = config.training.ema_decay
         self.average = MovingAverage(potential.named_parameters(), decay) if decay > 0 else None
         self.interrupt: Interrupt | None = None

@@ -26,6 +26,7 @@ from pair_potential import PairPotential
 
 from deepmd_lite import kernels
 from deepmd_lite.calculator import Calculator
+from deepmd_lite.deviation import COLUMNS, deviation
 from deepmd_lite.md import SharedError, Simulation, communicator
 from deepmd_lite.md.domain import Domain, choose_grid
 from deepmd_lite.md.halo import Halo, decompose
@@ -486,6 +487,44 @@ def observables_that_make_no_sense_are_one_error(comm):
         shutil.rmtree(root)
 
 
+def model_deviation(comm):
+    """Of models with other elements and cutoffs: that of the calculator, on any number of ranks;
+    a continued run ends with the file of one never interrupted, byte for byte."""
+    root = Path(comm.share(tempfile.mkdtemp()))
+    other = [("Ag", "Cu"), ("Cu", "Ag"), ("Si", "Ag", "Cu")]
+    models = [random_potential(m, rcut=3.0 + k, seed=k) for k, m in enumerate(other)]
+
+    def run(name, steps, resume=None, structure=systems.cubic):
+        output = {"directory": root / name, "thermo": 2, "model_devi": 3, "restart": 0}
+        options = {"resume": resume, "output": output, "comm": comm, **MOVING}
+        Simulation(structure(), [MODEL, *models], **options).run(steps)
+
+    run("whole", 12)
+    run("parts", 6)
+    run("parts", 6, root / "parts")
+    run("few", 0, structure=systems.three_atoms)
+    if comm.rank == 0:
+        whole, parts = ((root / r / "model_devi.out").read_text() for r in ("whole", "parts"))
+        assert whole == parts
+        lines = whole.splitlines()
+        assert lines[0].split()[1:] == ["step", *COLUMNS]
+        assert [int(line.split()[0]) for line in lines[1:]] == [0, 3, 6, 9, 12]
+        for name, atoms in (("whole", systems.cubic()), ("few", systems.three_atoms())):
+            row = np.loadtxt(root / name / "model_devi.out", ndmin=2)[0]
+            parts = [Calculator(m) for m in models]
+            forces = [reference(atoms)[1], *(c.get_forces(atoms) for c in parts)]
+            virials = [single_virial(atoms), *(c.results["virial"] for c in parts)]
+            expected = deviation(np.zeros(4), np.stack(forces), np.stack(virials))
+            np.testing.assert_allclose(row[1:], expected.columns, rtol=1e-6, atol=1e-9)
+            assert expected.max_f > 0.01
+        shutil.rmtree(root)
+
+
+def single_virial(atoms):
+    """(3, 3) eV of `MODEL` in one process."""
+    return MODEL.evaluate(reference(atoms)[0].env).virial.numpy()
+
+
 def deep_potential(comm):
     """Energy, forces and stress of a Deep Potential as the ASE calculator gives them."""
     model = random_potential(("Cu", "Ag"))
@@ -511,6 +550,7 @@ def deep_potential(comm):
 
 CASES = {
     "deep_potential": deep_potential,
+    "model_deviation": model_deviation,
     **{f"forces_{s.__name__}": partial(forces_of, s) for s in systems.ALL},
     **{f"forces_along_axis_{i}": partial(forces_along_axis, i) for i in range(3)},
     "atoms_on_faces": atoms_on_faces,

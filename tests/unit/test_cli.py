@@ -1,8 +1,10 @@
 """The command as a person meets it: results, and one clear line for bad input."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ase.io import write
 from models import random_potential
 
 from deepmd_lite.calculator import Calculator
-from deepmd_lite.cli import main
+from deepmd_lite.cli import _parsed, main
 from deepmd_lite.model import save_model
 
 
@@ -87,6 +89,32 @@ def test_train_test_info(tmp_path, capsys):
     assert "ZBL, inside Si-Si" in shown
     assert main(["info", str(out / "model.dpl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format_version"] == 2
+
+
+def test_test_takes_the_arguments_of_dp_test(tmp_path, capsys, model):
+    one, two = npy_system(tmp_path / "a" / "one"), npy_system(tmp_path / "a" / "two", 2)
+    listed = tmp_path / "systems.txt"
+    listed.write_text(f"{one}\n\n{two}\n")
+    prefix = tmp_path / "detail"
+    for argv in (
+        ["-m", model, "-s", tmp_path / "a", "-n", "1", "-d", prefix],
+        ["-m", model, "-f", listed, "--numb-test", "1", "--detail-file", prefix],
+        [model, "-n", "1", one, "-d", prefix, two],
+    ):
+        assert main(["test", "-q", *map(str, argv)]) == 0
+        assert "2 frames, 16 atoms" in capsys.readouterr().out
+        assert np.loadtxt(f"{prefix}.f.out").shape == (16, 6)
+    assert main(["test", str(model), str(two), "-n", "0", "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 frames" in shown
+    for words in ("Energy RMSE/Natoms :", "Force  RMSE        :"):
+        assert words in shown
+    assert "no model" in fails(capsys, "test", "-s", one)
+    assert "no data" in fails(capsys, "test", model)
+    assert "none.txt: cannot be read" in fails(capsys, "test", model, "-f", tmp_path / "none.txt")
+    with pytest.raises(SystemExit) as stop:
+        main(["test", str(model), str(one), "--nonsense"])
+    assert stop.value.code == 2
 
 
 def test_train_within_a_time_limit(tmp_path, capsys):
@@ -192,3 +220,20 @@ def test_public_names():
     assert dpl.load.__name__ == "load_model"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         dpl.trian  # noqa: B018
+
+
+def test_commands_of_the_documentation_exist():
+    """Those of the table for people who come from DeePMD-kit, with all of their options."""
+    text = (Path(__file__).parents[2] / "docs" / "from-deepmd-kit.md").read_text()
+    commands = re.findall(r"`dpl ([^`]+)`", text)
+    assert {c.split()[0] for c in commands} >= {
+        "train",
+        "test",
+        "devi",
+        "change-bias",
+        "info",
+        "md",
+    }
+    for command in commands:
+        if len(command.split()) > 1:
+            assert _parsed(command.split()).run

@@ -204,6 +204,32 @@ def test_every_epoch_draws_each_frame_once(batch_size):
     assert orders[0] != orders[1] != orders[2]
 
 
+def test_shares_decide_how_often_a_frame_is_drawn():
+    shares = np.repeat([0.7 / 10, 0.3 / 30], [10, 30])
+    sampler = BatchSampler([5] * 40, 4, seed=2, shares=shares)
+    drawn = [i for _ in range(500) for batch in epoch_of_shares(sampler) for i in batch]
+    assert len(drawn) == 500 * 40
+    assert np.mean(np.array(drawn) < 10) == pytest.approx(0.7, abs=0.015)
+    counts = np.bincount(drawn, minlength=40)
+    assert np.abs(counts[:10] / 1400 - 1).max() < 0.1
+    state = sampler.state_dict()
+    expected = [next(sampler) for _ in range(20)]
+    again = BatchSampler([5] * 40, 4, seed=9, shares=shares)
+    again.load_state_dict(state)
+    assert [next(again) for _ in range(20)] == expected
+
+
+def epoch_of_shares(sampler):
+    return [next(sampler) for _ in range(10)]
+
+
+def test_batches_in_an_epoch_are_counted_without_drawing_them():
+    sampler, other = (BatchSampler([9] * 9, "auto", seed=4) for _ in range(2))
+    next(sampler), next(other)
+    assert sampler.batches_in_epoch() == 3
+    assert [next(sampler) for _ in range(7)] == [next(other) for _ in range(7)]
+
+
 def test_batch_sizes():
     assert [len(b) for b in epoch_of(BatchSampler([5] * 10, 4))] == [4, 4, 2]
     assert [len(b) for b in epoch_of(BatchSampler([192] * 3, "auto"))] == [1, 1, 1]

@@ -72,7 +72,7 @@ def test_nothing_found(tmp_path):
         (tmp_path / "none.xyz", r"none\.xyz: no such file or folder"),
         (str(tmp_path / "*.extxyz"), "the pattern matches no file"),
         (tmp_path / "x", "no deepmd/npy system"),
-        (f"{tmp_path}/a.hdf5#/H2O", "HDF5 systems are not read"),
+        (f"{tmp_path}/a.hdf5#/H2O", r"a\.hdf5#/H2O: no such file or folder"),
     ]:
         with pytest.raises(InputError, match=message):
             load(paths)

@@ -9,7 +9,7 @@ from ase.io import write
 from models import environment_of, random_atoms, random_potential
 
 from deepmd_lite.data import load
-from deepmd_lite.evaluate import evaluate, format_report, plot_parity
+from deepmd_lite.evaluate import evaluate, format_report, plot_parity, write_details
 from deepmd_lite.system import InputError
 
 
@@ -66,11 +66,47 @@ def test_groups(report):
 
 def test_the_report_says_what_dp_test_says_and_in_practical_units(report):
     text = format_report(report)
-    for name in ("Energy RMSE/Natoms", "Force RMSE", "Virial RMSE/Natoms", "Energy MAE/Natoms"):
+    for name in ("Energy RMSE/Natoms", "Force  RMSE", "Virial RMSE/Natoms", "Energy MAE/Natoms"):
         assert f"{name:<19}: " in text
     assert f"= {1e3 * report.total().force_rmse:.3f} meV/Å" in text
     assert "cold" in text
     assert "warning" not in text
+
+
+def test_details_are_the_files_of_dp_test(report, tmp_path):
+    paths = write_details(report, tmp_path / "detail")
+    assert [p.name for p in paths] == [
+        f"detail.{s}.out" for s in ("e", "e_peratom", "f", "v", "v_peratom")
+    ]
+    a, b = (r.system for r in (report.results[0], report.results[1]))
+    text = paths[0].read_text().splitlines()
+    assert [line for line in text if line.startswith("#")] == [
+        f"# {a}: data_e pred_e",
+        f"# {b}: data_e pred_e",
+    ]
+    tables = [np.loadtxt(path) for path in paths]
+    assert [t.shape for t in tables] == [(3, 2), (3, 2), (24, 6), (3, 18), (3, 18)]
+    np.testing.assert_allclose(tables[0][:, 0] - tables[0][:, 1], [0.8, -1.6, 0.0], atol=1e-6)
+    np.testing.assert_allclose(tables[1], tables[0] / 8)
+    for k, r in enumerate(report.results):
+        np.testing.assert_array_equal(tables[2][8 * k : 8 * k + 8, :3], r.frame.forces)
+        np.testing.assert_array_equal(tables[2][8 * k : 8 * k + 8, 3:], r.forces)
+        np.testing.assert_array_equal(tables[3][k, 9:], r.virial.ravel())
+        np.testing.assert_array_equal(tables[4][k, :9], r.frame.virial.ravel() / 8)
+    assert "data_vxx data_vxy" in paths[3].read_text()
+    with pytest.raises(InputError, match="expected the beginning of file names"):
+        write_details(report, ".")
+    assert "pred_vzy pred_vzz" in paths[3].read_text()
+
+
+def test_details_of_a_frame_without_a_label_are_no_numbers(model, tmp_path):
+    atoms = labelled(model, 1)
+    del atoms.info["virial"]
+    write(tmp_path / "x.extxyz", [atoms])
+    path = write_details(evaluate(model, tmp_path / "x.extxyz"), tmp_path / "detail")[3]
+    table = np.loadtxt(path)
+    assert np.isnan(table[:9]).all()
+    assert np.isfinite(table[9:]).all()
 
 
 def test_the_errors_are_json(report):

@@ -63,7 +63,10 @@ def test_defaults():
     config = parse(MdConfig, MINIMAL, "md.yaml")
     assert config.ensemble.type == "nve"
     assert config.skin == 1.0
-    assert parse(MdConfig, {**MINIMAL, "model": ["a.dpl"]}, "md.yaml").model == "a.dpl"
+    assert parse(MdConfig, {**MINIMAL, "model": ["a.dpl"]}, "md.yaml").model == ["a.dpl"]
+    several = parse(MdConfig, {**MINIMAL, "model": ["a.dpl", "b.dpl"]}, "md.yaml")
+    assert several.model == ["a.dpl", "b.dpl"]
+    assert several.output.deviation_steps == several.output.thermo
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_defaults():
         ({"steps": -1}, "key 'steps'"),
         ({"device": "cuda"}, "key 'device': .*'cpu'"),
         ({"precision": "float16"}, "key 'precision'"),
-        ({"model": ["a", "b"]}, "model deviation is not supported in this version"),
+        ({"model": []}, "key 'model': .*at least 1"),
         ({"ensemble": {"type": "npt"}}, "has the ensembles nve, nvt-langevin.*, found 'npt'"),
         ({"ensemble": {"type": "nvt-langevin"}}, r"needs temperature \(K\) and friction"),
         ({"ensemble": {"temperature": 3}}, "'nve' has no key 'temperature'"),

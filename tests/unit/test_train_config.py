@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
 from deepmd_lite.system import InputError
 from deepmd_lite.training.config import read_input
+from deepmd_lite.training.data_config import DataConfig
 
 # the keys of DeePMD-kit's water example, with paths of our own
 DEEPMD_INPUT = {
@@ -86,7 +88,6 @@ def test_a_deepmd_input_is_accepted_unchanged(folder):
         "model/descriptor/sel",
         "training/disp_training",
         "training/time_training",
-        "training/training_data/auto_prob",
     ]
 
 
@@ -146,7 +147,13 @@ def test_glob_patterns_are_paths(folder):
         ("training", {"mixed_precision": {"x": 1}}, "'mixed_precision' is not supported"),
         ("training", {"numb_steps": 0}, "key 'training/numb_steps'"),
         ("training", {"opt_type": "LKF"}, "key 'training/opt_type'"),
-        ("training", {"enable_ema": True}, "'enable_ema' is not supported; give ema_decay"),
+        ("training", {"acc_freq": 4}, "'acc_freq' is not supported; give a batch_size"),
+        ("training", {"num_epoch": 0}, "key 'training/num_epoch'"),
+        ("model", {"use_srtab": "zbl.txt"}, "'use_srtab' is not supported; short distances"),
+        ("model", {"pair_exclude_types": [[0, 1]]}, "'pair_exclude_types' is not supported"),
+        ("model", {"type_embedding": {"neuron": [8]}}, "remove the section"),
+        ("model", {"bridging_method": "ZBL"}, "'bridging_method' is not supported"),
+        ("loss", {"intensive_ener_virial": True}, "'intensive_ener_virial' is not supported"),
         ("training", {"ema_decay": 1.0}, "key 'training/ema_decay'"),
         ("training", {"early_stop_patience": -1}, "key 'training/early_stop_patience'"),
         ("training", {"time_limit": "soon"}, "key 'training/time_limit': expected a duration"),
@@ -206,3 +213,154 @@ def test_numb_steps_is_not_needed_with_a_time_limit(folder):
     path = write(folder, data)
     assert read_input(path)[0].training.step_limit == 100_000
     assert read_input(path, "10m")[0].training.step_limit is None
+
+
+@pytest.mark.parametrize(
+    ("given", "decay"),
+    [({"enable_ema": True}, 0.999), ({"enable_ema": False, "ema_decay": 0.9}, 0.0)],
+)
+def test_averages_as_deepmd_kit_switches_them(folder, given, decay):
+    assert read_input(write(folder, changed(training=given)))[0].training.ema_decay == decay
+
+
+def test_an_input_with_every_default_written_out(folder):
+    """As DeePMD-kit 3.2 itself leaves it after a training."""
+    model = {
+        **{"pair_exclude_types": [], "atom_exclude_types": [], "preset_out_bias": None},
+        **{"srtab_add_bias": True, "type": "standard", "model_branch_alias": [], "info": {}},
+        **{"bridging_method": "None", "bridging_r_inner": 0.5, "bridging_r_outer": 0.8},
+        **{"data_stat_nbatch": 10, "data_stat_protect": 0.01, "data_bias_nsample": 10},
+    }
+    rate = {
+        **{"stop_lr_ratio": None, "warmup_steps": 0, "warmup_ratio": None, "decay_rate": None},
+        **{"warmup_start_factor": 0.0, "scale_by_worker": "linear", "smooth": False},
+    }
+    off = ("h", "ae", "pf", "gf")
+    loss = {
+        **{f"{when}_pref_{what}": 0.0 for when in ("start", "limit") for what in off},
+        **{"use_default_pf": False, "enable_atom_ener_coeff": False, "numb_generalized_coord": 0},
+        **{"use_huber": False, "loss_func": "mse", "f_use_norm": False, "huber_delta": 0.01},
+        "intensive_ener_virial": False,
+    }
+    data = {"rglob_patterns": None, "auto_prob": "prob_sys_size", "sys_probs": None}
+    training = {
+        "training_data": {"systems": ["data/data_0"], **data, "min_pair_dist": 0.0},
+        "validation_data": {"systems": ["data/data_3"], "numb_btch": 3, **data},
+        **{"stat_file_mode": "update", "save_dir": None, "save_ckpt": "model.ckpt"},
+        **{"max_ckpt_keep": 5, "ckpt_keep_ratio": None, "enable_ema": False, "ema_decay": 0.999},
+        **{"ema_ckpt_keep": None, "change_bias_after_training": False, "disp_avg": False},
+        **{"profiling": False, "profiling_file": "timeline.json", "enable_profiler": False},
+        **{"tensorboard": False, "tensorboard_log_dir": "log", "tensorboard_freq": 1},
+        **{"acc_freq": 1, "zero_stage": 0, "neighbor_graph_method": "auto"},
+        **{"enable_compile": False, "enable_tf32": False},
+    }
+    data = changed(model=model, learning_rate=rate, loss=loss, training=training)
+    data["model"]["fitting_net"] |= {
+        **{"type": "ener", "numb_fparam": 0, "numb_aparam": 0, "default_fparam": None},
+        **{"dim_case_embd": 0, "activation_function": "tanh", "trainable": [True] * 4},
+        **{"rcond": None, "atom_ener": [], "use_aparam_as_mask": False},
+    }
+    data["model"]["descriptor"] |= {
+        **{"trainable": True, "exclude_types": [], "env_protection": 0.0, "set_davg_zero": False},
+    }
+    data["optimizer"] = {"type": "Adam", "adam_beta1": 0.9, "adam_beta2": 0.999, "weight_decay": 0}
+    data["validating"] = {"full_validation": True}
+    config, notes = read_input(write(folder, data))
+    assert config.optimizer.type == "Adam"
+    assert config.training.ema_decay == 0.0
+    assert config.learning_rate.smooth is False
+    assert not any("enable_compile" in note for note in notes)  # it is off: nothing to tell
+    assert any(note.startswith("training/save_ckpt is ignored") for note in notes)
+    assert any(note.startswith("validating is ignored") for note in notes)
+
+
+def test_an_input_of_version_1(folder):
+    data = changed()
+    data["training"] = {
+        **{"systems": ["data/data_0", "data/data_1"], "set_prefix": "set", "batch_size": [2, 2]},
+        **{"auto_prob_style": "prob_uniform", "stop_batch": 500, "seed": 1, "numb_test": 10},
+        **{"disp_file": "lcurve.out", "disp_freq": 10, "save_freq": 100, "save_ckpt": "model.ckpt"},
+    }
+    data["learning_rate"] = {"type": "exp", "start_lr": 0.005, "decay_steps": 50, "decay_rate": 0.9}
+    config, notes = read_input(write(folder, data))
+    assert config.training.numb_steps == 500
+    assert config.training.training_data.batch_size == 2
+    assert config.training.training_data.auto_prob == "prob_uniform"
+    assert config.learning_rate.decay_rate == 0.9
+    assert "read as an input of DeePMD-kit 1" in notes
+    data["training"]["training_data"] = {"systems": "data"}
+    with pytest.raises(InputError, match=r"training/systems and training/training_data"):
+        read_input(write(folder, data))
+
+
+OLDEST = {
+    **{"_comment": "flat", "use_smooth": True, "sel_a": [16, 32], "rcut_smth": 5.8, "rcut": 6.0},
+    **{"filter_neuron": [20, 40], "filter_resnet_dt": False, "n_axis_neuron": 4, "seed": 3},
+    **{"n_neuron": [24, 24], "resnet_dt": True, "coord_norm": True, "type_map": ["O", "H"]},
+    **{"systems": ["data/data_0"], "set_prefix": "set", "stop_batch": 100, "batch_size": 1},
+    **{"start_lr": 0.001, "decay_steps": 50, "decay_rate": 0.95, "start_pref_e": 0.02},
+    **{"limit_pref_e": 8, "start_pref_f": 1000, "limit_pref_f": 1, "start_pref_v": 0},
+    **{"limit_pref_v": 0, "disp_file": "lcurve.out", "disp_freq": 10, "numb_test": 5},
+    **{"save_freq": 100, "save_ckpt": "m", "load_ckpt": "m", "disp_training": True},
+    **{"time_training": True, "profiling": False, "profiling_file": "t.json", "restart": False},
+    "type_fitting_net": False,
+}
+
+
+def test_an_input_of_version_0(folder):
+    config, notes = read_input(write(folder, OLDEST))
+    descriptor, fitting = config.model.descriptor, config.model.fitting_net
+    assert (descriptor.sel, descriptor.neuron, descriptor.axis_neuron) == ([16, 32], [20, 40], 4)
+    assert (descriptor.rcut_smth, descriptor.seed, fitting.seed) == (5.8, 3, 3)
+    assert fitting.neuron == [24, 24]
+    assert config.loss.limits == (8.0, 1.0, 0.0)
+    assert (config.training.numb_steps, config.training.seed) == (100, 3)
+    assert config.training.training_data.systems == [str(folder / "data" / "data_0")]
+    assert "read as an input of DeePMD-kit 0" in notes
+    with pytest.raises(InputError, match="unknown key 'training/start_Lr'"):
+        read_input(write(folder, {**OLDEST, "start_Lr": 1}))
+    with pytest.raises(InputError, match="use_smooth is not true"):
+        read_input(write(folder, {**OLDEST, "use_smooth": False}))
+
+
+# --- shares of systems ----------------------------------------------------------------------
+
+
+def data_config(**keys):
+    return DataConfig(systems=["a"], **keys)
+
+
+def test_shares_of_systems():
+    sizes = [10, 30, 60]
+    assert data_config().shares(sizes, "data") is None
+    uniform = data_config(auto_prob="prob_uniform").shares(sizes, "data")
+    np.testing.assert_allclose(uniform, [1 / 3] * 3)
+    blocks = data_config(auto_prob="prob_sys_size;0:2:0.8;2:3:0.2").shares(sizes, "data")
+    np.testing.assert_allclose(blocks, [0.2, 0.6, 0.2])
+    given = data_config(sys_probs=[0.5, -1, -1]).shares(sizes, "data")
+    np.testing.assert_allclose(given, [0.5, 0.5 / 3, 1 / 3])
+    np.testing.assert_allclose(
+        data_config(sys_weights=[0.2, 0.3, 0.5]).shares(sizes, "data").sum(), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"auto_prob": "prob_sys_size;0:4:1.0"}, "auto_prob: block 0:4:1.0 is not within the 3"),
+        ({"auto_prob": "prob_sys_size;0:1:0"}, "add up to 0"),
+        ({"sys_probs": [0.5, 0.5]}, "sys_probs: 2 shares, but 3 systems"),
+        ({"sys_probs": [0.5, 0.2, 0.2]}, "add up to 0.9; expected 1"),
+        ({"sys_probs": [0.9, 0.2, -1]}, "add up to 1.1; expected 1"),
+    ],
+)
+def test_shares_that_do_not_fit_the_systems(keys, message):
+    with pytest.raises(InputError, match=message):
+        data_config(**keys).shares([10, 30, 60], "data")
+
+
+@pytest.mark.parametrize("rule", ["prob_size", "prob_uniform;0:1:1", "prob_sys_size;0-1:1"])
+def test_rules_that_mean_nothing(folder, rule):
+    data = changed(training={"training_data": {"systems": "data", "auto_prob": rule}})
+    with pytest.raises(InputError, match="training/training_data/auto_prob': expected"):
+        read_input(write(folder, data))

@@ -37,14 +37,30 @@ def write_curve(folder, steps, after=None, with_virial=False, with_validation=Tr
 def test_the_file_is_deepmd_kits_to_the_letter(tmp_path):
     write_curve(tmp_path, [1, 100])
     assert (tmp_path / "lcurve.out").read_text() == (
-        "#  step      rmse_val    rmse_trn    rmse_e_val  rmse_e_trn"
-        "    rmse_f_val  rmse_f_trn         lr\n"
+        "# step       rmse_val    rmse_trn    rmse_e_val  rmse_e_trn"
+        "    rmse_f_val  rmse_f_trn   lr      \n"
         "# If there is no available reference data, rmse_*_{val,trn} will print nan\n"
         "      1      2.00e+00    1.00e+00      4.00e-03    1.00e-03"
         "      2.00e-01    1.00e-01    1.0e-03\n"
         "    100      2.15e+00    1.00e+02      4.00e-01    1.00e-03"
         "      2.00e-01    1.00e+01    1.0e-05\n"
     )
+
+
+@pytest.mark.parametrize("with_virial", [False, True])
+@pytest.mark.parametrize("with_validation", [False, True])
+def test_numpy_reads_it(tmp_path, with_virial, with_validation):
+    options = {"with_virial": with_virial, "with_validation": with_validation}
+    write_curve(tmp_path, [1, 10], **options)
+    write_curve(tmp_path, [20], after=10, **options)
+    by_name = np.genfromtxt(tmp_path / "lcurve.out", names=True)
+    assert by_name["step"].tolist() == [1, 10, 20]
+    np.testing.assert_allclose(by_name["rmse_f_trn"], [0.1, 1.0, 2.0])
+    np.testing.assert_allclose(by_name["lr"], [1e-3, 1e-4, 5e-5])
+    assert ("rmse_v_trn" in by_name.dtype.names) == with_virial
+    assert ("rmse_val" in by_name.dtype.names) == with_validation
+    columns = np.loadtxt(tmp_path / "lcurve.out")
+    assert columns.shape == (3, len(by_name.dtype.names))
 
 
 def test_with_virials_and_without_validation(tmp_path):

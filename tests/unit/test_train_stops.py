@@ -195,8 +195,8 @@ def _spoiled(monkeypatch):
     def spoil(number, label, value):
         original = loop.initial_potential
 
-        def initial_potential(settings, data, init_model):
-            potential = original(settings, data, init_model)  # its statistics are whole
+        def initial_potential(settings, data, *start):
+            potential = original(settings, data, *start)  # its statistics are whole
             object.__setattr__(data.frames[number].frame, label, value)
             return potential
 

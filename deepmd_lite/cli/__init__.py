@@ -1,0 +1,83 @@
+"""The command `dpl`. Each verb imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from .. import __version__
+from .common import EPILOG
+from .data import add_convert_data
+from .dynamics import add_md, add_plot
+from .info import add_info
+from .testing import add_devi, add_test
+from .training import add_change_bias, add_train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0, or 1 after one line that says what was wrong."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that wait for each other spin for a few µs only, then sleep (GNU's OpenMP; read
+        # when torch is imported). With its default they burn the time that a thread without a
+        # processor of its own needs: ten times slower on a busy machine, no faster on a free one.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    started = time.monotonic()
+    args = _parsed(argv)
+    args.started = started  # a time limit includes the imports below
+    logging.basicConfig(
+        level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO,
+        format="%(message)s",
+        stream=sys.stdout,
+    )
+    from ..system import DeepmdLiteError
+
+    try:
+        return int(args.run(args) or 0)
+    except DeepmdLiteError as e:
+        print(f"dpl {args.verb}: error: {e}", file=sys.stderr)
+        return 1
+    except MemoryError as e:
+        print(f"dpl {args.verb}: error: out of memory: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dpl {args.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; a verb with free `paths` takes them before, between and after its options,
+    where argparse by itself would take those before the first option alone."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    wrong = [r for r in rest if r.startswith("-")] if hasattr(args, "paths") else rest
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        args.paths += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dpl",
+        description="Train Deep Potentials, test them and run molecular dynamics with them.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"deepmd_lite {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add_train(verbs)
+    add_test(verbs)
+    add_devi(verbs)
+    add_change_bias(verbs)
+    add_convert_data(verbs)
+    add_md(verbs)
+    add_plot(verbs)
+    add_info(verbs)
+    return parser

@@ -1,0 +1,66 @@
+"""What the verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..data import System
+
+EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
+
+
+def common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors and results only")
+    parser.add_argument("--threads", type=positive, help="threads of this process (default: all)")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+def set_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # chosen: ranks do not divide them again
+
+
+def table(rows: dict[str, str]) -> str:
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+
+
+def named_data(args: argparse.Namespace) -> list[str]:
+    """Data that positional `paths`, --system and --datafile name. InputError where none does."""
+    from ..system import InputError
+
+    named = [*args.paths, *args.system]
+    if args.datafile is not None:
+        try:
+            lines = args.datafile.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            reason = getattr(e, "strerror", None) or "not a text file"
+            raise InputError(f"{args.datafile}: cannot be read: {reason}") from None
+        named += [line.strip() for line in lines if line.strip()]
+    if not named:
+        raise InputError("no data: name files or folders, or give -s DATA")
+    return named
+
+
+def first_frames(systems: Sequence[System], n: int) -> list[System]:
+    """The first `n` frames of each system; 0: all. InputError for a negative number."""
+    from dataclasses import replace
+
+    from ..system import InputError
+
+    if n < 0:
+        raise InputError(f"-n {n}: expected a number of frames, or 0 for all")
+    return [replace(s, frames=s.frames[:n]) if n else s for s in systems]

@@ -1,0 +1,62 @@
+"""`dpl convert-data`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from .common import EPILOG, common
+
+log = logging.getLogger(__name__)
+
+
+def add_convert_data(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "convert-data",
+        help="data sets between extended XYZ, deepmd/npy, HDF5 and DFT codes' output",
+        usage="dpl convert-data IN… OUT [options]",
+        epilog="Virials are eV, positive under compression; stresses as ASE has them. " + EPILOG,
+    )
+    p.add_argument(
+        "paths",
+        nargs="*",
+        metavar="IN OUT",
+        help="data as for test, then what to write: NAME.extxyz, NAME.hdf5, or a folder",
+    )
+    p.add_argument(
+        "--to",
+        metavar="FORMAT",
+        help="extxyz, deepmd/npy, deepmd/npy/mixed or deepmd/hdf5 (default: by OUT's suffix)",
+    )
+    p.add_argument(
+        "--from",
+        dest="source",
+        metavar="FORMAT",
+        help="read IN through dpdata: vasp/outcar, cp2k/output, qe/pw/scf, abacus/scf, …",
+    )
+    p.add_argument(
+        "--type-map", nargs="+", metavar="ELEMENT", help="order of elements in type_map.raw"
+    )
+    common(p)
+    p.set_defaults(run=_convert_data)
+
+
+def _convert_data(args: argparse.Namespace) -> int:
+    from ..data import describe, load
+    from ..data.writing import write_systems
+    from ..system import InputError
+
+    if len(args.paths) < 2:
+        raise InputError("expected data to read and then a file or folder to write")
+    *sources, out = args.paths
+    if args.source is None:
+        systems = load(sources, type_map=args.type_map, labelled=False)
+    else:
+        from ..data.dpdata_files import read_with_dpdata
+
+        systems = [read_with_dpdata(path, args.source, args.type_map) for path in sources]
+    for note in write_systems(systems, Path(out), args.to, args.type_map):
+        log.warning("note: %s", note)
+    print(f"{describe(systems).splitlines()[-1]}\nwritten: {out}")
+    return 0

@@ -1,0 +1,75 @@
+"""`dpl info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..units import EV_PER_A3_IN_GPA
+from .common import EPILOG, table
+
+
+def add_info(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("info", help="what a model file or a restart holds", epilog=EPILOG)
+    p.add_argument("file", type=Path, help="a model, a restart, or the folder of an MD run")
+    p.add_argument("--json", action="store_true", help="as JSON; of a model the whole header")
+    p.set_defaults(run=_info)
+
+
+def _info(args: argparse.Namespace) -> int:
+    return _info_of_restart(args) if args.file.is_dir() else _info_of_model(args)
+
+
+def _info_of_restart(args: argparse.Namespace) -> int:
+    from ..md import restart
+
+    rows = restart.describe(args.file)
+    print(json.dumps(rows, indent=2) if args.json else table(rows))
+    return 0
+
+
+def _info_of_model(args: argparse.Namespace) -> int:
+    from ..model import load_model, read_header
+
+    header = read_header(args.file)
+    if args.json:
+        print(json.dumps(header, indent=2))
+        return 0
+    model = load_model(args.file)
+    d, f, grid = model.config.descriptor, model.config.fitting_net, model.grid
+    table_bytes = model.coefficients().numel() * model.coefficients().element_size()
+    rows = {
+        "elements": " ".join(model.type_map),
+        "descriptor": f"se_e2_a, rcut {d.rcut} Å, rcut_smth {d.rcut_smth} Å, sel {model.sel}",
+        "embedding": f"{_widths(d.neuron)}, axis {d.axis_neuron}, {d.activation_function}",
+        "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "precision": f"trained in {model.config.precision}",
+        "table": f"{grid.n_intervals} intervals, {table_bytes / 1024:.0f} KiB, "
+        f"pairs down to {model.table_min_distance():.2f} Å",
+    }
+    rows["repulsion"] = (
+        "none"
+        if model.repulsion is None
+        else f"ZBL, inside {model.repulsion.summary(model.type_map)}"
+    )
+    error = model.table_error
+    if error:
+        rows["table error"] = (
+            f"{error['energy_ev_per_atom']:.1e} eV/atom, {error['force_ev_per_a']:.1e} eV/Å, "
+            f"virial {error['virial_ev_per_atom']:.1e} eV/atom against the networks"
+        )
+    for element, energy in zip(model.type_map, model.energy_bias.tolist(), strict=True):
+        rows[f"energy bias {element}"] = f"{energy:.6f} eV"
+    for key, value in header["provenance"].items():
+        rows[key] = value if isinstance(value, str) else json.dumps(value)
+    print(table(rows))
+    print(
+        f"units: eV, Å; stress = -virial/volume, tension positive; 1 eV/Å³ = {EV_PER_A3_IN_GPA} GPa"
+    )
+    return 0
+
+
+def _widths(layers: list[int]) -> str:
+    return "-".join(map(str, layers))

@@ -1,0 +1,136 @@
+"""`dpl test` and `dpl devi`: models against data, and against one another."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .common import EPILOG, common, first_frames, named_data, positive, set_threads
+
+# --- test -----------------------------------------------------------------------------------
+
+
+def add_test(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "test",
+        help="errors of a model on labelled data",
+        usage="dpl test MODEL DATA… [options], or dpl test -m MODEL -s DATA… [options]",
+        epilog=EPILOG,
+    )
+    p.add_argument(
+        "paths",
+        nargs="*",
+        metavar="MODEL DATA",
+        help="a model, then deepmd/npy folders, extended XYZ, anything ASE reads",
+    )
+    p.add_argument("-m", "--model", help="the model; then every PATH is data")
+    p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
+    p.add_argument("-f", "--datafile", type=Path, help="a text file with a DATA in each line")
+    p.add_argument(
+        "-n",
+        "--numb-test",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N frames of each system (default 0: all)",
+    )
+    p.add_argument(
+        "-d",
+        "--detail",
+        "--detail-file",
+        type=Path,
+        metavar="PREFIX",
+        help="write labels and predictions to PREFIX.e.out, .e_peratom.out, .f.out, .v.out, "
+        ".v_peratom.out",
+    )
+    p.add_argument("--plot", type=Path, metavar="PNG", help="write a parity plot")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the errors as JSON")
+    p.add_argument("--precision", choices=("float64", "float32"))
+    common(p)
+    p.set_defaults(run=_test)
+
+
+def _test(args: argparse.Namespace) -> int:
+    from ..data import load
+    from ..evaluate import evaluate, format_report, plot_parity, write_details
+    from ..files import write_atomically
+    from ..model import load_model
+    from ..system import InputError
+
+    set_threads(args.threads)
+    if args.model is None and args.paths:
+        args.model, *args.paths = args.paths
+    if args.model is None:
+        raise InputError("no model: give it first, or as -m MODEL")
+    data = named_data(args)
+    model = load_model(args.model, args.precision)
+    systems = first_frames(load(data, type_map=model.type_map), args.numb_test)
+    report = evaluate(model, systems, quiet=args.quiet)
+    print(format_report(report))
+    if args.json:
+        write_atomically(args.json, json.dumps(report.errors(), indent=2).encode())
+    if args.detail:
+        write_details(report, args.detail)
+    if args.plot:
+        plot_parity(report, args.plot)
+    return 0
+
+
+# --- devi -----------------------------------------------------------------------------------
+
+
+def add_devi(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "devi",
+        aliases=["model-devi"],
+        help="deviation of several models from one another",
+        epilog="Columns: docs/from-deepmd-kit.md. " + EPILOG,
+    )
+    p.add_argument(
+        "-m", "--models", nargs="+", required=True, metavar="MODEL", help="two models or more"
+    )
+    p.add_argument(
+        "-s", "--system", nargs="+", required=True, metavar="DATA", help="structures: as for test"
+    )
+    p.add_argument("-o", "--output", type=Path, default=Path("model_devi.out"))
+    p.add_argument(
+        "-f",
+        "--frequency",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="MD steps between two frames: the number of frame k in the file is k · N",
+    )
+    p.add_argument("--real_error", "--real-error", action="store_true", help="from the labels")
+    p.add_argument("--atomic", action="store_true", help="the deviation of each atom as well")
+    p.add_argument("--relative", type=float, metavar="LEVEL", help="forces over |mean| + LEVEL")
+    p.add_argument(
+        "--relative_v",
+        "--relative-v",
+        type=float,
+        metavar="LEVEL",
+        help="virials over |mean| + LEVEL",
+    )
+    common(p)
+    p.set_defaults(run=_devi)
+
+
+def _devi(args: argparse.Namespace) -> int:
+    from ..data import load
+    from ..deviation import Committee, Relative, deviations, write_deviations
+    from ..model import load_model
+
+    set_threads(args.threads)
+    committee = Committee([load_model(path) for path in args.models], args.models)
+    systems = load(args.system, type_map=committee.type_map, labelled=args.real_error)
+    relative = Relative(args.relative, args.relative_v)
+    found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)
+    write_deviations(found, args.output, args.frequency, atomic=args.atomic)
+    frames = [d for part in found.values() for d in part]
+    highest = max(range(len(frames)), key=lambda k: frames[k].max_f)
+    print(
+        f"{len(frames)} frames, {len(args.models)} models: {args.output}\n"
+        f"largest force deviation {frames[highest].max_f:.4g}, frame {highest}"
+    )
+    return 0

@@ -1,0 +1,119 @@
+"""`dpl train` and `dpl change-bias`: what makes models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import EPILOG, common, first_frames, named_data, set_threads
+
+
+def add_train(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "train",
+        help="train a potential from an input file",
+        epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
+    )
+    p.add_argument("input", type=Path, help="JSON or YAML with DeePMD-kit's keys")
+    p.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the results")
+    start = p.add_mutually_exclusive_group()
+    start.add_argument(
+        "-r",
+        "--restart",
+        action="store_true",
+        help="go on from the last checkpoint in the output folder",
+    )
+    start.add_argument(
+        "-i", "--init-model", type=Path, metavar="MODEL", help="begin with the weights of a model"
+    )
+    start.add_argument(
+        "-t",
+        "--finetune",
+        type=Path,
+        metavar="MODEL",
+        help="likewise, after its energy bias was fitted to the data",
+    )
+    p.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="90s, 30m, 2h, 1h30m: end by then; the learning rate follows the time",
+    )
+    common(p)
+    p.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ..training import train
+
+    set_threads(args.threads)
+    train(
+        args.input,
+        output=args.output,
+        restart=args.restart,
+        init_model=args.init_model,
+        finetune=args.finetune,
+        time_limit=args.time_limit,
+        started=args.started,
+        quiet=args.quiet,
+    )
+    return 0
+
+
+# --- change-bias ----------------------------------------------------------------------------
+
+
+def add_change_bias(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "change-bias",
+        help="fit the energy bias of a model to other data, or set it",
+        usage="dpl change-bias MODEL DATA… -o OUT [options]",
+        epilog=EPILOG,
+    )
+    p.add_argument("model", type=Path)
+    p.add_argument("paths", nargs="*", metavar="DATA", help="with energies")
+    p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
+    p.add_argument("-f", "--datafile", type=Path, help="a text file with a DATA in each line")
+    p.add_argument(
+        "-b",
+        "--bias-value",
+        nargs="+",
+        type=float,
+        metavar="EV",
+        help="no data: the bias of each element, in the order of the model's type_map",
+    )
+    p.add_argument(
+        "-n",
+        "--numb-batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N frames of each system (default 0: all)",
+    )
+    p.add_argument(
+        "-m",
+        "--mode",
+        choices=("change", "set"),
+        default="change",
+        help="change (default): fit energies with the network; set: fit them without it",
+    )
+    p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    common(p)
+    p.set_defaults(run=_change_bias)
+
+
+def _change_bias(args: argparse.Namespace) -> int:
+    from ..data import load
+    from ..model import read_header
+    from ..system import InputError
+    from ..training.bias import change_bias
+
+    set_threads(args.threads)
+    systems = None
+    if args.bias_value is None:
+        elements = read_header(args.model)["config"]["type_map"]
+        systems = first_frames(load(named_data(args), type_map=elements), args.numb_batch)
+    elif args.paths or args.system or args.datafile:
+        raise InputError("--bias-value: no data are used with it; give one or the other")
+    lines = change_bias(args.model, args.output, systems, values=args.bias_value, mode=args.mode)
+    print("\n".join(lines))
+    return 0

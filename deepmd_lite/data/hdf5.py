@@ -1,0 +1,120 @@
+"""Systems in HDF5 files, as `FILE#/GROUP` names them: groups and data sets for folders and files.
+
+/H2O/type.raw  (n,) integers    /H2O/type_map.raw  (elements,) text    /H2O/nopbc  optional
+/H2O/set.000/coord.npy  (frames, 3n) and so on: see `deepmd_npy`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..system import InputError
+from .checks import matching
+
+SUFFIXES = (".hdf5", ".h5")
+
+
+def is_hdf5(path: str | Path) -> bool:
+    """Whether a path names an HDF5 file, or a group in one that exists."""
+    name, mark, _ = str(path).partition("#")
+    if not mark:
+        return Path(name).suffix in SUFFIXES and Path(name).is_file()
+    return not Path(path).exists() and Path(name).is_file()
+
+
+@contextmanager
+def opened(path: str | Path, mode: str = "r") -> Iterator[Any]:
+    """The file, as h5py has it. InputError if it cannot be opened, or h5py is not installed."""
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(f"{path}: HDF5 files need h5py: pip install 'deepmd_lite[hdf5]'") from None
+    try:
+        file = h5py.File(path, mode)
+    except OSError as e:
+        reason = str(e).split("(")[-1].rstrip(")") or "not an HDF5 file"
+        raise InputError(f"{path}: cannot be opened as HDF5: {reason}") from None
+    with file:
+        yield file
+
+
+def groups(path: str | Path) -> list[str]:
+    """`FILE#/GROUP` of every system at or below what `path` names, in order of name.
+
+    Raises InputError where there is none.
+    """
+    name, _, inside = str(path).partition("#")
+    found = []
+    with opened(name) as file:
+        top = file.get(inside or "/")
+        if top is None or not hasattr(top, "visit"):
+            raise InputError(
+                f"{name}: no group '{inside}' in it; it has {', '.join(file) or 'none'}"
+            )
+        paths = [""]
+        top.visit(paths.append)
+        for group in paths:
+            if f"{group}/type.raw".lstrip("/") in top:
+                found.append(f"{name}#/{'/'.join(p for p in (top.name.strip('/'), group) if p)}")
+    if not found:
+        raise InputError(f"{path}: no system (a group with type.raw) in it")
+    return sorted(found)
+
+
+class Hdf5Group:
+    """A system in a group of an open HDF5 file (a `deepmd_npy.Store`)."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        """`name`: FILE#/GROUP of the open `file`."""
+        self.name = name
+        self._group = file[name.partition("#")[2]]
+
+    def where(self, *path: str) -> str:
+        return "/".join((self.name.rstrip("/"), *path))
+
+    def has(self, *path: str) -> bool:
+        return "/".join(path) in self._group
+
+    def words(self, name: str) -> list[str]:
+        if name not in self._group:
+            raise InputError(f"{self.where(name)}: is missing")
+        values = np.ravel(self._group[name][()])
+        return [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+
+    def sets(self) -> list[str]:
+        return sorted(n for n in self._group if n.startswith("set."))
+
+    def arrays(self, part: str) -> list[str]:
+        return sorted(n for n in self._group[part] if n.endswith(".npy"))
+
+    def array(self, part: str, name: str, shapes: Sequence[tuple[int | None, ...]]) -> np.ndarray:
+        where = self.where(part, name)
+        if not self.has(part, name):
+            raise InputError(f"{where}: is missing")
+        dataset = self._group[part][name]
+        matching(dataset.shape, shapes, where)
+        if dataset.dtype.kind not in "fiu":
+            raise InputError(f"{where}: expected real numbers, found dtype {dataset.dtype}")
+        try:
+            return np.asarray(dataset[()])
+        except OSError as e:
+            raise InputError(f"{where}: cannot be read: {e}") from None
+
+
+def write_groups(path: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the pieces of each system to a group of its own in a new file.
+
+    Pieces by their path in a system: arrays, lists of words, or None for an empty marker.
+    """
+    with opened(path, "w") as file:
+        for name, pieces in systems.items():
+            for piece, value in pieces.items():
+                data = np.array([], dtype=np.int8) if value is None else value
+                if isinstance(value, list):
+                    data = np.array([word.encode() for word in value])
+                file[f"{name}/{piece}"] = data

@@ -1,0 +1,191 @@
+"""Writing frames: deepmd/npy (plain and mixed), the like in HDF5, and extended XYZ.
+
+Everything is float64. Frames of unlike atoms, periodicity or labels become systems of their own,
+named by their formula (mixed: by their number of atoms).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import writing
+from ..system import InputError
+from .frames import Frame, System, elements_of
+from .hdf5 import SUFFIXES, write_groups
+
+FORMATS = ("extxyz", "deepmd/npy", "deepmd/npy/mixed", "deepmd/hdf5")
+
+
+def format_of(path: Path) -> str:
+    """The format that a name stands for: a suffix of extended XYZ or HDF5, else deepmd/npy."""
+    if path.suffix in SUFFIXES:
+        return "deepmd/hdf5"
+    return "extxyz" if path.suffix in (".extxyz", ".xyz") else "deepmd/npy"
+
+
+def write_systems(
+    systems: Sequence[System],
+    path: str | Path,
+    kind: str | None = None,
+    type_map: Sequence[str] | None = None,
+) -> list[str]:
+    """Write all frames to `path` in the format `kind` (default: by the name); returns notes.
+
+    `type_map`: order of the elements in type_map.raw (default: alphabetical). Nothing is there, or
+    all of it. Raises InputError where something is there already, for elements that `type_map`
+    lacks, and for frames that the format cannot hold.
+    """
+    path = Path(path)
+    kind = kind or format_of(path)
+    if kind not in FORMATS:
+        raise InputError(f"--to {kind}: expected one of {', '.join(FORMATS)}")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path}: exists already; give another name, or remove it")
+    frames = [frame for system in systems for frame in system.frames]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    notes: list[str] = []
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "extxyz":
+                _write_extxyz(frames, temporary)
+            else:
+                names = _elements(frames, type_map)
+                pieces = _pieces(frames, names, mixed=kind.endswith("mixed"))
+                notes = _lost(frames)
+                if kind == "deepmd/hdf5":
+                    write_groups(temporary, pieces)
+                else:
+                    _write_folders(temporary, pieces)
+            if path.is_dir():
+                path.rmdir()
+            os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+    return notes
+
+
+def _elements(frames: Sequence[Frame], type_map: Sequence[str] | None) -> list[str]:
+    present = elements_of(frames)
+    missing = [e for e in present if type_map is not None and e not in type_map]
+    if missing:
+        raise InputError(f"--type-map {' '.join(type_map or ())}: lacks {', '.join(missing)}")
+    return present if type_map is None else list(type_map)
+
+
+def _lost(frames: Sequence[Frame]) -> list[str]:
+    """What deepmd/npy cannot hold."""
+    notes = []
+    if any(frame.weight != 1.0 for frame in frames):
+        notes.append("weights of frames are not written: deepmd/npy has no place for them")
+    if any(frame.config_type is not None for frame in frames):
+        notes.append("config_type is not written: deepmd/npy has no place for it")
+    return notes
+
+
+# --- deepmd/npy -------------------------------------------------------------------------------
+
+
+def _pieces(
+    frames: Sequence[Frame], names: Sequence[str], mixed: bool
+) -> dict[str, dict[str, Any]]:
+    """Of each system, by the path of each piece: an array, a list of words, or None (a marker)."""
+    groups: dict[Hashable, list[Frame]] = {}
+    for frame in frames:
+        if frame.pbc.any() != frame.pbc.all():
+            axes = "".join(a for a, p in zip("xyz", frame.pbc, strict=True) if p)
+            raise InputError(
+                f"{frame.source}: is periodic along {axes} only, but deepmd/npy knows all or none; "
+                "write extended XYZ"
+            )
+        labels = tuple(x is not None for x in (frame.energy, frame.forces, frame.virial))
+        atoms = frame.n_atoms if mixed else frame.symbols
+        groups.setdefault((atoms, bool(frame.pbc.all()), labels), []).append(frame)
+    systems: dict[str, dict[str, Any]] = {}
+    for group in groups.values():
+        name = str(group[0].n_atoms) if mixed else _formula(group[0].symbols)
+        alike = sum(1 for known in systems if known.partition(".")[0] == name)
+        systems[f"{name}.{alike}" if alike else name] = _system(group, names, mixed)
+    return systems
+
+
+def _formula(symbols: Sequence[str]) -> str:
+    """Elements in alphabetical order, each with its number of atoms."""
+    return "".join(f"{element}{n}" for element, n in sorted(Counter(symbols).items()))
+
+
+def _system(group: Sequence[Frame], names: Sequence[str], mixed: bool) -> dict[str, Any]:
+    """The pieces of one system from frames that are alike."""
+    first, n = group[0], len(group)
+    types = np.array([[names.index(s) for s in frame.symbols] for frame in group])
+    shared = np.zeros(first.n_atoms, dtype=int) if mixed else types[0]
+    pieces: dict[str, Any] = {"type.raw": shared, "type_map.raw": list(names)}
+    if not first.pbc.all():
+        pieces["nopbc"] = None
+    part = "set.000"
+    pieces[f"{part}/coord.npy"] = np.stack([f.positions for f in group]).reshape(n, -1)
+    pieces[f"{part}/box.npy"] = np.stack([f.cell for f in group]).reshape(n, 9)
+    if mixed:
+        pieces[f"{part}/real_atom_types.npy"] = types
+    if first.energy is not None:
+        pieces[f"{part}/energy.npy"] = np.array([f.energy for f in group], dtype=np.float64)
+    for name, label in (("force", "forces"), ("virial", "virial")):
+        if getattr(first, label) is not None:
+            values = np.stack([getattr(f, label) for f in group])
+            pieces[f"{part}/{name}.npy"] = values.reshape(n, -1)
+    return pieces
+
+
+def _write_folders(top: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, pieces in systems.items():
+        for piece, value in pieces.items():
+            path = top / name / piece
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if piece.endswith(".npy"):
+                np.save(path, value)
+            else:  # text, a word a line
+                path.write_text("".join(f"{word}\n" for word in (() if value is None else value)))
+
+
+# --- extended XYZ -----------------------------------------------------------------------------
+
+
+def _write_extxyz(frames: Sequence[Frame], path: Path) -> None:
+    """With energy, forces and stress (eV/Å³, tension positive) where ASE looks for them.
+
+    A virial that is no stress (an open system, or not symmetric) stays a virial (eV, by rows).
+    """
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    images = []
+    for frame in frames:
+        atoms = Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=frame.pbc)
+        labels: dict[str, Any] = {"energy": frame.energy, "forces": frame.forces}
+        virial = frame.virial
+        if virial is not None:
+            if frame.pbc.all() and np.allclose(virial, virial.T, rtol=1e-6, atol=1e-9):
+                labels["stress"] = full_3x3_to_voigt_6_stress(-virial / abs(atoms.cell.volume))
+            else:
+                atoms.info["virial"] = virial.T  # ASE writes matrices by columns
+        atoms.calc = SinglePointCalculator(
+            atoms, **{k: v for k, v in labels.items() if v is not None}
+        )
+        if frame.weight != 1.0:
+            atoms.info["weight"] = frame.weight
+        if frame.config_type is not None:
+            atoms.info["config_type"] = frame.config_type
+        images.append(atoms)
+    write(path, images, format="extxyz", parallel=False)

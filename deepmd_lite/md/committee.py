@@ -1,0 +1,55 @@
+"""Several models in one run: the first drives it, all of them give the model deviation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..deviation import Committee, force_deviation, mean_virial, virial_deviation
+from ..system import InputError
+from .engine import Engine
+
+
+def loaded(model: Any, precision: str | None) -> Any:
+    """The model at a path or as it is, in the precision asked for; of several a `Committee`."""
+    if isinstance(model, (list, tuple)):
+        names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
+        models = [loaded(m, precision) for m in model]
+        return models[0] if len(models) == 1 else Committee(models, names)
+    if isinstance(model, (str, Path)):
+        from ..model import load_model
+
+        return load_model(model, precision)
+    if precision is not None and precision != getattr(model, "precision", precision):
+        raise InputError(
+            f"precision '{precision}' for a Potential of {model.precision}: call its "
+            "to_precision() first"
+        )
+    return model
+
+
+def deviation_columns(engine: Engine) -> tuple[float, ...]:
+    """`deviation.COLUMNS` of this moment, over the atoms of all ranks, which all must ask.
+
+    `engine.model` is a `Committee`, whose first member has just been evaluated.
+    """
+    comm, env, committee = engine.comm, engine.env, engine.model
+    virials, forces = [engine.virial], [engine.forces]
+    if env.n_local:
+        for e in committee.others(env):
+            virials.append(e.virial)
+            forces.append(engine.halo.reverse(e.forces.detach().double().contiguous()))
+    else:  # nothing to evaluate, but ghosts that others may want back
+        for _ in committee.models[1:]:
+            virials.append(torch.zeros(3, 3, dtype=torch.float64))
+            forces.append(engine.halo.reverse(torch.zeros_like(env.positions)))
+    total = comm.reduce(torch.stack(virials).double().numpy(), "sum")
+    v = virial_deviation(total / engine.n_atoms)
+    own = force_deviation(torch.stack(forces).numpy())
+    largest = comm.reduce(np.array([own.max(initial=-np.inf), -own.min(initial=np.inf)]), "max")
+    mean = comm.reduce(np.array([own.sum()]), "sum")[0] / engine.n_atoms
+    f = (float(largest[0]), -float(largest[1]), float(mean))
+    return (float(v.max()), float(v.min()), mean_virial(v), *f)

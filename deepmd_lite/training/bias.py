@@ -1,0 +1,89 @@
+"""The energy of each element that a model adds to its network's: fitted to other data, or given.
+
+Two sets of calculations rarely share their zero of energy: pseudopotentials, functionals and codes
+put it elsewhere, by so much for each atom of an element. The difference is found by least squares
+over compositions; where data do not tell elements apart (all of one composition), the smallest
+change is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data import PreparedFrame, System, prepare
+from ..model import Potential, load_model, save_model
+from ..system import InputError
+
+SINGULAR = 1e-3
+"""Relative size of singular values that count as 0: compositions that hardly vary."""
+
+
+def bias_shift(
+    model: Potential, frames: Sequence[PreparedFrame], *, of_network: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """What to add to the bias of each element so that energies fit best: (n_types,) eV.
+
+    `of_network`: with the network as it is; otherwise the new bias alone has to fit the energies
+    (as before a training). Returns the shift, and what is left of each frame's difference,
+    (n_frames_with_energy,) eV/atom. Raises InputError where no frame has an energy.
+    """
+    n_types = len(model.type_map)
+    compositions, differences, sizes = [], [], []
+    for p in frames:
+        if p.frame.energy is None:
+            continue
+        n_e = np.bincount(p.env.types[: p.n_atoms].numpy(), minlength=n_types)
+        found = float(n_e @ model.energy_bias.numpy())
+        if of_network:
+            found = float(model.evaluate(p.env).energies.sum())
+        compositions.append(n_e)
+        differences.append(p.frame.energy - found)
+        sizes.append(p.n_atoms)
+    if not differences:
+        raise InputError("energy bias: no frame has an energy to fit it to")
+    matrix, target = np.array(compositions, dtype=float), np.array(differences)
+    shift = np.linalg.lstsq(matrix, target, rcond=SINGULAR)[0]
+    return shift, (target - matrix @ shift) / np.array(sizes)
+
+
+def change_bias(
+    source: str | Path,
+    output: str | Path,
+    systems: Sequence[System] | None = None,
+    *,
+    values: Sequence[float] | None = None,
+    mode: str = "change",
+) -> list[str]:
+    """Write the model file `source` to `output` with another energy bias; returns what to tell.
+
+    `values` eV, one for each element of the model; or fitted to `systems`, in mode 'change' with
+    the network as it is, in mode 'set' without it. All else stays to the bit. Raises InputError for
+    a wrong number of values, data without energies or elements that the model does not know.
+    """
+    model = load_model(source)
+    old = model.energy_bias.numpy().copy()
+    lines = []
+    if values is not None:
+        if len(values) != len(old) or not np.isfinite(values).all():
+            raise InputError(
+                f"bias values: expected {len(old)} finite numbers for {' '.join(model.type_map)}, "
+                f"found {len(values)}: {' '.join(map(str, values))}"
+            )
+        new = np.array(values, dtype=np.float64)
+        how = "given"
+    else:
+        frames = [frame for system in systems or () for frame in system.frames]
+        prepared = prepare(frames, model.type_map, model.rcut)
+        shift, rest = bias_shift(model, prepared, of_network=mode == "change")
+        new = old + shift
+        how = f"{mode}, least squares of {len(rest)} frames"
+        lines.append(f"{how}; RMSE left {1e3 * np.sqrt(np.mean(rest**2)):.3f} meV/atom")
+    model.set_energy_bias(torch.from_numpy(new))
+    save_model(model, output, {**model.provenance, "energy bias": how})
+    for element, before, after in zip(model.type_map, old, new, strict=True):
+        lines.append(f"{element:<3} {before:16.6f} eV -> {after:16.6f} eV")
+    return [*lines, f"model: {output}"]

@@ -1,0 +1,230 @@
+"""Trainings that begin with a model, and models whose energy bias is changed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.io import write
+from copper import copper, settings
+from models import environment_of, random_atoms, random_potential
+from safetensors.torch import load_file
+
+from deepmd_lite.cli import main
+from deepmd_lite.data import load, prepare
+from deepmd_lite.evaluate import evaluate
+from deepmd_lite.model import load_model, read_header, save_model
+from deepmd_lite.system import InputError
+from deepmd_lite.training import train
+from deepmd_lite.training.bias import bias_shift, change_bias
+
+
+@pytest.fixture(name="data", scope="module")
+def _data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copper")
+    write(folder / "train.extxyz", copper(4, 1))
+    write(folder / "validation.extxyz", copper(2, 2))
+    return folder
+
+
+@pytest.fixture(name="model", scope="module")
+def _model(data, tmp_path_factory):
+    return train(settings(data, numb_steps=4), output=tmp_path_factory.mktemp("m"), quiet=True)
+
+
+def standing(data, **changes):
+    """An input that hardly moves the weights."""
+    config = settings(data, numb_steps=1, **changes)
+    config["learning_rate"] = {"start_lr": 1e-12, "stop_lr": 1e-12}
+    return config
+
+
+def shifted(folder, by):
+    """The training frames with energies moved by so much for each atom."""
+    frames = copper(4, 1)
+    for atoms in frames:
+        atoms.info["REF_energy"] = atoms.get_potential_energy() + by * len(atoms)
+        atoms.arrays["REF_forces"] = atoms.get_forces()
+        atoms.calc = None
+    write(folder / "train.extxyz", frames)
+    write(folder / "validation.extxyz", frames[:1])
+    return folder
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def test_finetuning_moves_the_bias_to_the_new_zero(model, data, tmp_path):
+    moved = shifted(tmp_path, 7.5)
+    path = train(standing(moved), output=tmp_path / "out", finetune=model, quiet=True)
+    old, new = load_model(model), load_model(path)
+    both = (
+        evaluate(old, data / "train.extxyz").total(),
+        evaluate(new, moved / "train.extxyz").total(),
+    )
+    assert both[1].energy_rmse_per_atom <= both[0].energy_rmse_per_atom
+    assert both[1].energy_rmse_per_atom < 0.1
+    assert both[1].force_rmse == pytest.approx(both[0].force_rmse, abs=1e-9)
+    mean = np.mean(
+        [r.frame.energy - r.energy for r in evaluate(old, data / "train.extxyz").results]
+    )
+    change = float(new.energy_bias - old.energy_bias)
+    assert change == pytest.approx(7.5 + mean / 4, abs=1e-6)
+    plain = train(standing(moved), output=tmp_path / "i", init_model=model, quiet=True)
+    assert torch.equal(load_model(plain).energy_bias, old.energy_bias)
+
+
+def test_the_command_takes_the_letters_of_dp(model, data, tmp_path, capsys):
+    path = tmp_path / "input.json"
+    path.write_text(json.dumps(standing(data)))
+    for option in ("-i", "--finetune"):
+        argv = ["train", str(path), option, str(model), "-o", str(tmp_path / "out"), "-q"]
+        assert main(argv) == 0
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(path), "-i", str(model), "-t", str(model)])
+    assert stop.value.code == 2
+    assert main(["train", str(path), "-t", str(tmp_path / "no.dpl"), "-q"]) == 1
+    assert "no such model file" in capsys.readouterr().err
+    with pytest.raises(InputError, match="give one of them"):
+        train(standing(data), output=tmp_path, init_model=model, finetune=model)
+
+
+@pytest.mark.parametrize("one_side", [True, False])
+def test_a_model_of_more_elements_keeps_them(data, tmp_path, one_side, caplog):
+    """What the data lack stays as it was, the rest learns; a restart goes on with all of them."""
+    source = random_potential(("Ag", "Cu", "O"), rcut=4.0, one_side=one_side)
+    save_model(source, tmp_path / "big.dpl")
+    config = settings(data, numb_steps=6)
+    found = source.config
+    config["model"] = {
+        "type_map": ["Cu"],
+        "descriptor": {**found.descriptor.model_dump(exclude={"sel"}), "sel": [40]},
+        "fitting_net": found.fitting_net.model_dump(),
+    }
+    caplog.set_level("INFO")
+    out = tmp_path / "out"
+    path = train(config, output=out, finetune=tmp_path / "big.dpl", quiet=True)
+    assert "type_map follows" in caplog.text
+    new, old = load_model(path).state_dict(), source.state_dict()
+    assert read_header(path)["config"]["type_map"] == ["Ag", "Cu", "O"]
+    for k, learns in enumerate((False, True, False)):
+        name = f"fitting.{k}.weight_out"
+        assert torch.equal(new[name], old[name]) != learns
+        assert (float(new["energy_bias"][k]) == float(old["energy_bias"][k])) != learns
+    config["training"]["numb_steps"] = 8
+    train(config, output=out, restart=True, quiet=True)
+    assert read_header(path)["provenance"]["steps"] == "8 of 8"
+
+
+def test_integers_in_data_mean_the_type_map_of_the_input(data, tmp_path):
+    source = random_potential(("Ag", "Cu"), rcut=4.0)
+    save_model(source, tmp_path / "big.dpl")
+    atoms = bulk("Cu", cubic=True)
+    folder = tmp_path / "npy" / "set.000"
+    folder.mkdir(parents=True)
+    (tmp_path / "npy" / "type.raw").write_text("0 0 0 0")  # and no type_map.raw
+    np.save(folder / "coord.npy", atoms.positions.reshape(1, -1))
+    np.save(folder / "box.npy", atoms.cell.array.reshape(1, -1))
+    np.save(folder / "energy.npy", np.array([-3.0]))
+    config = standing(data)
+    config["model"] = {**source.config.model_dump(), "type_map": ["Cu"]}
+    config["model"]["descriptor"]["sel"] = "auto"
+    config["training"]["training_data"]["systems"] = str(tmp_path / "npy")
+    del config["training"]["validation_data"]
+    path = train(config, output=tmp_path / "out", finetune=tmp_path / "big.dpl", quiet=True)
+    change = load_model(path).energy_bias - source.energy_bias
+    assert float(change[0]) == 0.0
+    assert abs(float(change[1])) > 1e-3
+
+
+def test_a_model_cannot_learn_new_elements(model, data, tmp_path):
+    config = standing(data)
+    config["model"]["type_map"] = ["Cu", "O"]
+    with pytest.raises(
+        InputError, match=r"knows Cu, but not O of model/type_map; .*from the start"
+    ):
+        train(config, output=tmp_path, init_model=model, quiet=True)
+
+
+def test_epochs_are_turned_into_steps(data, tmp_path):
+    config = settings(data)
+    del config["training"]["numb_steps"]
+    config["training"]["num_epoch"] = 1.5
+    config["training"]["training_data"]["auto_prob"] = "prob_uniform"
+    path = train(config, output=tmp_path, quiet=True)
+    assert read_header(path)["provenance"]["steps"] == "3 of 3"  # 4 frames in batches of 2
+    config["training"]["num_epoch"] = 2
+    train(config, output=tmp_path, restart=True, quiet=True)
+    assert read_header(path)["provenance"]["steps"] == "4 of 4"
+
+
+# --- bias -----------------------------------------------------------------------------------
+
+
+def water_like(potential, folder, shift):
+    """Frames of several compositions whose energies are the model's, moved for each element."""
+    rng = np.random.default_rng(4)
+    frames = []
+    for symbols in ("Si4C4", "Si6C2", "Si2C5"):
+        atoms = random_atoms(symbols, 6.5, int(rng.integers(100)))
+        periodic = environment_of(atoms, potential.type_map, potential.rcut)
+        energy = float(potential.evaluate(periodic.env).energies.sum())
+        counts = [atoms.get_chemical_symbols().count(e) for e in ("Si", "C")]
+        atoms.info["REF_energy"] = energy + counts[0] * shift[0] + counts[1] * shift[1]
+        frames.append(atoms)
+    write(folder / "frames.extxyz", frames)
+    return folder / "frames.extxyz"
+
+
+def test_a_shift_of_each_element_is_found(tmp_path):
+    potential = random_potential(("Si", "O", "C"))
+    path = water_like(potential, tmp_path, (12.0, -3.25))
+    (system,) = load(path)
+    shift, rest = bias_shift(potential, prepare(system.frames, potential.type_map, potential.rcut))
+    np.testing.assert_allclose(shift, [12.0, 0.0, -3.25], atol=1e-5)
+    assert np.abs(rest).max() < 1e-5
+
+
+def test_one_composition_gets_the_smallest_change(tmp_path):
+    potential = random_potential(("Si", "C"))
+    path = water_like(potential, tmp_path, (3.0, 1.0))
+    (system,) = load(path)
+    prepared = prepare(system.frames[:1], potential.type_map, potential.rcut)
+    shift, rest = bias_shift(potential, prepared)
+    np.testing.assert_allclose(shift, [2.0, 2.0], atol=1e-5)
+    assert np.abs(rest).max() < 1e-9
+
+
+def test_the_command_changes_the_bias_and_nothing_else(tmp_path, capsys):
+    potential = random_potential(("Si", "C"))
+    source, out = tmp_path / "a.dpl", tmp_path / "b.dpl"
+    save_model(potential, source, {"steps": "7"})
+    path = water_like(potential, tmp_path, (2.0, -1.0))
+    assert main(["change-bias", str(source), str(path), "-o", str(out), "-q"]) == 0
+    assert "least squares of 3 frames" in capsys.readouterr().out
+    old, new = load_file(source), load_file(out)
+    assert old.keys() == new.keys()
+    assert [k for k in old if not torch.equal(old[k], new[k])] == ["energy_bias"]
+    np.testing.assert_allclose(new["energy_bias"] - old["energy_bias"], [2.0, -1.0], atol=1e-5)
+    assert evaluate(out, path).total().energy_rmse < 1e-5
+    assert read_header(out)["provenance"]["steps"] == "7"
+    argv = ["change-bias", str(source), "-s", str(path), "-m", "set", "-n", "1", "-o", str(out)]
+    assert main([*argv, "-q"]) == 0
+    energy = load(path)[0].frames[0].energy
+    assert float(load_file(out)["energy_bias"].sum()) * 4 == pytest.approx(energy, abs=1e-6)
+
+
+def test_a_bias_by_hand(tmp_path, capsys):
+    source, out = tmp_path / "a.dpl", tmp_path / "b.dpl"
+    save_model(random_potential(("Si", "C")), source)
+    argv = ["change-bias", str(source), "-o", str(out)]
+    assert main([*argv, "--bias-value", "-93.5", "-187.25"]) == 0
+    assert load_model(out).energy_bias.tolist() == [-93.5, -187.25]
+    assert main([*argv, "-b", "1.0"]) == 1
+    assert "expected 2 finite numbers for Si C, found 1" in capsys.readouterr().err
+    assert main(argv) == 1
+    assert "no data" in capsys.readouterr().err
+    (bare := tmp_path / "bare.xyz").write_text("1\nProperties=species:S:1:pos:R:3\nSi 0 0 0\n")
+    with pytest.raises(InputError, match="no frame has an energy"):
+        change_bias(source, out, load(bare, labelled=False))
