@@ -39,9 +39,13 @@ class Parts:
     davg: np.ndarray
     """(n_types, N_sel, 4), as dstd."""
     dstd: np.ndarray
-    embeddings: list[list[Layer] | Tree | None]
-    """Hidden layers or table (see `nodes`) of each network, n_types or n_types² (centre +
-    neighbour · n_types) of them; None for an excluded pair."""
+    one_side: bool
+    """Whether networks are those of neighbour types, n_types of them; otherwise there are
+    n_types² (centre + neighbour · n_types)."""
+    embeddings: list[list[Layer] | None]
+    """Hidden layers of each network; None for an excluded pair."""
+    tables: list[Tree | None] | None
+    """Tables (see `nodes`) in their place, in a compressed model."""
     fittings: list[list[Layer]]
     """Layers for each type, the linear one last."""
     fitting_residual: list[bool]
@@ -111,25 +115,20 @@ def assembled(parts: Parts) -> Tree:
 
 def _descriptor(parts: Parts) -> Tree:
     section, _ = check_supported(parts.section)
-    n_types = len(parts.type_map)
-    one_side = len(parts.embeddings) == n_types
-    if one_side and n_types == 1:  # the same either way
-        one_side = section.get("type_one_side") is True
-    tables = any(isinstance(e, dict) for e in parts.embeddings)
-    neuron, precision = _shape_of(parts.embeddings, section)
+    n_types, ndim = len(parts.type_map), 1 if parts.one_side else 2
+    resnet_dt, trainable = section.get("resnet_dt", False), section.get("trainable", True)
+    activation = section.get("activation_function", "tanh")
+    neuron, precision = _widths(parts, section)
     n_in = parts.fittings[0][0][0].shape[0]
     if n_in % neuron[-1]:
         raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
-    activation = section.get("activation_function", "tanh")
-    resnet_dt, trainable = section.get("resnet_dt", False), section.get("trainable", True)
-    ndim = 1 if one_side else 2
-    if tables:
-        embeddings = nodes.tabulated_embedding(parts.embeddings, ndim, n_types)  # type: ignore[arg-type]
+    if parts.tables is not None:
+        embeddings = nodes.tabulated_embedding(parts.tables, ndim, n_types)
     else:
+        absent = _zeros(neuron, resnet_dt, precision)
         networks = [
             nodes.embedding_network(
-                _layers(e or _zeros(neuron, resnet_dt, precision), activation, True, trainable),
-                resnet_dt,
+                _layers(e or absent, activation, [True] * len(neuron), trainable), resnet_dt
             )
             for e in parts.embeddings
         ]
@@ -142,7 +141,7 @@ def _descriptor(parts: Parts) -> Tree:
         "axis_neuron": n_in // neuron[-1],
         "resnet_dt": resnet_dt,
         "trainable": trainable,
-        "type_one_side": one_side,
+        "type_one_side": parts.one_side,
         "exclude_types": section.get("exclude_types") or [],
         "env_protection": section.get("env_protection", 0.0),
         "set_davg_zero": section.get("set_davg_zero", False),
@@ -153,19 +152,17 @@ def _descriptor(parts: Parts) -> Tree:
     return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
 
 
-def _shape_of(
-    embeddings: Sequence[list[Layer] | Tree | None], section: Tree
-) -> tuple[list[int], str]:
+def _widths(parts: Parts, section: Tree) -> tuple[list[int], str]:
     """Widths and precision of the embedding networks; of tables, as far as they tell."""
-    given = next((e for e in embeddings if e is not None), None)
-    if given is None:
-        raise PartsError("every pair of types is excluded")
-    if isinstance(given, dict):
-        coefficients = given["@variables"]["coefficients"]
-        neuron = section.get("neuron") or []
-        last = int(coefficients.shape[1])
-        return [*neuron[:-1], last], coefficients.dtype.name
-    return [int(w.shape[1]) for w, _, _ in given], given[0][0].dtype.name
+    for e in parts.embeddings:
+        if e is not None:
+            return [int(w.shape[1]) for w, _, _ in e], e[0][0].dtype.name
+    for table in parts.tables or []:
+        if table is not None:
+            coefficients = table["@variables"]["coefficients"]
+            hidden = (section.get("neuron") or [0])[:-1]
+            return [*hidden, int(coefficients.shape[1])], coefficients.dtype.name
+    raise PartsError("every pair of types is excluded")
 
 
 def _zeros(neuron: list[int], resnet_dt: bool, precision: str) -> list[Layer]:
@@ -178,14 +175,13 @@ def _zeros(neuron: list[int], resnet_dt: bool, precision: str) -> list[Layer]:
 
 
 def _layers(
-    found: Sequence[Layer], activation: str, residual: bool | list[bool], trainable: Any
+    found: Sequence[Layer], activation: str, residual: Sequence[bool], trainable: Any
 ) -> list[Tree]:
-    each = [residual] * len(found) if isinstance(residual, bool) else residual
     flags = trainable if isinstance(trainable, list) else [trainable] * len(found)
     if len(flags) < len(found):
         raise PartsError(f"'trainable' has {len(flags)} entries for {len(found)} layers")
     made = []
-    for (w, b, idt), connected, flag in zip(found, each, flags, strict=False):
+    for (w, b, idt), connected, flag in zip(found, residual, flags, strict=False):
         n_in, n_out = w.shape
         if not connected or n_out not in (n_in, 2 * n_in):
             idt = None  # kept in some files, but without a residual connection never used
@@ -202,9 +198,9 @@ def _fitting(parts: Parts) -> Tree:
     networks = []
     for layers in parts.fittings:
         hidden = _layers(layers[:-1], activation, parts.fitting_residual, trainable)
-        linear = _layers(layers[-1:], "none", False, trainable[-1:])
+        linear = _layers(layers[-1:], "none", [False], trainable[-1:])
         networks.append(nodes.fitting_network([*hidden, *linear], resnet_dt))
-    off = {
+    off: Tree = {
         "numb_fparam": 0,
         "numb_aparam": 0,
         "dim_case_embd": 0,

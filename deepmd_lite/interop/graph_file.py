@@ -7,8 +7,9 @@ its cutoffs are attributes of an operation, and rounded to float32 there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -127,6 +128,12 @@ def _parts(graph: _Graph) -> Parts:
         raise PartsError(f"expected one operation 'ProdEnvMatA', found {len(environment)}")
     fittings = [_fitting(graph, f"_type_{a}") for a in range(len(type_map))]
     sel, davg, dstd = _scales(graph, len(type_map), environment[0])
+    descriptor, n_types = section["descriptor"], len(type_map)
+    tables = _compressed(graph, descriptor, n_types)
+
+    def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
+        return [_embedding(graph, scope, b) for b in seen]
+
     return Parts(
         section=section,
         type_map=type_map,
@@ -135,7 +142,9 @@ def _parts(graph: _Graph) -> Parts:
         sel=sel,
         davg=davg,
         dstd=dstd,
-        embeddings=_embeddings(graph, section["descriptor"], len(type_map)),
+        one_side=_one_side(graph),
+        embeddings=[] if tables else _in_order(graph, descriptor, n_types, networks),
+        tables=tables,
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
         bias_atom_e=_bias(graph, len(type_map)),
@@ -178,7 +187,7 @@ def _scales(
     if "descrpt_attr/original_sel" in graph:
         original = graph.integers("descrpt_attr/original_sel")
     if original != sel:
-        if davg.any() or len(original) != n_types or not 0 < sum(original) < 1 << 20:
+        if davg.any() or len(original) != n_types or not 0 < sum(original) < 1 << 14:
             raise PartsError(f"sel was changed from {original} to {sel} with davg that is not 0")
         davg, dstd = (np.repeat(x[:, :1], sum(original), axis=1) for x in (davg, dstd))
     return original, davg, dstd
@@ -206,26 +215,28 @@ def _min_distance(graph: _Graph) -> float | None:
 
 # --- networks -------------------------------------------------------------------------------
 
+E = TypeVar("E")
 
-def _embeddings(
-    graph: _Graph, section: Tree, n_types: int
-) -> list[list[Layer] | Tree | None]:
-    """Networks or tables: of each neighbour type, or of (centre + neighbour · n_types)."""
-    one_side = any(name.startswith("filter_type_all/") for name in graph.nodes)
+
+def _one_side(graph: _Graph) -> bool:
+    return any(name.startswith("filter_type_all/") for name in graph.nodes)
+
+
+def _in_order(
+    graph: _Graph, section: Tree, n_types: int, of: Callable[[str, list[int]], list[E]]
+) -> list[E | None]:
+    """What `of` finds in each scope for the neighbour types that it lists, at their places.
+
+    By neighbour type, or centre + neighbour · n_types; None for an excluded pair.
+    """
+    if _one_side(graph):
+        return list(of("filter_type_all", list(range(n_types))))
     excluded = _excluded(section)
-    found: list[list[Layer] | Tree | None] = [None] * (n_types if one_side else n_types**2)
-    tables = _tables(graph)
-    for a in range(1 if one_side else n_types):
-        scope = "filter_type_all" if one_side else f"filter_type_{a}"
-        seen = [b for b in range(n_types) if one_side or (a, b) not in excluded]
-        if tables and len(tables.get(scope, [])) != len(seen):
-            raise PartsError(f"{len(tables.get(scope, []))} tables in '{scope}' for {len(seen)}")
-        for k, b in enumerate(seen):
-            number = b if one_side else a + b * n_types
-            if tables:
-                found[number] = tables[scope][k]
-            else:
-                found[number] = _embedding(graph, scope, b)
+    found: list[E | None] = [None] * n_types**2
+    for a in range(n_types):
+        seen = [b for b in range(n_types) if (a, b) not in excluded]
+        for b, element in zip(seen, of(f"filter_type_{a}", seen), strict=True):
+            found[a + b * n_types] = element
     return found
 
 
@@ -240,21 +251,18 @@ def _excluded(section: Tree) -> set[tuple[int, int]]:
 def _embedding(graph: _Graph, scope: str, neighbor: int) -> list[Layer]:
     layers: list[Layer] = []
     width = 1
-    while True:
-        number = f"{len(layers) + 1}_{neighbor}"
-        if layers and f"{scope}/matrix_{number}" not in graph:
-            return layers
-        layer = _layer(graph, *(f"{scope}/{kind}_{number}" for kind in _KINDS), width=width)
-        layers.append(layer)
-        width = layer[0].shape[1]
+    while not layers or f"{scope}/matrix_{len(layers) + 1}_{neighbor}" in graph:
+        names = f"{scope}/{{}}_{len(layers) + 1}_{neighbor}"
+        layers.append(_layer(graph, names, width))
+        width = layers[-1][0].shape[1]
+    return layers
 
 
-_KINDS = ("matrix", "bias", "idt")
-
-
-def _layer(graph: _Graph, matrix: str, bias: str, idt: str, width: int) -> Layer:
-    w = graph.array(matrix, (width, -1))
+def _layer(graph: _Graph, names: str, width: int) -> Layer:
+    """`names` has a place for 'matrix', 'bias', 'idt'; `width` of the input, or -1."""
+    w = graph.array(names.format("matrix"), (width, -1))
     n = w.shape[1]
+    bias, idt = names.format("bias"), names.format("idt")
     b = graph.array(bias, (n,)) if bias in graph else None
     step = None
     if idt in graph:  # (1, n) in an embedding, (n,) in a fitting net
@@ -266,13 +274,11 @@ def _fitting(graph: _Graph, suffix: str) -> list[Layer]:
     layers: list[Layer] = []
     width = -1
     while not layers or f"layer_{len(layers)}{suffix}/matrix" in graph:
-        scope = f"layer_{len(layers)}{suffix}"
-        layers.append(_layer(graph, *(f"{scope}/{kind}" for kind in _KINDS), width=width))
+        layers.append(_layer(graph, f"layer_{len(layers)}{suffix}/{{}}", width))
         width = layers[-1][0].shape[1]
-    scope = f"final_layer{suffix}"
-    layers.append(_layer(graph, *(f"{scope}/{kind}" for kind in _KINDS), width=width))
+    layers.append(_layer(graph, f"final_layer{suffix}/{{}}", width))
     if layers[-1][0].shape[1] != 1:
-        raise PartsError(f"'{scope}/matrix' has {layers[-1][0].shape[1]} outputs, expected 1")
+        raise PartsError(f"'final_layer{suffix}/matrix' has more than one output")
     return layers
 
 
@@ -292,24 +298,28 @@ def _fitting_residual(layers: list[Layer]) -> list[bool]:
 # --- tables ---------------------------------------------------------------------------------
 
 
-def _tables(graph: _Graph) -> dict[str, list[Tree]]:
-    """Tables of a compressed model by scope, in the order of the neighbour types."""
-    found: dict[str, list[tuple[int, Tree]]] = {}
+def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None] | None:
+    """Tables in the order of `_in_order`; None for a model that has none."""
+    scopes: dict[str, dict[int, Tree]] = {}
     for node in graph.of("TabulateFusionSeA", "TabulateFusion"):
         scope, _, name = node.name.rpartition("/")
-        _, _, number = name.partition("_")
-        if not number.isdigit() and number or len(node.inputs) < 2:
+        number = name.partition("_")[2] or "0"  # NAME, NAME_1, …: in the order of neighbour types
+        if not number.isdecimal() or len(node.inputs) < 2:
             raise PartsError(f"the table of '{node.name}' is not understood")
-        width = node.integer("last_layer_size")
         coefficients = graph.array(node.inputs[0], (-1, -1))
         info = graph.array(node.inputs[1], (-1,))
         try:
-            table = nodes.table(info, coefficients, width)
+            table = nodes.table(info, coefficients, node.integer("last_layer_size"))
         except ValueError as e:
             raise PartsError(f"'{node.name}': {e}") from None
-        found.setdefault(scope, []).append((int(number or 0), table))
-    return {scope: [t for _, t in sorted(each, key=_first)] for scope, each in found.items()}
+        scopes.setdefault(scope, {})[int(number)] = table
+    if not scopes:
+        return None
 
+    def tables(scope: str, seen: list[int]) -> list[Tree]:
+        found = scopes.get(scope, {})
+        if len(found) != len(seen):
+            raise PartsError(f"{len(found)} tables in '{scope}', expected {len(seen)}")
+        return [table for _, table in sorted(found.items())]
 
-def _first(pair: tuple[int, Any]) -> int:
-    return pair[0]
+    return _in_order(graph, section, n_types, tables)

@@ -106,7 +106,7 @@ def table(info: np.ndarray, coefficients: np.ndarray, width: int) -> Tree:
     if info.size < 5 or coefficients.ndim != 2 or coefficients.shape[1] != 6 * width:
         raise ValueError(f"a table of shape {coefficients.shape} for {width} features")
     lower, upper, top, stride0, stride1 = (float(x) for x in info.reshape(-1)[:5])
-    if not (np.isfinite(info).all() and lower < upper <= top and 0 < stride0 and 0 < stride1):
+    if not (np.isfinite(info).all() and lower < upper <= top and stride0 > 0 and stride1 > 0):
         raise ValueError(f"a table with lower, upper, max and strides {info.tolist()}")
     expected = round((upper - lower) / stride0) + (top - upper) / stride1
     if abs(expected - len(coefficients)) > 1.001:

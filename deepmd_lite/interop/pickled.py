@@ -1,9 +1,9 @@
 """Archives of `torch.save` and `torch.jit.save`, read as plain data.
 
-Both are zip files whose `data.pkl` describes objects and whose `data/N` hold the arrays. The pickle
-is interpreted here, opcode by opcode, with the few constructors that weights need: nothing in it can
-import, call or execute anything, and the TorchScript code beside it is not touched. (Loading with
-`torch.jit.load` would run the code of `__setstate__` methods.)
+Both are zip files whose `data.pkl` describes objects and whose `data/N` hold the arrays. The
+pickle is interpreted here, opcode by opcode, with the few constructors that weights need: nothing
+in it can import, call or execute anything, and the TorchScript code beside it is not touched.
+(Loading with `torch.jit.load` would run the code of `__setstate__` methods.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 MOST_PICKLED = 1 << 25
 """Bytes of `data.pkl`; that of a model with 100 elements and a network for each pair has less."""
 
-_STORAGE = {
+_STORAGE: dict[str, np.dtype] = {
     "torch DoubleStorage": np.dtype("<f8"),
     "torch FloatStorage": np.dtype("<f4"),
     "torch HalfStorage": np.dtype("<f2"),
@@ -100,7 +100,9 @@ class Archive:
             raise ArchiveError(f"byte order {order[:20]!r} is not supported")
         pickled = self.read("data.pkl")
         if len(pickled) > MOST_PICKLED:
-            raise ArchiveError(f"'data.pkl' has {len(pickled)} bytes, a model at most {MOST_PICKLED}")
+            raise ArchiveError(
+                f"'data.pkl' has {len(pickled)} bytes, a model at most {MOST_PICKLED}"
+            )
         return _Machine(self).run(pickled)
 
     def storage(self, kind: str, key: str, length: int) -> np.ndarray:

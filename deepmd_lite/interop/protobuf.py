@@ -19,7 +19,7 @@ MOST_ELEMENTS = 1 << 24
 MOST_DIMENSIONS = 8
 
 # DataType → numpy type, field of the values where they are not raw bytes, its wire type
-_TYPES = {
+_TYPES: dict[int, tuple[np.dtype, int, int]] = {
     1: (np.dtype("<f4"), 5, FIXED32),
     2: (np.dtype("<f8"), 6, FIXED64),
     3: (np.dtype("<i4"), 7, VARINT),

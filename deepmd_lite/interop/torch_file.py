@@ -105,20 +105,29 @@ def _parts(state: _State, section: Tree) -> Parts:
     n_types = len(type_map)
     if not isinstance(sel, list) or len(sel) != n_types or not _counts(sel):
         raise PartsError("model/descriptor/sel is not a list of one number for each type")
-    cutoffs = [descriptor.get(key, default) for key, default in _CUTOFFS.items()]
-    if not all(isinstance(r, (int, float)) for r in cutoffs):
+    rcut, smooth = (descriptor.get(key) for key in ("rcut", "rcut_smth"))
+    if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
         raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
     slots = (n_types, sum(sel), 4)
+    prefix = f"{_DESCRIPTOR}.filter_layers"
+    last = f"{prefix}.networks.{n_types**2 - 1}.layers.0.matrix"
+    two_sided = state.find(last) is not None
+    if n_types == 1:  # the same networks either way
+        two_sided = descriptor.get("type_one_side") is not True
     fittings = [_network(state, f"{_FITTING}.filter_layers", a) for a in range(n_types)]
     return Parts(
         section=section,
         type_map=type_map,
-        rcut=float(cutoffs[0]),
-        rcut_smth=float(cutoffs[1]),
+        rcut=float(rcut),
+        rcut_smth=float(smooth),
         sel=sel,
         davg=state.array(f"{_DESCRIPTOR}.mean", slots),
         dstd=state.array(f"{_DESCRIPTOR}.stddev", slots),
-        embeddings=_embeddings(state, n_types),
+        one_side=not two_sided,
+        embeddings=[
+            _network(state, prefix, k, 1) for k in range(n_types**2 if two_sided else n_types)
+        ],
+        tables=None,
         fittings=fittings,
         fitting_residual=[True] * (len(fittings[0]) - 1),
         bias_atom_e=state.array(f"{_FITTING}.bias_atom_e", (n_types, 1)),
@@ -130,7 +139,6 @@ def _parts(state: _State, section: Tree) -> Parts:
 
 _DESCRIPTOR = "atomic_model.descriptor.sea"
 _FITTING = "atomic_model.fitting_net"
-_CUTOFFS = {"rcut": None, "rcut_smth": None}
 
 
 def _counts(sel: list[Any]) -> bool:
@@ -145,13 +153,6 @@ def _min_distance(state: _State) -> float | None:
     return value if value > 0 else None
 
 
-def _embeddings(state: _State, n_types: int) -> list[list[Layer] | Tree | None]:
-    prefix = f"{_DESCRIPTOR}.filter_layers"
-    last = n_types**2 - 1
-    two_sided = state.find(f"{prefix}.networks.{last}.layers.0.matrix") is not None
-    return [_network(state, prefix, k, 1) for k in range(n_types**2 if two_sided else n_types)]
-
-
 def _network(state: _State, prefix: str, number: int, width: int = -1) -> list[Layer]:
     layers: list[Layer] = []
     while True:
@@ -161,7 +162,9 @@ def _network(state: _State, prefix: str, number: int, width: int = -1) -> list[L
         w = state.array(f"{place}.matrix", (width, -1))
         width = w.shape[1]
         b, idt = (
-            None if state.find(f"{place}.{key}") is None else state.array(f"{place}.{key}", (width,))
+            None
+            if state.find(f"{place}.{key}") is None
+            else state.array(f"{place}.{key}", (width,))
             for key in ("bias", "idt")
         )
         layers.append((w, b, idt))

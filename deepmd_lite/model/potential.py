@@ -119,8 +119,8 @@ class Potential(nn.Module):
         """
         if not isinstance(self.embedding, Embedding):
             raise InputError(
-                "the embedding of this model is a table without networks, as of a compressed model: "
-                "it can be evaluated but not trained or exported; convert the uncompressed model"
+                "the embedding of this model is a table without networks, as of a compressed "
+                "model: it cannot be trained or exported; convert the uncompressed model"
             )
         return self.embedding
 

@@ -25,14 +25,16 @@ N_ATOMS = 18
 TYPES = [0, 1, 1] * (N_ATOMS // 3)
 
 SECTIONS = {
-    # the first three for TensorFlow, the others for PyTorch
     "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
     "one_sided.pb": {"type_one_side": True},
+    "excluded.pb": {"exclude_types": [[0, 0]]},
     "single.pb": {"type_one_side": True, "precision": "float32", "set_davg_zero": True},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
 }
-COMPRESSED = ("one_sided.pb", "one_sided.pth")
+COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth")
+ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
+"""Of these the plain file is not kept."""
 CHECKPOINT = "two_sided.pth"
 
 
@@ -148,7 +150,10 @@ def plain(value):
 def save_file(model, target):
     """The model file, packed; TorchScript without the source positions that make most of it."""
     if model.suffix == ".pth":
-        with zipfile.ZipFile(model) as found, zipfile.ZipFile(model.with_suffix(".zip"), "w") as new:
+        with (
+            zipfile.ZipFile(model) as found,
+            zipfile.ZipFile(model.with_suffix(".zip"), "w") as new,
+        ):
             for member in found.infolist():
                 if not member.filename.endswith(".debug_pkl"):
                     new.writestr(member.filename, found.read(member))
@@ -192,12 +197,12 @@ def main():
                 save_tree(model, target)
             if name in COMPRESSED:
                 compressed = name.replace(".", "_compressed.")
-                words = ["-i", name, "-o", compressed, "-s", "0.05", "-e", "2"]
+                words = ["-i", name, "-o", compressed, "-s", "0.1", "-e", "2"]
                 dp(backend, "compress", *words, "-t", "input.json", folder=folder)
                 save_results(folder / compressed, target / f"{compressed}.npz")
                 models.append(folder / compressed)
-                if suffix == ".pth":  # the compressed file holds the networks as well
-                    models.pop(0)
+            if name in ONLY_COMPRESSED:
+                models.pop(0)
             for model in models:
                 save_file(model, target)
         print(name, flush=True)
