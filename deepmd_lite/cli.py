@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_md(verbs)
     _add_plot(verbs)
     _add_info(verbs)
+    _add_convert(verbs)
     return parser
 
 
@@ -293,6 +294,34 @@ def _info_of_model(args: argparse.Namespace) -> int:
     print(
         f"units: eV, Å; stress = -virial/volume, tension positive; 1 eV/Å³ = {EV_PER_A3_IN_GPA} GPa"
     )
+    return 0
+
+
+# --- convert --------------------------------------------------------------------------------
+
+
+def _add_convert(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("convert", help="models of DeePMD-kit in and out", epilog=EPILOG)
+    p.add_argument("source", type=Path, metavar="IN", help="a model of either program")
+    p.add_argument("target", type=Path, metavar="OUT", help="its suffix says the kind of file")
+    p.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="EV_PER_A",
+        help="largest error of forces by the table of a .dpl file (default: 1e-9; of a float32 "
+        "model 1e-6)",
+    )
+    p.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    p.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .interop import convert
+
+    potential, notes = convert(args.source, args.target, args.tolerance)
+    if not args.quiet:
+        print(f"{args.target}: {' '.join(potential.type_map)}, {potential.precision}")
+        print("\n".join(notes))
     return 0
 
 

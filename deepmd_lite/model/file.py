@@ -59,8 +59,10 @@ def measure_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
     }
 
 
-def refine_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
-    """Shrink the node spacing until forces on `env` are within `TABLE_TOLERANCE` of the networks'.
+def refine_table(
+    potential: Potential, env: LocalEnv, tolerance: float = TABLE_TOLERANCE
+) -> dict[str, float]:
+    """Shrink the node spacing until forces on `env` are within `tolerance` eV/Å of the networks'.
 
     The error of a force falls with the fifth power of the spacing (a quintic's slope), from which
     the next spacing follows, at least half the one before.
@@ -72,8 +74,8 @@ def refine_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
     potential.to_precision("float64")
     try:
         error = measure_table(potential, env)
-        while error["force_ev_per_a"] > TABLE_TOLERANCE and potential.grid.n_intervals < FINEST:
-            factor = 1.1 * (error["force_ev_per_a"] / TABLE_TOLERANCE) ** 0.2
+        while error["force_ev_per_a"] > tolerance and potential.grid.n_intervals < FINEST:
+            factor = 1.1 * (error["force_ev_per_a"] / tolerance) ** 0.2
             potential.grid = potential.grid.refined(min(2.0, factor))
             error = measure_table(potential, env)
     finally:
@@ -99,7 +101,7 @@ def save_model(
         "provenance": provenance or {},
     }
     with torch.no_grad():
-        nodes = torch.stack(potential.embedding.jet(potential.grid.nodes()), dim=2)
+        nodes = torch.stack(potential.jet(), dim=2)
     arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()}
     arrays["table.nodes"] = nodes.contiguous()
     if isinstance(potential.embedding, TabulatedEmbedding):

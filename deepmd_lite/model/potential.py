@@ -16,9 +16,10 @@ from torch import nn
 from .. import kernels
 from ..kernels import reference
 from ..system import Evaluation, InputError, LocalEnv
+from .activations import Jet
 from .config import ModelConfig
 from .networks import Embedding, Fitting
-from .statistics import Statistics
+from .statistics import Statistics, seen_pairs
 from .table import Grid, hermite_coefficients
 from .tabulated import TabulatedEmbedding
 
@@ -68,6 +69,9 @@ class Potential(nn.Module):
         self.embedding = embedding or Embedding(
             copies, 1, d.neuron, d.activation_function, d.resnet_dt, _generator(seed, d.seed, 1)
         )
+        self._seen = seen_pairs(d.exclude_types, n_types)
+        # excluding (a, b) distinguishes centres, so that every pair needs a table of its own
+        self._one_side = d.type_one_side and self._seen is None
         generator = _generator(seed, f.seed, 2)
         n_in = d.neuron[-1] * d.axis_neuron
         self.fitting = nn.ModuleList(
@@ -148,23 +152,46 @@ class Potential(nn.Module):
             rcut_smth=d.rcut_smth,
             davg=self.davg,
             dstd=self.dstd,
-            type_one_side=d.type_one_side,
+            type_one_side=self._one_side,
             table_start=self.grid.start,
             table_spacing=self.grid.spacing,
         )
+
+    def jet(self) -> Jet:
+        """Value, first and second derivative of every table at its nodes, (n_tables, n_nodes, M).
+
+        Differentiable in the weights; zero for pairs of types that do not see each other.
+        """
+        jet = self.embedding.jet(self.grid.nodes())
+        if self._seen is None:
+            return jet
+        network, seen = self._networks(), self._seen[:, None, None]
+        return jet[0][network] * seen, jet[1][network] * seen, jet[2][network] * seen
 
     def coefficients(self) -> torch.Tensor:
         """Table coefficients from the networks, differentiable in their weights."""
         if self._frozen is not None:
             return self._frozen
-        jet = self.embedding.jet(self.grid.nodes())
-        return hermite_coefficients(jet, self.grid.spacing).to(self.dtype)
+        return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
+
+    def _exact_values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
+        """(n_edges, M) float64: what the tables approximate."""
+        if self._seen is None:
+            return self.embedding.values(table_e, s_e)
+        values = self.embedding.values(self._networks()[table_e], s_e)
+        return values * self._seen[table_e][:, None]
+
+    def _networks(self) -> torch.Tensor:
+        """(n_types²,): embedding network of each (centre, neighbour) pair of types."""
+        n = len(self.type_map)
+        pair = torch.arange(n * n)
+        return pair % n if self.config.descriptor.type_one_side else pair
 
     def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Table number and s̃ of an empty slot, for each (centre, neighbour) pair of types."""
         n = len(self.type_map)
         a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-        table = b if self.config.descriptor.type_one_side else a * n + b
+        table = b if self._one_side else a * n + b
         return table, self.empty_slot[a]
 
     def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -251,7 +278,7 @@ class Potential(nn.Module):
         """As `energies`, with the embedding networks at every pair instead of the table."""
         types = env.types[: env.n_local]
         raw, counts = reference.moments_of(
-            self.embedding.values,
+            self._exact_values,
             positions,
             env.types,
             env.offsets,
@@ -260,7 +287,7 @@ class Potential(nn.Module):
             torch.float64,
         )
         table, s = self._slots()
-        empty = self.embedding.values(table, s) * s[:, None]
+        empty = self._exact_values(table, s) * s[:, None]
         moments = self._normalised(raw, counts, types, empty)
         return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
 

@@ -27,7 +27,7 @@ LAYER = {
     "__main__": 6,
 }
 ONLY_IN = {
-    "h5py": {"md/trajectory/h5md.py"},
+    "h5py": {"interop/dp_file.py", "md/trajectory/h5md.py"},
     "mpi4py": {"md/comm.py"},
     "torch.distributed": {"training/parallel.py"},
 }

@@ -1,0 +1,133 @@
+"""From a model of DeePMD-kit to one of ours, and back.
+
+Which way, and which kind of file, follows from the suffixes. A converted model gets a table as any
+other; since there are no data to measure its error on, that is done on a gas of atoms as dense as
+`sel` says and with all distances down to the smallest in the training data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model import Potential, load_model, refine_table, save_model
+from ..neighbors import periodic_env
+from ..system import InputError, LocalEnv, ModelFileError
+from .deepmd_kit import potential_from_tree
+from .dp_file import read_dp, read_yaml, write_dp, write_yaml
+from .export import tree_of
+
+OWN = ".dpl"
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".dp": read_dp,
+    ".yaml": read_yaml,
+    ".yml": read_yaml,
+}
+WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+    ".dp": write_dp,
+    ".yaml": write_yaml,
+    ".yml": write_yaml,
+}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-6}
+"""eV/Å: largest error of a force that the table of a converted model may cause."""
+
+
+def convert(
+    source: str | Path, target: str | Path, tolerance: float | None = None
+) -> tuple[Potential, list[str]]:
+    """Convert the model file `source` to `target`, one of which is ours (`.dpl`).
+
+    `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. Returns the
+    potential and what a user should know of the new file, one line each. Raises ModelFileError for
+    a file that cannot be read or holds a model that cannot be expressed, InputError for suffixes
+    that are not known.
+    """
+    source, target = Path(source), Path(target)
+    kinds = (source.suffix.lower(), target.suffix.lower())
+    if kinds[0] == OWN and kinds[1] in WRITERS:
+        return _exported(source, target)
+    if kinds[1] == OWN and kinds[0] in READERS:
+        return _imported(source, target, tolerance)
+    raise InputError(
+        f"{source} → {target}: expected one file of deepmd_lite (.dpl) and one of DeePMD-kit: "
+        f"to read {', '.join(READERS)}; to write {', '.join(WRITERS)}"
+    )
+
+
+def _imported(source: Path, target: Path, tolerance: float | None) -> tuple[Potential, list[str]]:
+    tree = READERS[source.suffix.lower()](source)
+    potential = potential_from_tree(tree, str(source))
+    wanted = tolerance or TOLERANCE[potential.precision]
+    error = refine_table(potential, gas(potential), wanted)
+    if not math.isfinite(error["force_ev_per_a"]):
+        raise ModelFileError(f"{source}: the forces of the model are not finite")
+    save_model(potential, target, _provenance(source, tree))
+    notes = [
+        f"table of {potential.grid.n_intervals} intervals: forces within "
+        f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
+        "eV/atom of the networks",
+        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element; here all count",
+    ]
+    if error["force_ev_per_a"] > wanted:
+        notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
+    return potential, notes
+
+
+def _exported(source: Path, target: Path) -> tuple[Potential, list[str]]:
+    potential = load_model(source)
+    try:
+        tree = tree_of(potential)
+    except InputError as e:
+        raise InputError(f"{source}: {e}") from None
+    WRITERS[target.suffix.lower()](target, tree)
+    return potential, [
+        f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
+        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element within "
+        f"{potential.rcut} Å, the nearest ones",
+    ]
+
+
+def _provenance(source: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """What `dpl info` tells of the origin."""
+    script = tree.get("model_def_script")
+    found = {
+        "converted from": source.name,
+        "SHA-256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "DeePMD-kit": tree.get("version", "version unknown"),
+        "backend": tree.get("backend", "unknown"),
+        "model_def_script": script,
+    }
+    loss = script.get("loss") if isinstance(script, dict) else None
+    if isinstance(loss, dict):
+        prefactors = [loss.get(f"{which}_pref_v", 0) for which in ("start", "limit")]
+        found["virials trained"] = any(isinstance(p, (int, float)) and p > 0 for p in prefactors)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def gas(potential: Potential, n_atoms: int = 96, seed: int = 0) -> LocalEnv:
+    """Atoms of all types at random, as dense as the material that `sel` was chosen for.
+
+    None are nearer than the smallest distance in the training data, and all greater distances
+    occur, so that the tables are met everywhere between there and the cutoff.
+    """
+    rng = np.random.default_rng(seed)
+    sphere = 4.0 / 3.0 * math.pi * potential.rcut**3
+    nearest = potential.min_distance
+    # `sel` leaves room over the largest count; hard spheres fill at most a fifth of the cell
+    density = min(sum(potential.sel) / 1.5 / sphere, 0.4 / nearest**3)
+    length = (n_atoms / density) ** (1 / 3)
+    places = np.empty((0, 3))
+    while len(places) < n_atoms:
+        place = length * rng.random(3)
+        vectors = places - place
+        vectors -= length * np.round(vectors / length)
+        if (np.linalg.norm(vectors, axis=1) >= nearest).all():
+            places = np.vstack([places, place])
+    types = np.arange(n_atoms) % len(potential.type_map)
+    cell = length * np.eye(3)
+    return periodic_env(places, cell, np.ones(3, dtype=bool), types, potential.rcut).env
