@@ -16,8 +16,10 @@ import torch
 from ..model import ModelConfig, Potential, Statistics
 from ..model.activations import ACTIVATIONS
 from ..model.file import FINEST
+from ..model.potential import TABLE_REACH
 from ..schema import parse
 from ..system import InputError, ModelFileError
+from .tables import tabulated_embedding
 from .tree import Node
 
 DEFAULT_DISTANCE = 0.6
@@ -39,12 +41,18 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
     config = _config(model, _exclusions(root, davg))
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
-    arrays = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+    arrays, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
+    if tabulated is None:
+        arrays = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+    else:
+        nearest = max(TABLE_REACH * statistics.min_distance, tabulated[1])
+        config.table.min_distance = nearest
     for a, network in enumerate(_collection(fitting.node("nets"), 1, n_types)):
         found = _fitting(config, fitting, network)
         arrays |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
-        potential = Potential(config, statistics, seed=None)
+        embedding = None if tabulated is None else tabulated[0]
+        potential = Potential(config, statistics, seed=None, embedding=embedding)
     if potential.grid.n_intervals > FINEST:
         raise descriptor.node("@variables").refusal(
             "dstd", f"too small for a table: {dstd[:, 0].tolist()}"

@@ -27,7 +27,8 @@ _FLOATS = ("float16", "float32", "float64")
 def read_graph(path: str | Path) -> Tree:
     """The tree of DeePMD-kit's `.dp` for the frozen graph in `path`.
 
-    The embedding of a compressed model is a `TabulatedEmbedding` (see `nodes`). Raises
+    Its `training_script` is the whole input of the training, as far as the graph has it. The
+    embedding of a compressed model is a `TabulatedEmbedding` (see `nodes`). Raises
     ModelFileError for a file that is missing, damaged, not a graph of DeePMD-kit, or of a model
     that is not supported.
     """
@@ -46,7 +47,8 @@ def read_graph(path: str | Path) -> Tree:
             "copy it again from where it was written"
         ) from None
     try:
-        return {"backend": "TensorFlow", **assembled(_parts(graph))}
+        parts, script = _parts(graph)
+        return {"backend": "TensorFlow", **assembled(parts), "training_script": script}
     except (WireError, PartsError) as e:
         raise ModelFileError(f"{path}: {e}") from None
 
@@ -111,7 +113,8 @@ class _Graph:
         return [int(n) for n in value.reshape(-1)]
 
 
-def _parts(graph: _Graph) -> Parts:
+def _parts(graph: _Graph) -> tuple[Parts, Tree]:
+    """What the graph holds, and its training script."""
     if "model_attr/tmap" not in graph or "descrpt_attr/rcut" not in graph:
         raise PartsError(
             "a graph of TensorFlow, but not a model of DeePMD-kit (no 'descrpt_attr/rcut')"
@@ -134,7 +137,7 @@ def _parts(graph: _Graph) -> Parts:
     def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
         return [_embedding(graph, scope, b) for b in seen]
 
-    return Parts(
+    parts = Parts(
         section=section,
         type_map=type_map,
         rcut=environment[0].number("rcut_r"),
@@ -152,6 +155,7 @@ def _parts(graph: _Graph) -> Parts:
         out_std=_out_statistics(graph, "t_out_std", len(type_map), 1.0),
         min_nbor_dist=_min_distance(graph),
     )
+    return parts, script
 
 
 def _script(graph: _Graph) -> Tree:
