@@ -8,6 +8,7 @@ unfinished input whose defaults have changed since.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,15 +60,39 @@ class Parts:
     """Å."""
 
 
-def section_of(script: str | bytes | Tree) -> Tree:
-    """The `model` section, from JSON or from a mapping. Raises PartsError."""
+def brief(error: Exception) -> str:
+    """The message of an error as one short line: a damaged file may have put anything in it."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def section_of(script: str | Tree) -> Tree:
+    """A section of an input file, from JSON or a mapping. Raises PartsError."""
     try:
-        section = script if isinstance(script, dict) else json.loads(script)
+        section = json.loads(script) if isinstance(script, str) else script
     except (ValueError, RecursionError):
         raise PartsError("its training script is not JSON") from None
     if not isinstance(section, dict):
         raise PartsError("its training script is not a mapping")
-    return section
+    return _plain(section, Counter(), 0)
+
+
+MOST_VALUES, MOST_DEPTH = 100_000, 20
+"""Of a training script; the longest have some hundred values."""
+
+
+def _plain(value: Any, counted: Counter, depth: int) -> Any:
+    """A copy of JSON's types alone: a pickle may hold others, or refer to itself."""
+    counted["values"] += 1
+    if counted["values"] > MOST_VALUES or depth > MOST_DEPTH:
+        raise PartsError("its training script is larger than any")
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(inner, counted, depth + 1) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, counted, depth + 1) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise PartsError(f"its training script holds a value of {type(value).__name__}")
 
 
 def check_supported(section: Tree) -> tuple[Tree, Tree]:

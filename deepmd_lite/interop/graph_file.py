@@ -15,7 +15,7 @@ import numpy as np
 
 from ..system import ModelFileError
 from . import nodes
-from .assembly import Layer, Parts, PartsError, assembled, check_supported, section_of
+from .assembly import Layer, Parts, PartsError, assembled, brief, check_supported, section_of
 from .nodes import Tree
 from .protobuf import Node, WireError, graph_nodes
 
@@ -43,14 +43,14 @@ def read_graph(path: str | Path) -> Tree:
         graph = _Graph(graph_nodes(memoryview(data)))
     except WireError as e:
         raise ModelFileError(
-            f"{path}: not a frozen graph of TensorFlow ({len(data)} bytes): {e}; "
+            f"{path}: not a frozen graph of TensorFlow ({len(data)} bytes): {brief(e)}; "
             "copy it again from where it was written"
         ) from None
     try:
         parts, script = _parts(graph)
         return {"backend": "TensorFlow", **assembled(parts), "training_script": script}
     except (WireError, PartsError) as e:
-        raise ModelFileError(f"{path}: {e}") from None
+        raise ModelFileError(f"{path}: {brief(e)}") from None
 
 
 class _Graph:

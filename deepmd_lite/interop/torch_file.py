@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..system import ModelFileError
-from .assembly import Layer, Parts, PartsError, assembled, check_supported, section_of
+from .assembly import Layer, Parts, PartsError, assembled, brief, check_supported, section_of
 from .nodes import Tree
 from .pickled import Archive, ArchiveError, Module
 
@@ -35,14 +35,14 @@ def read_torch(path: str | Path) -> Tree:
         raise ModelFileError(f"{path}: cannot be read: {e.strerror or e}") from None
     except ArchiveError as e:
         raise ModelFileError(
-            f"{path}: not a model file of PyTorch ({size} bytes): {e}; "
+            f"{path}: not a model file of PyTorch ({size} bytes): {brief(e)}; "
             "copy it again from where it was written"
         ) from None
     try:
         state, section = _opened(root)
         return {"backend": "PyTorch", **assembled(_parts(state, section))}
     except PartsError as e:
-        raise ModelFileError(f"{path}: {e}") from None
+        raise ModelFileError(f"{path}: {brief(e)}") from None
 
 
 class _State:
@@ -94,7 +94,7 @@ def _opened(root: Any) -> tuple[_State, Tree]:
         raise PartsError("a checkpoint of PyTorch, but not of a training of DeePMD-kit")
     if "model_dict" in section:
         raise PartsError("a checkpoint of several tasks is not supported; freeze one with `--head`")
-    return _State(state, _CHECKPOINT), section
+    return _State(state, _CHECKPOINT), section_of(section)
 
 
 def _parts(state: _State, section: Tree) -> Parts:

@@ -1,5 +1,6 @@
 """Damaged, foreign and malicious files: one line each, nothing executed, nothing huge."""
 
+import copy
 import io
 import os
 import pickle
@@ -320,3 +321,47 @@ def test_changed_pickles(name, data, originals, tmp_path):
             if "/code/" not in member.filename:
                 made.writestr(member.filename, bytes(content))
     accepted_or_refused(path)
+
+
+# --- training scripts -----------------------------------------------------------------------
+
+strange = st.sampled_from(
+    [None, True, -1, 0, 10**30, 1.5, float("nan"), "x", "", [], [0], [[0, 1]], {}, {"a": 1}, [None]]
+)
+
+
+def places(value, path=()):
+    """Paths to every value inside mappings and lists."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@MUTATIONS
+@given(data=st.data())
+def test_changed_training_scripts(data, originals, tmp_path):
+    """A checkpoint whose `model` section has some value of another kind."""
+    state = torch.load(io.BytesIO(originals["two_sided.pt"]), weights_only=True)
+    section = state["model"]["_extra_state"]["model_params"]
+    for _ in range(data.draw(st.integers(1, 2))):
+        *parents, last = data.draw(st.sampled_from(list(places(section))))
+        target = section
+        for key in parents:
+            target = target[key]
+        target[last] = copy.deepcopy(data.draw(strange))
+    torch.save(state, tmp_path / "changed.pt")
+    accepted_or_refused(tmp_path / "changed.pt")
+
+
+def test_a_training_script_that_holds_itself(originals, tmp_path):
+    state = torch.load(io.BytesIO(originals["two_sided.pt"]), weights_only=True)
+    section = state["model"]["_extra_state"]["model_params"]
+    section["info"] = {"again": section}
+    torch.save(state, tmp_path / "ring.pt")
+    assert "larger than any" in refused(tmp_path / "ring.pt")
