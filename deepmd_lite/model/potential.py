@@ -302,12 +302,16 @@ class Potential(nn.Module):
     def _fitting(self) -> kernels.Fitting:
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""
         d = self.config.descriptor
+        activation = self.config.fitting_net.activation_function
+        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, self.networks())
+
+    def networks(self) -> list[kernels.Network]:
+        """The network from descriptor to energy of each element, without its bias."""
         networks = []
         for fitting in self.fitting:
             assert isinstance(fitting, Fitting)
             networks.append(fitting.as_network())
-        activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, networks)
+        return networks
 
 
 def _generator(
