@@ -1,6 +1,6 @@
 """From a model of DeePMD-kit to one of ours, and back.
 
-Which way, and which kind of file, follows from the suffixes. A converted model gets a table as any
+Which way follows from the suffixes. A converted model gets a table as any
 other; since there are no data to measure its error on, that is done on a gas of atoms as dense as
 `sel` says and with all distances down to the smallest in the training data.
 """
@@ -26,7 +26,10 @@ from .graph_file import read_graph
 from .torch_file import read_torch
 
 OWN = ".dpl"
-READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+HDF5 = b"\x89HDF\r\n\x1a\n"
+Reader = Callable[[Path], dict[str, Any]]
+Writer = Callable[[Path, dict[str, Any]], None]
+READERS: dict[str, Reader] = {
     ".dp": read_dp,
     ".yaml": read_yaml,
     ".yml": read_yaml,
@@ -34,7 +37,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".pth": read_torch,
     ".pt": read_torch,
 }
-WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+WRITERS: dict[str, Writer] = {
     ".dp": write_dp,
     ".yaml": write_yaml,
     ".yml": write_yaml,
@@ -54,19 +57,30 @@ def convert(
     that are not known.
     """
     source, target = Path(source), Path(target)
-    kinds = (source.suffix.lower(), target.suffix.lower())
-    if kinds[0] == OWN and kinds[1] in WRITERS:
-        return _exported(source, target)
-    if kinds[1] == OWN and kinds[0] in READERS:
-        return _imported(source, target, tolerance)
+    reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
+    if source.suffix.lower() == OWN and writer is not None:
+        return _exported(source, target, writer)
+    if target.suffix.lower() == OWN and reader is not None:
+        return _imported(source, target, reader, tolerance)
     raise InputError(
-        f"{source} → {target}: expected one file of deepmd_lite (.dpl) and one of DeePMD-kit: "
-        f"to read {', '.join(READERS)}; to write {', '.join(WRITERS)}"
+        f"{source} → {target}: expected a model of deepmd_lite (.dpl) and one of DeePMD-kit "
+        f"(to read {', '.join(READERS)}; to write {', '.join(WRITERS)})"
     )
 
 
-def _imported(source: Path, target: Path, tolerance: float | None) -> tuple[Potential, list[str]]:
-    tree = READERS[source.suffix.lower()](source)
+def _reader(source: Path) -> Reader | None:
+    """By content where that is clear, else by suffix; None for a file that is not DeePMD-kit's."""
+    if not source.is_file():
+        raise ModelFileError(f"{source}: no such model file")
+    with open(source, "rb") as file:
+        first = file.read(len(HDF5))
+    return read_dp if first == HDF5 else READERS.get(source.suffix.lower())
+
+
+def _imported(
+    source: Path, target: Path, reader: Reader, tolerance: float | None
+) -> tuple[Potential, list[str]]:
+    tree = reader(source)
     potential = potential_from_tree(tree, str(source))
     wanted = tolerance or TOLERANCE[potential.precision]
     error = refine_table(potential, gas(potential), wanted)
@@ -90,18 +104,21 @@ def _exact(potential: Potential) -> str:
     return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
 
-def _exported(source: Path, target: Path) -> tuple[Potential, list[str]]:
+def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, list[str]]:
     potential = load_model(source)
     try:
         tree = tree_of(potential)
     except InputError as e:
         raise InputError(f"{source}: {e}") from None
-    WRITERS[target.suffix.lower()](target, tree)
-    return potential, [
+    writer(target, tree)
+    notes = [
         f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
         f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element within "
         f"{potential.rcut} Å, the nearest ones",
     ]
+    if potential.config.descriptor.exclude_types and potential.davg.any():
+        notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
+    return potential, notes
 
 
 def _provenance(source: Path, tree: dict[str, Any]) -> dict[str, Any]:

@@ -14,16 +14,20 @@ import numpy as np
 import torch
 
 from ..model import ModelConfig, Potential, Statistics
-from ..model.activations import ACTIVATIONS
 from ..model.file import FINEST
 from ..model.potential import TABLE_REACH
 from ..schema import parse
 from ..system import InputError, ModelFileError
+from .networks import activation, arrays, collection, layers
 from .tables import tabulated_embedding
 from .tree import Node
+from .type_embedding import DPA1, folded
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
+
+SOFTWARE = "deepmd_lite"
+"""What a tree says under `software` that was written here."""
 
 
 def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
@@ -35,21 +39,24 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
     root = Node(tree, place)
     model = root.node("model")
     _check_model(model)
+    model = folded(model)
+    _check_parts(model)
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     n_types = len(model.names("type_map"))
     davg, dstd = _scales(descriptor, n_types)
-    config = _config(model, _exclusions(root, davg))
+    config = _config(model, _exclusions(root, model, davg))
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
-    arrays, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
+    parameters, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
     if tabulated is None:
-        arrays = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+        parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
     else:
         nearest = max(TABLE_REACH * statistics.min_distance, tabulated[1])
         config.table.min_distance = nearest
-    for a, network in enumerate(_collection(fitting.node("nets"), 1, n_types)):
-        found = _fitting(config, fitting, network)
-        arrays |= {f"fitting.{a}.{k}": v for k, v in found.items()}
+    nets = fitting.node("nets")
+    for a, network in enumerate(collection(nets, 1, n_types)):
+        found = _fitting(config, nets, network)
+        parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
         embedding = None if tabulated is None else tabulated[0]
         potential = Potential(config, statistics, seed=None, embedding=embedding)
@@ -57,7 +64,7 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
         raise descriptor.node("@variables").refusal(
             "dstd", f"too small for a table: {dstd[:, 0].tolist()}"
         )
-    potential.load_state_dict(arrays, strict=False, assign=True)
+    potential.load_state_dict(parameters, strict=False, assign=True)
     potential.to_precision(config.precision).requires_grad_(False)
     _subtract_vacuum(potential, fitting)
     return potential
@@ -74,8 +81,12 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
+    model.node("descriptor").only("type", "se_e2_a", "se_a", *DPA1)
+    model.node("fitting").only("type", "ener", default="ener")
+
+
+def _check_parts(model: Node) -> None:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
-    descriptor.only("type", "se_e2_a", "se_a")
     descriptor.version(1, 2, 3)
     descriptor.only("env_protection", 0, 0.0, None)
     descriptor.nothing_else(
@@ -88,7 +99,6 @@ def _check_model(model: Node) -> None:
         env_mat = descriptor.node("env_mat")
         env_mat.only("protection", 0, 0.0, None)
         env_mat.only("use_exp_switch", False, None)
-    fitting.only("type", "ener", default="ener")
     fitting.version(1, 2, 3, 4)
     fitting.only("mixed_types", False, None)
     fitting.only("dim_out", 1, default=1)
@@ -111,7 +121,7 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
             "sel": descriptor.integers("sel"),
             "neuron": descriptor.integers("neuron"),
             "axis_neuron": int(descriptor.number("axis_neuron")),
-            "activation_function": _activation(descriptor),
+            "activation_function": activation(descriptor),
             "resnet_dt": descriptor.flag("resnet_dt"),
             "type_one_side": descriptor.flag("type_one_side"),
             "exclude_types": excluded,
@@ -120,7 +130,7 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
         },
         "fitting_net": {
             "neuron": fitting.integers("neuron"),
-            "activation_function": _activation(fitting),
+            "activation_function": activation(fitting),
             "resnet_dt": fitting.flag("resnet_dt"),
             "precision": precision,
         },
@@ -135,17 +145,6 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
 def _precision(section: Node) -> str:
     """'float32' or 'float64': the networks' arithmetic."""
     return str(section.only("precision", "float64", "float32", default="float64"))
-
-
-def _activation(section: Node) -> str:
-    name = section.text("activation_function").lower()
-    if name not in ACTIVATIONS:
-        raise section.refusal(
-            "activation_function",
-            f"'{name}' is not supported (nothing here but functions with two derivatives); only "
-            + ", ".join(sorted(ACTIVATIONS)),
-        )
-    return name
 
 
 def _min_distance(root: Node) -> float:
@@ -179,23 +178,23 @@ def _scales(descriptor: Node, n_types: int) -> tuple[torch.Tensor, torch.Tensor]
     return davg, dstd
 
 
-def _exclusions(root: Node, davg: torch.Tensor) -> list[tuple[int, int]]:
+def _exclusions(root: Node, model: Node, davg: torch.Tensor) -> list[tuple[int, int]]:
     """Pairs of types that do not see each other.
 
     Here, as in TensorFlow, neither neighbours nor empty slots of such a pair count. Where davg is
     not 0 DeePMD-kit's other backends count the empty slots; their energy then jumps when an atom
     passes the cutoff, which no sum of smooth terms does.
     """
-    model = root.node("model")
     descriptor = model.node("descriptor")
     by_descriptor = descriptor.pairs("exclude_types") if descriptor.given("exclude_types") else []
     by_model = model.pairs("pair_exclude_types") if model.given("pair_exclude_types") else []
     smooth = not davg.any()
-    for node, key, pairs, possible in (
-        (descriptor, "exclude_types", by_descriptor, root.values.get("backend") == "TensorFlow"),
-        (model, "pair_exclude_types", by_model, False),
+    ours = root.values.get("backend") == "TensorFlow" or root.values.get("software") == SOFTWARE
+    for node, key, pairs, clear in (
+        (descriptor, "exclude_types", by_descriptor, smooth or ours),
+        (model, "pair_exclude_types", by_model, smooth),
     ):
-        if pairs and not (possible or smooth):
+        if pairs and not clear:
             raise node.refusal(
                 key,
                 f"{pairs} together with davg that is not 0 makes energies jump at the cutoff; "
@@ -235,89 +234,64 @@ def _subtract_vacuum(potential: Potential, fitting: Node) -> None:
 def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]:
     """Parameters of the embedding networks under their names in the potential."""
     d, n_types = config.descriptor, len(config.type_map)
-    networks = _collection(descriptor.node("embeddings"), 1 if d.type_one_side else 2, n_types)
-    if d.type_one_side:
-        ordered = networks
-    else:  # G_ab stands at a + n_types · b there, at a · n_types + b here
-        ordered = [networks[a + n_types * b] for a in range(n_types) for b in range(n_types)]
+    nets = descriptor.node("embeddings")
+    networks = collection(nets, 1 if d.type_one_side else 2, n_types)
+    if not d.type_one_side:  # G_ab stands at a + n_types · b there, at a · n_types + b here
+        networks = [networks[a + n_types * b] for a in range(n_types) for b in range(n_types)]
     copies: list[dict[str, torch.Tensor] | None] = []
-    for p, network in enumerate(ordered):
-        a, b = divmod(p, n_types)
-        if not d.type_one_side and (min(a, b), max(a, b)) in d.exclude_types:
-            copies.append(None)  # never evaluated; the file may have left it out
+    for p, network in enumerate(networks):
+        pair = tuple(sorted(divmod(p, n_types)))
+        if network is None and pair in d.exclude_types and not d.type_one_side:
+            copies.append(None)  # left out, since it is never evaluated
             continue
-        layers = _layers(descriptor, "embeddings", network, len(d.neuron))
-        copies.append(_hidden(layers, 1, d.neuron, d.activation_function, d.resnet_dt))
+        found = layers(network, nets, len(d.neuron))
+        copies.append(_hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
     known = [copy for copy in copies if copy is not None]
     if not known:
-        raise descriptor.refusal("exclude_types", "every pair of types is excluded")
+        raise nets.refusal("networks", "every network is null; expected weights")
     zeros = {name: torch.zeros_like(x) for name, x in known[0].items()}
     return {name: torch.stack([(copy or zeros)[name] for copy in copies]) for name in known[0]}
 
 
-def _fitting(config: ModelConfig, fitting: Node, network: Node | None) -> dict[str, Any]:
+def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:
     """Parameters of the network from descriptor to energy of one element."""
     d, f = config.descriptor, config.fitting_net
-    *layers, last = _layers(fitting, "nets", network, len(f.neuron) + 1)
+    *found, last = layers(network, nets, len(f.neuron) + 1)
     n_in = d.neuron[-1] * d.axis_neuron
-    hidden = _hidden(layers, n_in, f.neuron, f.activation_function, f.resnet_dt)
-    found = {name: x[None] for name, x in hidden.items()}
+    hidden = _hidden(found, n_in, f.neuron, f.activation_function, f.resnet_dt)
     weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
-    return {**found, "weight_out": weight[:, 0], "bias_out": bias}
-
-
-def _collection(nets: Node, ndim: int, n_types: int) -> list[Node | None]:
-    nets.version(1)
-    nets.only("ndim", ndim)
-    nets.only("ntypes", n_types)
-    return nets.nodes("networks", n_types**ndim)
-
-
-def _layers(parent: Node, key: str, network: Node | None, count: int) -> list[Node]:
-    if network is None:
-        raise parent.refusal(key, "a network is null; expected its weights")
-    network.version(1, 2)
-    layers = [layer for layer in network.nodes("layers", count) if layer is not None]
-    if len(layers) != count:
-        raise network.refusal("layers", "a layer is null; expected its weights")
-    return layers
+    own = {name: x[None] for name, x in hidden.items()}
+    return {**own, "weight_out": weight[:, 0], "bias_out": bias}
 
 
 def _hidden(
-    layers: Sequence[Node], n_in: int, widths: Sequence[int], activation: str, resnet_dt: bool
+    found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
 ) -> dict[str, torch.Tensor]:
-    """`weight_l` (in, out), `bias_l` (1, out) and `step_l` (1, out) of the hidden layers."""
-    found = {}
-    for number, (layer, n_out) in enumerate(zip(layers, widths, strict=True)):
+    """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
+    hidden = {}
+    for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
         residual = n_out in (n_in, 2 * n_in)
-        weight, bias, step = _layer(layer, (n_in, n_out), activation, residual)
+        weight, bias, step = _layer(layer, (n_in, n_out), name, residual)
         if (step is not None) != (resnet_dt and residual):
             raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
-        found[f"weight_{number}"] = weight
-        found[f"bias_{number}"] = bias[None]
+        hidden[f"weight_{number}"] = weight
+        hidden[f"bias_{number}"] = bias[None]
         if step is not None:
-            found[f"step_{number}"] = step[None]
+            hidden[f"step_{number}"] = step[None]
         n_in = n_out
-    return found
+    return hidden
 
 
 def _layer(
-    layer: Node, shape: tuple[int, int], activation: str, residual: bool
+    layer: Node, shape: tuple[int, int], name: str, residual: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Weight (in, out), bias (out,), zero where there is none, and time step (out,) or None."""
-    layer.version(1, 2)
-    found, linear = layer.text("activation_function").lower(), {"none", "linear"}
-    if found != activation and not {found, activation} <= linear:
-        raise layer.refusal("activation_function", f"'{found}' where '{activation}' is expected")
+    """Weight, bias and time step of a layer that must have the activation `name`."""
+    found, linear = activation(layer), {"none", "linear"}
+    if found != name and not {found, name} <= linear:
+        raise layer.refusal("activation_function", f"'{found}' where '{name}' is expected")
     if residual and not layer.flag("resnet"):
         raise layer.refusal("resnet", "layers without residual connection are not supported")
-    variables = layer.node("@variables")
-    weight = torch.from_numpy(variables.array("w", shape).copy())
-    bias, step = torch.zeros(shape[1], dtype=weight.dtype), None
-    if variables.given("b"):
-        bias = torch.from_numpy(variables.array("b", shape[1:]).copy())
-    if variables.given("idt"):
-        step = torch.from_numpy(variables.array("idt", shape[1:]).copy())
-    return weight, bias, step
+    weight, bias, step = arrays(layer, shape)
+    return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)

@@ -133,7 +133,7 @@ def _with_arrays(tree: Any, leaf: Callable[[Any], Any], variables: bool = False)
 
 def _data_set(path: Path, file: Any, name: Any) -> np.ndarray:
     inside = isinstance(name, str) and type(file.get(name, getlink=True)).__name__ == "HardLink"
-    found = file[name] if inside else None
+    found: Any = file[name] if inside else None
     if not hasattr(found, "dtype") or found.external:  # numbers of other files are not the model's
         raise ModelFileError(f"{path}: the data set {name!r:.60} is missing")
     if found.dtype.name not in DTYPES or found.nbytes > LARGEST:

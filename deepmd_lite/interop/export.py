@@ -10,6 +10,7 @@ import torch
 
 from ..model import Potential
 from ..system import InputError
+from .deepmd_kit import SOFTWARE
 
 
 def tree_of(potential: Potential) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def tree_of(potential: Potential) -> dict[str, Any]:
         },
     }
     return {
-        "software": "deepmd_lite",
+        "software": SOFTWARE,
         "backend": "dpmodel",
         "model": model,
         "model_def_script": script,
@@ -110,8 +111,7 @@ def _fitting(potential: Potential) -> dict[str, Any]:
     )
     n_in = d.neuron[-1] * d.axis_neuron
     networks = []
-    for fitting in potential.fitting:
-        network = fitting.as_network()
+    for network in potential.networks():
         hidden = zip(network.weights, network.biases, network.steps, strict=True)
         layers = [_layer(w, b, s, f.activation_function) for w, b, s in hidden]
         output = _layer(network.weight_out[:, None], network.bias_out, None, "none", resnet=False)
@@ -165,7 +165,7 @@ def _fitting(potential: Potential) -> dict[str, Any]:
 
 
 def _embedding_network(potential: Potential, p: int) -> dict[str, Any]:
-    d, own = potential.config.descriptor, potential.networks()
+    d, own = potential.config.descriptor, potential.embedding_networks()
     layers = []
     for number in range(len(d.neuron)):
         weight, bias, step = own.parameters_of(number)

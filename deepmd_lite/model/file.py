@@ -36,6 +36,8 @@ FORMAT_VERSION = 3
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
+FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
+"""Suffixes of DeePMD-kit's models."""
 FINEST = 4096
 """Intervals at which refining gives up: a network that rough is not worth a table."""
 
@@ -173,6 +175,11 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
+    if path.suffix.lower() in FOREIGN:
+        raise ModelFileError(
+            f"{path}: by its suffix a model of DeePMD-kit; convert it first: "
+            f"dpl convert {path} {path.with_suffix('.dpl')}"
+        )
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}

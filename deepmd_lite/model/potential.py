@@ -116,7 +116,7 @@ class Potential(nn.Module):
         self._frozen = self.coefficients()
         return self
 
-    def networks(self) -> Embedding:
+    def embedding_networks(self) -> Embedding:
         """The embedding's networks, where they themselves are needed: to train or to export them.
 
         Raises InputError where only their table is left.
@@ -318,12 +318,16 @@ class Potential(nn.Module):
     def _fitting(self) -> kernels.Fitting:
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""
         d = self.config.descriptor
+        activation = self.config.fitting_net.activation_function
+        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, self.networks())
+
+    def networks(self) -> list[kernels.Network]:
+        """The network from descriptor to energy of each element, without its bias."""
         networks = []
         for fitting in self.fitting:
             assert isinstance(fitting, Fitting)
             networks.append(fitting.as_network())
-        activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, networks)
+        return networks
 
 
 def _generator(

@@ -40,6 +40,7 @@ def section(descriptor=(), fitting=()):
             **dict(descriptor),
         },
         "fitting_net": {
+            "type": "ener",
             "neuron": [6, 6],
             "resnet_dt": True,
             "activation_function": "tanh",

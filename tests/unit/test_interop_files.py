@@ -115,7 +115,7 @@ def test_a_model_without_networks_says_so(tmp_path):
     potential, notes = convert(source, tmp_path / "model.dpl")
     assert "no training" in notes[0]
     with pytest.raises(InputError, match="table without networks"):
-        potential.networks()
+        potential.embedding_networks()
     with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):
         convert(tmp_path / "model.dpl", tmp_path / "model.yaml")
     assert not (tmp_path / "model.yaml").exists()

@@ -82,7 +82,7 @@ def test_save_and_load(tmp_path):
     for ours, theirs in zip(again.embedding.jet(nodes), twin.embedding.jet(nodes), strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(InputError, match="cannot be trained"):
-        loaded.networks()
+        loaded.embedding_networks()
 
 
 def test_files_with_other_tables_are_refused(tmp_path):
