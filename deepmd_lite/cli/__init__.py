@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .common import EPILOG
+from .convert import add_convert
 from .data import add_convert_data
 from .dynamics import add_md, add_plot
 from .info import add_info
@@ -80,4 +81,5 @@ def _parser() -> argparse.ArgumentParser:
     add_md(verbs)
     add_plot(verbs)
     add_info(verbs)
+    add_convert(verbs)
     return parser

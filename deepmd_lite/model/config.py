@@ -60,7 +60,8 @@ class DescriptorConfig(Vocabulary):
     precision: str = "default"
     trainable: Literal[True] = True
     seed: int | list[int] | None = None
-    exclude_types: list[Any] = Field([], max_length=0)
+    exclude_types: list[tuple[int, int]] = []
+    """Pairs of types (by their place in type_map) that do not see each other."""
     env_protection: float = Field(0.0, ge=0, le=0)
     set_davg_zero: bool = False
 
@@ -192,6 +193,11 @@ class ModelConfig(Vocabulary):
             raise ValueError("descriptor/sel: expected one number for each element, or 'auto'")
         if isinstance(sel, list) and len(sel) != n:
             raise ValueError(f"descriptor/sel has {len(sel)} entries for {n} elements in type_map")
+        if any(not 0 <= a < n for pair in self.descriptor.exclude_types for a in pair):
+            raise ValueError(
+                f"descriptor/exclude_types {self.descriptor.exclude_types} names types beyond "
+                f"0 … {n - 1}, the places in type_map"
+            )
         if self.fitting_net.atom_ener and len(self.fitting_net.atom_ener) != n:
             raise ValueError(
                 f"fitting_net/atom_ener has {len(self.fitting_net.atom_ener)} entries "

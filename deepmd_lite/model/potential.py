@@ -16,10 +16,12 @@ from torch import nn
 from .. import kernels
 from ..kernels import reference
 from ..system import Evaluation, InputError, LocalEnv
+from .activations import Jet
 from .config import ModelConfig
 from .networks import Embedding, Fitting
-from .statistics import Statistics
+from .statistics import Statistics, seen_pairs
 from .table import Grid, hermite_coefficients
+from .tabulated import TabulatedEmbedding
 
 TABLE_REACH = 0.75
 """The table ends at this fraction of the smallest distance in the training data."""
@@ -38,8 +40,11 @@ class Potential(nn.Module):
         statistics: Statistics,
         seed: int | None = 0,
         grid: Grid | None = None,
+        embedding: TabulatedEmbedding | None = None,
     ) -> None:
         """Networks with random weights from `seed`, or left uninitialised where it is None.
+
+        `embedding` stands in for embedding networks that are lost.
 
         `grid` defaults to one that covers s̃ from an empty slot to `TABLE_REACH` times the
         smallest distance of `statistics` (or `table/min_distance`).
@@ -61,9 +66,12 @@ class Potential(nn.Module):
         self.repulsion = statistics.repulsion
         d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
         copies = n_types if d.type_one_side else n_types**2
-        self.embedding = Embedding(
+        self.embedding = embedding or Embedding(
             copies, 1, d.neuron, d.activation_function, d.resnet_dt, _generator(seed, d.seed, 1)
         )
+        self._seen = seen_pairs(d.exclude_types, n_types)
+        # excluding (a, b) distinguishes centres, so that every pair needs a table of its own
+        self._one_side = d.type_one_side and self._seen is None
         generator = _generator(seed, f.seed, 2)
         n_in = d.neuron[-1] * d.axis_neuron
         self.fitting = nn.ModuleList(
@@ -113,6 +121,18 @@ class Potential(nn.Module):
         self._frozen = self.coefficients()
         return self
 
+    def embedding_networks(self) -> Embedding:
+        """The embedding's networks, where they themselves are needed: to train or to export them.
+
+        Raises InputError where only their table is left.
+        """
+        if not isinstance(self.embedding, Embedding):
+            raise InputError(
+                "the embedding of this model is a table without networks, as of a compressed "
+                "model: it cannot be trained or exported; convert the uncompressed model"
+            )
+        return self.embedding
+
     @property
     def empty_slot(self) -> torch.Tensor:
         """(n_types,) float64: s̃ of a slot without neighbour, for each centre type."""
@@ -137,23 +157,46 @@ class Potential(nn.Module):
             rcut_smth=d.rcut_smth,
             davg=self.davg,
             dstd=self.dstd,
-            type_one_side=d.type_one_side,
+            type_one_side=self._one_side,
             table_start=self.grid.start,
             table_spacing=self.grid.spacing,
         )
+
+    def jet(self) -> Jet:
+        """Value, first and second derivative of every table at its nodes, (n_tables, n_nodes, M).
+
+        Differentiable in the weights; zero for pairs of types that do not see each other.
+        """
+        jet = self.embedding.jet(self.grid.nodes())
+        if self._seen is None:
+            return jet
+        network, seen = self._networks(), self._seen[:, None, None]
+        return jet[0][network] * seen, jet[1][network] * seen, jet[2][network] * seen
 
     def coefficients(self) -> torch.Tensor:
         """Table coefficients from the networks, differentiable in their weights."""
         if self._frozen is not None:
             return self._frozen
-        jet = self.embedding.jet(self.grid.nodes())
-        return hermite_coefficients(jet, self.grid.spacing).to(self.dtype)
+        return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
+
+    def _exact_values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
+        """(n_edges, M) float64: what the tables approximate."""
+        if self._seen is None:
+            return self.embedding.values(table_e, s_e)
+        values = self.embedding.values(self._networks()[table_e], s_e)
+        return values * self._seen[table_e][:, None]
+
+    def _networks(self) -> torch.Tensor:
+        """(n_types²,): embedding network of each (centre, neighbour) pair of types."""
+        n = len(self.type_map)
+        pair = torch.arange(n * n)
+        return pair % n if self.config.descriptor.type_one_side else pair
 
     def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Table number and s̃ of an empty slot, for each (centre, neighbour) pair of types."""
         n = len(self.type_map)
         a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-        table = b if self.config.descriptor.type_one_side else a * n + b
+        table = b if self._one_side else a * n + b
         return table, self.empty_slot[a]
 
     def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -240,7 +283,7 @@ class Potential(nn.Module):
         """As `energies`, with the embedding networks at every pair instead of the table."""
         types = env.types[: env.n_local]
         raw, counts = reference.moments_of(
-            self.embedding.values,
+            self._exact_values,
             positions,
             env.types,
             env.offsets,
@@ -249,7 +292,7 @@ class Potential(nn.Module):
             torch.float64,
         )
         table, s = self._slots()
-        empty = self.embedding.values(table, s) * s[:, None]
+        empty = self._exact_values(table, s) * s[:, None]
         moments = self._normalised(raw, counts, types, empty)
         return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
 
@@ -280,12 +323,16 @@ class Potential(nn.Module):
     def _fitting(self) -> kernels.Fitting:
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""
         d = self.config.descriptor
+        activation = self.config.fitting_net.activation_function
+        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, self.networks())
+
+    def networks(self) -> list[kernels.Network]:
+        """The network from descriptor to energy of each element, without its bias."""
         networks = []
         for fitting in self.fitting:
             assert isinstance(fitting, Fitting)
             networks.append(fitting.as_network())
-        activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, networks)
+        return networks
 
 
 def _generator(

@@ -7,7 +7,7 @@ over all N_sel slots of an atom, empty ones (zero rows) included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +48,22 @@ def smallest_distances(envs: Iterable[LocalEnv], n_types: int, rcut: float) -> t
     return sums.smallest_distances()
 
 
+def seen_pairs(excluded: Sequence[tuple[int, int]], n_types: int) -> torch.Tensor | None:
+    """(n_types²,) float64: 0 for pairs that do not see each other, 1 for others; None: all do."""
+    if not excluded:
+        return None
+    seen = torch.ones(n_types, n_types, dtype=torch.float64, device="cpu")  # never of a skeleton
+    for a, b in excluded:
+        seen[a, b] = seen[b, a] = 0.0
+    return seen.flatten()
+
+
 class _Sums:
     """Running sums for each centre type, and the extremes."""
 
-    def __init__(self, n_types: int) -> None:
+    def __init__(self, n_types: int, excluded: Sequence[tuple[int, int]] = ()) -> None:
+        seen = seen_pairs(excluded, n_types)
+        self.seen = None if seen is None else seen.numpy()
         self.atoms = np.zeros(n_types)
         self.s = np.zeros(n_types)
         self.s2 = np.zeros(n_types)
@@ -70,6 +82,8 @@ class _Sums:
             centre_e, neighbor_e, r_e = centre_e[inside], neighbor_e[inside], r_e[inside]
         s_e = switch(torch.from_numpy(r_e), rcut_smth, rcut).numpy() / r_e
         a_e = types[centre_e]
+        if self.seen is not None:
+            s_e = s_e * self.seen[a_e * n_types + types[neighbor_e]]
         self.atoms += np.bincount(types[: env.n_local], minlength=n_types)
         self.s += np.bincount(a_e, s_e, minlength=n_types)
         self.s2 += np.bincount(a_e, s_e**2, minlength=n_types)
@@ -97,7 +111,7 @@ def statistics_from(
     Raises InputError for an element of the type map that no frame contains.
     """
     descriptor, n_types = config.descriptor, len(config.type_map)
-    sums = _Sums(n_types)
+    sums = _Sums(n_types, descriptor.exclude_types)
     compositions, energies = [], []
     for env, energy in frames:
         sums.add(env, descriptor.rcut_smth, descriptor.rcut)

@@ -30,7 +30,7 @@ LAYER = {
 }
 ONLY_IN = {
     "dpdata": {"data/dpdata_files.py"},
-    "h5py": {"md/trajectory/h5md.py", "data/hdf5.py"},
+    "h5py": {"data/hdf5.py", "interop/dp_file.py", "md/trajectory/h5md.py"},
     "mpi4py": {"md/comm.py"},
     "torch.distributed": {"training/parallel.py"},
 }

@@ -46,7 +46,7 @@ class H5md(Trajectory):
         super().__init__(path)
         if h5py is None:
             raise InputError(
-                "output: format 'h5md' needs the package h5py: pip install 'deepmd_lite[h5md]', "
+                "output: format 'h5md' needs the package h5py: pip install 'deepmd_lite[hdf5]', "
                 "or choose extxyz, traj or lammps"
             )
 

@@ -1,0 +1,33 @@
+"""`dpl convert`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import EPILOG
+
+
+def add_convert(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("convert", help="models of DeePMD-kit in and out", epilog=EPILOG)
+    p.add_argument("source", type=Path, metavar="IN", help="a model of either program")
+    p.add_argument("target", type=Path, metavar="OUT", help="its suffix says the kind of file")
+    p.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="EV_PER_A",
+        help="largest error of forces by the table of a .dpl file (default: 1e-9; of a float32 "
+        "model 1e-6)",
+    )
+    p.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    p.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from ..interop import convert
+
+    potential, notes = convert(args.source, args.target, args.tolerance)
+    if not args.quiet:
+        print(f"{args.target}: {' '.join(potential.type_map)}, {potential.precision}")
+        print("\n".join(notes))
+    return 0

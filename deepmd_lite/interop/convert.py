@@ -1,0 +1,163 @@
+"""From a model of DeePMD-kit to one of ours, and back.
+
+Which way follows from the suffixes. A converted model gets a table as any
+other; since there are no data to measure its error on, that is done on a gas of atoms as dense as
+`sel` says and with all distances down to the smallest in the training data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model import Potential, load_model, refine_table, save_model
+from ..model.tabulated import TabulatedEmbedding
+from ..neighbors import periodic_env
+from ..system import InputError, LocalEnv, ModelFileError
+from .deepmd_kit import potential_from_tree
+from .dp_file import read_dp, read_yaml, write_dp, write_yaml
+from .export import tree_of
+from .graph_file import read_graph
+from .torch_file import read_torch
+
+OWN = ".dpl"
+HDF5 = b"\x89HDF\r\n\x1a\n"
+Reader = Callable[[Path], dict[str, Any]]
+Writer = Callable[[Path, dict[str, Any]], None]
+READERS: dict[str, Reader] = {
+    ".dp": read_dp,
+    ".yaml": read_yaml,
+    ".yml": read_yaml,
+    ".pb": read_graph,
+    ".pth": read_torch,
+    ".pt": read_torch,
+}
+WRITERS: dict[str, Writer] = {
+    ".dp": write_dp,
+    ".yaml": write_yaml,
+    ".yml": write_yaml,
+}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-6}
+"""eV/Å: largest error of a force that the table of a converted model may cause."""
+
+
+def convert(
+    source: str | Path, target: str | Path, tolerance: float | None = None
+) -> tuple[Potential, list[str]]:
+    """Convert the model file `source` to `target`, one of which is ours (`.dpl`).
+
+    `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. Returns the
+    potential and what a user should know of the new file, one line each. Raises ModelFileError for
+    a file that cannot be read or holds a model that cannot be expressed, InputError for suffixes
+    that are not known.
+    """
+    source, target = Path(source), Path(target)
+    reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
+    if source.suffix.lower() == OWN and writer is not None:
+        return _exported(source, target, writer)
+    if target.suffix.lower() == OWN and reader is not None:
+        return _imported(source, target, reader, tolerance)
+    raise InputError(
+        f"{source} → {target}: expected a model of deepmd_lite (.dpl) and one of DeePMD-kit "
+        f"(to read {', '.join(READERS)}; to write {', '.join(WRITERS)})"
+    )
+
+
+def _reader(source: Path) -> Reader | None:
+    """By content where that is clear, else by suffix; None for a file that is not DeePMD-kit's."""
+    if not source.is_file():
+        raise ModelFileError(f"{source}: no such model file")
+    with open(source, "rb") as file:
+        first = file.read(len(HDF5))
+    return read_dp if first == HDF5 else READERS.get(source.suffix.lower())
+
+
+def _imported(
+    source: Path, target: Path, reader: Reader, tolerance: float | None
+) -> tuple[Potential, list[str]]:
+    tree = reader(source)
+    potential = potential_from_tree(tree, str(source))
+    wanted = tolerance or TOLERANCE[potential.precision]
+    error = refine_table(potential, gas(potential), wanted)
+    if not math.isfinite(error["force_ev_per_a"]):
+        raise ModelFileError(f"{source}: the forces of the model are not finite")
+    save_model(potential, target, _provenance(source, tree))
+    notes = [
+        f"table of {potential.grid.n_intervals} intervals: forces within "
+        f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
+        f"eV/atom of the {_exact(potential)}",
+        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element; here all count",
+    ]
+    if error["force_ev_per_a"] > wanted:
+        notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
+    return potential, notes
+
+
+def _exact(potential: Potential) -> str:
+    """What the potential's own table approximates."""
+    lost = isinstance(potential.embedding, TabulatedEmbedding)
+    return "tables of the file, whose networks are lost: no training" if lost else "networks"
+
+
+def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, list[str]]:
+    potential = load_model(source)
+    try:
+        tree = tree_of(potential)
+    except InputError as e:
+        raise InputError(f"{source}: {e}") from None
+    writer(target, tree)
+    notes = [
+        f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
+        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element within "
+        f"{potential.rcut} Å, the nearest ones",
+    ]
+    if potential.config.descriptor.exclude_types and potential.davg.any():
+        notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
+    return potential, notes
+
+
+def _provenance(source: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """What `dpl info` tells of the origin."""
+    script = tree.get("model_def_script")
+    found = {
+        "converted from": source.name,
+        "SHA-256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "DeePMD-kit": tree.get("version", "version unknown"),
+        "backend": tree.get("backend", "unknown"),
+        "model_def_script": script,
+    }
+    training = tree.get("training_script")
+    loss = training.get("loss") if isinstance(training, dict) else None
+    if isinstance(loss, dict):
+        prefactors = [loss.get(f"{which}_pref_v", 0) for which in ("start", "limit")]
+        found["virials trained"] = any(isinstance(p, (int, float)) and p > 0 for p in prefactors)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def gas(potential: Potential, n_atoms: int = 96, seed: int = 0) -> LocalEnv:
+    """Atoms of all types at random, as dense as the material that `sel` was chosen for.
+
+    None are nearer than the smallest distance in the training data, and all greater distances
+    occur, so that the tables are met everywhere between there and the cutoff.
+    """
+    rng = np.random.default_rng(seed)
+    sphere = 4.0 / 3.0 * math.pi * potential.rcut**3
+    nearest = potential.min_distance
+    # `sel` leaves room over the largest count; hard spheres fill at most a fifth of the cell
+    density = min(sum(potential.sel) / 1.5 / sphere, 0.4 / nearest**3)
+    length = (n_atoms / density) ** (1 / 3)
+    places = np.empty((0, 3))
+    while len(places) < n_atoms:
+        place = length * rng.random(3)
+        vectors = places - place
+        vectors -= length * np.round(vectors / length)
+        if (np.linalg.norm(vectors, axis=1) >= nearest).all():
+            places = np.vstack([places, place])
+    types = np.arange(n_atoms) % len(potential.type_map)
+    cell = length * np.eye(3)
+    return periodic_env(places, cell, np.ones(3, dtype=bool), types, potential.rcut).env

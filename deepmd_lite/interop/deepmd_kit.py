@@ -1,0 +1,297 @@
+"""Models of DeePMD-kit as potentials, from the tree that it serialises a model into.
+
+The tree of version 3: `model` holds `descriptor` and `fitting`, each with its networks and, under
+`@variables`, its statistics. Its networks are ours but for names and order (G_ab stands at
+a + n_types · b there); davg and dstd are given once for each slot and are the same in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..model import ModelConfig, Potential, Statistics
+from ..model.file import FINEST
+from ..model.potential import TABLE_REACH
+from ..schema import parse
+from ..system import InputError, ModelFileError
+from .networks import activation, arrays, collection, layers
+from .tables import tabulated_embedding
+from .tree import Node
+from .type_embedding import DPA1, folded
+
+DEFAULT_DISTANCE = 0.6
+"""Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
+
+SOFTWARE = "deepmd_lite"
+"""What a tree says under `software` that was written here."""
+
+
+def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
+    """The potential of a tree; `place` names its file in errors.
+
+    Raises ModelFileError for a part that is missing or not valid, and for one that this model
+    cannot express, with its key and value. The table has its first spacing, nothing is refined.
+    """
+    root = Node(tree, place)
+    model = root.node("model")
+    _check_model(model)
+    model = folded(model)
+    _check_parts(model)
+    descriptor, fitting = model.node("descriptor"), model.node("fitting")
+    n_types = len(model.names("type_map"))
+    davg, dstd = _scales(descriptor, n_types)
+    config = _config(model, _exclusions(root, model, davg))
+    sel = descriptor.integers("sel")
+    statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
+    parameters, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
+    if tabulated is None:
+        parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+    else:
+        nearest = max(TABLE_REACH * statistics.min_distance, tabulated[1])
+        config.table.min_distance = nearest
+    nets = fitting.node("nets")
+    for a, network in enumerate(collection(nets, 1, n_types)):
+        found = _fitting(config, nets, network)
+        parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
+    with torch.device("meta"):  # the arrays of the file take the place of the parameters
+        embedding = None if tabulated is None else tabulated[0]
+        potential = Potential(config, statistics, seed=None, embedding=embedding)
+    if potential.grid.n_intervals > FINEST:
+        raise descriptor.node("@variables").refusal(
+            "dstd", f"too small for a table: {dstd[:, 0].tolist()}"
+        )
+    potential.load_state_dict(parameters, strict=False, assign=True)
+    potential.to_precision(config.precision).requires_grad_(False)
+    _subtract_vacuum(potential, fitting)
+    return potential
+
+
+# --- what the model is ----------------------------------------------------------------------
+
+
+def _check_model(model: Node) -> None:
+    model.only("type", "standard", default="standard")
+    model.version(1, 2)
+    model.only("atom_exclude_types", [], None)
+    model.nothing_else(
+        *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
+        *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
+    )
+    model.node("descriptor").only("type", "se_e2_a", "se_a", *DPA1)
+    model.node("fitting").only("type", "ener", default="ener")
+
+
+def _check_parts(model: Node) -> None:
+    descriptor, fitting = model.node("descriptor"), model.node("fitting")
+    descriptor.version(1, 2, 3)
+    descriptor.only("env_protection", 0, 0.0, None)
+    descriptor.nothing_else(
+        *("type", "type_map", "rcut", "rcut_smth", "sel", "neuron", "axis_neuron", "resnet_dt"),
+        *("type_one_side", "exclude_types", "set_davg_zero", "activation_function", "precision"),
+        *("embeddings", "env_mat", "trainable", "ntypes"),
+        "compress",  # a table made of the networks, which are here
+    )
+    if descriptor.given("env_mat"):
+        env_mat = descriptor.node("env_mat")
+        env_mat.only("protection", 0, 0.0, None)
+        env_mat.only("use_exp_switch", False, None)
+    fitting.version(1, 2, 3, 4)
+    fitting.only("mixed_types", False, None)
+    fitting.only("dim_out", 1, default=1)
+    fitting.nothing_else(
+        *("type", "type_map", "ntypes", "dim_descrpt", "dim_out", "var_name", "neuron"),
+        *("resnet_dt", "activation_function", "precision", "mixed_types", "nets", "atom_ener"),
+        *("trainable", "rcond", "layer_name"),
+    )
+
+
+def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
+    descriptor, fitting = model.node("descriptor"), model.node("fitting")
+    precisions = {_precision(descriptor), _precision(fitting)}
+    precision = "float32" if precisions == {"float32"} else "float64"
+    data = {
+        "type_map": model.names("type_map"),
+        "descriptor": {
+            "rcut": descriptor.number("rcut"),
+            "rcut_smth": descriptor.number("rcut_smth"),
+            "sel": descriptor.integers("sel"),
+            "neuron": descriptor.integers("neuron"),
+            "axis_neuron": int(descriptor.number("axis_neuron")),
+            "activation_function": activation(descriptor),
+            "resnet_dt": descriptor.flag("resnet_dt"),
+            "type_one_side": descriptor.flag("type_one_side"),
+            "exclude_types": excluded,
+            "set_davg_zero": descriptor.flag("set_davg_zero"),
+            "precision": precision,
+        },
+        "fitting_net": {
+            "neuron": fitting.integers("neuron"),
+            "activation_function": activation(fitting),
+            "resnet_dt": fitting.flag("resnet_dt"),
+            "precision": precision,
+        },
+        "repulsion": None,
+    }
+    try:
+        return parse(ModelConfig, data, model.where())
+    except InputError as e:
+        raise ModelFileError(str(e)) from None
+
+
+def _precision(section: Node) -> str:
+    """'float32' or 'float64': the networks' arithmetic."""
+    return str(section.only("precision", "float64", "float32", default="float64"))
+
+
+def _min_distance(root: Node) -> float:
+    """Smallest distance in the data that the model was trained on, Å."""
+    variables = root.node("@variables") if root.given("@variables") else root
+    if not variables.given("min_nbor_dist"):
+        return DEFAULT_DISTANCE
+    found = variables.number("min_nbor_dist")
+    if not 0 < found < 100:
+        raise variables.refusal("min_nbor_dist", f"expected a distance in Å, found {found}")
+    return found
+
+
+def _scales(descriptor: Node, n_types: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """davg and dstd, each (n_types, 4), which the file repeats for every slot."""
+    variables = descriptor.node("@variables")
+    slots = sum(descriptor.integers("sel"))
+    found = []
+    for key in ("davg", "dstd"):
+        each = variables.array(key, (n_types, slots, 4)).astype(np.float64)
+        if (each != each[:, :1]).any():
+            raise variables.refusal(
+                key, "differs from slot to slot; expected one row for each type"
+            )
+        found.append(torch.from_numpy(each[:, 0].copy()))
+    davg, dstd = found
+    if davg[:, 1:].any():
+        raise variables.refusal("davg", "means of x, y and z are not 0; only that of 1/r may be")
+    if not (dstd > 0).all():
+        raise variables.refusal("dstd", "holds deviations that are not positive")
+    return davg, dstd
+
+
+def _exclusions(root: Node, model: Node, davg: torch.Tensor) -> list[tuple[int, int]]:
+    """Pairs of types that do not see each other.
+
+    Here, as in TensorFlow, neither neighbours nor empty slots of such a pair count. Where davg is
+    not 0 DeePMD-kit's other backends count the empty slots; their energy then jumps when an atom
+    passes the cutoff, which no sum of smooth terms does.
+    """
+    descriptor = model.node("descriptor")
+    by_descriptor = descriptor.pairs("exclude_types") if descriptor.given("exclude_types") else []
+    by_model = model.pairs("pair_exclude_types") if model.given("pair_exclude_types") else []
+    smooth = not davg.any()
+    ours = root.values.get("backend") == "TensorFlow" or root.values.get("software") == SOFTWARE
+    for node, key, pairs, clear in (
+        (descriptor, "exclude_types", by_descriptor, smooth or ours),
+        (model, "pair_exclude_types", by_model, smooth),
+    ):
+        if pairs and not clear:
+            raise node.refusal(
+                key,
+                f"{pairs} together with davg that is not 0 makes energies jump at the cutoff; "
+                "only with set_davg_zero: true",
+            )
+    return sorted({(min(pair), max(pair)) for pair in by_descriptor + by_model})
+
+
+def _energy_bias(model: Node, n_types: int) -> torch.Tensor:
+    """(n_types,) eV: that of the fitting and that of the model, which are added."""
+    bias = model.node("fitting").node("@variables").array("bias_atom_e", (n_types, 1))
+    total = bias[:, 0].astype(np.float64)
+    if model.given("@variables") and model.node("@variables").given("out_bias"):
+        out_bias = model.node("@variables").array("out_bias", (1, n_types, 1))
+        total = total + out_bias[0, :, 0].astype(np.float64)
+    return torch.from_numpy(total)
+
+
+def _subtract_vacuum(potential: Potential, fitting: Node) -> None:
+    """With `atom_ener`, the energy of an element is relative to that of a descriptor of zeros."""
+    if not fitting.given("atom_ener"):
+        return
+    given = fitting.values["atom_ener"]
+    n_types = len(potential.type_map)
+    if not isinstance(given, list) or len(given) not in (0, n_types):
+        raise fitting.refusal("atom_ener", f"expected a list of {n_types} energies or nulls")
+    d = potential.config.descriptor
+    empty = torch.zeros(1, d.neuron[-1] * d.axis_neuron, dtype=potential.dtype)
+    for a, energy in enumerate(given):
+        if energy is not None:
+            potential.energy_bias[a] -= potential.fitting[a](empty)[0].double()
+
+
+# --- networks -------------------------------------------------------------------------------
+
+
+def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]:
+    """Parameters of the embedding networks under their names in the potential."""
+    d, n_types = config.descriptor, len(config.type_map)
+    nets = descriptor.node("embeddings")
+    networks = collection(nets, 1 if d.type_one_side else 2, n_types)
+    if not d.type_one_side:  # G_ab stands at a + n_types · b there, at a · n_types + b here
+        networks = [networks[a + n_types * b] for a in range(n_types) for b in range(n_types)]
+    copies: list[dict[str, torch.Tensor] | None] = []
+    for p, network in enumerate(networks):
+        pair = tuple(sorted(divmod(p, n_types)))
+        if network is None and pair in d.exclude_types and not d.type_one_side:
+            copies.append(None)  # left out, since it is never evaluated
+            continue
+        found = layers(network, nets, len(d.neuron))
+        copies.append(_hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
+    known = [copy for copy in copies if copy is not None]
+    if not known:
+        raise nets.refusal("networks", "every network is null; expected weights")
+    zeros = {name: torch.zeros_like(x) for name, x in known[0].items()}
+    return {name: torch.stack([(copy or zeros)[name] for copy in copies]) for name in known[0]}
+
+
+def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:
+    """Parameters of the network from descriptor to energy of one element."""
+    d, f = config.descriptor, config.fitting_net
+    *found, last = layers(network, nets, len(f.neuron) + 1)
+    n_in = d.neuron[-1] * d.axis_neuron
+    hidden = _hidden(found, n_in, f.neuron, f.activation_function, f.resnet_dt)
+    weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
+    if step is not None:
+        raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
+    own = {name: x[None] for name, x in hidden.items()}
+    return {**own, "weight_out": weight[:, 0], "bias_out": bias}
+
+
+def _hidden(
+    found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
+) -> dict[str, torch.Tensor]:
+    """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
+    hidden = {}
+    for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
+        residual = n_out in (n_in, 2 * n_in)
+        weight, bias, step = _layer(layer, (n_in, n_out), name, residual)
+        if (step is not None) != (resnet_dt and residual):
+            raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
+        hidden[f"weight_{number}"] = weight
+        hidden[f"bias_{number}"] = bias[None]
+        if step is not None:
+            hidden[f"step_{number}"] = step[None]
+        n_in = n_out
+    return hidden
+
+
+def _layer(
+    layer: Node, shape: tuple[int, int], name: str, residual: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Weight, bias and time step of a layer that must have the activation `name`."""
+    found, linear = activation(layer), {"none", "linear"}
+    if found != name and not {found, name} <= linear:
+        raise layer.refusal("activation_function", f"'{found}' where '{name}' is expected")
+    if residual and not layer.flag("resnet"):
+        raise layer.refusal("resnet", "layers without residual connection are not supported")
+    weight, bias, step = arrays(layer, shape)
+    return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)

@@ -1,0 +1,51 @@
+"""Networks in the tree: collections of them, their layers, and the arrays of a layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..model.activations import ACTIVATIONS
+from .tree import Node
+
+
+def collection(nets: Node, ndim: int, n_types: int) -> list[Node | None]:
+    """The networks of all types (`ndim` 1), all pairs (2, a + n_types · b) or the only one (0)."""
+    nets.version(1)
+    nets.only("ndim", ndim)
+    nets.only("ntypes", n_types)
+    return nets.nodes("networks", n_types**ndim)
+
+
+def layers(network: Node | None, nets: Node, count: int) -> list[Node]:
+    """All `count` layers of a network of the collection `nets`."""
+    if network is None:
+        raise nets.refusal("networks", "a network is null; expected its weights")
+    network.version(1, 2)
+    found = [layer for layer in network.nodes("layers", count) if layer is not None]
+    if len(found) != count:
+        raise network.refusal("layers", "a layer is null; expected its weights")
+    return found
+
+
+def arrays(
+    layer: Node, shape: tuple[int, int] = (-1, -1)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Weight (in, out) of `shape`, bias (out,), 0 where there is none, and time step or None."""
+    layer.version(1, 2)
+    variables = layer.node("@variables")
+    weight = variables.array("w", shape)
+    width = weight.shape[1:]
+    bias = variables.array("b", width) if variables.given("b") else np.zeros(width, weight.dtype)
+    return weight, bias, variables.array("idt", width) if variables.given("idt") else None
+
+
+def activation(section: Node) -> str:
+    """The activation function of a network or layer, one of those known here."""
+    name = section.text("activation_function").lower()
+    if name not in ACTIVATIONS:
+        raise section.refusal(
+            "activation_function",
+            f"'{name}' is not supported (the embedding is tabulated with two derivatives); only "
+            + ", ".join(sorted(ACTIVATIONS)),
+        )
+    return name

@@ -1,0 +1,174 @@
+"""Models with a type embedding as the same models without: a network for each pair of types.
+
+Where the vector of a type is an input beside a scalar or a descriptor, its share of the first layer
+is a constant of the type, that is a bias: z = s·w_s + t_b·W_b + t_a·W_a + bias. The folded networks
+are therefore exact. Two descriptors have that form: `se_atten` (DPA-1) without attention layers, of
+which empty slots may not count, since they have a type of their own there; and `se_e2_a` with a key
+`type_embedding`, as TensorFlow has it. Input order: scalar, neighbour's vector, centre's vector.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..model.activations import VALUES
+from .networks import activation, arrays, collection, layers
+from .tree import Node
+
+DPA1 = ("dpa1", "se_atten")
+MOST_TYPES = 24
+"""Beyond, the tables of all pairs would take gigabytes."""
+
+
+def folded(model: Node) -> Node:
+    """`model` itself if it has no type embedding, else the `se_e2_a` model that equals it.
+
+    Raises ModelFileError, naming the key, where nothing equals it.
+    """
+    descriptor, fitting = model.node("descriptor"), model.node("fitting")
+    is_dpa1 = descriptor.values.get("type") in DPA1
+    if not is_dpa1 and not descriptor.given("type_embedding"):
+        return model
+    if is_dpa1:
+        _check_dpa1(descriptor)
+    n_types = len(model.names("type_map"))
+    if n_types > MOST_TYPES:
+        raise model.refusal(
+            "type_map",
+            f"{n_types} types with a type embedding need as many tables as pairs of them; at most "
+            f"{MOST_TYPES} are supported: fine-tune it to the elements you need",
+        )
+    vectors = _vectors(descriptor.node("type_embedding"), n_types)
+    one_side = descriptor.flag("type_one_side")
+    values = {
+        **{k: v for k, v in descriptor.values.items() if k not in DPA1_KEYS},
+        "@version": 2,
+        "type": "se_e2_a",
+        "embeddings": _folded_embeddings(descriptor, vectors, one_side),
+    }
+    if is_dpa1:  # one number for all types; only their sum matters here
+        (total,) = descriptor.integers("sel")
+        values["sel"] = [total // n_types + (a < total % n_types) for a in range(n_types)]
+    joined = not is_dpa1 or descriptor.flag("concat_output_tebd")
+    folded_fitting = _folded_fitting(fitting, vectors if joined else None, n_types)
+    return Node(
+        {**model.values, "descriptor": values, "fitting": folded_fitting},
+        model.place,
+        model.parents,
+    )
+
+
+DPA1_KEYS = (
+    *("tebd_dim", "tebd_input_mode", "type_embedding", "concat_output_tebd", "use_econf_tebd"),
+    *("use_tebd_bias", "attn", "attn_layer", "attn_dotr", "attn_mask", "attention_layers"),
+    *("scaling_factor", "normalize", "temperature", "trainable_ln", "ln_eps", "lmax"),
+    "smooth_type_embedding",  # with "strip" or attention only
+)
+"""Keys of DPA-1 that mean nothing once its type embedding is folded."""
+
+
+def _check_dpa1(descriptor: Node) -> None:
+    descriptor.version(1, 2, 3, 4)
+    descriptor.only("attn_layer", 0)
+    descriptor.only("tebd_input_mode", "concat", default="concat")
+    descriptor.only("lmax", 1, None)
+    variables = descriptor.node("@variables")
+    if variables.array("davg", (-1, -1, 4)).any():
+        raise variables.refusal(
+            "davg",
+            "not 0 together with a type embedding, which gives empty slots a type of their own; "
+            "only models with set_davg_zero: true are supported",
+        )
+
+
+def _vectors(embedding: Node, n_types: int) -> np.ndarray:
+    """(n_types, width) float64: the network of the type embedding at the unit vectors."""
+    embedding.version(1, 2)
+    embedding.only("use_econf_tebd", False, None)
+    embedding.only("ntypes", n_types)
+    network = embedding.node("embedding")
+    x = np.eye(n_types)
+    for layer in layers(network, embedding, len(embedding.integers("neuron"))):
+        weight, bias, step = arrays(layer, (x.shape[1], -1))
+        y = VALUES[activation(layer)](torch.from_numpy(x @ weight + bias)).numpy()
+        y = y if step is None else y * step
+        copies = {x.shape[1]: 1, 2 * x.shape[1]: 2}.get(weight.shape[1], 0)
+        x = y + np.tile(x, copies) if copies and layer.flag("resnet") else y
+    return x
+
+
+def _folded_embeddings(descriptor: Node, vectors: np.ndarray, one_side: bool) -> dict[str, Any]:
+    n_types = len(vectors)
+    network = _single(descriptor.node("embeddings"))
+    n_vectors = 1 if one_side else 2
+    pairs = [(0, b) for b in range(n_types)]
+    if not one_side:  # G_ab stands at a + n_types · b
+        pairs = [(a, b) for b in range(n_types) for a in range(n_types)]
+    networks, n_layers = [], len(descriptor.integers("neuron"))
+    for a, b in pairs:
+        inputs = np.concatenate([vectors[b], vectors[a]][:n_vectors])
+        networks.append(_with_constant_inputs(network, n_layers, 1, inputs))
+    return _collection(1 if one_side else 2, n_types, networks)
+
+
+def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> dict[str, Any]:
+    """One network for each type, from the one that all types share."""
+    fitting.only("mixed_types", True)
+    for key in ("numb_fparam", "numb_aparam", "dim_case_embd"):
+        fitting.only(key, 0, None)
+    if any(energy is not None for energy in fitting.values.get("atom_ener") or ()):
+        raise fitting.refusal("atom_ener", "is not supported together with a type embedding")
+    network = _single(fitting.node("nets"))
+    n_inputs = int(fitting.number("dim_descrpt"))
+    networks = [network.values] * n_types
+    if vectors is not None:
+        n_inputs -= vectors.shape[1]
+        n_layers = len(fitting.integers("neuron")) + 1
+        networks = [
+            _with_constant_inputs(network, n_layers, n_inputs, vector) for vector in vectors
+        ]
+    return {
+        **fitting.values,
+        "mixed_types": False,
+        "dim_descrpt": n_inputs,
+        "nets": _collection(1, n_types, networks),
+    }
+
+
+def _with_constant_inputs(
+    network: Node, n_layers: int, n_free: int, inputs: np.ndarray
+) -> dict[str, Any]:
+    """The network of the first `n_free` inputs, the others being `inputs`."""
+    first, *others = layers(network, network, n_layers)
+    weight, bias, _ = arrays(first)
+    n_in, n_out = weight.shape
+    if n_in != n_free + len(inputs):
+        raise first.refusal(
+            "@variables",
+            f"w has {n_in} inputs; expected {n_free} and {len(inputs)} of the type embedding",
+        )
+    if n_out in (n_in, 2 * n_in, n_free, 2 * n_free):
+        raise first.refusal(
+            "resnet",
+            f"a first layer of {n_out} features on {n_in} inputs, the type embedding among them, "
+            "adds its inputs to its output, which no network without type embedding does",
+        )
+    shifted = bias + inputs @ weight[n_free:].astype(np.float64)
+    variables = {"w": weight[:n_free], "b": shifted.astype(weight.dtype), "idt": None}
+    own = {**first.values, "bias": True, "@variables": variables}
+    return {**network.values, "layers": [own, *(layer.values for layer in others)]}
+
+
+def _single(nets: Node) -> Node:
+    """The one network of all types."""
+    (network,) = collection(nets, 0, int(nets.number("ntypes")))
+    if network is None:
+        raise nets.refusal("networks", "the network is null; expected its weights")
+    return network
+
+
+def _collection(ndim: int, n_types: int, networks: list[Any]) -> dict[str, Any]:
+    return {"@version": 1, "ndim": ndim, "ntypes": n_types, "networks": networks}
