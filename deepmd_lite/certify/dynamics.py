@@ -27,7 +27,7 @@ def energy_drift(model: Any, sample: Sample, symbols: Sequence[str], steps: int)
     """Slope of the total energy in NVE from a real structure at 300 K."""
     name, unit = f"NVE drift, {steps} steps", "meV/atom/ps"
     if not sample.real:
-        words = "no structure to start from in the model file: give --data"
+        words = "the file remembers no real structure to start from: give --data"
         return Verdict(name, None, LIMIT, unit, words)
     atoms = Atoms(symbols, positions=sample.positions, cell=sample.cell, pbc=sample.pbc)
     timestep = LIGHT_STEP if "H" in symbols else STEP

@@ -10,7 +10,7 @@ from typing import Any
 from ..data import System
 from ..model import load_model
 from . import curves, derivatives, dynamics, machine, symmetry
-from .samples import Sample, from_frames, made_up
+from .samples import Sample, from_frames, from_model, made_up
 from .verdict import Verdict
 
 FRAMES = 3
@@ -73,13 +73,15 @@ def certify(
 ) -> Certificate:
     """Check the model file at `path` on this machine, in float64.
 
-    `systems`: data whose frames it is checked on besides atoms at random places; `quick`: without
-    starting other ranks, with shorter dynamics; `progress` is told what comes next. Raises
+    `systems`: data whose frames it is checked on besides atoms at random places, instead of the
+    one that the file remembers; `quick`: without starting other ranks, with shorter dynamics;
+    `progress` is told what comes next. Raises
     ModelFileError for a file that is none, InputError for data with elements that it lacks.
     """
     model = load_model(path, "float64")
     frames = [f for system in systems for f in system.frames]
-    samples = [*from_frames(frames, model.type_map, 1 if quick else FRAMES), made_up(model)]
+    samples = from_frames(frames, model.type_map, 1 if quick else FRAMES) or from_model(model)
+    samples.append(made_up(model))
     verdicts = []
     drawn = curves.curves(model)
     for name, check in _checks(model, path, samples, drawn, quick):

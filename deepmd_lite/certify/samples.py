@@ -93,6 +93,14 @@ def from_frames(frames: Sequence[Frame], type_map: Sequence[str], count: int) ->
     ]
 
 
+def from_model(model: Any) -> list[Sample]:
+    """The frames that the model's file remembers."""
+    return [
+        Sample(f.source, f.positions, f.cell, f.pbc, f.types, f.real)
+        for f in model.reference_frames
+    ]
+
+
 def made_up(model: Any, seed: int = 0) -> Sample:
     """All elements of `model` at random places of a skewed periodic cell, none too close."""
     generator = np.random.default_rng(seed)

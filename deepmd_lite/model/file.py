@@ -7,7 +7,8 @@ repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if t
 `table.nodes` (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect
 to normalised s at each node, so that a reader needs no network library to evaluate the embedding.
 Where the networks of the embedding are lost (a compressed model of DeePMD-kit), `embedding.nodes`
-stands in their place: the same numbers for each of them, float64.
+stands in their place: the same numbers for each of them, float64. `reference.K.…`: structures
+with energies and forces, evaluated again by every reader (see `reference_frames`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..schema import parse
 from ..system import InputError, LocalEnv, ModelFileError
+from . import reference_frames
 from .config import ModelConfig
 from .potential import Potential
 from .repulsion import Repulsion
@@ -102,10 +104,14 @@ def save_model(
         "table_error": potential.table_error,
         "provenance": provenance or {},
     }
+    header["reference_frames"], frames = reference_frames.to_file(
+        reference_frames.remembered(potential)
+    )
     with torch.no_grad():
         nodes = torch.stack(potential.jet(), dim=2)
     arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()}
     arrays["table.nodes"] = nodes.contiguous()
+    arrays |= frames
     if isinstance(potential.embedding, TabulatedEmbedding):
         arrays["embedding.nodes"] = _embedding_nodes(potential)
     write_atomically(path, serialise(arrays, metadata={"deepmd_lite": json.dumps(header)}))
@@ -131,8 +137,8 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     """The potential in a model file, ready to evaluate.
 
     `precision` 'float64' or 'float32' of the arithmetic; default: that of the training. Raises
-    ModelFileError as `read_header`, and for arrays that are missing, of another shape than the
-    configuration says, or not finite.
+    ModelFileError as `read_header`, for arrays that are missing, of another shape than the
+    configuration says, or not finite, and where the file's reference frames give other results.
     """
     header, arrays = _open(path)
     try:
@@ -156,6 +162,8 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         statistics = Statistics(empty, empty.clone(), bias, sel, min_distance, repulsion)
         potential = Potential(config, statistics, seed=None, grid=grid, embedding=embedding)
     arrays.pop("table.nodes", None)
+    remembered = header.get("reference_frames", [])
+    frames = reference_frames.from_file(remembered, arrays, n_types, str(path))
     _check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
     if potential.davg[:, 1:].any() or not (potential.dstd > 0).all():
@@ -167,8 +175,13 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
             raise ModelFileError(f"{path}: {e}") from None
     potential.table_error = dict(header.get("table_error", {}))
     potential.provenance = dict(header.get("provenance", {}))
-    potential.to_precision(precision or config.precision)
-    return potential.freeze()
+    potential.reference_frames = frames
+    potential.to_precision(precision or config.precision).freeze()
+    try:
+        reference_frames.check(potential, str(path))
+    except InputError as e:
+        raise ModelFileError(f"{path}: its reference frames cannot be evaluated: {e}") from None
+    return potential
 
 
 def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -19,6 +19,7 @@ from ..system import Evaluation, InputError, LocalEnv
 from .activations import Jet
 from .config import ModelConfig
 from .networks import Embedding, Fitting
+from .reference_frames import ReferenceFrame
 from .statistics import Statistics, seen_pairs
 from .table import Grid, hermite_coefficients
 from .tabulated import TabulatedEmbedding
@@ -81,6 +82,7 @@ class Potential(nn.Module):
         self.grid = grid or self._initial_grid()
         self.table_error: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
+        self.reference_frames: tuple[ReferenceFrame, ...] = ()
         self._frozen: torch.Tensor | None = None
         self._compiled: kernels.CompiledPotential | None = None
         self.to_precision(config.precision)
@@ -118,6 +120,7 @@ class Potential(nn.Module):
     def freeze(self) -> Potential:
         """No more training: parameters lose their gradients and the table is made once."""
         self.requires_grad_(False)
+        self._frozen = None  # a table that was made in another precision is rounded to that
         self._frozen = self.coefficients()
         return self
 

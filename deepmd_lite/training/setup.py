@@ -25,6 +25,7 @@ from ..data import (
 )
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.config import ModelConfig
+from ..model.reference_frames import ReferenceFrame, smallest
 from ..model.repulsion import DATA_REACH
 from ..model.statistics import smallest_distances
 from ..model.table import Grid
@@ -55,6 +56,8 @@ class TrainingData:
     """`data_hash` of `frames`."""
     summary: str
     virials_trained: bool
+    reference_frames: tuple[ReferenceFrame, ...]
+    """What the model files will remember."""
     shares: np.ndarray | None = None
     """(n_frames,) probabilities that a frame is drawn; None: each once in an epoch."""
 
@@ -96,6 +99,7 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
         data_hash(frames),
         _summary(frames),
         loss.trains_virials and has_virials,
+        _reference_frames(frames),
         shares,
     )
 
@@ -158,6 +162,16 @@ def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
     n = max(1, round(TABLE_SAMPLE_EDGES * len(frames) / sum(f.env.n_edges for f in frames)))
     spread = np.unique(np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int))
     return collate([frames[i] for i in spread]).env
+
+
+def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[ReferenceFrame, ...]:
+    return smallest(
+        [
+            (Path(f.source).name, f.positions, f.cell, f.pbc, p.env.types[: p.n_atoms].numpy())
+            for p in frames
+            for f in (p.frame,)
+        ]
+    )
 
 
 def data_hash(frames: Iterable[PreparedFrame]) -> str:

@@ -356,6 +356,7 @@ class Trainer:
         if state is not None:
             potential.load_state_dict(state)
         refine_table(potential, self.data.table_sample)
+        potential.reference_frames = self.data.reference_frames
         return potential
 
 

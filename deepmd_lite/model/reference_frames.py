@@ -1,0 +1,170 @@
+"""Structures that a model file remembers, with what it said about them when it was written.
+
+They are evaluated again whenever the file is read, on the machine and in the precision in use:
+what differs there from where the model was made, a damaged file, a build that computes something
+else, is an error at once and not a wrong simulation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .. import kernels
+from ..neighbors import periodic_env
+from ..system import ModelFileError
+
+if TYPE_CHECKING:
+    from .potential import Potential
+
+MOST_ATOMS = 512
+"""A larger frame would make the reading of a model slow."""
+TOLERANCE = {"float64": 1e-8, "float32": 1e-3}
+"""Of a force, relative to the largest one in the frame or 1 eV/Å, and of an atom's energy in eV."""
+_PREFIX = "reference."
+
+
+@dataclass(frozen=True)
+class ReferenceFrame:
+    """A structure, and what the model says about it in float64."""
+
+    source: str
+    """Where it is from, in words."""
+    real: bool
+    """From a data set, so that dynamics can start from it."""
+    positions: np.ndarray
+    """(n, 3) Å."""
+    cell: np.ndarray
+    """(3, 3) Å, rows are lattice vectors."""
+    pbc: np.ndarray
+    """(3,) bool."""
+    types: np.ndarray
+    """(n,) int32, places in the type map."""
+    energies: np.ndarray | None = None
+    """(n,) eV."""
+    forces: np.ndarray | None = None
+    """(n, 3) eV/Å."""
+
+    def evaluated(self, potential: Potential) -> ReferenceFrame:
+        """The same structure with what `potential` says now."""
+        periodic = periodic_env(
+            self.positions, self.cell, self.pbc, self.types, potential.rcut, self.source
+        )
+        found = potential.evaluate(periodic.env)
+        forces = periodic.fold(found.forces.detach()).numpy()
+        return replace(self, energies=found.energies.detach().numpy(), forces=forces)
+
+
+def smallest(
+    candidates: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+) -> tuple[ReferenceFrame, ...]:
+    """The smallest of frames (source, positions, cell, pbc, types) with the most elements.
+
+    None if it has more than `MOST_ATOMS` atoms.
+    """
+    if not candidates:
+        return ()
+    best = min(candidates, key=lambda c: (-len(set(c[4].tolist())), len(c[1])))
+    return (ReferenceFrame(best[0], True, *best[1:]),) if len(best[1]) <= MOST_ATOMS else ()
+
+
+def remembered(potential: Potential) -> tuple[ReferenceFrame, ...]:
+    """The frames of `potential` with what it says about them now, in float64."""
+    if not potential.reference_frames:
+        return ()
+    exact = copy.deepcopy(potential).to_precision("float64").freeze()
+    return tuple(frame.evaluated(exact) for frame in potential.reference_frames)
+
+
+def check(potential: Potential, where: str) -> None:
+    """Evaluate the frames of `potential` anew.
+
+    Raises ModelFileError, naming `where`, for a result that is not the one remembered.
+    """
+    tolerance = TOLERANCE[potential.precision]
+    for frame in potential.reference_frames:
+        assert frame.forces is not None
+        assert frame.energies is not None
+        found = frame.evaluated(potential)
+        scale = max(1.0, float(np.abs(frame.forces).max(initial=0.0)))
+        force = float(np.abs(found.forces - frame.forces).max(initial=0.0)) / scale
+        energy = float(np.abs(found.energies - frame.energies).max(initial=0.0))
+        # energies of thousands of eV cannot be compared more closely than they can be written
+        size = max(1.0, float(np.abs(frame.energies).max(initial=0.0)))
+        if not (force <= tolerance and energy <= tolerance * size):
+            raise ModelFileError(
+                f"{where}: its reference frame ({frame.source}) gives other results here than when "
+                f"the file was written: forces differ by {force * scale:.1e} eV/Å, energies by "
+                f"{energy:.1e} eV/atom (allowed: {tolerance * scale:.0e}, {tolerance * size:.0e}; "
+                f"{potential.precision}, {kernels.instruction_set()}); copy the file again, or "
+                "reinstall deepmd_lite"
+            )
+
+
+# --- in the model file --------------------------------------------------------------------------
+
+
+def to_file(
+    frames: Sequence[ReferenceFrame],
+) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """What goes into the header, and arrays."""
+    header, arrays = [], {}
+    for k, frame in enumerate(frames):
+        header.append(
+            {"source": frame.source, "real": frame.real, "pbc": [bool(p) for p in frame.pbc]}
+        )
+        for name in ("positions", "cell", "types", "energies", "forces"):
+            values = np.ascontiguousarray(getattr(frame, name))
+            arrays[f"{_PREFIX}{k}.{name}"] = torch.from_numpy(values.copy())
+    return header, arrays
+
+
+def from_file(
+    header: Any, arrays: dict[str, torch.Tensor], n_types: int, where: str
+) -> tuple[ReferenceFrame, ...]:
+    """The frames of a file; takes their arrays out of `arrays`.
+
+    Raises ModelFileError, naming `where`, for frames that do not hold together.
+    """
+    own = {k: arrays.pop(k) for k in sorted(arrays) if k.startswith(_PREFIX)}
+    try:
+        frames = tuple(_read(k, entry, own) for k, entry in enumerate(header))
+    except (KeyError, TypeError, ValueError) as e:
+        raise ModelFileError(f"{where}: its reference frames are damaged: {e}") from None
+    for frame in frames:
+        if frame.types.min(initial=0) < 0 or frame.types.max(initial=0) >= n_types:
+            raise ModelFileError(f"{where}: its reference frames hold types beyond its type map")
+    return frames
+
+
+def _read(k: int, entry: dict[str, Any], arrays: dict[str, torch.Tensor]) -> ReferenceFrame:
+    values = {
+        name: arrays[f"{_PREFIX}{k}.{name}"].numpy()
+        for name in ("positions", "cell", "types", "energies", "forces")
+    }
+    n = len(values["types"])
+    shapes = {
+        "positions": (n, 3),
+        "cell": (3, 3),
+        "types": (n,),
+        "energies": (n,),
+        "forces": (n, 3),
+    }
+    for name, shape in shapes.items():
+        if values[name].shape != shape or values[name].dtype != (
+            np.int32 if name == "types" else np.float64
+        ):
+            raise ValueError(f"'{name}' is {values[name].dtype} {values[name].shape}")
+        if not np.isfinite(values[name]).all():
+            raise ValueError(f"'{name}' is not finite")
+    if n > MOST_ATOMS:
+        raise ValueError(f"{n} atoms, at most {MOST_ATOMS} are allowed")
+    pbc = np.array([bool(p) for p in entry["pbc"]])
+    if pbc.shape != (3,):
+        raise ValueError(f"'pbc' {entry['pbc']}")
+    return ReferenceFrame(str(entry["source"]), bool(entry["real"]), pbc=pbc, **values)
