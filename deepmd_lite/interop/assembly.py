@@ -47,6 +47,9 @@ class Parts:
     """Hidden layers of each network; None for an excluded pair."""
     tables: list[Tree | None] | None
     """Tables (see `nodes`) in their place, in a compressed model."""
+    type_vectors: list[Layer] | None
+    """Layers that give each type its vector. All types and pairs then share one network, whose
+    inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
     fittings: list[list[Layer]]
     """Layers for each type, the linear one last."""
     fitting_residual: list[bool]
@@ -100,7 +103,7 @@ def check_supported(section: Tree) -> tuple[Tree, Tree]:
 
     Raises PartsError, naming key and value, for anything that these files keep elsewhere.
     """
-    for key in ("type_embedding", "modifier", "use_srtab", "spin", "pair_type", "models"):
+    for key in ("modifier", "use_srtab", "spin", "pair_type", "models"):
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
     found = []
@@ -114,6 +117,9 @@ def check_supported(section: Tree) -> tuple[Tree, Tree]:
         found.append(part)
     if section.get("type", "standard") != "standard":
         raise PartsError(f"model/type {_shown(section['type'])} is not supported; only standard")
+    for key in ("numb_fparam", "numb_aparam"):
+        if found[1].get(key):
+            raise PartsError(f"model/fitting_net/{key} {_shown(found[1][key])} is not supported")
     return found[0], found[1]
 
 
@@ -141,11 +147,15 @@ def assembled(parts: Parts) -> Tree:
 def _descriptor(parts: Parts) -> Tree:
     section, _ = check_supported(parts.section)
     n_types, ndim = len(parts.type_map), 1 if parts.one_side else 2
+    if parts.type_vectors is not None:
+        ndim = 0
     resnet_dt, trainable = section.get("resnet_dt", False), section.get("trainable", True)
     activation = section.get("activation_function", "tanh")
     neuron, precision = _widths(parts, section)
     n_in = parts.fittings[0][0][0].shape[0]
-    if n_in % neuron[-1]:
+    if parts.type_vectors is not None:
+        n_in -= parts.type_vectors[-1][0].shape[1]
+    if n_in <= 0 or n_in % neuron[-1]:
         raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
     if parts.tables is not None:
         embeddings = nodes.tabulated_embedding(parts.tables, ndim, n_types)
@@ -174,7 +184,21 @@ def _descriptor(parts: Parts) -> Tree:
         "precision": precision,
         "type_map": parts.type_map,
     }
+    if parts.type_vectors is not None:
+        keys["type_embedding"] = _type_embedding(parts)
     return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
+
+
+def _type_embedding(parts: Parts) -> Tree:
+    """Raises PartsError for a section that is not a mapping."""
+    section = parts.section.get("type_embedding")
+    layers = parts.type_vectors or []
+    if not isinstance(section, dict):
+        raise PartsError("model/type_embedding is missing from its training script")
+    resnet_dt = section.get("resnet_dt", False)
+    activation, trainable = section.get("activation_function", "tanh"), [True] * len(layers)
+    made = _layers(layers, activation, trainable, trainable)
+    return nodes.type_embedding(nodes.embedding_network(made, resnet_dt), section, parts.type_map)
 
 
 def _widths(parts: Parts, section: Tree) -> tuple[list[int], str]:
@@ -239,7 +263,7 @@ def _fitting(parts: Parts) -> Tree:
         "dim_descrpt": networks[0]["in_dim"],
         "neuron": networks[0]["neuron"],
         "resnet_dt": resnet_dt,
-        "mixed_types": False,
+        "mixed_types": parts.type_vectors is not None,
         **{key: section.get(key, value) for key, value in off.items()},
         "exclude_types": [],
         "trainable": trainable,
@@ -250,6 +274,7 @@ def _fitting(parts: Parts) -> Tree:
     none = dict.fromkeys(
         ("fparam_avg", "fparam_inv_std", "aparam_avg", "aparam_inv_std", "case_embd")
     )
-    nets = nodes.collection(networks, 1, len(networks), "fitting_network")
+    ndim, n_types = 1 if parts.type_vectors is None else 0, len(parts.type_map)
+    nets = nodes.collection(networks, ndim, n_types, "fitting_network")
     bias = parts.bias_atom_e.reshape(-1, 1)
     return nodes.fitting(keys, nets, {"bias_atom_e": bias, **none})

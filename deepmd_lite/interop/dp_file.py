@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .tree import FLOATS
 
 DTYPES = (*FLOATS[:3], "int32", "int64", "bool")
 """Types of the arrays that such files hold; bfloat16 has no reader here."""
+DEEPEST = 64
 LARGEST = 1 << 30
 """Bytes of one array, beyond which a file is not believed."""
 
@@ -71,7 +72,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = _existing(path)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both build plain types only
     try:
-        tree = yaml.load(path.read_bytes(), loader)
+        content = path.read_bytes()
+        _check_depth(path, yaml.parse(content, loader))
+        tree = yaml.load(content, loader)
+    except ModelFileError:
+        raise
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
@@ -142,6 +147,18 @@ def _data_set(path: Path, file: Any, name: Any) -> np.ndarray:
             f"an array of {', '.join(DTYPES)}"
         )
     return np.asarray(found[()])
+
+
+def _check_depth(path: Path, events: Iterable[yaml.Event]) -> None:
+    """Refuse nesting that would overflow the stack of the reader in C."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            raise ModelFileError(f"{path}: nested deeper than {DEEPEST} levels; no model is")
 
 
 def _check_size(path: Path, tree: Any) -> None:

@@ -111,7 +111,7 @@ def _fitting(potential: Potential) -> dict[str, Any]:
     )
     n_in = d.neuron[-1] * d.axis_neuron
     networks = []
-    for network in potential.networks():
+    for network in potential.fitting_networks():
         hidden = zip(network.weights, network.biases, network.steps, strict=True)
         layers = [_layer(w, b, s, f.activation_function) for w, b, s in hidden]
         output = _layer(network.weight_out[:, None], network.bias_out, None, "none", resnet=False)

@@ -129,14 +129,21 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
     environment = graph.of("ProdEnvMatA", "DescrptSeA")
     if len(environment) != 1 or not type_map:
         raise PartsError(f"expected one operation 'ProdEnvMatA', found {len(environment)}")
-    fittings = [_fitting(graph, f"_type_{a}") for a in range(len(type_map))]
+    vectors = _type_vectors(graph)
+    suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
+    fittings = [_fitting(graph, suffix) for suffix in suffixes]
     sel, davg, dstd = _scales(graph, len(type_map), environment[0])
     descriptor, n_types = section["descriptor"], len(type_map)
     tables = _compressed(graph, descriptor, n_types)
 
     def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
-        return [_embedding(graph, scope, b) for b in seen]
+        return [_network(graph, scope, f"_{b}", 1) for b in seen]
 
+    embeddings: list[list[Layer] | None] = []
+    if vectors:
+        embeddings = [_network(graph, "filter_type_all", "", -1)]
+    elif not tables:
+        embeddings = _in_order(graph, descriptor, n_types, networks)
     parts = Parts(
         section=section,
         type_map=type_map,
@@ -145,9 +152,10 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         sel=sel,
         davg=davg,
         dstd=dstd,
-        one_side=_one_side(graph),
-        embeddings=[] if tables else _in_order(graph, descriptor, n_types, networks),
+        one_side=_one_sided_input(embeddings, vectors) if vectors else _one_side(graph),
+        embeddings=embeddings,
         tables=tables,
+        type_vectors=vectors,
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
         bias_atom_e=_bias(graph, len(type_map)),
@@ -252,14 +260,32 @@ def _excluded(section: Tree) -> set[tuple[int, int]]:
     return {*pairs, *((b, a) for a, b in pairs)}
 
 
-def _embedding(graph: _Graph, scope: str, neighbor: int) -> list[Layer]:
+def _network(graph: _Graph, scope: str, suffix: str, width: int) -> list[Layer]:
+    """Hidden layers matrix_1, matrix_2, … of a scope; `width` of the input, or -1."""
     layers: list[Layer] = []
-    width = 1
-    while not layers or f"{scope}/matrix_{len(layers) + 1}_{neighbor}" in graph:
-        names = f"{scope}/{{}}_{len(layers) + 1}_{neighbor}"
-        layers.append(_layer(graph, names, width))
+    while not layers or f"{scope}/matrix_{len(layers) + 1}{suffix}" in graph:
+        layers.append(_layer(graph, f"{scope}/{{}}_{len(layers) + 1}{suffix}", width))
         width = layers[-1][0].shape[1]
     return layers
+
+
+def _type_vectors(graph: _Graph) -> list[Layer] | None:
+    """The network of a type embedding, which it may do without."""
+    if "type_embed_net/matrix_1" not in graph:
+        return None
+    for side in ("one", "two"):
+        if f"filter_type_all/matrix_1_{side}_side_ebd" in graph:
+            raise PartsError("model/descriptor/tebd_input_mode 'strip' is not supported")
+    return _network(graph, "type_embed_net", "", -1)
+
+
+def _one_sided_input(embeddings: list[list[Layer] | None], vectors: list[Layer]) -> bool:
+    """Whether the one embedding network takes a neighbour's vector alone, or the centre's too."""
+    (network,) = embeddings
+    inputs, width = network[0][0].shape[0] if network else 0, vectors[-1][0].shape[1]
+    if inputs not in (1 + width, 1 + 2 * width):
+        raise PartsError(f"{inputs} inputs of the embedding for a type embedding of {width}")
+    return inputs == 1 + width
 
 
 def _layer(graph: _Graph, names: str, width: int) -> Layer:
@@ -269,8 +295,9 @@ def _layer(graph: _Graph, names: str, width: int) -> Layer:
     bias, idt = names.format("bias"), names.format("idt")
     b = graph.array(bias, (n,)) if bias in graph else None
     step = None
-    if idt in graph:  # (1, n) in an embedding, (n,) in a fitting net
-        step = graph.array(idt, (1, n) if idt.startswith("filter") else (n,)).reshape(-1)
+    if idt in graph:  # (n,) in a fitting net, (1, n) elsewhere
+        fitting = "layer_" in idt
+        step = graph.array(idt, (n,) if fitting else (1, n)).reshape(-1)
     return w, b, step
 
 

@@ -153,6 +153,24 @@ def descriptor(section: Tree, embeddings: Tree, davg: np.ndarray, dstd: np.ndarr
     }
 
 
+def type_embedding(network: Tree, section: Tree, type_map: list[str]) -> Tree:
+    """A `TypeEmbedNet`: `network` gives each unit vector of a type its vector."""
+    return {
+        "@class": "TypeEmbedNet",
+        "@version": 2,
+        "ntypes": len(type_map),
+        "neuron": network["neuron"],
+        "resnet_dt": network["resnet_dt"],
+        "precision": network["precision"],
+        "activation_function": network["activation_function"],
+        "trainable": section.get("trainable", True),
+        "use_econf_tebd": section.get("use_econf_tebd", False),
+        "use_tebd_bias": network["bias"],
+        "type_map": type_map,
+        "embedding": network,
+    }
+
+
 def fitting(section: Tree, nets: Tree, variables: Tree) -> Tree:
     """A `Fitting` of type `ener`; `section` has its keys, `variables` its arrays."""
     return {

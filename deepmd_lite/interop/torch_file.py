@@ -99,6 +99,8 @@ def _opened(root: Any) -> tuple[_State, Tree]:
 
 def _parts(state: _State, section: Tree) -> Parts:
     descriptor, _ = check_supported(section)
+    if section.get("type_embedding"):
+        raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
     type_map, sel = section.get("type_map"), descriptor.get("sel")
     if not isinstance(type_map, list) or not all(isinstance(name, str) for name in type_map):
         raise PartsError("model/type_map is not a list of names")
@@ -128,6 +130,7 @@ def _parts(state: _State, section: Tree) -> Parts:
             _network(state, prefix, k, 1) for k in range(n_types**2 if two_sided else n_types)
         ],
         tables=None,
+        type_vectors=None,
         fittings=fittings,
         fitting_residual=[True] * (len(fittings[0]) - 1),
         bias_atom_e=state.array(f"{_FITTING}.bias_atom_e", (n_types, 1)),

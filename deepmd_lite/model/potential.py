@@ -327,9 +327,9 @@ class Potential(nn.Module):
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""
         d = self.config.descriptor
         activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, self.networks())
+        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, self.fitting_networks())
 
-    def networks(self) -> list[kernels.Network]:
+    def fitting_networks(self) -> list[kernels.Network]:
         """The network from descriptor to energy of each element, without its bias."""
         networks = []
         for fitting in self.fitting:

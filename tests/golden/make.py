@@ -51,7 +51,14 @@ def section(descriptor=(), fitting=()):
     }
 
 
-ATTENTION = {"type": "se_atten", "sel": 54, "attn_layer": 0, "tebd_dim": 4, "set_davg_zero": True}
+DPA1 = {
+    "type": "se_atten",
+    "sel": 54,
+    "attn_layer": 0,
+    "tebd_dim": 4,
+    "set_davg_zero": True,
+    "smooth_type_embedding": False,  # without meaning here, but TensorFlow knows no other
+}
 SINGLE = {"precision": "float32"}
 MODELS = {
     "two_sided": section({"resnet_dt": True}),
@@ -61,9 +68,9 @@ MODELS = {
     "excluded": section({"exclude_types": [[0, 1]]}),
     "excluded_one_sided": section({"exclude_types": [[1, 1]], "type_one_side": True}),
     "vacuum": section({}, {"atom_ener": [-3.0, None]}),
-    "type_embedding": section(ATTENTION),
+    "type_embedding": section(DPA1),
     "type_embedding_one_sided": section(
-        {**ATTENTION, "type_one_side": True, "use_tebd_bias": True, "concat_output_tebd": False}
+        {**DPA1, "type_one_side": True, "use_tebd_bias": True, "axis_neuron": 5}
     ),
 }
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from golden_files import GOLDEN, read, unpacked
 
+from deepmd_lite.cli import main
 from deepmd_lite.interop import convert
 from deepmd_lite.model import load_model
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import InputError
 
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
+TYPE_EMBEDDING = "type_embedding.pb"
 COMPRESSED = ["one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
@@ -91,7 +93,7 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", PLAIN + COMPRESSED)
+@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED, TYPE_EMBEDDING])
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     convert(unpacked(name, tmp_path), tmp_path / "model.dpl")
     model = load_model(tmp_path / "model.dpl")
@@ -110,10 +112,12 @@ def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
         np.testing.assert_allclose(found.virial.numpy(), golden["virials"][k], rtol=0, atol=virial)
 
 
-def test_a_model_without_networks_says_so(tmp_path):
+def test_a_model_without_networks_says_so(tmp_path, capsys):
     source = unpacked("one_sided_compressed.pb", tmp_path)
     potential, notes = convert(source, tmp_path / "model.dpl")
     assert "no training" in notes[0]
+    assert main(["info", str(tmp_path / "model.dpl")]) == 0
+    assert "no training" in capsys.readouterr().out
     with pytest.raises(InputError, match="table without networks"):
         potential.embedding_networks()
     with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):

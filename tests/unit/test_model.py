@@ -183,6 +183,7 @@ def test_missing_file_and_foreign_safetensors(tmp_path):
         ({"type_map": ["H", "H"]}, "listed twice"),
         ({"type_map": ["H"], "descriptor": {"sel": [4, 5]}}, "2 entries for 1 elements"),
         ({"type_map": ["H"], "descriptor": {"activation_function": "relu"}}, "expected one of"),
+        ({"type_map": ["H"], "descriptor": {"exclude_types": [[0, 1]]}}, "beyond 0 … 0"),
         ({"type_map": ["H"], "descriptor": {"axis_neuron": 50}}, "axis_neuron 50 exceeds"),
         ({"descriptor": {}}, "key 'type_map' is missing"),
         ({"type_map": ["H"], "descriptor": {"type": "se_e3"}}, "descriptor/type"),

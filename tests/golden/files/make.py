@@ -1,7 +1,7 @@
 """Makes the model files of this folder and what DeePMD-kit computes with them.
 
-    TENSORFLOW_PYTHON make.py tensorflow FOLDER
-    PYTORCH_PYTHON make.py pytorch FOLDER
+    TENSORFLOW_PYTHON make.py tensorflow FOLDER [NAME.pb …]
+    PYTORCH_PYTHON make.py pytorch FOLDER [NAME.pth …]
 
 Executed in environments of DeePMD-kit 3.2 (see `benchmarks/peer.py`), one for each backend.
 Every model is trained for a few steps on random water-like frames, so that its file is what
@@ -28,6 +28,7 @@ SECTIONS = {
     "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
     "one_sided.pb": {"type_one_side": True},
     "excluded.pb": {"exclude_types": [[0, 0]]},
+    "type_embedding.pb": {"resnet_dt": True, "neuron": [5, 10]},
     "single.pb": {"type_one_side": True, "precision": "float32", "set_davg_zero": True},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
@@ -36,6 +37,8 @@ COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth")
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
 """Of these the plain file is not kept."""
 CHECKPOINT = "two_sided.pth"
+TYPE_EMBEDDING = "type_embedding.pb"
+"""`dp convert-backend` cannot convert this one: no tree."""
 
 
 def frames(n):
@@ -80,8 +83,11 @@ def training_input(name):
         **section,
     }
     fitting = {"neuron": [6, 6], "precision": precision, "seed": 2}
+    model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
+    if name == TYPE_EMBEDDING:
+        model["type_embedding"] = {"neuron": [2, 4], "resnet_dt": True, "seed": 4}
     return {
-        "model": {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting},
+        "model": model,
         "learning_rate": {"type": "exp", "start_lr": 0.01, "stop_lr": 1e-4, "decay_steps": 2},
         "loss": {"type": "ener"},
         "training": {
@@ -179,7 +185,7 @@ def main():
     backend, target = sys.argv[1], Path(sys.argv[2]).resolve()
     target.mkdir(parents=True, exist_ok=True)
     suffix = {"tensorflow": ".pb", "pytorch": ".pth"}[backend]
-    for name in SECTIONS:
+    for name in sys.argv[3:] or SECTIONS:
         if not name.endswith(suffix):
             continue
         with tempfile.TemporaryDirectory() as temporary:
@@ -194,7 +200,8 @@ def main():
                 (folder / "model.ckpt-6.pt").rename(models[-1])
             for model in models:
                 save_results(model, target / f"{model.name}.npz")
-                save_tree(model, target)
+                if name != TYPE_EMBEDDING:
+                    save_tree(model, target)
             if name in COMPRESSED:
                 compressed = name.replace(".", "_compressed.")
                 words = ["-i", name, "-o", compressed, "-s", "0.1", "-e", "2"]

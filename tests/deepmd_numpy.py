@@ -1,0 +1,100 @@
+"""Atomic energies of DeePMD-kit's serialised models as its papers define them, in plain numpy.
+
+Slots are padded and the pair networks are evaluated one by one, with the vectors of a type
+embedding as inputs: nothing is folded, tabulated or summed in another way than written there.
+"""
+
+import itertools
+
+import numpy as np
+
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "linear": lambda x: x,
+    "none": lambda x: x,
+}
+ACTIVATIONS["gelu_tf"] = ACTIVATIONS["gelu"]
+
+
+def network(node, x):
+    """(n, out) from (n, in)."""
+    for layer in node["layers"]:
+        arrays = layer["@variables"]
+        z = x @ arrays["w"] + (0 if arrays["b"] is None else arrays["b"])
+        y = ACTIVATIONS[layer["activation_function"].lower()](z)
+        y = y if arrays["idt"] is None else y * arrays["idt"]
+        n_in, n_out = arrays["w"].shape
+        if layer["resnet"] and n_out in (n_in, 2 * n_in):
+            y = y + np.tile(x, n_out // n_in)
+        x = y
+    return x
+
+
+def rows_around(i, positions, cell, d):
+    """Types' places (n,) and rows (1/r, x/r², y/r², z/r²) · switch (n, 4) of all images in rcut."""
+    reach = int(np.ceil(d["rcut"] * np.linalg.norm(np.linalg.inv(cell), axis=0).max()))
+    shifts = np.array(list(itertools.product(range(-reach, reach + 1), repeat=3)))
+    vectors = (positions[None] + (shifts @ cell)[:, None] - positions[i]).reshape(-1, 3)
+    r = np.linalg.norm(vectors, axis=1)
+    near = (r > 1e-9) & (r < d["rcut"])
+    r, vectors = r[near], vectors[near]
+    u = ((r - d["rcut_smth"]) / (d["rcut"] - d["rcut_smth"])).clip(0, 1)
+    w = 1 + u**3 * (-6 * u**2 + 15 * u - 10)
+    j = np.tile(np.arange(len(positions)), len(shifts))[near]
+    return j, w[:, None] * np.hstack([1 / r[:, None], vectors / r[:, None] ** 2])
+
+
+def atomic_energies(model, positions, cell, types):
+    """(n,) eV of the tree's node `model`."""
+    d, f = model["descriptor"], model["fitting"]
+    n_types, vectors = len(model["type_map"]), None
+    if "type_embedding" in d:
+        vectors = network(d["type_embedding"]["embedding"], np.eye(n_types))
+    excluded = {tuple(p) for a, b in d["exclude_types"] for p in ((a, b), (b, a))}
+    by_type = len(d["sel"]) == n_types
+    energies = []
+    for i, a in enumerate(types):
+        davg, dstd = (d["@variables"][key][a, 0] for key in ("davg", "dstd"))
+        j, rows = rows_around(i, positions, cell, d)
+        moments = np.zeros((d["neuron"][-1], 4))
+        for b in range(n_types):
+            r = rows[types[j] == b]
+            if by_type:
+                assert len(r) <= d["sel"][b]
+                r = np.vstack([r, np.zeros((d["sel"][b] - len(r), 4))])
+            if (a, b) in excluded:
+                continue
+            r = (r - davg) / dstd
+            g = embedding(d, r[:, :1], a, b, n_types, vectors)
+            moments = moments + g.T @ r
+        moments = moments / sum(d["sel"])
+        descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
+        energies.append(fitted(f, descriptor, a, vectors))
+    bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
+    return np.array(energies) + bias[types]
+
+
+def embedding(d, s, a, b, n_types, vectors):
+    """G of neighbours of type b around type a, (n, M)."""
+    networks = d["embeddings"]["networks"]
+    if vectors is None:
+        return network(networks[b if d["type_one_side"] else a + n_types * b], s)
+    inputs = [vectors[b]] if d["type_one_side"] else [vectors[b], vectors[a]]
+    return network(networks[0], np.hstack([s, *(np.tile(v, (len(s), 1)) for v in inputs)]))
+
+
+def fitted(f, descriptor, a, vectors):
+    """Energy of an atom of type a, without biases."""
+    networks = f["nets"]["networks"]
+    if f["mixed_types"]:
+        joined = networks[0]["layers"][0]["@variables"]["w"].shape[0] > descriptor.shape[1]
+        x = np.hstack([descriptor, vectors[a : a + 1]]) if joined else descriptor
+        return network(networks[0], x)[0, 0]
+    energy = network(networks[a], descriptor)[0, 0]
+    if f.get("atom_ener") and f["atom_ener"][a] is not None:
+        energy -= network(networks[a], 0 * descriptor)[0, 0]
+    return energy
