@@ -257,6 +257,7 @@ def _info_of_restart(args: argparse.Namespace) -> int:
 
 def _info_of_model(args: argparse.Namespace) -> int:
     from .model import load_model, read_header
+    from .model.tabulated import TabulatedEmbedding
 
     header = read_header(args.file)
     if args.json:
@@ -280,6 +281,8 @@ def _info_of_model(args: argparse.Namespace) -> int:
         if model.repulsion is None
         else f"ZBL, inside {model.repulsion.summary(model.type_map)}"
     )
+    if isinstance(model.embedding, TabulatedEmbedding):
+        rows["embedding"] += "; a table, its networks are lost: no training"
     error = model.table_error
     if error:
         rows["table error"] = (

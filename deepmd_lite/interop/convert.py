@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from ..model import Potential, load_model, refine_table, save_model
+from ..model.tabulated import TabulatedEmbedding
 from ..neighbors import periodic_env
 from ..system import InputError, LocalEnv, ModelFileError
 from .deepmd_kit import potential_from_tree
 from .dp_file import read_dp, read_yaml, write_dp, write_yaml
 from .export import tree_of
+from .graph_file import read_graph
+from .torch_file import read_torch
 
 OWN = ".dpl"
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -30,6 +33,9 @@ READERS: dict[str, Reader] = {
     ".dp": read_dp,
     ".yaml": read_yaml,
     ".yml": read_yaml,
+    ".pb": read_graph,
+    ".pth": read_torch,
+    ".pt": read_torch,
 }
 WRITERS: dict[str, Writer] = {
     ".dp": write_dp,
@@ -84,12 +90,18 @@ def _imported(
     notes = [
         f"table of {potential.grid.n_intervals} intervals: forces within "
         f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
-        "eV/atom of the networks",
+        f"eV/atom of the {_exact(potential)}",
         f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element; here all count",
     ]
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes
+
+
+def _exact(potential: Potential) -> str:
+    """What the potential's own table approximates."""
+    lost = isinstance(potential.embedding, TabulatedEmbedding)
+    return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
 
 def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, list[str]]:
@@ -119,7 +131,8 @@ def _provenance(source: Path, tree: dict[str, Any]) -> dict[str, Any]:
         "backend": tree.get("backend", "unknown"),
         "model_def_script": script,
     }
-    loss = script.get("loss") if isinstance(script, dict) else None
+    training = tree.get("training_script")
+    loss = training.get("loss") if isinstance(training, dict) else None
     if isinstance(loss, dict):
         prefactors = [loss.get(f"{which}_pref_v", 0) for which in ("start", "limit")]
         found["virials trained"] = any(isinstance(p, (int, float)) and p > 0 for p in prefactors)

@@ -15,9 +15,11 @@ import torch
 
 from ..model import ModelConfig, Potential, Statistics
 from ..model.file import FINEST
+from ..model.potential import TABLE_REACH
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .networks import activation, arrays, collection, layers
+from .tables import tabulated_embedding
 from .tree import Node
 from .type_embedding import DPA1, folded
 
@@ -45,18 +47,24 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
     config = _config(model, _exclusions(root, model, davg))
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
-    arrays = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+    parameters, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
+    if tabulated is None:
+        parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+    else:
+        nearest = max(TABLE_REACH * statistics.min_distance, tabulated[1])
+        config.table.min_distance = nearest
     nets = fitting.node("nets")
     for a, network in enumerate(collection(nets, 1, n_types)):
         found = _fitting(config, nets, network)
-        arrays |= {f"fitting.{a}.{k}": v for k, v in found.items()}
+        parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
-        potential = Potential(config, statistics, seed=None)
+        embedding = None if tabulated is None else tabulated[0]
+        potential = Potential(config, statistics, seed=None, embedding=embedding)
     if potential.grid.n_intervals > FINEST:
         raise descriptor.node("@variables").refusal(
             "dstd", f"too small for a table: {dstd[:, 0].tolist()}"
         )
-    potential.load_state_dict(arrays, strict=False, assign=True)
+    potential.load_state_dict(parameters, strict=False, assign=True)
     potential.to_precision(config.precision).requires_grad_(False)
     _subtract_vacuum(potential, fitting)
     return potential

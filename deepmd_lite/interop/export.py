@@ -16,7 +16,8 @@ from .deepmd_kit import SOFTWARE
 def tree_of(potential: Potential) -> dict[str, Any]:
     """The tree of `potential`, as `deepmd_kit.potential_from_tree` reads it; weights bit for bit.
 
-    Raises InputError for a model with a repulsion of close pairs, which DeePMD-kit cannot add.
+    Raises InputError for a model with a repulsion of close pairs, which DeePMD-kit cannot add, and
+    for one whose embedding networks are lost.
     """
     if potential.repulsion is not None:
         raise InputError(
@@ -164,7 +165,7 @@ def _fitting(potential: Potential) -> dict[str, Any]:
 
 
 def _embedding_network(potential: Potential, p: int) -> dict[str, Any]:
-    d, own = potential.config.descriptor, potential.embedding
+    d, own = potential.config.descriptor, potential.embedding_networks()
     layers = []
     for number in range(len(d.neuron)):
         weight, bias, step = own.parameters_of(number)

@@ -6,6 +6,8 @@ parameters under the names of `Potential.state_dict()`, statistics, elements and
 repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and
 `table.nodes` (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect
 to normalised s at each node, so that a reader needs no network library to evaluate the embedding.
+Where the networks of the embedding are lost (a compressed model of DeePMD-kit), `embedding.nodes`
+stands in their place: the same numbers for each of them, float64.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from .potential import Potential
 from .repulsion import Repulsion
 from .statistics import Statistics
 from .table import Grid
+from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 2
-"""2 added the repulsion, which models of version 1 do not have."""
+FORMAT_VERSION = 3
+"""2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -103,7 +106,15 @@ def save_model(
         nodes = torch.stack(potential.jet(), dim=2)
     arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()}
     arrays["table.nodes"] = nodes.contiguous()
+    if isinstance(potential.embedding, TabulatedEmbedding):
+        arrays["embedding.nodes"] = _embedding_nodes(potential)
     write_atomically(path, serialise(arrays, metadata={"deepmd_lite": json.dumps(header)}))
+
+
+def _embedding_nodes(potential: Potential) -> torch.Tensor:
+    """(n_networks, n_nodes, 3, M) float64."""
+    jet = potential.embedding.jet(potential.grid.nodes())
+    return torch.stack(jet, dim=2).contiguous()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -137,12 +148,13 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         raise ModelFileError(f"{path}: the header is not valid: {e}") from None
     n_types = len(config.type_map)
     _check_numbers(path, grid, sel, min_distance, n_types)
+    embedding = _tabulated(path, config, grid, arrays.pop("embedding.nodes", None))
     with torch.device("meta"):  # nothing is allocated before the shapes are known to agree
         empty = torch.empty(n_types, 4, dtype=torch.float64)
         bias = torch.empty(n_types, dtype=torch.float64)
         repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
         statistics = Statistics(empty, empty.clone(), bias, sel, min_distance, repulsion)
-        potential = Potential(config, statistics, seed=None, grid=grid)
+        potential = Potential(config, statistics, seed=None, grid=grid, embedding=embedding)
     arrays.pop("table.nodes", None)
     _check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
@@ -192,6 +204,21 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if version < 2 and isinstance(header.get("config"), dict):
         header["config"]["repulsion"] = None
     return header, arrays
+
+
+def _tabulated(
+    path: str | Path, config: ModelConfig, grid: Grid, nodes: torch.Tensor | None
+) -> TabulatedEmbedding | None:
+    """The embedding, where the file holds a table in the place of its networks."""
+    if nodes is None:
+        return None
+    n_types, d = len(config.type_map), config.descriptor
+    copies = n_types if d.type_one_side else n_types**2
+    expected = torch.empty(
+        (copies, grid.n_intervals + 1, 3, d.neuron[-1]), dtype=torch.float64, device="meta"
+    )
+    _check_arrays(path, {"embedding.nodes": expected}, {"embedding.nodes": nodes})
+    return TabulatedEmbedding.on_grid(grid, nodes.double())
 
 
 def _check_numbers(

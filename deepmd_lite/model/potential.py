@@ -21,6 +21,7 @@ from .config import ModelConfig
 from .networks import Embedding, Fitting
 from .statistics import Statistics, seen_pairs
 from .table import Grid, hermite_coefficients
+from .tabulated import TabulatedEmbedding
 
 TABLE_REACH = 0.75
 """The table ends at this fraction of the smallest distance in the training data."""
@@ -39,8 +40,11 @@ class Potential(nn.Module):
         statistics: Statistics,
         seed: int | None = 0,
         grid: Grid | None = None,
+        embedding: TabulatedEmbedding | None = None,
     ) -> None:
         """Networks with random weights from `seed`, or left uninitialised where it is None.
+
+        `embedding` stands in for embedding networks that are lost.
 
         `grid` defaults to one that covers s̃ from an empty slot to `TABLE_REACH` times the
         smallest distance of `statistics` (or `table/min_distance`).
@@ -62,7 +66,7 @@ class Potential(nn.Module):
         self.repulsion = statistics.repulsion
         d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
         copies = n_types if d.type_one_side else n_types**2
-        self.embedding = Embedding(
+        self.embedding = embedding or Embedding(
             copies, 1, d.neuron, d.activation_function, d.resnet_dt, _generator(seed, d.seed, 1)
         )
         self._seen = seen_pairs(d.exclude_types, n_types)
@@ -111,6 +115,18 @@ class Potential(nn.Module):
         self.requires_grad_(False)
         self._frozen = self.coefficients()
         return self
+
+    def embedding_networks(self) -> Embedding:
+        """The embedding's networks, where they themselves are needed: to train or to export them.
+
+        Raises InputError where only their table is left.
+        """
+        if not isinstance(self.embedding, Embedding):
+            raise InputError(
+                "the embedding of this model is a table without networks, as of a compressed "
+                "model: it cannot be trained or exported; convert the uncompressed model"
+            )
+        return self.embedding
 
     @property
     def empty_slot(self) -> torch.Tensor:

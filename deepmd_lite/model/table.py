@@ -40,8 +40,7 @@ class Grid:
         return self.start + self.spacing * steps
 
 
-# Powers of t (rows) from value, slope and curvature at t = 0 and at t = 1 (columns).
-_HERMITE = torch.tensor(
+HERMITE = torch.tensor(
     [
         [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
         [0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
@@ -52,6 +51,7 @@ _HERMITE = torch.tensor(
     ],
     dtype=torch.float64,
 )
+"""Powers of t (rows) from value, slope and curvature at t = 0 and at t = 1 (columns)."""
 
 
 def hermite_coefficients(
@@ -66,7 +66,7 @@ def hermite_coefficients(
     value, slope, curvature = jet
     nodes = torch.stack([value, spacing * slope, spacing**2 * curvature], dim=2)
     both_ends = torch.cat([nodes[:, :-1], nodes[:, 1:]], dim=2)
-    inner = torch.einsum("kd,pqdm->pqkm", _HERMITE.to(nodes.device), both_ends)
+    inner = torch.einsum("kd,pqdm->pqkm", HERMITE.to(nodes.device), both_ends)
     parabola = nodes[:, -1:] * nodes.new_tensor([1.0, 1.0, 0.5])[:, None]
     last = torch.nn.functional.pad(parabola, (0, 0, 0, 3))
     coefficients = torch.cat([inner, last], dim=1)

@@ -86,7 +86,7 @@ def test_train_test_info(tmp_path, capsys):
     assert "repulsion" in shown
     assert "ZBL, inside Si-Si" in shown
     assert main(["info", str(out / "model.dpl"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format_version"] == 2
+    assert json.loads(capsys.readouterr().out)["format_version"] == 3
 
 
 def test_train_within_a_time_limit(tmp_path, capsys):

@@ -1,0 +1,280 @@
+"""From the arrays of a model file and its `model` section to DeePMD-kit's tree.
+
+A frozen graph and a TorchScript archive hold the same things under other names. What the arrays
+say themselves (widths, one- or two-sided, precision) is taken from them: the section may be an
+unfinished input whose defaults have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import nodes
+from .nodes import Tree
+
+Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+"""Weight (in, out), bias (out,), time step (out,) or None."""
+
+
+class PartsError(ValueError):
+    """Parts that do not make a model, or not one that can be expressed."""
+
+
+@dataclass
+class Parts:
+    """What a model file holds; arrays as DeePMD-kit has them."""
+
+    section: Tree
+    """The `model` section of the training input."""
+    type_map: list[str]
+    rcut: float
+    """Å."""
+    rcut_smth: float
+    sel: list[int]
+    davg: np.ndarray
+    """(n_types, N_sel, 4), as dstd."""
+    dstd: np.ndarray
+    one_side: bool
+    """Whether networks are those of neighbour types, n_types of them; otherwise there are
+    n_types² (centre + neighbour · n_types)."""
+    embeddings: list[list[Layer] | None]
+    """Hidden layers of each network; None for an excluded pair."""
+    tables: list[Tree | None] | None
+    """Tables (see `nodes`) in their place, in a compressed model."""
+    type_vectors: list[Layer] | None
+    """Layers that give each type its vector. All types and pairs then share one network, whose
+    inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
+    fittings: list[list[Layer]]
+    """Layers for each type, the linear one last."""
+    fitting_residual: list[bool]
+    """Whether each hidden layer has a residual connection."""
+    bias_atom_e: np.ndarray
+    """(n_types,), eV."""
+    out_bias: np.ndarray
+    """(1, n_types, 1), eV, as out_std."""
+    out_std: np.ndarray
+    min_nbor_dist: float | None
+    """Å."""
+
+
+def brief(error: Exception) -> str:
+    """The message of an error as one short line: a damaged file may have put anything in it."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def section_of(script: str | Tree) -> Tree:
+    """A section of an input file, from JSON or a mapping. Raises PartsError."""
+    try:
+        section = json.loads(script) if isinstance(script, str) else script
+    except (ValueError, RecursionError):
+        raise PartsError("its training script is not JSON") from None
+    if not isinstance(section, dict):
+        raise PartsError("its training script is not a mapping")
+    return _plain(section, Counter(), 0)
+
+
+MOST_VALUES, MOST_DEPTH = 100_000, 20
+"""Of a training script; the longest have some hundred values."""
+
+
+def _plain(value: Any, counted: Counter, depth: int) -> Any:
+    """A copy of JSON's types alone: a pickle may hold others, or refer to itself."""
+    counted["values"] += 1
+    if counted["values"] > MOST_VALUES or depth > MOST_DEPTH:
+        raise PartsError("its training script is larger than any")
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(inner, counted, depth + 1) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, counted, depth + 1) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise PartsError(f"its training script holds a value of {type(value).__name__}")
+
+
+def check_supported(section: Tree) -> tuple[Tree, Tree]:
+    """The descriptor and fitting sections of an energy model `se_e2_a`.
+
+    Raises PartsError, naming key and value, for anything that these files keep elsewhere.
+    """
+    for key in ("modifier", "use_srtab", "spin", "pair_type", "models"):
+        if section.get(key):
+            raise PartsError(f"model/{key} is not supported")
+    found = []
+    for key, known in (("descriptor", ("se_e2_a", "se_a")), ("fitting_net", ("ener",))):
+        part = section.get(key)
+        if not isinstance(part, dict):
+            raise PartsError(f"model/{key} is missing from its training script")
+        kind = part.get("type", known[-1])
+        if kind not in known:
+            raise PartsError(f"model/{key}/type {_shown(kind)} is not supported; only {known[0]}")
+        found.append(part)
+    if section.get("type", "standard") != "standard":
+        raise PartsError(f"model/type {_shown(section['type'])} is not supported; only standard")
+    for key in ("numb_fparam", "numb_aparam"):
+        if found[1].get(key):
+            raise PartsError(f"model/fitting_net/{key} {_shown(found[1][key])} is not supported")
+    return found[0], found[1]
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+def assembled(parts: Parts) -> Tree:
+    """The tree of a `.dp` file; `backend` and versions are added by the reader.
+
+    Raises PartsError where the parts do not fit together.
+    """
+    model = nodes.model(
+        parts.type_map,
+        _descriptor(parts),
+        _fitting(parts),
+        parts.out_bias,
+        parts.out_std,
+        {k: parts.section.get(k) or [] for k in ("atom_exclude_types", "pair_exclude_types")},
+    )
+    distance = {} if parts.min_nbor_dist is None else {"min_nbor_dist": parts.min_nbor_dist}
+    return {"model": model, "model_def_script": parts.section, "@variables": distance}
+
+
+def _descriptor(parts: Parts) -> Tree:
+    section, _ = check_supported(parts.section)
+    n_types, ndim = len(parts.type_map), 1 if parts.one_side else 2
+    if parts.type_vectors is not None:
+        ndim = 0
+    resnet_dt, trainable = section.get("resnet_dt", False), section.get("trainable", True)
+    activation = section.get("activation_function", "tanh")
+    neuron, precision = _widths(parts, section)
+    n_in = parts.fittings[0][0][0].shape[0]
+    if parts.type_vectors is not None:
+        n_in -= parts.type_vectors[-1][0].shape[1]
+    if n_in <= 0 or n_in % neuron[-1]:
+        raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
+    if parts.tables is not None:
+        embeddings = nodes.tabulated_embedding(parts.tables, ndim, n_types)
+    else:
+        absent = _zeros(neuron, resnet_dt, precision)
+        networks = [
+            nodes.embedding_network(
+                _layers(e or absent, activation, [True] * len(neuron), trainable), resnet_dt
+            )
+            for e in parts.embeddings
+        ]
+        embeddings = nodes.collection(networks, ndim, n_types, "embedding_network")
+    keys = {
+        "rcut": parts.rcut,
+        "rcut_smth": parts.rcut_smth,
+        "sel": parts.sel,
+        "neuron": neuron,
+        "axis_neuron": n_in // neuron[-1],
+        "resnet_dt": resnet_dt,
+        "trainable": trainable,
+        "type_one_side": parts.one_side,
+        "exclude_types": section.get("exclude_types") or [],
+        "env_protection": section.get("env_protection", 0.0),
+        "set_davg_zero": section.get("set_davg_zero", False),
+        "activation_function": activation,
+        "precision": precision,
+        "type_map": parts.type_map,
+    }
+    if parts.type_vectors is not None:
+        keys["type_embedding"] = _type_embedding(parts)
+    return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
+
+
+def _type_embedding(parts: Parts) -> Tree:
+    """Raises PartsError for a section that is not a mapping."""
+    section = parts.section.get("type_embedding")
+    layers = parts.type_vectors or []
+    if not isinstance(section, dict):
+        raise PartsError("model/type_embedding is missing from its training script")
+    resnet_dt = section.get("resnet_dt", False)
+    activation, trainable = section.get("activation_function", "tanh"), [True] * len(layers)
+    made = _layers(layers, activation, trainable, trainable)
+    return nodes.type_embedding(nodes.embedding_network(made, resnet_dt), section, parts.type_map)
+
+
+def _widths(parts: Parts, section: Tree) -> tuple[list[int], str]:
+    """Widths and precision of the embedding networks; of tables, as far as they tell."""
+    for e in parts.embeddings:
+        if e is not None:
+            return [int(w.shape[1]) for w, _, _ in e], e[0][0].dtype.name
+    for table in parts.tables or []:
+        if table is not None:
+            coefficients = table["@variables"]["coefficients"]
+            hidden = (section.get("neuron") or [0])[:-1]
+            return [*hidden, int(coefficients.shape[1])], coefficients.dtype.name
+    raise PartsError("every pair of types is excluded")
+
+
+def _zeros(neuron: list[int], resnet_dt: bool, precision: str) -> list[Layer]:
+    """The network of a pair that is excluded: never evaluated, all zero as in DeePMD-kit."""
+    made: list[Layer] = []
+    for n_in, n_out in zip([1, *neuron], neuron, strict=False):
+        step = np.zeros(n_out, precision) if resnet_dt and n_out in (n_in, 2 * n_in) else None
+        made.append((np.zeros((n_in, n_out), precision), np.zeros(n_out, precision), step))
+    return made
+
+
+def _layers(
+    found: Sequence[Layer], activation: str, residual: Sequence[bool], trainable: Any
+) -> list[Tree]:
+    flags = trainable if isinstance(trainable, list) else [trainable] * len(found)
+    if len(flags) < len(found):
+        raise PartsError(f"'trainable' has {len(flags)} entries for {len(found)} layers")
+    made = []
+    for (w, b, idt), connected, flag in zip(found, residual, flags, strict=False):
+        n_in, n_out = w.shape
+        if not connected or n_out not in (n_in, 2 * n_in):
+            idt = None  # kept in some files, but without a residual connection never used
+        made.append(nodes.layer(w, b, idt, activation, connected, flag))
+    return made
+
+
+def _fitting(parts: Parts) -> Tree:
+    _, section = check_supported(parts.section)
+    activation = section.get("activation_function", "tanh")
+    resnet_dt, trainable = section.get("resnet_dt", True), section.get("trainable", True)
+    count = len(parts.fittings[0])
+    trainable = trainable if isinstance(trainable, list) else [trainable] * count
+    networks = []
+    for layers in parts.fittings:
+        hidden = _layers(layers[:-1], activation, parts.fitting_residual, trainable)
+        linear = _layers(layers[-1:], "none", [False], trainable[-1:])
+        networks.append(nodes.fitting_network([*hidden, *linear], resnet_dt))
+    off: Tree = {
+        "numb_fparam": 0,
+        "numb_aparam": 0,
+        "dim_case_embd": 0,
+        "default_fparam": None,
+        "rcond": None,
+        "tot_ener_zero": False,
+        "atom_ener": [],
+        "use_aparam_as_mask": False,
+    }
+    keys = {
+        "dim_descrpt": networks[0]["in_dim"],
+        "neuron": networks[0]["neuron"],
+        "resnet_dt": resnet_dt,
+        "mixed_types": parts.type_vectors is not None,
+        **{key: section.get(key, value) for key, value in off.items()},
+        "exclude_types": [],
+        "trainable": trainable,
+        "activation_function": activation,
+        "precision": networks[0]["precision"],
+        "type_map": parts.type_map,
+    }
+    none = dict.fromkeys(
+        ("fparam_avg", "fparam_inv_std", "aparam_avg", "aparam_inv_std", "case_embd")
+    )
+    ndim, n_types = 1 if parts.type_vectors is None else 0, len(parts.type_map)
+    nets = nodes.collection(networks, ndim, n_types, "fitting_network")
+    bias = parts.bias_atom_e.reshape(-1, 1)
+    return nodes.fitting(keys, nets, {"bias_atom_e": bias, **none})

@@ -1,0 +1,356 @@
+"""Frozen graphs of TensorFlow (`.pb`), as DeePMD-kit 2.0 to 3.2 write them, plain and compressed.
+
+Weights are constants with the names of the variables that training had; the training script is a
+constant as well. Numbers that the graph computes with come before those that the script mentions:
+its cutoffs are attributes of an operation, and rounded to float32 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..system import ModelFileError
+from . import nodes
+from .assembly import Layer, Parts, PartsError, assembled, brief, check_supported, section_of
+from .nodes import Tree
+from .protobuf import Node, WireError, graph_nodes
+
+LARGEST = 1 << 31
+"""Bytes: protobuf itself allows no larger message."""
+_FLOATS = ("float16", "float32", "float64")
+
+
+def read_graph(path: str | Path) -> Tree:
+    """The tree of DeePMD-kit's `.dp` for the frozen graph in `path`.
+
+    Its `training_script` is the whole input of the training, as far as the graph has it. The
+    embedding of a compressed model is a `TabulatedEmbedding` (see `nodes`). Raises
+    ModelFileError for a file that is missing, damaged, not a graph of DeePMD-kit, or of a model
+    that is not supported.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ModelFileError(f"{path}: more than 2 GiB, which no frozen graph has")
+        data = path.read_bytes()
+    except OSError as e:
+        raise ModelFileError(f"{path}: cannot be read: {e.strerror or e}") from None
+    try:
+        graph = _Graph(graph_nodes(memoryview(data)))
+    except WireError as e:
+        raise ModelFileError(
+            f"{path}: not a frozen graph of TensorFlow ({len(data)} bytes): {brief(e)}; "
+            "copy it again from where it was written"
+        ) from None
+    try:
+        parts, script = _parts(graph)
+        return {"backend": "TensorFlow", **assembled(parts), "training_script": script}
+    except (WireError, PartsError) as e:
+        raise ModelFileError(f"{path}: {brief(e)}") from None
+
+
+class _Graph:
+    """Constants by name. Every method raises WireError or PartsError."""
+
+    def __init__(self, found: dict[str, Node]) -> None:
+        self.nodes = found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.nodes
+
+    def of(self, *operations: str) -> list[Node]:
+        """All nodes with one of these operations."""
+        return [node for node in self.nodes.values() if node.op in operations]
+
+    def constant(self, name: str) -> np.ndarray | bytes:
+        """The value behind a name, through identities and casts."""
+        kind = None
+        for _ in range(8):
+            node = self.nodes.get(name.partition(":")[0])
+            if node is None:
+                raise PartsError(f"the graph lacks '{name}'; freeze the model again")
+            if node.op == "Const":
+                value = node.tensor()
+                return value if kind is None or isinstance(value, bytes) else value.astype(kind)
+            if node.op not in ("Identity", "Cast") or not node.inputs:
+                break
+            if node.op == "Cast":
+                kind = kind or node.kind("DstT")
+            name = node.inputs[0]
+        raise PartsError(f"'{name}' is not a constant: not a frozen model; run `dp freeze` first")
+
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Finite floating-point numbers of `shape`, where -1 stands for any length."""
+        value = self.constant(name)
+        if isinstance(value, bytes) or value.dtype.name not in _FLOATS:
+            raise PartsError(f"'{name}' is not an array of floating-point numbers")
+        fits = value.ndim == len(shape) and all(
+            n == wanted or wanted < 0 for n, wanted in zip(value.shape, shape, strict=True)
+        )
+        if not fits:
+            raise PartsError(f"'{name}' has shape {value.shape}, expected {shape}")
+        if not np.isfinite(value).all():
+            raise PartsError(f"'{name}' holds values that are not finite")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self.constant(name)
+        if not isinstance(value, bytes):
+            raise PartsError(f"'{name}' is not a string")
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise PartsError(f"'{name}' is not UTF-8") from None
+
+    def integers(self, name: str) -> list[int]:
+        value = self.constant(name)
+        if isinstance(value, bytes) or value.dtype.kind not in "iu":
+            raise PartsError(f"'{name}' is not an array of integers")
+        return [int(n) for n in value.reshape(-1)]
+
+
+def _parts(graph: _Graph) -> tuple[Parts, Tree]:
+    """What the graph holds, and its training script."""
+    if "model_attr/tmap" not in graph or "descrpt_attr/rcut" not in graph:
+        raise PartsError(
+            "a graph of TensorFlow, but not a model of DeePMD-kit (no 'descrpt_attr/rcut')"
+        )
+    kind = graph.text("model_attr/model_type") if "model_attr/model_type" in graph else "ener"
+    if kind != "ener":
+        raise PartsError(f"a model of type '{kind}' is not supported; only energies ('ener')")
+    script = _script(graph)
+    section = section_of(script.get("model", {}))
+    check_supported(section)
+    type_map = graph.text("model_attr/tmap").split()
+    environment = graph.of("ProdEnvMatA", "DescrptSeA")
+    if len(environment) != 1 or not type_map:
+        raise PartsError(f"expected one operation 'ProdEnvMatA', found {len(environment)}")
+    vectors = _type_vectors(graph)
+    suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
+    fittings = [_fitting(graph, suffix) for suffix in suffixes]
+    sel, davg, dstd = _scales(graph, len(type_map), environment[0])
+    descriptor, n_types = section["descriptor"], len(type_map)
+    tables = _compressed(graph, descriptor, n_types)
+
+    def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
+        return [_network(graph, scope, f"_{b}", 1) for b in seen]
+
+    embeddings: list[list[Layer] | None] = []
+    if vectors:
+        embeddings = [_network(graph, "filter_type_all", "", -1)]
+    elif not tables:
+        embeddings = _in_order(graph, descriptor, n_types, networks)
+    parts = Parts(
+        section=section,
+        type_map=type_map,
+        rcut=environment[0].number("rcut_r"),
+        rcut_smth=environment[0].number("rcut_r_smth"),
+        sel=sel,
+        davg=davg,
+        dstd=dstd,
+        one_side=_one_sided_input(embeddings, vectors) if vectors else _one_side(graph),
+        embeddings=embeddings,
+        tables=tables,
+        type_vectors=vectors,
+        fittings=fittings,
+        fitting_residual=_fitting_residual(fittings[0]),
+        bias_atom_e=_bias(graph, len(type_map)),
+        out_bias=_out_statistics(graph, "t_out_bias", len(type_map), 0.0),
+        out_std=_out_statistics(graph, "t_out_std", len(type_map), 1.0),
+        min_nbor_dist=_min_distance(graph),
+    )
+    return parts, script
+
+
+def _script(graph: _Graph) -> Tree:
+    if "train_attr/training_script" not in graph:
+        raise PartsError(
+            "the graph lacks its training script ('train_attr/training_script'), as before "
+            "DeePMD-kit 2.0; convert it with `dp convert-from` and freeze it with a newer release"
+        )
+    script = section_of(graph.text("train_attr/training_script"))
+    training = script.get("training")
+    if isinstance(training, dict) and training.get("mixed_precision"):
+        raise PartsError("training/mixed_precision is not supported")
+    return script
+
+
+# --- environment ----------------------------------------------------------------------------
+
+
+def _scales(
+    graph: _Graph, n_types: int, environment: Node
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """sel, and davg and dstd (n_types, N_sel, 4).
+
+    A model whose sel was changed after training divides by the sum of the original one.
+    """
+    sel = environment.integers("sel_a")
+    if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1:
+        raise PartsError(f"sel {sel} for {n_types} types")
+    shape = (n_types, 4 * sum(sel))
+    davg = graph.array("descrpt_attr/t_avg", shape).reshape(n_types, -1, 4)
+    dstd = graph.array("descrpt_attr/t_std", shape).reshape(n_types, -1, 4)
+    original = sel
+    if "descrpt_attr/original_sel" in graph:
+        original = graph.integers("descrpt_attr/original_sel")
+    if original != sel:
+        if davg.any() or len(original) != n_types or not 0 < sum(original) < 1 << 14:
+            raise PartsError(f"sel was changed from {original} to {sel} with davg that is not 0")
+        davg, dstd = (np.repeat(x[:, :1], sum(original), axis=1) for x in (davg, dstd))
+    return original, davg, dstd
+
+
+def _bias(graph: _Graph, n_types: int) -> np.ndarray:
+    """Energies of the types; before 2.1 they were part of the output layers."""
+    if "fitting_attr/t_bias_atom_e" not in graph:
+        return np.zeros(n_types)
+    return graph.array("fitting_attr/t_bias_atom_e", (n_types,))
+
+
+def _out_statistics(graph: _Graph, name: str, n_types: int, default: float) -> np.ndarray:
+    for scope in ("model_attr/model_attr/", "model_attr/"):
+        if scope + name in graph:
+            return graph.array(scope + name, (1, n_types, 1))
+    return np.full((1, n_types, 1), default)
+
+
+def _min_distance(graph: _Graph) -> float | None:
+    if "train_attr/min_nbor_dist" not in graph:
+        return None
+    return float(graph.array("train_attr/min_nbor_dist", ()))
+
+
+# --- networks -------------------------------------------------------------------------------
+
+E = TypeVar("E")
+
+
+def _one_side(graph: _Graph) -> bool:
+    return any(name.startswith("filter_type_all/") for name in graph.nodes)
+
+
+def _in_order(
+    graph: _Graph, section: Tree, n_types: int, of: Callable[[str, list[int]], list[E]]
+) -> list[E | None]:
+    """What `of` finds in each scope for the neighbour types that it lists, at their places.
+
+    By neighbour type, or centre + neighbour · n_types; None for an excluded pair.
+    """
+    if _one_side(graph):
+        return list(of("filter_type_all", list(range(n_types))))
+    excluded = _excluded(section)
+    found: list[E | None] = [None] * n_types**2
+    for a in range(n_types):
+        seen = [b for b in range(n_types) if (a, b) not in excluded]
+        for b, element in zip(seen, of(f"filter_type_{a}", seen), strict=True):
+            found[a + b * n_types] = element
+    return found
+
+
+def _excluded(section: Tree) -> set[tuple[int, int]]:
+    try:
+        pairs = [(int(a), int(b)) for a, b in section.get("exclude_types") or []]
+    except (TypeError, ValueError):
+        raise PartsError("model/descriptor/exclude_types is not a list of pairs") from None
+    return {*pairs, *((b, a) for a, b in pairs)}
+
+
+def _network(graph: _Graph, scope: str, suffix: str, width: int) -> list[Layer]:
+    """Hidden layers matrix_1, matrix_2, … of a scope; `width` of the input, or -1."""
+    layers: list[Layer] = []
+    while not layers or f"{scope}/matrix_{len(layers) + 1}{suffix}" in graph:
+        layers.append(_layer(graph, f"{scope}/{{}}_{len(layers) + 1}{suffix}", width))
+        width = layers[-1][0].shape[1]
+    return layers
+
+
+def _type_vectors(graph: _Graph) -> list[Layer] | None:
+    """The network of a type embedding, which it may do without."""
+    if "type_embed_net/matrix_1" not in graph:
+        return None
+    for side in ("one", "two"):
+        if f"filter_type_all/matrix_1_{side}_side_ebd" in graph:
+            raise PartsError("model/descriptor/tebd_input_mode 'strip' is not supported")
+    return _network(graph, "type_embed_net", "", -1)
+
+
+def _one_sided_input(embeddings: list[list[Layer] | None], vectors: list[Layer]) -> bool:
+    """Whether the one embedding network takes a neighbour's vector alone, or the centre's too."""
+    (network,) = embeddings
+    inputs, width = network[0][0].shape[0] if network else 0, vectors[-1][0].shape[1]
+    if inputs not in (1 + width, 1 + 2 * width):
+        raise PartsError(f"{inputs} inputs of the embedding for a type embedding of {width}")
+    return inputs == 1 + width
+
+
+def _layer(graph: _Graph, names: str, width: int) -> Layer:
+    """`names` has a place for 'matrix', 'bias', 'idt'; `width` of the input, or -1."""
+    w = graph.array(names.format("matrix"), (width, -1))
+    n = w.shape[1]
+    bias, idt = names.format("bias"), names.format("idt")
+    b = graph.array(bias, (n,)) if bias in graph else None
+    step = None
+    if idt in graph:  # (n,) in a fitting net, (1, n) elsewhere
+        fitting = "layer_" in idt
+        step = graph.array(idt, (n,) if fitting else (1, n)).reshape(-1)
+    return w, b, step
+
+
+def _fitting(graph: _Graph, suffix: str) -> list[Layer]:
+    layers: list[Layer] = []
+    width = -1
+    while not layers or f"layer_{len(layers)}{suffix}/matrix" in graph:
+        layers.append(_layer(graph, f"layer_{len(layers)}{suffix}/{{}}", width))
+        width = layers[-1][0].shape[1]
+    layers.append(_layer(graph, f"final_layer{suffix}/{{}}", width))
+    if layers[-1][0].shape[1] != 1:
+        raise PartsError(f"'final_layer{suffix}/matrix' has more than one output")
+    return layers
+
+
+def _fitting_residual(layers: list[Layer]) -> list[bool]:
+    """Whether the graph adds its input to each hidden layer: only to one as wide as the last.
+
+    A connection that the widths do not allow is none, so True stands for the usual rule.
+    """
+    found = []
+    for number, (w, _, _) in enumerate(layers[:-1]):
+        n_in, n_out = w.shape
+        has, would = number > 0 and n_in == n_out, n_out in (n_in, 2 * n_in)
+        found.append(has or not would)
+    return found
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None] | None:
+    """Tables in the order of `_in_order`; None for a model that has none."""
+    scopes: dict[str, dict[int, Tree]] = {}
+    for node in graph.of("TabulateFusionSeA", "TabulateFusion"):
+        scope, _, name = node.name.rpartition("/")
+        number = name.partition("_")[2] or "0"  # NAME, NAME_1, …: in the order of neighbour types
+        if not number.isdecimal() or len(node.inputs) < 2:
+            raise PartsError(f"the table of '{node.name}' is not understood")
+        coefficients = graph.array(node.inputs[0], (-1, -1))
+        info = graph.array(node.inputs[1], (-1,))
+        try:
+            table = nodes.table(info, coefficients, node.integer("last_layer_size"))
+        except ValueError as e:
+            raise PartsError(f"'{node.name}': {e}") from None
+        scopes.setdefault(scope, {})[int(number)] = table
+    if not scopes:
+        return None
+
+    def tables(scope: str, seen: list[int]) -> list[Tree]:
+        found = scopes.get(scope, {})
+        if len(found) != len(seen):
+            raise PartsError(f"{len(found)} tables in '{scope}', expected {len(seen)}")
+        return [table for _, table in sorted(found.items())]
+
+    return _in_order(graph, section, n_types, tables)

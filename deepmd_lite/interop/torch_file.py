@@ -1,0 +1,173 @@
+"""Models of DeePMD-kit's PyTorch side: TorchScript (`.pth`) and checkpoints of a training (`.pt`).
+
+Both are read as plain data (see `pickled`). A compressed `.pth` still holds the networks that its
+tables were made of: those are taken, which are exact and can be trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..system import ModelFileError
+from .assembly import Layer, Parts, PartsError, assembled, brief, check_supported, section_of
+from .nodes import Tree
+from .pickled import Archive, ArchiveError, Module
+
+_FLOATS = ("float16", "float32", "float64")
+_CHECKPOINT = "model.Default."
+
+
+def read_torch(path: str | Path) -> Tree:
+    """The tree of DeePMD-kit's `.dp` for the `.pth` or `.pt` file `path`, told by its content.
+
+    Raises ModelFileError for a file that is missing, damaged, not of DeePMD-kit, needs more than
+    plain data, or holds a model that is not supported.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with Archive(path) as archive:
+            root = archive.unpickled()
+    except OSError as e:
+        raise ModelFileError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except ArchiveError as e:
+        raise ModelFileError(
+            f"{path}: not a model file of PyTorch ({size} bytes): {brief(e)}; "
+            "copy it again from where it was written"
+        ) from None
+    try:
+        state, section = _opened(root)
+        return {"backend": "PyTorch", **assembled(_parts(state, section))}
+    except PartsError as e:
+        raise ModelFileError(f"{path}: {brief(e)}") from None
+
+
+class _State:
+    """Parameters by their full names, of a module or a flat state dict."""
+
+    def __init__(self, values: Any, prefix: str = "") -> None:
+        self.values, self.prefix = values, prefix
+
+    def find(self, name: str) -> Any:
+        """What has this name, or None."""
+        if isinstance(self.values, dict):
+            return self.values.get(self.prefix + name)
+        found: Any = self.values
+        for step in name.split("."):
+            found = found.attributes.get(step) if isinstance(found, Module) else None
+        return found
+
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Finite floating-point numbers of `shape`, where -1 stands for any length.
+
+        Raises PartsError.
+        """
+        value = self.find(name)
+        if value is None:
+            raise PartsError(f"'{name}' is missing; the file is not complete")
+        if not isinstance(value, np.ndarray) or value.dtype.name not in _FLOATS:
+            raise PartsError(f"'{name}' is not an array of floating-point numbers")
+        fits = value.ndim == len(shape) and all(
+            n == wanted or wanted < 0 for n, wanted in zip(value.shape, shape, strict=True)
+        )
+        if not fits:
+            raise PartsError(f"'{name}' has shape {value.shape}, expected {shape}")
+        if not np.isfinite(value).all():
+            raise PartsError(f"'{name}' holds values that are not finite")
+        return value
+
+
+def _opened(root: Any) -> tuple[_State, Tree]:
+    """Parameters and `model` section."""
+    if isinstance(root, Module):
+        script = root.attributes.get("model_def_script")
+        if not isinstance(script, str) or not script:
+            raise PartsError("a TorchScript archive, but not a model of DeePMD-kit")
+        return _State(root), section_of(script)
+    state = root.get("model", root) if isinstance(root, dict) else None
+    extra = state.get("_extra_state") if isinstance(state, dict) else None
+    section = extra.get("model_params") if isinstance(extra, dict) else None
+    if not isinstance(state, dict) or not isinstance(section, dict):
+        raise PartsError("a checkpoint of PyTorch, but not of a training of DeePMD-kit")
+    if "model_dict" in section:
+        raise PartsError("a checkpoint of several tasks is not supported; freeze one with `--head`")
+    return _State(state, _CHECKPOINT), section_of(section)
+
+
+def _parts(state: _State, section: Tree) -> Parts:
+    descriptor, _ = check_supported(section)
+    if section.get("type_embedding"):
+        raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
+    type_map, sel = section.get("type_map"), descriptor.get("sel")
+    if not isinstance(type_map, list) or not all(isinstance(name, str) for name in type_map):
+        raise PartsError("model/type_map is not a list of names")
+    n_types = len(type_map)
+    if not isinstance(sel, list) or len(sel) != n_types or not _counts(sel):
+        raise PartsError("model/descriptor/sel is not a list of one number for each type")
+    rcut, smooth = (descriptor.get(key) for key in ("rcut", "rcut_smth"))
+    if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
+        raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
+    slots = (n_types, sum(sel), 4)
+    prefix = f"{_DESCRIPTOR}.filter_layers"
+    last = f"{prefix}.networks.{n_types**2 - 1}.layers.0.matrix"
+    two_sided = state.find(last) is not None
+    if n_types == 1:  # the same networks either way
+        two_sided = descriptor.get("type_one_side") is not True
+    fittings = [_network(state, f"{_FITTING}.filter_layers", a) for a in range(n_types)]
+    return Parts(
+        section=section,
+        type_map=type_map,
+        rcut=float(rcut),
+        rcut_smth=float(smooth),
+        sel=sel,
+        davg=state.array(f"{_DESCRIPTOR}.mean", slots),
+        dstd=state.array(f"{_DESCRIPTOR}.stddev", slots),
+        one_side=not two_sided,
+        embeddings=[
+            _network(state, prefix, k, 1) for k in range(n_types**2 if two_sided else n_types)
+        ],
+        tables=None,
+        type_vectors=None,
+        fittings=fittings,
+        fitting_residual=[True] * (len(fittings[0]) - 1),
+        bias_atom_e=state.array(f"{_FITTING}.bias_atom_e", (n_types, 1)),
+        out_bias=state.array("atomic_model.out_bias", (1, n_types, 1)),
+        out_std=state.array("atomic_model.out_std", (1, n_types, 1)),
+        min_nbor_dist=_min_distance(state),
+    )
+
+
+_DESCRIPTOR = "atomic_model.descriptor.sea"
+_FITTING = "atomic_model.fitting_net"
+
+
+def _counts(sel: list[Any]) -> bool:
+    return all(type(n) is int and 0 <= n < 1 << 20 for n in sel) and sum(sel) > 0
+
+
+def _min_distance(state: _State) -> float | None:
+    """Å; files without neighbour statistics hold -1."""
+    if state.find("min_nbor_dist") is None:
+        return None
+    value = float(state.array("min_nbor_dist", ()))
+    return value if value > 0 else None
+
+
+def _network(state: _State, prefix: str, number: int, width: int = -1) -> list[Layer]:
+    layers: list[Layer] = []
+    while True:
+        place = f"{prefix}.networks.{number}.layers.{len(layers)}"
+        if layers and state.find(f"{place}.matrix") is None:
+            return layers
+        w = state.array(f"{place}.matrix", (width, -1))
+        width = w.shape[1]
+        b, idt = (
+            None
+            if state.find(f"{place}.{key}") is None
+            else state.array(f"{place}.{key}", (width,))
+            for key in ("bias", "idt")
+        )
+        layers.append((w, b, idt))

@@ -1,0 +1,219 @@
+"""Makes the model files of this folder and what DeePMD-kit computes with them.
+
+    TENSORFLOW_PYTHON make.py tensorflow FOLDER [NAME.pb …]
+    PYTORCH_PYTHON make.py pytorch FOLDER [NAME.pth …]
+
+Executed in environments of DeePMD-kit 3.2 (see `benchmarks/peer.py`), one for each backend.
+Every model is trained for a few steps on random water-like frames, so that its file is what
+`dp train` and `dp freeze` write. FOLDER gets NAME.SUFFIX.xz (the model file), NAME.SUFFIX.json.xz
+(the tree of its `.dp`, as `dp convert-backend` makes it; none for compressed models) and
+NAME.SUFFIX.npz (energies eV, atomic energies eV, forces eV/Å, virials eV of two frames).
+"""
+
+import json
+import lzma
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+N_ATOMS = 18
+TYPES = [0, 1, 1] * (N_ATOMS // 3)
+
+SECTIONS = {
+    "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
+    "one_sided.pb": {"type_one_side": True},
+    "excluded.pb": {"exclude_types": [[0, 0]]},
+    "type_embedding.pb": {"resnet_dt": True, "neuron": [5, 10]},
+    "single.pb": {"type_one_side": True, "precision": "float32", "set_davg_zero": True},
+    "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
+    "one_sided.pth": {"type_one_side": True},
+}
+COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth")
+ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
+"""Of these the plain file is not kept."""
+CHECKPOINT = "two_sided.pth"
+TYPE_EMBEDDING = "type_embedding.pb"
+"""`dp convert-backend` cannot convert this one: no tree."""
+
+
+def frames(n):
+    """Coordinates (n, 3 N) and cells (n, 9), Å: atoms on a jittered lattice, so none are close."""
+    rng = np.random.default_rng(5)
+    edges = np.array([3, 3, 2]) * 1.7
+    grid = np.stack(np.meshgrid(*[np.arange(k) for k in (3, 3, 2)], indexing="ij"), -1)
+    coordinates = grid.reshape(-1, 3) * 1.7 + rng.uniform(-0.25, 0.25, (n, N_ATOMS, 3))
+    cells = np.diag(edges) + 0.2 * rng.uniform(-1, 1, (n, 3, 3))
+    return coordinates.reshape(n, -1), cells.reshape(n, 9)
+
+
+def write_data(folder):
+    """Training data with random labels."""
+    coordinates, cells = frames(4)
+    rng = np.random.default_rng(6)
+    (folder / "set.000").mkdir(parents=True)
+    np.savetxt(folder / "type.raw", TYPES, fmt="%d")
+    (folder / "type_map.raw").write_text("O\nH\n")
+    arrays = {
+        "coord": coordinates,
+        "box": cells,
+        "energy": -20.0 + rng.normal(size=4),
+        "force": rng.normal(size=coordinates.shape),
+    }
+    for name, array in arrays.items():
+        np.save(folder / "set.000" / f"{name}.npy", array)
+
+
+def training_input(name):
+    """The input file of one model."""
+    section = dict(SECTIONS[name])
+    precision = section.setdefault("precision", "float64")
+    descriptor = {
+        "type": "se_e2_a",
+        "rcut": 3.6,
+        "rcut_smth": 1.0,
+        "sel": [14, 28],
+        "neuron": [2, 4],
+        "axis_neuron": 3,
+        "seed": 1,
+        **section,
+    }
+    fitting = {"neuron": [6, 6], "precision": precision, "seed": 2}
+    model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
+    if name == TYPE_EMBEDDING:
+        model["type_embedding"] = {"neuron": [2, 4], "resnet_dt": True, "seed": 4}
+    return {
+        "model": model,
+        "learning_rate": {"type": "exp", "start_lr": 0.01, "stop_lr": 1e-4, "decay_steps": 2},
+        "loss": {"type": "ener"},
+        "training": {
+            "training_data": {"systems": ["data"], "batch_size": 1},
+            "numb_steps": 6,
+            "disp_freq": 6,
+            "save_freq": 6,
+            "seed": 3,
+        },
+    }
+
+
+def dp(backend, *words, folder):
+    """Run `dp`; its output is shown only if it fails."""
+    flag = {"tensorflow": "--tf", "pytorch": "--pt"}[backend]
+    done = subprocess.run(
+        [sys.executable, "-m", "deepmd", flag, *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"dp {' '.join(words)}:\n{done.stdout[-3000:]}")
+
+
+def save_results(model, target):
+    """What DeePMD-kit computes on two frames."""
+    from deepmd.infer import DeepPot
+
+    coordinates, cells = frames(2)
+    energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
+        coordinates, cells, TYPES, atomic=True
+    )
+    np.savez_compressed(
+        target,
+        coordinates=coordinates,
+        cells=cells,
+        types=TYPES,
+        energies=energy.ravel(),
+        atomic_energies=atomic.reshape(2, -1),
+        forces=force,
+        virials=virial.reshape(2, 3, 3),
+    )
+
+
+def plain(value):
+    """JSON of a tree: an array becomes {'dtype', 'shape', 'values'}."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "detach"):
+        value = value.detach().numpy()
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        return {
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "values": array.ravel().tolist(),
+        }
+    return value
+
+
+def save_file(model, target):
+    """The model file, packed; TorchScript without the source positions that make most of it."""
+    if model.suffix == ".pth":
+        with (
+            zipfile.ZipFile(model) as found,
+            zipfile.ZipFile(model.with_suffix(".zip"), "w") as new,
+        ):
+            for member in found.infolist():
+                if not member.filename.endswith(".debug_pkl"):
+                    new.writestr(member.filename, found.read(member))
+        model.with_suffix(".zip").replace(model)
+    (target / f"{model.name}.xz").write_bytes(lzma.compress(model.read_bytes(), preset=9))
+
+
+def save_tree(model, target):
+    """The tree of DeePMD-kit's own conversion."""
+    from deepmd.dpmodel.utils.serialization import load_dp_model
+
+    converted = model.with_name("converted.dp")
+    subprocess.run(
+        [sys.executable, "-m", "deepmd", "convert-backend", str(model), str(converted)],
+        check=True,
+        capture_output=True,
+    )
+    text = json.dumps(plain(load_dp_model(str(converted))))
+    (target / f"{model.name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
+
+
+def main():
+    backend, target = sys.argv[1], Path(sys.argv[2]).resolve()
+    target.mkdir(parents=True, exist_ok=True)
+    suffix = {"tensorflow": ".pb", "pytorch": ".pth"}[backend]
+    for name in sys.argv[3:] or SECTIONS:
+        if not name.endswith(suffix):
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            write_data(folder / "data")
+            (folder / "input.json").write_text(json.dumps(training_input(name)))
+            dp(backend, "train", "input.json", "--skip-neighbor-stat", folder=folder)
+            dp(backend, "freeze", "-o", name, folder=folder)
+            models = [folder / name]
+            if name == CHECKPOINT:
+                models.append(folder / name.replace(".pth", ".pt"))
+                (folder / "model.ckpt-6.pt").rename(models[-1])
+            for model in models:
+                save_results(model, target / f"{model.name}.npz")
+                if name != TYPE_EMBEDDING:
+                    save_tree(model, target)
+            if name in COMPRESSED:
+                compressed = name.replace(".", "_compressed.")
+                words = ["-i", name, "-o", compressed, "-s", "0.1", "-e", "2"]
+                dp(backend, "compress", *words, "-t", "input.json", folder=folder)
+                save_results(folder / compressed, target / f"{compressed}.npz")
+                models.append(folder / compressed)
+            if name in ONLY_COMPRESSED:
+                models.pop(0)
+            for model in models:
+                save_file(model, target)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Files of DeePMD-kit's two backends: the trees and numbers that it makes of them itself."""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+from golden_files import GOLDEN, read, unpacked
+
+from deepmd_lite.cli import main
+from deepmd_lite.interop import convert
+from deepmd_lite.model import load_model
+from deepmd_lite.neighbors import periodic_env
+from deepmd_lite.system import InputError
+
+PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
+TYPE_EMBEDDING = "type_embedding.pb"
+COMPRESSED = ["one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"]
+OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
+"""Keys that speak of the conversion, not of the model."""
+
+
+def golden_tree(name: str):
+    def arrays(value):
+        if isinstance(value, dict) and set(value) == {"dtype", "shape", "values"}:
+            return np.array(value["values"], value["dtype"]).reshape(value["shape"])
+        if isinstance(value, dict):
+            return {k: arrays(v) for k, v in value.items()}
+        return [arrays(v) for v in value] if isinstance(value, list) else value
+
+    return arrays(json.loads(lzma.decompress((GOLDEN / f"{name}.json.xz").read_bytes())))
+
+
+def differences(ours, theirs, place=""):
+    """Names of the leaves that are not the same."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in (ours.keys() | theirs.keys()) - OF_THE_FILE:
+            if key in ours and key in theirs:
+                yield from differences(ours[key], theirs[key], f"{place}/{key}")
+            else:
+                yield f"{place}/{key}"
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(a, b, f"{place}/{k}")
+    elif isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray):
+        if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
+            yield place
+    elif type(ours) is not type(theirs) or ours != theirs:
+        yield place
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_tree_is_that_of_deepmd_kit(name, tmp_path):
+    ours, theirs = read(unpacked(name, tmp_path)), golden_tree(name)
+    if name.endswith(".pb"):
+        # the graph computes with cutoffs in float32, its script has them in decimals; and a graph
+        # without statistics of neighbours has no '@variables' there
+        for part in (ours["model"]["descriptor"], ours["model"]["descriptor"]["env_mat"]):
+            assert part["rcut"] == float(np.float32(3.6))
+            part["rcut"] = 3.6
+        assert ours.pop("@variables") == {}
+        assert "loss" in ours["training_script"]
+    assert list(differences(ours, theirs)) == []
+
+
+def test_a_compressed_archive_has_its_networks(tmp_path):
+    ours, theirs = (
+        read(unpacked("one_sided_compressed.pth", tmp_path)),
+        golden_tree("one_sided.pth"),
+    )
+    distance = ours.pop("@variables")["min_nbor_dist"]
+    theirs.pop("@variables")
+    assert distance == pytest.approx(1.2375425)
+    assert list(differences(ours, theirs)) == []
+
+
+def test_tables_of_a_compressed_graph(tmp_path):
+    plain = golden_tree("one_sided.pb")["model"]["descriptor"]
+    found = read(unpacked("one_sided_compressed.pb", tmp_path))["model"]["descriptor"]
+    embeddings = found.pop("embeddings")
+    assert [table["max"] for table in embeddings["tables"]] == [8.0, 8.0]
+    table, network = embeddings["tables"][1], plain["embeddings"]["networks"][1]
+    coefficients = table["@variables"]["coefficients"]
+    assert coefficients.shape == (50 + 4, 4, 6)
+    k = np.arange(50)
+    y = (table["lower"] + table["stride0"] * k)[:, None]
+    for layer in network["layers"]:
+        weights = layer["@variables"]
+        z = np.tanh(y @ weights["w"] + weights["b"])
+        y = z + np.concatenate([y, y], axis=1)
+    np.testing.assert_allclose(coefficients[:50, :, 0], y, atol=1e-14)
+    excluded = read(unpacked("excluded_compressed.pb", tmp_path))["model"]["descriptor"]
+    assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED, TYPE_EMBEDDING])
+def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
+    convert(unpacked(name, tmp_path), tmp_path / "model.dpl")
+    model = load_model(tmp_path / "model.dpl")
+    golden = np.load(GOLDEN / f"{name}.npz")
+    energy, force, virial = (1e-9, 1e-8, 1e-7) if "single" not in name else (1e-6, 5e-6, 2e-5)
+    for k in range(2):
+        positions, cell = golden["coordinates"][k].reshape(-1, 3), golden["cells"][k].reshape(3, 3)
+        frame = periodic_env(positions, cell, np.ones(3, bool), golden["types"], model.rcut)
+        found = model.evaluate(frame.env)
+        assert found.beyond_table == 0
+        energies = found.energies.numpy()
+        np.testing.assert_allclose(energies, golden["atomic_energies"][k], rtol=0, atol=energy)
+        np.testing.assert_allclose(
+            frame.fold(found.forces).numpy(), golden["forces"][k], rtol=0, atol=force
+        )
+        np.testing.assert_allclose(found.virial.numpy(), golden["virials"][k], rtol=0, atol=virial)
+
+
+def test_a_model_without_networks_says_so(tmp_path, capsys):
+    source = unpacked("one_sided_compressed.pb", tmp_path)
+    potential, notes = convert(source, tmp_path / "model.dpl")
+    assert "no training" in notes[0]
+    assert main(["info", str(tmp_path / "model.dpl")]) == 0
+    assert "no training" in capsys.readouterr().out
+    with pytest.raises(InputError, match="table without networks"):
+        potential.embedding_networks()
+    with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):
+        convert(tmp_path / "model.dpl", tmp_path / "model.yaml")
+    assert not (tmp_path / "model.yaml").exists()
+
+
+def test_saving_a_loaded_table_keeps_it_bit_for_bit(tmp_path):
+    from deepmd_lite.model import save_model
+
+    convert(unpacked("excluded_compressed.pb", tmp_path), tmp_path / "a.dpl")
+    model = load_model(tmp_path / "a.dpl")
+    save_model(model, tmp_path / "b.dpl", model.provenance)
+    assert (tmp_path / "a.dpl").read_bytes() == (tmp_path / "b.dpl").read_bytes()
