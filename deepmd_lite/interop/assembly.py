@@ -22,6 +22,16 @@ Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
 
 
+DPA1 = ("dpa1", "se_atten")
+_DPA1_DEFAULTS: Tree = {
+    "attn_layer": 2,
+    "tebd_input_mode": "concat",
+    "use_econf_tebd": False,
+    "smooth_type_embedding": True,
+}
+"""Of the keys that decide whether such a model can be expressed."""
+
+
 class PartsError(ValueError):
     """Parts that do not make a model, or not one that can be expressed."""
 
@@ -50,6 +60,8 @@ class Parts:
     type_vectors: list[Layer] | None
     """Layers that give each type its vector. All types and pairs then share one network, whose
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
+    concatenated: bool
+    """Whether the fitting takes the vector too."""
     fittings: list[list[Layer]]
     """Layers for each type, the linear one last."""
     fitting_residual: list[bool]
@@ -98,8 +110,8 @@ def _plain(value: Any, counted: Counter, depth: int) -> Any:
     raise PartsError(f"its training script holds a value of {type(value).__name__}")
 
 
-def check_supported(section: Tree) -> tuple[Tree, Tree]:
-    """The descriptor and fitting sections of an energy model `se_e2_a`.
+def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tree]:
+    """The descriptor and fitting sections of an energy model `se_e2_a`, or one of `also`.
 
     Raises PartsError, naming key and value, for anything that these files keep elsewhere.
     """
@@ -107,13 +119,16 @@ def check_supported(section: Tree) -> tuple[Tree, Tree]:
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
     found = []
-    for key, known in (("descriptor", ("se_e2_a", "se_a")), ("fitting_net", ("ener",))):
+    descriptors = ("se_e2_a", *also, "se_a")
+    for key, known in (("descriptor", descriptors), ("fitting_net", ("ener",))):
         part = section.get(key)
         if not isinstance(part, dict):
             raise PartsError(f"model/{key} is missing from its training script")
         kind = part.get("type", known[-1])
         if kind not in known:
-            raise PartsError(f"model/{key}/type {_shown(kind)} is not supported; only {known[0]}")
+            raise PartsError(
+                f"model/{key}/type {_shown(kind)} is not supported; only {_names(known)}"
+            )
         found.append(part)
     if section.get("type", "standard") != "standard":
         raise PartsError(f"model/type {_shown(section['type'])} is not supported; only standard")
@@ -123,8 +138,23 @@ def check_supported(section: Tree) -> tuple[Tree, Tree]:
     return found[0], found[1]
 
 
+def _names(known: tuple[str, ...]) -> str:
+    return " or ".join(name for name in known if name != "se_a")
+
+
 def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+def one_sided_input(network: list[Layer], vectors: list[Layer]) -> bool:
+    """Whether the one embedding network takes a neighbour's vector alone, or the centre's too.
+
+    Raises PartsError where its inputs are neither.
+    """
+    inputs, width = network[0][0].shape[0], vectors[-1][0].shape[1]
+    if inputs not in (1 + width, 1 + 2 * width):
+        raise PartsError(f"{inputs} inputs of the embedding for a type embedding of {width}")
+    return inputs == 1 + width
 
 
 def assembled(parts: Parts) -> Tree:
@@ -145,7 +175,8 @@ def assembled(parts: Parts) -> Tree:
 
 
 def _descriptor(parts: Parts) -> Tree:
-    section, _ = check_supported(parts.section)
+    section, _ = check_supported(parts.section, DPA1)
+    is_dpa1 = section.get("type") in DPA1
     n_types, ndim = len(parts.type_map), 1 if parts.one_side else 2
     if parts.type_vectors is not None:
         ndim = 0
@@ -153,7 +184,7 @@ def _descriptor(parts: Parts) -> Tree:
     activation = section.get("activation_function", "tanh")
     neuron, precision = _widths(parts, section)
     n_in = parts.fittings[0][0][0].shape[0]
-    if parts.type_vectors is not None:
+    if parts.type_vectors is not None and parts.concatenated:
         n_in -= parts.type_vectors[-1][0].shape[1]
     if n_in <= 0 or n_in % neuron[-1]:
         raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
@@ -186,12 +217,17 @@ def _descriptor(parts: Parts) -> Tree:
     }
     if parts.type_vectors is not None:
         keys["type_embedding"] = _type_embedding(parts)
+    if is_dpa1:
+        keys |= {key: section.get(key, value) for key, value in _DPA1_DEFAULTS.items()}
+        keys |= {"type": "dpa1", "concat_output_tebd": parts.concatenated}
     return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
 
 
 def _type_embedding(parts: Parts) -> Tree:
     """Raises PartsError for a section that is not a mapping."""
     section = parts.section.get("type_embedding")
+    if parts.section["descriptor"].get("type") in DPA1:  # it has no section: one linear layer
+        section = {"activation_function": "linear"}
     layers = parts.type_vectors or []
     if not isinstance(section, dict):
         raise PartsError("model/type_embedding is missing from its training script")
@@ -239,7 +275,7 @@ def _layers(
 
 
 def _fitting(parts: Parts) -> Tree:
-    _, section = check_supported(parts.section)
+    _, section = check_supported(parts.section, DPA1)
     activation = section.get("activation_function", "tanh")
     resnet_dt, trainable = section.get("resnet_dt", True), section.get("trainable", True)
     count = len(parts.fittings[0])

@@ -15,7 +15,16 @@ import numpy as np
 
 from ..system import ModelFileError
 from . import nodes
-from .assembly import Layer, Parts, PartsError, assembled, brief, check_supported, section_of
+from .assembly import (
+    Layer,
+    Parts,
+    PartsError,
+    assembled,
+    brief,
+    check_supported,
+    one_sided_input,
+    section_of,
+)
 from .nodes import Tree
 from .protobuf import Node, WireError, graph_nodes
 
@@ -140,8 +149,9 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         return [_network(graph, scope, f"_{b}", 1) for b in seen]
 
     embeddings: list[list[Layer] | None] = []
+    shared = _network(graph, "filter_type_all", "", -1) if vectors else []
     if vectors:
-        embeddings = [_network(graph, "filter_type_all", "", -1)]
+        embeddings = [shared]
     elif not tables:
         embeddings = _in_order(graph, descriptor, n_types, networks)
     parts = Parts(
@@ -152,10 +162,11 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         sel=sel,
         davg=davg,
         dstd=dstd,
-        one_side=_one_sided_input(embeddings, vectors) if vectors else _one_side(graph),
+        one_side=one_sided_input(shared, vectors) if vectors else _one_side(graph),
         embeddings=embeddings,
         tables=tables,
         type_vectors=vectors,
+        concatenated=True,
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
         bias_atom_e=_bias(graph, len(type_map)),
@@ -277,15 +288,6 @@ def _type_vectors(graph: _Graph) -> list[Layer] | None:
         if f"filter_type_all/matrix_1_{side}_side_ebd" in graph:
             raise PartsError("model/descriptor/tebd_input_mode 'strip' is not supported")
     return _network(graph, "type_embed_net", "", -1)
-
-
-def _one_sided_input(embeddings: list[list[Layer] | None], vectors: list[Layer]) -> bool:
-    """Whether the one embedding network takes a neighbour's vector alone, or the centre's too."""
-    (network,) = embeddings
-    inputs, width = network[0][0].shape[0] if network else 0, vectors[-1][0].shape[1]
-    if inputs not in (1 + width, 1 + 2 * width):
-        raise PartsError(f"{inputs} inputs of the embedding for a type embedding of {width}")
-    return inputs == 1 + width
 
 
 def _layer(graph: _Graph, names: str, width: int) -> Layer:

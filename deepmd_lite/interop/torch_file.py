@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from ..system import ModelFileError
-from .assembly import Layer, Parts, PartsError, assembled, brief, check_supported, section_of
+from .assembly import (
+    DPA1,
+    Layer,
+    Parts,
+    PartsError,
+    assembled,
+    brief,
+    check_supported,
+    one_sided_input,
+    section_of,
+)
 from .nodes import Tree
 from .pickled import Archive, ArchiveError, Module
 
@@ -98,39 +108,41 @@ def _opened(root: Any) -> tuple[_State, Tree]:
 
 
 def _parts(state: _State, section: Tree) -> Parts:
-    descriptor, _ = check_supported(section)
+    descriptor, _ = check_supported(section, DPA1)
     if section.get("type_embedding"):
         raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
-    type_map, sel = section.get("type_map"), descriptor.get("sel")
+    is_dpa1 = descriptor.get("type") in DPA1
+    place = "atomic_model.descriptor." + ("se_atten" if is_dpa1 else "sea")
+    type_map = section.get("type_map")
     if not isinstance(type_map, list) or not all(isinstance(name, str) for name in type_map):
         raise PartsError("model/type_map is not a list of names")
     n_types = len(type_map)
-    if not isinstance(sel, list) or len(sel) != n_types or not _counts(sel):
-        raise PartsError("model/descriptor/sel is not a list of one number for each type")
+    sel = _sel(descriptor, n_types, is_dpa1)
     rcut, smooth = (descriptor.get(key) for key in ("rcut", "rcut_smth"))
     if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
         raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
+    vectors = _layers(state, _TYPE_EMBEDDING, n_types) if is_dpa1 else None
+    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors)
+    if n_types == 1 and vectors is None:  # the same networks either way
+        one_side = descriptor.get("type_one_side") is True
+    fittings = [
+        _layers(state, f"{_FITTING}.filter_layers.networks.{a}")
+        for a in range(1 if is_dpa1 else n_types)
+    ]
     slots = (n_types, sum(sel), 4)
-    prefix = f"{_DESCRIPTOR}.filter_layers"
-    last = f"{prefix}.networks.{n_types**2 - 1}.layers.0.matrix"
-    two_sided = state.find(last) is not None
-    if n_types == 1:  # the same networks either way
-        two_sided = descriptor.get("type_one_side") is not True
-    fittings = [_network(state, f"{_FITTING}.filter_layers", a) for a in range(n_types)]
     return Parts(
         section=section,
         type_map=type_map,
         rcut=float(rcut),
         rcut_smth=float(smooth),
         sel=sel,
-        davg=state.array(f"{_DESCRIPTOR}.mean", slots),
-        dstd=state.array(f"{_DESCRIPTOR}.stddev", slots),
-        one_side=not two_sided,
-        embeddings=[
-            _network(state, prefix, k, 1) for k in range(n_types**2 if two_sided else n_types)
-        ],
+        davg=state.array(f"{place}.mean", slots),
+        dstd=state.array(f"{place}.stddev", slots),
+        one_side=one_side,
+        embeddings=embeddings,
         tables=None,
-        type_vectors=None,
+        type_vectors=vectors,
+        concatenated=descriptor.get("concat_output_tebd", True) is True,
         fittings=fittings,
         fitting_residual=[True] * (len(fittings[0]) - 1),
         bias_atom_e=state.array(f"{_FITTING}.bias_atom_e", (n_types, 1)),
@@ -140,12 +152,20 @@ def _parts(state: _State, section: Tree) -> Parts:
     )
 
 
-_DESCRIPTOR = "atomic_model.descriptor.sea"
 _FITTING = "atomic_model.fitting_net"
+_TYPE_EMBEDDING = "atomic_model.descriptor.type_embedding.embedding.embedding_net"
 
 
-def _counts(sel: list[Any]) -> bool:
-    return all(type(n) is int and 0 <= n < 1 << 20 for n in sel) and sum(sel) > 0
+def _sel(descriptor: Tree, n_types: int, mixed: bool) -> list[int]:
+    """Numbers of slots: of each type, or the one number of a descriptor that does not tell them."""
+    given = descriptor.get("sel")
+    sel = [given] if mixed and isinstance(given, int) else given
+    if isinstance(sel, list) and all(type(n) is int and 0 <= n < 1 << 20 for n in sel):
+        if mixed and sum(sel) > 0:
+            return [sum(sel)]
+        if len(sel) == n_types and sum(sel) > 0:
+            return sel
+    raise PartsError("model/descriptor/sel is not a list of one number for each type")
 
 
 def _min_distance(state: _State) -> float | None:
@@ -156,10 +176,24 @@ def _min_distance(state: _State) -> float | None:
     return value if value > 0 else None
 
 
-def _network(state: _State, prefix: str, number: int, width: int = -1) -> list[Layer]:
+def _embeddings(
+    state: _State, place: str, n_types: int, vectors: list[Layer] | None
+) -> tuple[list[list[Layer] | None], bool]:
+    """The networks, and whether they are those of neighbour types alone."""
+    if vectors is not None:
+        network = _layers(state, f"{place}.networks.0")
+        return [network], one_sided_input(network, vectors)
+    last = f"{place}.networks.{n_types**2 - 1}.layers.0.matrix"
+    two_sided = state.find(last) is not None
+    count = n_types**2 if two_sided else n_types
+    return [_layers(state, f"{place}.networks.{k}", 1) for k in range(count)], not two_sided
+
+
+def _layers(state: _State, network: str, width: int = -1) -> list[Layer]:
+    """All layers of a network; `width` of its input, or -1."""
     layers: list[Layer] = []
     while True:
-        place = f"{prefix}.networks.{number}.layers.{len(layers)}"
+        place = f"{network}.layers.{len(layers)}"
         if layers and state.find(f"{place}.matrix") is None:
             return layers
         w = state.array(f"{place}.matrix", (width, -1))

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-BEGINNING = 0.03
-"""Strain up to which the slope is fitted (a parabola: silicon softens from the start)."""
+BEGINNING = (0.01, 0.04)
+"""Strains between which the first slope is fitted: the sides have come to rest by then."""
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
         thermo["stress_xx_GPa"],
         0.5 * (thermo["stress_yy_GPa"] + thermo["stress_zz_GPa"]),
     )
-    early = strain < BEGINNING
-    slope = np.polyfit(strain[early], stress[early], 2)[1]
+    early = (strain > BEGINNING[0]) & (strain < BEGINNING[1])
+    slope = np.polyfit(strain[early], stress[early], 1)[0]
     strongest = int(np.argmax(stress))
-    print(f"slope at the beginning {slope:.0f} GPa")
+    print(f"slope from 1 to 4 % {slope:.0f} GPa")
     print(f"strength {stress[strongest]:.1f} GPa at a strain of {strain[strongest]:.3f}")
     print(f"stress on the sides {sides.mean():+.2f} ± {sides.std():.2f} GPa (mean, spread)")
     print(f"temperature {thermo['temperature_K'][1:].mean():.0f} K")

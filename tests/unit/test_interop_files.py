@@ -5,10 +5,12 @@ import lzma
 
 import numpy as np
 import pytest
+import torch
 from golden_files import GOLDEN, read, unpacked
 
 from deepmd_lite.cli import main
-from deepmd_lite.interop import convert
+from deepmd_lite.interop import convert, potential_from_tree
+from deepmd_lite.interop.dp_file import read_dp
 from deepmd_lite.model import load_model
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import InputError
@@ -132,3 +134,14 @@ def test_saving_a_loaded_table_keeps_it_bit_for_bit(tmp_path):
     model = load_model(tmp_path / "a.dpl")
     save_model(model, tmp_path / "b.dpl", model.provenance)
     assert (tmp_path / "a.dpl").read_bytes() == (tmp_path / "b.dpl").read_bytes()
+
+
+def test_dpa1_of_pytorch_is_that_of_its_portable_file(tmp_path):
+    """`type_embedding.pth` was made of `type_embedding.dp`, whose numbers have a test elsewhere."""
+    portable = GOLDEN.parent / "type_embedding.dp"
+    expected = potential_from_tree(read_dp(portable), str(portable)).state_dict()
+    path = unpacked("type_embedding.pth", tmp_path)
+    found = potential_from_tree(read(path), str(path)).state_dict()
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert torch.equal(array, expected[name]), name

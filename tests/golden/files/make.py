@@ -181,6 +181,15 @@ def save_tree(model, target):
     (target / f"{model.name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 
 
+def save_converted(target):
+    """A model of DPA-1 that `../make.py` made, as TorchScript."""
+    with tempfile.TemporaryDirectory() as temporary:
+        model = Path(temporary) / "type_embedding.pth"
+        source = Path(__file__).parents[1] / "type_embedding.dp"
+        dp("pytorch", "convert-backend", str(source), model.name, folder=model.parent)
+        save_file(model, target)
+
+
 def main():
     backend, target = sys.argv[1], Path(sys.argv[2]).resolve()
     target.mkdir(parents=True, exist_ok=True)
@@ -213,6 +222,8 @@ def main():
             for model in models:
                 save_file(model, target)
         print(name, flush=True)
+    if backend == "pytorch":
+        save_converted(target)
 
 
 if __name__ == "__main__":
