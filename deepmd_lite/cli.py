@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_md(verbs)
     _add_plot(verbs)
     _add_info(verbs)
+    _add_check(verbs)
+    _add_doctor(verbs)
     return parser
 
 
@@ -207,6 +209,69 @@ def _md(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     return 0
+
+
+# --- check ----------------------------------------------------------------------------------
+
+
+def _add_check(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "check",
+        help="what is wrong with a data set, in one sentence a finding",
+        epilog="Exit status 1 if there is an error. " + EPILOG,
+    )
+    p.add_argument("data", nargs="*", help="files and folders; each is compared with the others")
+    for role in ("train", "validation", "test"):
+        p.add_argument(f"--{role}", nargs="+", default=[], metavar="DATA", help=f"{role} set")
+    p.add_argument("--type-map", nargs="+", metavar="EL", help="elements of the model to come")
+    p.add_argument("--rcut", type=float, default=6.0, help="its cutoff, Å (default: 6)")
+    p.add_argument("--strict", action="store_true", help="exit status 1 for warnings too")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    _common(p)
+    p.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .check import check_data
+    from .files import write_atomically
+
+    _set_threads(args.threads)
+    alone = len(args.data) <= 8  # sets of their own, as long as a person can tell them apart
+    sets = {path: [path] for path in args.data} if alone else {"data": args.data}
+    sets |= {role: getattr(args, role) for role in ("train", "validation", "test")}
+    report = check_data(
+        {role: paths for role, paths in sets.items() if paths},
+        cutoff=args.rcut,
+        type_map=args.type_map,
+    )
+    print("\n".join(f.line() for f in report.findings if f.severity != "note")
+          if args.quiet else report.text(args.rcut))  # fmt: skip
+    if args.json:
+        write_atomically(args.json, report.json(args.rcut))
+    if args.html:
+        write_atomically(args.html, report.html(args.rcut))
+    return int(report.failed(args.strict))
+
+
+# --- doctor ---------------------------------------------------------------------------------
+
+
+def _add_doctor(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("doctor", help="is everything here that the package needs to run?")
+    p.add_argument("--json", action="store_true", help="as JSON")
+    p.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    verdicts = examine()
+    if args.json:
+        print(json.dumps([v.row() for v in verdicts], indent=2))
+    else:
+        print("\n".join(v.line() for v in verdicts))
+    return int(any(v.broken for v in verdicts))
 
 
 # --- plot -----------------------------------------------------------------------------------

@@ -50,8 +50,9 @@ VIRIAL_FACTORS = {
 }
 SHEAR = ((1, 2), (0, 2), (0, 1))
 SHEAR_NAMES = ("yz", "xz", "xy")
-KINETIC_STRAIN = 0.04
-"""Largest relative change of volume of pairs that the kinetic part is sought in."""
+KINETIC_STRAIN, STIFF = 0.04, 0.03
+"""Largest relative change of volume, and largest curvature (eV/atom), of pairs that the kinetic
+part is sought in."""
 
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
@@ -206,24 +207,31 @@ def _shear_order(pairs: Pairs, a: float, name: str) -> Iterator[Finding]:
 def _kinetic_part(
     pairs: Pairs, a: float, work: np.ndarray, name: str, survey: Survey
 ) -> Iterator[Finding]:
-    """A diagonal excess of k_B T for each atom, in frames whose atoms are in motion."""
+    """A diagonal excess of k_B T for each atom, in frames whose atoms are in motion.
+
+    Springs that soften with volume leave γ/2 · (curvature) · Δ ln V to the third order (γ: Grüneisen
+    parameter), for independent snapshots more than what is sought. Only pairs of nearly the same
+    displacements can tell: one snapshot in several cells, or consecutive steps at constant pressure.
+    """
     force = np.minimum(survey.rms_force[pairs.first], survey.rms_force[pairs.second])
     swelling = np.trace(pairs.strain, axis1=1, axis2=2)
     chosen = (force > 0.2) & (np.abs(swelling) < KINETIC_STRAIN) & (np.abs(swelling) > 1e-3)
-    if chosen.sum() < 3 * LEAST_PAIRS:
+    chosen &= np.abs(pairs.curvature) < STIFF * pairs.n_atoms
+    if chosen.sum() < LEAST_PAIRS:
         return
     own, weight = pairs.chosen(chosen), 1 / pairs.uncertainty[chosen]
     left = (own.difference - a * own.force_work - work[chosen]) * weight
     x = own.n_atoms * swelling[chosen] * weight
     (excess,), scale = robust_fit(x[:, None], left)
     error = scale / np.sqrt((x * x).sum())
-    if excess > max(6 * error, 0.02):
+    third_order = 1.5 * float(np.median(np.abs(own.curvature) / own.n_atoms))
+    if excess > max(6 * error, 0.02, 1.5 * third_order):
         temperature = excess / BOLTZMANN
         yield Finding(
             "warning",
             "virial-kinetic",
-            f"{name}: the virials of hot frames are {excess:.3f} ± {error:.3f} eV/atom larger on "
-            f"the diagonal than the energies say, the kinetic part of {temperature:.0f} K",
+            f"{name}: the virials of frames in motion are {excess:.3f} ± {error:.3f} eV/atom larger "
+            f"on the diagonal than the energies say, the kinetic part of {temperature:.0f} K",
             "subtract N k_B T (the training wants the virial of the forces alone)",
         )
 

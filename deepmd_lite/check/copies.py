@@ -18,6 +18,8 @@ SAME_SHAPE = 2e-4
 """Largest difference of fingerprints of one structure written with few decimals."""
 SAME_PLACE = 2e-3
 """Å."""
+SAME_ENERGY = 2e-6
+"""eV/atom."""
 CONTRADICTION = 2e-3
 """eV/atom between the energies of two copies of one structure."""
 LEAKED = 0.5
@@ -56,12 +58,18 @@ def copies(survey: Survey) -> list[Copy]:
             first, second = sorted((int(i), int(j)))
             copy = Copy(first, second, _same_atoms(survey, first, second))
             known = found.get(second)
-            energies = abs(survey.energy[first] - survey.energy[second])
-            if not copy.same_atoms and not energies < 1e-5 * survey.n_atoms[first]:
+            if not copy.same_atoms and not _same_labels(survey, first, second):
                 continue  # alike as far as the fingerprint sees
             if known is None or (copy.same_atoms and not known.same_atoms):
                 found[second] = copy
     return list(found.values())
+
+
+def _same_labels(survey: Survey, i: int, j: int) -> bool:
+    """Energies, and sizes of the forces, of one structure written with few decimals."""
+    energies = abs(survey.energy[i] - survey.energy[j]) < SAME_ENERGY * survey.n_atoms[i]
+    rms, other = survey.rms_force[i], survey.rms_force[j]
+    return bool(energies and not abs(rms - other) > 1e-3 * (rms + 1))
 
 
 def _same_atoms(survey: Survey, i: int, j: int) -> bool:

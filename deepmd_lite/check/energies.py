@@ -21,6 +21,8 @@ COMPONENTS = 10
 ZERO_ERROR, ZERO_WARNING = 3.0, 0.3
 """eV/atom between groups of frames with alike neighbourhoods: beyond bonding; worth a look."""
 ONE_ZERO = "use one zero: the same code, settings and pseudopotentials, or subtract isolated atoms"
+COPIED_SHAPE = 0.05
+"""Difference of fingerprints of structures that cannot have one energy to all digits."""
 OUTLIER = 0.5
 """eV/atom: nothing nearer to what is expected is called an outlier."""
 
@@ -208,7 +210,7 @@ def _copied(survey: Survey, explained: Explained) -> Iterator[Finding]:
     for group in np.flatnonzero(counts >= 3):
         own = which[inverse == group]
         shape = survey.geometry.fingerprint[own]
-        different = np.abs(shape - shape[0]).max(axis=1) > 1e-2
+        different = np.abs(shape - shape[0]).max(axis=1) > COPIED_SHAPE
         if different.sum() >= 2:
             bad += [int(k) for k in own]
             groups += 1

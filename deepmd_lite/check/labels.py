@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .finding import Finding, counted, named
-from .survey import Survey, spread
+from .survey import Survey
 
 COARSE = 1e-4
 """eV/atom: steps of the energy above this are coarser than a good model's error."""
@@ -55,32 +55,35 @@ def _periodic(survey: Survey, which: np.ndarray) -> bool:
 
 def _resolution(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Energies that were float32 at some time: large totals leave steps between them."""
+    coarsest: dict[bool, tuple[float, int]] = {}
+    names: dict[bool, list[str]] = {True: [], False: []}
     for k in np.unique(survey.system[which]):
         own = which[(survey.system[which] == k) & np.isfinite(survey.energy[which])]
-        if len(own) < LEAST_FRAMES:
+        step = _single_precision_step(survey.energy[own], survey.n_atoms[own])
+        if len(own) < LEAST_FRAMES or step < 1e-6:
             continue
-        energy = survey.energy[own]
-        single = energy.astype(np.float32)
-        exact = single.astype(np.float64) == energy
-        printed = np.array([float(str(s)) for s in single]) == energy
-        if not (exact | printed).all():
-            continue
-        steps = np.spacing(np.abs(single)).astype(np.float64)
-        step = float(np.median(steps / survey.n_atoms[own]))
-        per_atom = energy / survey.n_atoms[own]
-        if step < 1e-6:
-            continue
-        width = spread(per_atom)
         coarse = step > COARSE
+        names[coarse].append(survey.names[k])
+        coarsest[coarse] = max(coarsest.get(coarse, (0.0, 0)), (step, int(own[0])))
+    for coarse, (step, frame) in coarsest.items():
         yield Finding(
             "warning" if coarse else "note",
             "energy-float32",
-            f"{survey.names[k]}: energies have float32's seven digits: of {energy[0]:.8g} eV that "
-            f"is a step of {1e3 * step:.3g} meV/atom (their spread is {1e3 * width:.3g} meV/atom)",
+            f"{named(names[coarse])}: energies have the seven digits of float32: at "
+            f"{survey.energy[frame]:.8g} eV a step of {1e3 * step:.3g} meV/atom",
             "write them in float64, or take a constant off each atom before writing"
             if coarse
-            else "fine enough; float64 costs nothing",
+            else "fine enough here",
         )
+
+
+def _single_precision_step(energy: np.ndarray, n_atoms: np.ndarray) -> float:
+    """eV/atom between neighbouring float32 numbers, if all energies are such; otherwise 0."""
+    single = energy.astype(np.float32)
+    steps = np.spacing(np.abs(single)).astype(np.float64)
+    exact = np.abs(single.astype(np.float64) - energy) < 0.01 * steps
+    shortest = np.array([float(str(s)) for s in single]) == energy
+    return float(np.median(steps / n_atoms)) if len(energy) and (exact | shortest).all() else 0.0
 
 
 def _asymmetric(survey: Survey, which: np.ndarray) -> Iterator[Finding]:

@@ -43,6 +43,8 @@ class Pairs:
     """(P,) −½ Σ (F₁ + F₂)·δ, eV."""
     uncertainty: np.ndarray
     """(P,) eV: a tenth of ½ |Σ (F₂ − F₁)·δ + (W₂ − W₁):ε|, the second order, for the third."""
+    curvature: np.ndarray
+    """(P,) Σ (F₁ − F₂)·δ, eV: twice the energy that harmonic springs would gain on the way."""
     virial: np.ndarray
     """(P, 3, 3) ½ (W₁ + W₂), eV; NaN where a frame has none."""
     strain: np.ndarray
@@ -77,14 +79,17 @@ def near_pairs(survey: Survey, frames: np.ndarray) -> Pairs:
     if len(rows) > MOST_PAIRS:
         spread = np.linspace(0, len(rows) - 1, MOST_PAIRS).astype(int)
         rows = [rows[i] for i in spread]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 10
-    _, first, second, difference, work, uncertainty, virial, strain, n_atoms, volume = columns
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 11
+    _, first, second, difference, work, uncertainty, curvature, virial, strain, n_atoms, volume = (
+        columns
+    )
     return Pairs(
         np.array(first, dtype=int),
         np.array(second, dtype=int),
         np.array(difference, dtype=float),
         np.array(work, dtype=float),
         np.array(uncertainty, dtype=float),
+        np.array(curvature, dtype=float),
         np.array(virial, dtype=float).reshape(-1, 3, 3),
         np.array(strain, dtype=float).reshape(-1, 3, 3),
         np.array(n_atoms, dtype=float),
@@ -166,11 +171,12 @@ def _work(a: Frame, b: Frame) -> tuple[Any, ...] | None:
     labels = (a.energy, a.forces, b.energy, b.forces)
     energy_a, forces_a, energy_b, forces_b = (np.asarray(x, dtype=float) for x in labels)
     work = -0.5 * float(((forces_a + forces_b) * moved).sum())
-    second = float(((forces_b - forces_a) * moved).sum())
+    curvature = float(((forces_a - forces_b) * moved).sum())
+    second = -curvature
     virial = np.full((3, 3), np.nan)
     if a.virial is not None and b.virial is not None:
         virial = 0.5 * (a.virial + b.virial)
         second += float(((b.virial - a.virial) * strain).sum())
     uncertainty = THIRD_ORDER * 0.5 * abs(second) + RESOLUTION * np.sqrt(a.n_atoms)
     difference = float(energy_b - energy_a)
-    return farthest, difference, work, uncertainty, virial, strain, a.n_atoms, volume
+    return farthest, difference, work, uncertainty, curvature, virial, strain, a.n_atoms, volume

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import System, load_each
+from ..data import Frame, System, load_each
 from ..system import InputError
 from . import cells, consistency, copies, distances, elements, energies, forces, labels
 from .finding import SEVERITIES, Finding
@@ -54,30 +54,33 @@ def check_data(
 
 
 def errors_before_training(
-    training: Sequence[System],
-    validation: Sequence[System],
+    training: Sequence[Frame],
+    validation: Sequence[Frame],
     *,
     cutoff: float,
     forces_trained: bool = True,
 ) -> list[Finding]:
-    """The errors alone, found on some hundred frames of each set in about a second."""
-    sets = {"training": list(training), "validation": list(validation)}
-    sampled = {role: [_sample(s, systems) for s in systems] for role, systems in sets.items()}
-    survey = Survey.of({role: systems for role, systems in sampled.items() if systems})
-    unwanted = set() if forces_trained else {"force-missing"}
+    """The errors alone, found on some hundred frames of each set in about a second.
+
+    `cutoff`: that of the model, Å. Missing forces are no error where none are trained.
+    """
+    sets = {"training": _sample(training), "validation": _sample(validation)}
+    survey = Survey.of({role: systems for role, systems in sets.items() if systems})
     return [
         f
         for f in _findings(survey, cutoff, None)
-        if f.severity == "error" and f.code not in unwanted
+        if f.severity == "error" and (forces_trained or f.code != "force-missing")
     ]
 
 
-def _sample(system: System, systems: Sequence[System]) -> System:
-    """A share of the frames of `system`, in order."""
-    total = sum(len(s.frames) for s in systems)
-    n = max(1, min(len(system.frames), QUICK_FRAMES * len(system.frames) // max(total, 1)))
-    chosen = np.unique(np.linspace(0, len(system.frames) - 1, n).astype(int))
-    return System(system.name, [system.frames[i] for i in chosen])
+def _sample(frames: Sequence[Frame]) -> list[System]:
+    """Frames from all over a set, grouped by the file or folder that they are from."""
+    n = min(len(frames), QUICK_FRAMES)
+    groups: dict[str, list[Frame]] = {}
+    for i in np.linspace(0, len(frames) - 1, n).astype(int) if n else ():
+        name = frames[i].source.rpartition(", frame ")[0]
+        groups.setdefault(name, []).append(frames[i])
+    return [System(name, members) for name, members in groups.items()]
 
 
 def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from ..page import panels, png
 Columns = dict[str, np.ndarray]
 """A table: columns (n,) by name."""
 
+
 def thermo(table: Columns, n_atoms: int | None) -> bytes:
     """Temperature, energies, pressure, volume and cell against time, as far as they change."""
     t, known = 1e-3 * table["time_fs"], {}

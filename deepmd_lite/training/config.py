@@ -273,6 +273,8 @@ class TrainingConfig(_TrainSection):
     is validated and what the model files hold. 0: the weights themselves."""
     early_stop_patience: int = Field(0, ge=0)
     """End after so many displays in a row without a new lowest validation loss; 0: never."""
+    check: bool = True
+    """Look for errors in the data before the first step; false trains on them all the same."""
 
     @field_validator("time_limit", mode="before")
     @classmethod

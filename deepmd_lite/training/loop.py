@@ -210,7 +210,14 @@ def _restarted(
     """The training that a checkpoint was written by, with `settings` checked against its input."""
     # keys that are younger than the checkpoint had their defaults
     began_with = parse(TrainInput, checkpoint.config, str(path)).model_dump(mode="json")
-    ignored = ("/systems", "/disp_file", "/disp_freq", "/save_freq", "/early_stop_patience")
+    ignored = (
+        "/systems",
+        "/disp_file",
+        "/disp_freq",
+        "/save_freq",
+        "/early_stop_patience",
+        "/check",
+    )
     changed = [
         key
         for key in changed_keys(began_with, settings.model_dump(mode="json"))

@@ -22,6 +22,7 @@ from ..model.table import Grid
 from ..system import InputError, LocalEnv
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
+from .precheck import refuse_errors
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,12 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
             "and limit_pref_v are 0: pressures of the model will be unreliable"
         )
     validation: list[Batch] = []
+    prepared: list[PreparedFrame] = []
     if training.validation_data is not None:
         prepared = _read(training.validation_data.systems, settings, "validation", quiet)
         validation = _validation_sample(prepared, frames, settings)
+    if training.check:
+        refuse_errors(frames, prepared, settings)
     return TrainingData(
         frames,
         validation,
