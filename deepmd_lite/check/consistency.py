@@ -209,9 +209,10 @@ def _kinetic_part(
 ) -> Iterator[Finding]:
     """A diagonal excess of k_B T for each atom, in frames whose atoms are in motion.
 
-    Springs that soften with volume leave γ/2 · (curvature) · Δ ln V to the third order (γ: Grüneisen
-    parameter), for independent snapshots more than what is sought. Only pairs of nearly the same
-    displacements can tell: one snapshot in several cells, or consecutive steps at constant pressure.
+    Springs that soften with volume leave γ/2 · (curvature) · Δ ln V to the third order (γ:
+    Grüneisen parameter), for independent snapshots more than what is sought. Only pairs of nearly
+    the same displacements can tell: one snapshot in several cells, or consecutive steps at
+    constant pressure.
     """
     force = np.minimum(survey.rms_force[pairs.first], survey.rms_force[pairs.second])
     swelling = np.trace(pairs.strain, axis1=1, axis2=2)
@@ -230,8 +231,9 @@ def _kinetic_part(
         yield Finding(
             "warning",
             "virial-kinetic",
-            f"{name}: the virials of frames in motion are {excess:.3f} ± {error:.3f} eV/atom larger "
-            f"on the diagonal than the energies say, the kinetic part of {temperature:.0f} K",
+            f"{name}: the virials of frames in motion are {excess:.3f} ± {error:.3f} eV/atom "
+            "larger on the diagonal than the energies say, the kinetic part of "
+            f"{temperature:.0f} K",
             "subtract N k_B T (the training wants the virial of the forces alone)",
         )
 

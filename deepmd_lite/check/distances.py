@@ -18,8 +18,9 @@ TOO_CLOSE, IMPOSSIBLE = 0.6, 0.4
 LONG, SHORT = 1.5, 0.62
 """Typical nearest distances over the sum of covalent radii that no bonded matter has."""
 NOBLE = {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}
-CELL_SAMPLE = 20
-"""Frames in which a transposed cell is tried."""
+SAMPLE = 20
+"""Frames in which a transposed cell, or a longer reach, is tried."""
+FAR_REACH = 2.4
 
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
@@ -76,6 +77,9 @@ def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
         if len(own) == 0:
             continue
         typical = survey.geometry.typical[own]
+        if np.isinf(np.median(typical)):
+            own = own[np.unique(np.linspace(0, len(own) - 1, SAMPLE).astype(int))]
+            typical = np.array([_typical_ratio(survey, k) for k in own])
         middle, low = float(np.median(typical)), float(np.quantile(typical, 0.1))
         name = survey.names[k]
         if np.isinf(middle):
@@ -83,7 +87,8 @@ def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
                 yield Finding(
                     "warning",
                     "atoms-far",
-                    f"{name}: most atoms have no neighbour within {survey.geometry.reach:.1f} Å",
+                    f"{name}: most atoms have no neighbour within {FAR_REACH:g} times the largest "
+                    "covalent diameter",
                     "check the units of positions and cells",
                 )
         elif middle > LONG and low > LONG - 0.15:
@@ -110,7 +115,7 @@ def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
 def _noble(survey: Survey) -> np.ndarray:
     """(F,) frames of noble gases, which have no bonds to measure with."""
     noble = np.array([e in NOBLE for e in survey.elements])
-    return survey.counts[:, noble].sum(axis=1) > 0.2 * survey.n_atoms  # type: ignore[no-any-return]
+    return survey.counts[:, noble].sum(axis=1) > 0.2 * survey.n_atoms
 
 
 def _fractional(survey: Survey, own: np.ndarray) -> str:
@@ -131,7 +136,7 @@ def _transposed(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
         and survey.frames[k].pbc.all()
         and np.abs(survey.frames[k].cell - survey.frames[k].cell.T).max() > 0.05
     ]
-    sample = close[:: max(1, len(close) // CELL_SAMPLE)]
+    sample = close[:: max(1, len(close) // SAMPLE)]
     better = 0
     for k in sample:
         frame = survey.frames[k]
@@ -148,6 +153,20 @@ def _transposed(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
             "write lattice vectors as rows (xx xy xz yx yy yz zx zy zz)",
             frames,
         )
+
+
+def _typical_ratio(survey: Survey, k: int) -> float:
+    """As `Geometry.typical`, of one frame and with a longer reach."""
+    frame = survey.frames[k]
+    types = np.array([survey.elements.index(s) for s in frame.symbols])
+    try:
+        center, neighbor, r = edges(frame, types, FAR_REACH * 2 * float(survey.radii.max()))
+    except InputError:
+        return float("inf")
+    nearest = np.full(len(types), np.inf)
+    sums = survey.radii[types[center]] + survey.radii[types[neighbor]]
+    np.minimum.at(nearest, center, r / sums)
+    return float(np.median(nearest))
 
 
 def _smallest_ratio(survey: Survey, frame: Frame) -> float:

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .finding import Finding
+from ..system import InputError
+from .finding import Finding, named
+from .geometry import BONDED, edges, radii_of
 from .survey import Survey
 
 NONMETALS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")
 VALENCE = {"H": 1.0, "C": 4.0, "N": 4.0, "O": 2.3, "F": 1.0, "Cl": 1.3, "Br": 1.3, "I": 1.3}
 """Bonds to nonmetals that atoms of an element have at most, on the average of a data set."""
+SAMPLE = 12
+"""Frames of each system in which bonds are counted."""
 EXCESS = 0.5
 """Bonds beyond that, on the average, that are no accident."""
 
@@ -33,47 +37,82 @@ def findings(survey: Survey, type_map: Sequence[str] | None) -> Iterator[Finding
 
 def _valences(survey: Survey) -> Iterator[Finding]:
     """Atoms with more bonds than their element makes, which exchanging two elements puts right."""
-    bonds, atoms = survey.geometry.bonds, survey.counts.sum(axis=0)
-    names = survey.elements
-    wrong = _violations(names, bonds, atoms)
-    if not wrong:
-        return
-    for i in range(len(names)):
-        for j in range(i + 1, len(names)):
-            exchanged = [names[j] if k == i else names[i] if k == j else n
-                         for k, n in enumerate(names)]  # fmt: skip
-            if {names[i], names[j]} & set(wrong) and not _violations(exchanged, bonds, atoms):
-                first = next(e for e in (names[i], names[j]) if e in wrong)
-                yield Finding(
-                    "error",
-                    "element-swapped",
-                    f"{first} has {wrong[first]:.1f} bonds to nonmetals on the average, expected "
-                    f"at most {VALENCE[first]:g}; with {names[i]} and {names[j]} exchanged all "
-                    "elements have theirs",
-                    "check the order of type_map.raw against type.raw",
-                )
-                return
-    text = ", ".join(f"{e} {n:.1f} (at most {VALENCE[e]:g})" for e, n in wrong.items())
-    yield Finding(
-        "warning",
-        "element-bonds",
-        f"more bonds to nonmetals than elements make, on the average: {text}",
-        "check elements, units and cells",
-    )
+    swapped: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    crowded: dict[str, list[str]] = {}
+    for k, system in enumerate(survey.names):
+        frames = np.flatnonzero((survey.system == k) & (survey.n_atoms > 1))
+        frames = frames[np.unique(np.linspace(0, len(frames) - 1, SAMPLE).astype(int))] if len(
+            frames
+        ) else frames  # fmt: skip
+        wrong = _violations(survey, frames, survey.elements)
+        if not wrong:
+            continue
+        text = ", ".join(
+            f"{e} has {n:.1f} bonds to nonmetals (at most {VALENCE[e]:g} expected)"
+            for e, n in wrong.items()
+        )
+        pair = _exchange(survey, frames, wrong)
+        if pair is not None:
+            swapped.setdefault(pair, []).append((system, text))
+        else:
+            crowded.setdefault(text, []).append(system)
+    for (first, second), systems in swapped.items():
+        yield Finding(
+            "error",
+            "element-swapped",
+            f"{named([name for name, _ in systems])}: on the average {systems[0][1]}, and with "
+            f"{first} and {second} exchanged every element has its number",
+            "check the order of type_map.raw against type.raw",
+        )
+    for text, names in crowded.items():
+        yield Finding(
+            "warning",
+            "element-bonds",
+            f"{named(names)}: on the average {text}",
+            "check elements, units and cells",
+        )
 
 
-def _violations(names: Sequence[str], bonds: np.ndarray, atoms: np.ndarray) -> dict[str, float]:
-    """Elements with too many bonds to nonmetals, and how many.
+def _exchange(
+    survey: Survey, frames: np.ndarray, wrong: Sequence[str] | dict[str, float]
+) -> tuple[str, str] | None:
+    """Two elements whose exchange leaves no atom with too many bonds."""
+    present = [e for e, n in zip(survey.elements, survey.counts[frames].sum(axis=0), strict=True)
+               if n]  # fmt: skip
+    for i, first in enumerate(present):
+        for second in present[i + 1 :]:
+            if not {first, second} & set(wrong):
+                continue
+            exchange = {first: second, second: first}
+            names = [exchange.get(e, e) for e in survey.elements]
+            if not _violations(survey, frames, names):
+                return first, second
+    return None
 
-    Exchanged names keep the bonds of the atoms: radii differ too little to change them much.
-    """
+
+def _violations(survey: Survey, frames: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Elements with too many bonds to nonmetals, and how many, if elements had these `names`."""
     nonmetal = np.array([n in NONMETALS for n in names])
-    wrong = {}
-    for k, name in enumerate(names):
-        mean = float(bonds[k, nonmetal].sum() / max(atoms[k], 1))
-        if name in VALENCE and mean > VALENCE[name] + EXCESS:
-            wrong[name] = mean
-    return wrong
+    if not any(n in VALENCE for n in names) or len(names) < 2:
+        return {}
+    radii = radii_of(names)
+    bonds, atoms = np.zeros(len(names)), np.zeros(len(names))
+    for k in frames:
+        types = np.array([survey.elements.index(s) for s in survey.frames[k].symbols])
+        try:
+            center, neighbor, r = edges(survey.frames[k], types, 2 * BONDED * radii.max())
+        except InputError:
+            continue
+        a, b = types[center], types[neighbor]
+        bonded = (r < BONDED * (radii[a] + radii[b])) & nonmetal[b]
+        bonds += np.bincount(a[bonded], minlength=len(names))
+        atoms += np.bincount(types, minlength=len(names))
+    mean = bonds / np.maximum(atoms, 1)
+    return {
+        name: float(mean[k])
+        for k, name in enumerate(names)
+        if name in VALENCE and mean[k] > VALENCE[name] + EXCESS
+    }
 
 
 def smallest_distances(survey: Survey) -> list[tuple[str, float, float]]:

@@ -99,7 +99,7 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         apart = np.median(left[own]) > np.quantile(left[others], 0.98) or np.median(
             left[own]
         ) < np.quantile(left[others], 0.02)
-        alike = abs(np.median(typical[own]) / np.median(typical[others]) - 1) < 0.15
+        alike = _alike(typical[own], typical[others])
         if not (alike and apart) or abs(shift) < max(ZERO_WARNING, 3 * width):
             continue
         if own.sum() > others.sum():
@@ -128,6 +128,12 @@ def _known(given: np.ndarray, wanted: np.ndarray) -> bool:
     """Whether the compositions `wanted` are combinations of those `given`."""
     rank = np.linalg.matrix_rank(given, tol=1e-6)
     return bool(np.linalg.matrix_rank(np.vstack([given, wanted]), tol=1e-6) == rank)
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether typical distances are alike, so that energies should be."""
+    first, second = float(np.median(one)), float(np.median(other))
+    return bool(np.isfinite([first, second]).all() and abs(first / second - 1) < 0.15)
 
 
 def _width(values: np.ndarray) -> float:
@@ -163,7 +169,7 @@ def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:
         return
     width = max(_width(low), _width(high))
     typical = survey.geometry.typical[explained.which[order]]
-    alike = abs(np.median(typical[:at]) / np.median(typical[at:]) - 1) < 0.15
+    alike = _alike(typical[:at], typical[at:])
     shift = float(np.median(high) - np.median(low))
     if alike and gaps[at - 1] > max(ZERO_ERROR, 4 * width):
         fewer = order[:at] if at <= len(left) - at else order[at:]

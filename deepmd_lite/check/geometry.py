@@ -16,6 +16,8 @@ FEATURES = 6
 """Radial functions of each pair of elements in a fingerprint."""
 REACH, LEAST_REACH, MOST_REACH = 1.9, 3.0, 5.0
 """The scan goes out to 1.9 times the largest sum of covalent radii, 3 to 5 Å."""
+MOST_NEIGHBORS = 600
+"""Ten times what the scan meets in ordinary matter."""
 BONDED = 1.2
 """Two atoms within 1.2 times the sum of their covalent radii count as bonded."""
 
@@ -37,8 +39,6 @@ class Geometry:
     """(F,) median over the atoms of the distance to the nearest neighbour over the sum of radii."""
     smallest: np.ndarray
     """(E, E) Å: the smallest distance of each pair of elements, inf where none is seen."""
-    bonds: np.ndarray
-    """(E, E) bonded neighbours of element 2 that all atoms of element 1 have together."""
     refused: dict[int, str] = field(default_factory=dict)
     """Frames without a neighbour list, and why: atoms that coincide."""
 
@@ -56,7 +56,6 @@ def scan(frames: Sequence[Frame], elements: Sequence[str]) -> Geometry:
         closest=np.full((len(frames), 3), np.nan),
         typical=np.full(len(frames), np.inf),
         smallest=np.full((n, n), np.inf),
-        bonds=np.zeros((n, n)),
     )
     index = {e: i for i, e in enumerate(elements)}
     types_of: dict[tuple[str, ...], np.ndarray] = {}
@@ -79,8 +78,10 @@ def edges(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every pair nearer than `cutoff` (Å), both ways round: atom, atom, distance, each (n_edges,).
 
-    Raises InputError for atoms that coincide.
+    In matter far denser than any, where units are wrong, the cutoff is shorter, so that an atom
+    has about `MOST_NEIGHBORS`. Raises InputError for atoms that coincide.
     """
+    cutoff = min(cutoff, dense_cutoff(frame))
     periodic = periodic_env(frame.positions, frame.cell, frame.pbc, types, cutoff, frame.source)
     env = periodic.env
     rows, neighbor = env.positions.numpy(), env.indices.numpy()
@@ -88,6 +89,14 @@ def edges(
     vectors = rows[neighbor] - rows[center]
     r = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     return center, periodic.owner.numpy()[neighbor], r
+
+
+def dense_cutoff(frame: Frame) -> float:
+    """Å: within it an atom has about `MOST_NEIGHBORS`; infinite where not periodic throughout."""
+    if not frame.pbc.all():
+        return float("inf")
+    volume = abs(float(np.linalg.det(frame.cell))) / frame.n_atoms
+    return float((MOST_NEIGHBORS * volume * 3 / (4 * np.pi)) ** (1 / 3))
 
 
 def _measure(
@@ -112,8 +121,6 @@ def _measure(
     pair = a * n + b
     flat = result.smallest.reshape(-1)
     np.minimum.at(flat, pair, r)
-    bonded = ratio < BONDED
-    result.bonds += np.bincount(pair[bonded], minlength=n * n).reshape(n, n)
     low, high = np.minimum(a, b), np.maximum(a, b)
     unordered = low * n - low * (low - 1) // 2 + high - low
     n_pairs = n * (n + 1) // 2

@@ -125,12 +125,12 @@ def _likeness(frames: list[Frame]) -> np.ndarray:
         scaled = np.array([f.positions @ np.linalg.inv(f.cell) for f in frames])
         phase = 2 * np.pi * (scaled - scaled[:, :1]).reshape(len(frames), -1)
         features = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
-        return features @ features.T  # type: ignore[no-any-return]
+        return features @ features.T
     centred = np.array([f.positions - f.positions.mean(axis=0) for f in frames])
     flat = centred.reshape(len(frames), -1)
     product = flat @ flat.T
     square = np.diag(product)
-    return 2 * product - square[:, None] - square  # type: ignore[no-any-return]
+    return 2 * product - square[:, None] - square
 
 
 def displacement(a: Frame, b: Frame) -> np.ndarray:
@@ -144,9 +144,9 @@ def displacement(a: Frame, b: Frame) -> np.ndarray:
         for reference in (scaled[0], None):  # an atom first, then the mean of what is left
             scaled = scaled - (scaled.mean(axis=0) if reference is None else reference)
             scaled = scaled - np.round(scaled)
-        return scaled @ mean  # type: ignore[no-any-return]
+        return scaled @ mean
     moved = b.positions - a.positions
-    return moved - moved.mean(axis=0)  # type: ignore[no-any-return]
+    return moved - moved.mean(axis=0)
 
 
 def _work(a: Frame, b: Frame) -> tuple[Any, ...] | None:

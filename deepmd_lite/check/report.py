@@ -17,6 +17,7 @@ from ..system import InputError
 from .elements import smallest_distances
 from .energies import explain
 from .finding import SEVERITIES, Finding, counted
+from .geometry import dense_cutoff
 from .survey import Survey
 
 NEIGHBOR_SAMPLE = 40
@@ -115,6 +116,8 @@ def neighbor_counts(survey: Survey, cutoff: float) -> tuple[int, float, int] | N
     counts = []
     for k in chosen:
         f = survey.frames[k]
+        if dense_cutoff(f) < 0.7 * cutoff:
+            continue
         try:
             env = periodic_env(
                 f.positions, f.cell, f.pbc, np.zeros(f.n_atoms), cutoff, f.source

@@ -53,24 +53,13 @@ def check_data(
     return Report(found, read, survey, time.monotonic() - started)
 
 
-def errors_before_training(
-    training: Sequence[Frame],
-    validation: Sequence[Frame],
-    *,
-    cutoff: float,
-    forces_trained: bool = True,
-) -> list[Finding]:
-    """The errors alone, found on some hundred frames of each set in about a second.
+def errors_in_sample(frames: Sequence[Frame], name: str, *, cutoff: float) -> list[Finding]:
+    """The errors alone, found on some hundred frames of one set in about a second.
 
-    `cutoff`: that of the model, Å. Missing forces are no error where none are trained.
+    `name` of the set, as the findings call it; `cutoff` Å, that of the model to come.
     """
-    sets = {"training": _sample(training), "validation": _sample(validation)}
-    survey = Survey.of({role: systems for role, systems in sets.items() if systems})
-    return [
-        f
-        for f in _findings(survey, cutoff, None)
-        if f.severity == "error" and (forces_trained or f.code != "force-missing")
-    ]
+    survey = Survey.of({name: _sample(frames)})
+    return [f for f in _findings(survey, cutoff, None) if f.severity == "error"]
 
 
 def _sample(frames: Sequence[Frame]) -> list[System]:

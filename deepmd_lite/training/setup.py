@@ -68,12 +68,9 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
             "and limit_pref_v are 0: pressures of the model will be unreliable"
         )
     validation: list[Batch] = []
-    prepared: list[PreparedFrame] = []
     if training.validation_data is not None:
         prepared = _read(training.validation_data.systems, settings, "validation", quiet)
         validation = _validation_sample(prepared, frames, settings)
-    if training.check:
-        refuse_errors(frames, prepared, settings)
     return TrainingData(
         frames,
         validation,
@@ -89,6 +86,8 @@ def _read(paths: list[str], settings: TrainInput, what: str, quiet: bool) -> lis
     systems = load(paths, type_map=settings.model.type_map)
     log.info("%s data\n%s", what, describe(systems))
     frames = [frame for system in systems for frame in system.frames]
+    if settings.training.check:
+        refuse_errors(frames, settings, what)
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
     return prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
 
