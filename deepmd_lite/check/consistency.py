@@ -266,18 +266,31 @@ def _contradicting_frames(
 
 
 def _untested(survey: Survey, which: np.ndarray, pairs: Pairs) -> Iterator[Finding]:
-    """A note on virials that no pair could test."""
-    labelled = [k for k in which if survey.frames[k].virial is not None]
-    if not labelled:
-        return
+    """Notes on forces and virials that no pair could test."""
     strained = np.abs(pairs.strain).max(axis=(1, 2)) > 1e-6
-    tested = np.unique(survey.system[pairs.first[strained & np.isfinite(pairs.virial[:, 0, 0])]])
-    missing = [k for k in np.unique(survey.system[labelled]) if k not in tested]
-    if missing:
-        yield Finding(
-            "note",
-            "virial-untested",
-            f"{named([survey.names[k] for k in missing])}: sign and unit of the virial cannot be "
-            "tested: no two near frames differ in their cells",
-            "a few frames of one structure at slightly different volumes and shears would do",
-        )
+    known = np.isfinite(pairs.virial[:, 0, 0])
+    frames = [survey.frames[k] for k in which]
+    for label, has, tested, missing in (
+        (
+            "force",
+            [f.forces is not None and f.energy is not None and f.n_atoms > 1 for f in frames],
+            known | ~strained,
+            "no two frames have nearly the same atoms in nearly the same places",
+        ),
+        (
+            "virial",
+            [f.virial is not None for f in frames],
+            known & strained,
+            "no two near frames differ in their cells",
+        ),
+    ):
+        done = np.unique(survey.system[pairs.first[tested]])
+        left = [k for k in np.unique(survey.system[which[np.array(has)]]) if k not in done]
+        if left:
+            yield Finding(
+                "note",
+                f"{label}-untested",
+                f"{named([survey.names[k] for k in left])}: sign and unit of the {label} cannot be "
+                f"tested against energies: {missing}",
+                "a few frames of one structure, slightly displaced and strained, would do",
+            )

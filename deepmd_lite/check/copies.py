@@ -161,10 +161,12 @@ def _between(survey: Survey, found: list[Copy]) -> Iterator[Finding]:
 def unlike_others(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Frames of one set whose fingerprint is far from that of every other one."""
     which = which[survey.n_atoms[which] > 1]
+    if len(which) < 20:
+        return
     shape = survey.geometry.fingerprint[which]
     size = shape.std(axis=0)
     shape = shape[:, size > 1e-6] / size[size > 1e-6]
-    if len(which) < 20 or shape.size == 0:
+    if shape.size == 0:
         return
     shape = shape - shape.mean(axis=0)
     _, _, axes = np.linalg.svd(shape, full_matrices=False)

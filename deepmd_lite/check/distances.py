@@ -15,12 +15,13 @@ from .survey import Survey
 
 TOO_CLOSE, IMPOSSIBLE = 0.6, 0.4
 """Of the sum of covalent radii: below the first a look is wanted, below the second it is wrong."""
-LONG, SHORT = 1.5, 0.62
-"""Typical nearest distances over the sum of covalent radii that no bonded matter has."""
+LONG, LONGEST, SHORT = 1.5, 2.3, 0.62
+"""Typical nearest distances over the sum of covalent radii that no bonded matter has: from the
+first to the second as in Bohr, beyond it apart, below the third in a larger unit than Å."""
 NOBLE = {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}
 SAMPLE = 20
 """Frames in which a transposed cell, or a longer reach, is tried."""
-FAR_REACH = 2.4
+FAR_REACH, NOTHING = 2.4, 99.0
 
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
@@ -28,7 +29,7 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     yield from _coincident(survey, which)
     transposed = list(_transposed(survey, which))
     yield from transposed
-    wrong_unit = list(_unit_of_length(survey, which))
+    wrong_unit = [] if transposed else list(_unit_of_length(survey, which))
     yield from wrong_unit
     if not transposed and not wrong_unit:
         yield from _close_pairs(survey, which)
@@ -73,32 +74,31 @@ def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Nearest neighbours of all frames of a system too far or too near: Bohr, nm, fractions."""
     for k in np.unique(survey.system[which]):
         own = which[survey.system[which] == k]
-        own = own[(survey.n_atoms[own] > 1) & ~_noble(survey)[own]]
+        own = own[(survey.n_atoms[own] > 2) & ~_noble(survey)[own]]
         if len(own) == 0:
             continue
         typical = survey.geometry.typical[own]
         if np.isinf(np.median(typical)):
             own = own[np.unique(np.linspace(0, len(own) - 1, SAMPLE).astype(int))]
             typical = np.array([_typical_ratio(survey, k) for k in own])
+        typical = np.minimum(typical, NOTHING)  # quantiles cannot deal with infinities
         middle, low = float(np.median(typical)), float(np.quantile(typical, 0.1))
         name = survey.names[k]
-        if np.isinf(middle):
+        if middle > LONGEST:
             if survey.frames[own[0]].pbc.all() and survey.n_atoms[own].min() > 4:
                 yield Finding(
                     "warning",
                     "atoms-far",
-                    f"{name}: most atoms have no neighbour within {FAR_REACH:g} times the largest "
-                    "covalent diameter",
+                    f"{name}: most atoms have no neighbour within {LONGEST:g} times the sum of "
+                    "their covalent radii",
                     "check the units of positions and cells",
                 )
         elif middle > LONG and low > LONG - 0.15:
-            force = float(np.nanmedian(survey.rms_force[own])) if len(own) else np.nan
-            shown = f", forces {force:.2g} eV/Å" if np.isfinite(force) else ""
             yield Finding(
                 "error",
                 "units-length",
                 f"{name}: atoms are typically {middle:.2f} covalent distances from their nearest "
-                f"neighbour, expected 0.8 to 1.3{shown}: looks like Bohr and Hartree",
+                f"neighbour, expected 0.8 to 1.3: looks like Bohr and Hartree",
                 "multiply positions and cells by 0.529177, energies by 27.2114, forces by 51.4221",
             )
         elif middle < SHORT:

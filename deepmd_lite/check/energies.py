@@ -48,6 +48,8 @@ def explain(survey: Survey, which: np.ndarray) -> Explained:
     per_atom = survey.energy[which] / survey.n_atoms[which]
     constants, _ = robust_fit(shares, per_atom)
     left = per_atom - shares @ constants
+    if len(which) < 2 * LEAST_FRAMES:
+        return Explained(which, constants, left, left)
     shape = survey.geometry.fingerprint[which]
     shape = shape - np.median(shape, axis=0)
     size = shape.std(axis=0)

@@ -45,7 +45,8 @@ def _outliers(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     size = np.log(survey.max_force[moving])
     middle = np.median(size)
     width = max(spread(size), LEAST_WIDTH)
-    largest, closest = survey.max_force[moving], survey.geometry.ratio[moving]
+    largest = survey.max_force[moving]
+    closest = np.minimum(survey.geometry.ratio[moving], 99.0)  # quantiles need finite numbers
     limit = max(float(np.exp(middle + SIGMAS * width)), 3 * float(np.quantile(largest, 0.9)))
     lonely = largest / np.maximum(survey.rms_force[moving], 1e-9)
     single = lonely > 3 * np.median(lonely)  # one atom's force stands out within its frame

@@ -32,7 +32,7 @@ def _missing(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     for label, found in has.items():
         count = int(found.sum())
         alone = survey.n_atoms[which] == 1  # an isolated atom has no force worth a label
-        if label == "force" and (found | alone).all() and count:
+        if label == "force" and (found | alone).all():
             continue
         if count == n or (label == "virial" and not _periodic(survey, which)):
             continue

@@ -46,8 +46,8 @@ class Report:
         """For a terminal: the data, key figures, a line for each finding, and a count."""
         lines = []
         for role, systems in self.sets.items():
-            lines.append(f"{role}: {describe(systems)}" if len(systems) > 1 else
-                         f"{role}: {systems[0].summary()}")  # fmt: skip
+            text = describe(systems) if len(systems) > 1 else systems[0].summary()
+            lines.append(text if text.startswith(role) else f"{role}: {text}")
         if self.survey is not None:
             lines += [f"{name}: {value}" for name, value in key_figures(self.survey, cutoff)]
         lines += [f.line() for f in self.findings]
@@ -134,14 +134,14 @@ def neighbor_counts(survey: Survey, cutoff: float) -> tuple[int, float, int] | N
 def _picture(survey: Survey) -> bytes:
     """Four panels: energies and forces frame by frame, distances, energy against volume."""
     figure, axes = panels(4, rows=2)
+    known = explain(survey, np.arange(len(survey))) if np.isfinite(survey.energy).any() else None
     for role, name in enumerate(survey.roles):
         own = np.flatnonzero(survey.role == role)
-        if np.isfinite(survey.energy[own]).any():
-            left = explain(survey, own)
-            axes[0].plot(left.which, left.by_composition, ".", ms=3, label=name)
-            axes[3].plot(
-                (survey.volume / survey.n_atoms)[left.which], left.by_composition, ".", ms=3
-            )
+        if known is not None:
+            mine = survey.role[known.which] == role
+            which, left = known.which[mine], known.by_composition[mine]
+            axes[0].plot(which, left, ".", ms=3, label=name)
+            axes[3].plot((survey.volume / survey.n_atoms)[which], left, ".", ms=3)
         axes[1].plot(own, survey.max_force[own], ".", ms=3)
         axes[2].plot(own, survey.geometry.ratio[own], ".", ms=3)
     axes[0].set(xlabel="frame", ylabel="energy − composition (eV/atom)")

@@ -112,7 +112,7 @@ def robust_fit(x: np.ndarray, y: np.ndarray, rounds: int = 12) -> tuple[np.ndarr
     weight = np.ones(len(y))
     coefficients = np.zeros(x.shape[1])
     scale = 0.0
-    for _ in range(rounds):
+    for _ in range(rounds if len(y) else 0):
         root = np.sqrt(weight)
         coefficients = np.linalg.lstsq(x * root[:, None], y * root, rcond=1e-10)[0]
         left = np.abs(y - x @ coefficients)
