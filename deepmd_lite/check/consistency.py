@@ -54,6 +54,10 @@ KINETIC_STRAIN, STIFF = 0.04, 0.03
 """Largest relative change of volume, and largest curvature (eV/atom), of pairs that the kinetic
 part is sought in."""
 
+CONTRADICTION, CONTRADICTION_ENERGY = 5.0, 0.03
+"""A frame contradicts its near ones where the work is so many uncertainties, and so many eV/atom,
+off. In clean sets the median over the pairs of a frame stays below one uncertainty."""
+
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Signs and units of forces and virials, system by system, of the frame numbers `which`."""
@@ -248,9 +252,12 @@ def _contradicting_frames(
     both = np.concatenate([left, left])
     excess = np.abs(np.concatenate([pairs.difference - work] * 2)) / np.tile(pairs.n_atoms, 2)
     bad = []
-    for k in np.unique(ends[both > 20 * typical]):
+    for k in np.unique(ends[both > CONTRADICTION * typical]):
         own = ends == k
-        if own.sum() >= 4 and both[own].min() > 10 * typical and np.median(excess[own]) > 0.02:
+        apart = np.median(both[own]) > CONTRADICTION * typical and (
+            both[own].min() > 0.5 * CONTRADICTION * typical
+        )
+        if own.sum() >= 4 and apart and np.median(excess[own]) > CONTRADICTION_ENERGY:
             bad.append(k)
     if bad and len(bad) < 0.2 * len(np.unique(ends)):
         frames = survey.sources(bad)

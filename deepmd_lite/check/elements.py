@@ -12,7 +12,7 @@ from .geometry import BONDED, edges, radii_of
 from .survey import Survey
 
 NONMETALS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")
-VALENCE = {"H": 1.0, "C": 4.0, "N": 4.0, "O": 2.3, "F": 1.0, "Cl": 1.3, "Br": 1.3, "I": 1.3}
+VALENCE = {"H": 1.0, "C": 4.0, "N": 4.0, "O": 3.0, "F": 1.0, "Cl": 1.3, "Br": 1.3, "I": 1.3}
 """Bonds to nonmetals that atoms of an element have at most, on the average of a data set."""
 SAMPLE = 12
 """Frames of each system in which bonds are counted."""

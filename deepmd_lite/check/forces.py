@@ -25,11 +25,11 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     zero = which[survey.max_force[which] == 0]
     if len(zero) == len(which) and len(which) > 1:
         yield Finding(
-            "error",
+            "warning",  # perfect crystals have no others
             "force-zero",
             f"{survey.names[survey.system[which[0]]]}: all forces of {counted(len(which), 'frame')}"
             " are exactly 0",
-            "write the forces of the calculation",
+            "right for perfect crystals alone; otherwise write the forces of the calculation",
         )
         return
     yield from _outliers(survey, which)

@@ -144,6 +144,27 @@ def test_an_unconverged_frame(folder, tmp_path):
     assert found["force-net"]["frames"] == found["force-outlier"]["frames"]
 
 
+@pytest.mark.parametrize("name", ["silicon", "hot copper"])
+def test_a_frame_whose_electrons_did_not_converge(name, folder, tmp_path):
+    """Energy too high by 0.15 eV/atom and forces off: nothing that stands out by itself."""
+    assert "frame-inconsistent" not in codes_of_clean(name, folder)
+    frames = copied(SETS[name]())
+    k = next(i for i, a in enumerate(frames) if a.info["temperature"] in (300, 800))
+    noise = 0.2 * np.random.default_rng(1).normal(size=(len(frames[k]), 3))
+    frames[k].calc.results["forces"] += noise - noise.mean(axis=0)
+    frames[k].calc.results["energy"] += 0.15 * len(frames[k])
+    _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
+    assert found["frame-inconsistent"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame {k}"]
+
+
+def test_forces_that_are_all_zero(tmp_path):
+    frames = copied(water())
+    for atoms in frames:
+        atoms.calc.results["forces"][:] = 0
+    _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
+    assert "force-zero" in found
+
+
 def test_strict_counts_warnings(tmp_path):
     frames = copied(silicon())
     frames[40].calc.results["forces"][7] += [31.0, -22.0, 5.0]
