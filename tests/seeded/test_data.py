@@ -55,6 +55,35 @@ def stress_in_kbar_of_vasp(atoms):
     atoms.calc.results["stress"] *= -10 * EV_PER_A3_IN_GPA
 
 
+def stress_for_virial(atoms):
+    atoms.calc.results["stress"] /= atoms.get_volume()
+
+
+def forces_in_hartree_per_bohr(atoms):
+    atoms.calc.results["forces"] /= Hartree / Bohr
+
+
+def energies_per_atom(atoms):
+    atoms.calc.results["energy"] /= len(atoms)
+
+
+def left_handed_cell(atoms):
+    atoms.set_cell(atoms.cell.array[[1, 0, 2]])
+
+
+def open_along_one_axis(atoms):
+    atoms.set_cell(atoms.cell.array * [[1], [1], [3]])
+    atoms.pbc = (True, True, False)
+
+
+def far_outside_the_cell(atoms):
+    atoms.positions[0] += 9 * atoms.cell.array[1]
+
+
+def large_unit_of_length(atoms):
+    atoms.set_cell(2.6 * atoms.cell.array, scale_atoms=True)
+
+
 def stress_in_the_order_of_vasp(atoms):
     atoms.calc.results["stress"] = atoms.calc.results["stress"][[0, 1, 2, 5, 3, 4]]
 
@@ -100,6 +129,13 @@ IN_EVERY_FRAME = [
     ("silicon", stress_sign, "virial-sign", "error", "change the sign"),
     ("silicon", stress_in_gpa, "virial-unit", "error", "in GPa"),
     ("silicon", stress_in_kbar_of_vasp, "virial-unit", "error", "kbar"),
+    ("silicon", stress_for_virial, "virial-unit", "error", "multiply it by the volume"),
+    ("silicon", forces_in_hartree_per_bohr, "force-unit", "error", "51.4221"),
+    ("silicon", energies_per_atom, "force-unit", "error", "per atom"),
+    ("water", left_handed_cell, "cell-left-handed", "note", "left-handed"),
+    ("water", open_along_one_axis, "periodicity-partial", "note", "slabs"),
+    ("water", far_outside_the_cell, "atoms-outside", "warning", "unwrapped"),
+    ("water", large_unit_of_length, "atoms-far", "warning", "units"),
     ("silicon", stress_in_the_order_of_vasp, "virial-order", "error", "xx yy zz yz xz xy"),
     ("hot copper", kinetic_part, "virial-kinetic", "warning", "subtract"),
     ("silicon", gradients_for_forces, "force-sign", "error", "change their sign"),
@@ -322,6 +358,47 @@ def test_atoms_in_one_place(tmp_path):
     assert status == 1
     assert found["atoms-coincident"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame 3"]
     assert found["atoms-close"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame 4"]
+
+
+def test_a_virial_that_is_not_symmetric(tmp_path):
+    folder = npy(tmp_path / "a", copied(water()), ["O", "H"])
+    symmetric = np.tile(np.arange(9.0).reshape(3, 3) + np.arange(9.0).reshape(3, 3).T, (40, 1, 1))
+    np.save(folder / "set.000" / "virial.npy", symmetric.reshape(40, 9))
+    assert "virial-asymmetric" not in check(tmp_path, folder)[1]
+    shuffled = symmetric.reshape(40, 9)[:, [0, 4, 8, 1, 2, 5, 3, 6, 7]]
+    np.save(folder / "set.000" / "virial.npy", shuffled)
+    assert check(tmp_path, folder)[1]["virial-asymmetric"]["severity"] == "error"
+
+
+def test_labels_in_some_frames_only(tmp_path):
+    frames = copied(water())
+    for atoms in frames[30:]:
+        del atoms.calc.results["forces"]
+    _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
+    assert found["force-missing"]["severity"] == "warning"
+    assert len(found["force-missing"]["frames"]) == 10
+
+
+def test_turned_copies(tmp_path):
+    frames = copied(water())
+    turned = copied(frames[3:4])[0]
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    turned.set_cell(turned.cell.array @ turn, scale_atoms=False)
+    turned.positions = turned.positions @ turn
+    turned.calc.results["forces"] = turned.calc.results["forces"] @ turn
+    _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", [*frames, turned]))
+    assert found["copies-symmetric"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame 40"]
+    assert "copies" not in found
+
+
+def test_a_frame_unlike_all_others_and_one_without_a_cell(folder, tmp_path):
+    assert not {"frame-alone", "periodicity-mixed"} & set(codes_of_clean("water", folder))
+    frames = copied(water())
+    frames[7].set_cell(0.7 * frames[7].cell.array, scale_atoms=True)
+    frames[9].pbc = False
+    _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
+    assert f"{tmp_path / 'data.extxyz'}, frame 7" in found["frame-alone"]["frames"]
+    assert found["periodicity-mixed"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame 9"]
 
 
 def test_an_element_that_does_not_occur(tmp_path):
