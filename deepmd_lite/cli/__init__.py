@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .. import __version__
+from .check import add_check, add_doctor
 from .common import EPILOG
 from .convert import add_convert
 from .data import add_convert_data
@@ -82,4 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     add_plot(verbs)
     add_info(verbs)
     add_convert(verbs)
+    add_check(verbs)
+    add_doctor(verbs)
     return parser

@@ -1,7 +1,7 @@
 """Reference data: reading, checking, and dividing it into batches."""
 
 from .batches import Batch, PreparedFrame, collate, environments, label_counts, prepare
-from .formats import load
+from .formats import load, load_each
 from .frames import Frame, System, describe
 from .sampler import BatchSampler
 
@@ -16,5 +16,6 @@ __all__ = [
     "environments",
     "label_counts",
     "load",
+    "load_each",
     "prepare",
 ]

@@ -54,6 +54,26 @@ def load(
     return systems
 
 
+def load_each(
+    paths: Sequence[str | Path], type_map: Sequence[str] | None = None
+) -> Iterator[System | InputError]:
+    """Every system that `paths` name, in order; in place of one that is wrong, what is wrong.
+
+    As `load`, except that nothing is raised and that frames without labels are returned.
+    """
+    for given in paths:
+        try:
+            places = _expanded(given)
+        except InputError as e:
+            yield e
+            continue
+        for path in places:
+            try:
+                yield _read(path, type_map)
+            except InputError as e:
+                yield e
+
+
 def _read(path: Path, type_map: Sequence[str] | None) -> System:
     if path.is_dir():
         return read_deepmd_npy(path, type_map)

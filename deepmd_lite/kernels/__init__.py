@@ -27,6 +27,7 @@ except ImportError as e:
 
 __all__ = [
     "COLUMNS",
+    "COMPILER",
     "FEATURE_PADDING",
     "POWERS",
     "CompiledPotential",
@@ -45,6 +46,8 @@ __all__ = [
     "set_instruction_set",
 ]
 
+COMPILER: str = _kernels.COMPILER
+"""What the kernels were compiled with."""
 FEATURE_PADDING: int = _kernels.FEATURE_PADDING
 """The features of a table are padded with zero coefficients to a multiple of this."""
 ATOMS_PER_LIST_THREAD = 1024

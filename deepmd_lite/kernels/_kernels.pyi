@@ -4,6 +4,7 @@ from torch import Tensor
 COLUMNS: int
 POWERS: int
 FEATURE_PADDING: int
+COMPILER: str
 
 def has_instruction_set(set: int) -> bool: ...
 def current_instruction_set() -> int: ...

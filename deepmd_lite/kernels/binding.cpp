@@ -268,6 +268,13 @@ NB_MODULE(_kernels, m) {
   m.attr("COLUMNS") = DPL_COLUMNS;
   m.attr("POWERS") = DPL_POWERS;
   m.attr("FEATURE_PADDING") = DPL_FEATURE_PADDING;
+#if defined(__clang__)
+  m.attr("COMPILER") = __VERSION__;
+#elif defined(__GNUC__)
+  m.attr("COMPILER") = "GCC " __VERSION__;
+#else
+  m.attr("COMPILER") = "unknown";
+#endif
 
   m.def("has_instruction_set", [](int set) {
     return dpl_has_instruction_set(static_cast<dpl_instruction_set>(set)) != 0;

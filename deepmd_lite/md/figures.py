@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 
+from ..page import panels, png
+
 Columns = dict[str, np.ndarray]
 """A table: columns (n,) by name."""
-
-WIDTH = 4.2
-"""Inches of a panel."""
-DPI = 110
-
-
-def panels(n: int, rows: int = 1) -> tuple[Any, list[Any]]:
-    """An empty figure and its `n` axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    across = -(-n // rows)
-    figure = Figure(figsize=(WIDTH * across, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, across, squeeze=False).flat)
-    for unused in axes[n:]:
-        unused.remove()
-    for axis in axes[:n]:
-        axis.ticklabel_format(useOffset=False)
-        axis.grid(color="0.9", lw=0.6)
-    return figure, axes[:n]
-
-
-def png(figure: Any) -> bytes:
-    """The picture as a file."""
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
-    return content.getvalue()
 
 
 def thermo(table: Columns, n_atoms: int | None) -> bytes:

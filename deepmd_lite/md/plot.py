@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..files import write_atomically
+from ..page import page
 from ..system import InputError
 from . import figures
 from .figures import Columns
-from .page import page
 from .report import COLUMNS
 from .statistics import block_average, slope, with_error
 

@@ -194,6 +194,8 @@ class TrainingConfig(Vocabulary):
     enable_ema, it counts only where that is true."""
     early_stop_patience: int = Field(0, ge=0)
     """End after so many displays in a row without a new lowest validation loss; 0: never."""
+    check: bool = True
+    """Look for errors in the data before the first step; false trains on them all the same."""
 
     @model_validator(mode="before")
     @classmethod

@@ -232,6 +232,7 @@ def _restarted(
         "/disp_freq",
         "/save_freq",
         "/early_stop_patience",
+        "/check",
     )
     if settings.training.num_epoch is not None:  # the number of steps follows from the data
         ignored = (*ignored, "/num_epoch", "/numb_steps")

@@ -34,6 +34,7 @@ from .bias import bias_shift
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
 from .data_config import DataConfig
+from .precheck import refuse_errors
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ def _read(
     systems = load(data.systems, type_map=settings.elements)
     log.info("%s data\n%s", what, describe(systems))
     frames = [frame for system in systems for frame in system.frames]
+    if settings.training.check:
+        refuse_errors(frames, settings, what)
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
     prepared = prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
     sizes = [len(system.frames) for system in systems]

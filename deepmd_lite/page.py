@@ -1,10 +1,16 @@
-"""A web page in one file: a table of key figures and pictures, nothing fetched from anywhere."""
+"""A web page in one file: tables and pictures, nothing fetched from anywhere."""
 
 from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from io import BytesIO
+from typing import Any
+
+WIDTH = 4.2
+"""Inches of a panel."""
+DPI = 110
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -36,3 +42,27 @@ def page(
         f"</title><style>{_STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
         f"<table>\n{rows}\n</table>\n<p>{escape(note)}</p>\n{shown}\n</body></html>\n"
     ).encode()
+
+
+def panels(n: int, rows: int = 1) -> tuple[Any, list[Any]]:
+    """An empty figure and its `n` axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = -(-n // rows)
+    figure = Figure(figsize=(WIDTH * across, 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, across, squeeze=False).flat)
+    for unused in axes[n:]:
+        unused.remove()
+    for axis in axes[:n]:
+        axis.ticklabel_format(useOffset=False)
+        axis.grid(color="0.9", lw=0.6)
+    return figure, axes[:n]
+
+
+def png(figure: Any) -> bytes:
+    """The picture as a file."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()

@@ -1,0 +1,236 @@
+"""Energies: zeros that differ, outliers, and values that were copied.
+
+The energy of a frame is first explained by its composition (a constant for each element, robust
+least squares), then by its fingerprint: a sum over pairs, linear in it. What neither explains is
+compared with what is usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .finding import Finding, counted, named
+from .survey import Survey, robust_fit, spread
+
+LEAST_FRAMES = 6
+COMPONENTS = 10
+"""Principal components of the fingerprints that energies are fitted with, at most."""
+ZERO_ERROR, ZERO_WARNING = 3.0, 0.3
+"""eV/atom between groups of frames with alike neighbourhoods: beyond bonding; worth a look."""
+ONE_ZERO = "use one zero: the same code, settings and pseudopotentials, or subtract isolated atoms"
+COPIED_SHAPE = 0.05
+"""Difference of fingerprints of structures that cannot have one energy to all digits."""
+OUTLIER = 0.5
+"""eV/atom: nothing nearer to what is expected is called an outlier."""
+
+
+@dataclass
+class Explained:
+    """Energies per atom of some frames, eV, and what is left of them."""
+
+    which: np.ndarray
+    """Their frame numbers."""
+    constants: np.ndarray
+    """(n_elements,) eV, minimal norm where the compositions do not tell them apart."""
+    by_composition: np.ndarray
+    """(n,) eV/atom left by the constants."""
+    by_shape: np.ndarray
+    """(n,) eV/atom left by constants and fingerprints."""
+
+
+def explain(survey: Survey, which: np.ndarray) -> Explained:
+    """Fit the energies of the frames `which` that have one; isolated atoms are left out."""
+    which = which[np.isfinite(survey.energy[which]) & (survey.n_atoms[which] > 1)]
+    shares = survey.counts[which] / survey.n_atoms[which][:, None]
+    per_atom = survey.energy[which] / survey.n_atoms[which]
+    constants, _ = robust_fit(shares, per_atom)
+    left = per_atom - shares @ constants
+    if len(which) < 2 * LEAST_FRAMES:
+        return Explained(which, constants, left, left)
+    shape = survey.geometry.fingerprint[which]
+    shape = shape - np.median(shape, axis=0)
+    size = shape.std(axis=0)
+    shape = shape[:, size > 1e-9] / size[size > 1e-9]
+    n = min(COMPONENTS, len(which) // 8, shape.shape[1] if shape.size else 0)
+    if n:
+        _, _, axes = np.linalg.svd(shape, full_matrices=False)
+        columns = np.concatenate([shares, shape @ axes[:n].T], axis=1)
+        coefficients, _ = robust_fit(columns, per_atom)
+        by_shape = per_atom - columns @ coefficients
+    else:
+        by_shape = left
+    return Explained(which, constants, left, by_shape)
+
+
+def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """Of the frame numbers `which`."""
+    explained = explain(survey, which)
+    if len(explained.which) < LEAST_FRAMES:
+        return
+    zeros = list(_zeros_of_systems(survey, explained)) or list(_two_levels(survey, explained))
+    yield from zeros
+    if not zeros:
+        yield from _outliers(survey, explained)
+    yield from _copied(survey, explained)
+
+
+def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]:
+    """Systems whose energies lie apart from the others', with neighbourhoods like theirs."""
+    system = survey.system[explained.which]
+    members = [k for k in np.unique(system) if (system == k).sum() >= 3]
+    if len(members) < 2:
+        return
+    shares = survey.counts[explained.which] / survey.n_atoms[explained.which][:, None]
+    per_atom = survey.energy[explained.which] / survey.n_atoms[explained.which]
+    typical = survey.geometry.typical[explained.which]
+    sizes = np.array([(system == k).sum() for k in members])
+    for k in (members[i] for i in np.argsort(sizes)):
+        own = system == k
+        others = ~own
+        if others.sum() < 3:
+            continue
+        constants, _ = robust_fit(shares[others], per_atom[others])
+        if not _known(shares[others], shares[own]):
+            continue
+        left = per_atom - shares @ constants
+        shift = float(np.median(left[own]) - np.median(left[others]))
+        width = max(_width(left[own]), _width(left[others]))
+        apart = np.median(left[own]) > np.quantile(left[others], 0.98) or np.median(
+            left[own]
+        ) < np.quantile(left[others], 0.02)
+        alike = _alike(typical[own], typical[others])
+        if not (alike and apart) or abs(shift) < max(ZERO_WARNING, 3 * width):
+            continue
+        if own.sum() > others.sum():
+            continue
+        swap = _exchanged(survey, shares[own], per_atom[own], constants, abs(shift))
+        if swap:
+            yield Finding(
+                "error",
+                "element-swapped",
+                f"{survey.names[k]}: energies {shift:+.2f} eV/atom off those of the other "
+                f"systems, and right with {swap} exchanged",
+                "check the order of its type_map.raw",
+            )
+            return
+        yield Finding(
+            "error" if abs(shift) > ZERO_ERROR else "warning",
+            "energy-zeros",
+            f"{survey.names[k]}: energies lie {shift:+.3f} eV/atom from those of the other "
+            f"systems for their compositions (spread {width:.3g} eV/atom)",
+            ONE_ZERO,
+        )
+        return
+
+
+def _known(given: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether the compositions `wanted` are combinations of those `given`."""
+    rank = np.linalg.matrix_rank(given, tol=1e-6)
+    return bool(np.linalg.matrix_rank(np.vstack([given, wanted]), tol=1e-6) == rank)
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether typical distances are alike, so that energies should be."""
+    first, second = float(np.median(one)), float(np.median(other))
+    return bool(np.isfinite([first, second]).all() and abs(first / second - 1) < 0.15)
+
+
+def _width(values: np.ndarray) -> float:
+    """Half of what the middle 90 % of the values span."""
+    low, high = np.quantile(values, [0.05, 0.95])
+    return 0.5 * float(high - low)
+
+
+def _exchanged(
+    survey: Survey, shares: np.ndarray, per_atom: np.ndarray, constants: np.ndarray, shift: float
+) -> str:
+    """'A and B' where exchanging them removes a shift (eV/atom) of a system."""
+    for i in range(len(survey.elements)):
+        for j in range(i + 1, len(survey.elements)):
+            other = shares.copy()
+            other[:, [i, j]] = other[:, [j, i]]
+            left = float(np.median(per_atom - other @ constants))
+            if abs(left) < 0.05 * shift and np.abs(other - shares).max() > 1e-6:
+                return f"{survey.elements[i]} and {survey.elements[j]}"
+    return ""
+
+
+def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:
+    """One set of frames in two groups of energies with a wide gap, and neighbourhoods alike."""
+    order = np.argsort(explained.by_composition)
+    left = explained.by_composition[order]
+    if len(left) < 2 * LEAST_FRAMES:
+        return
+    gaps = np.diff(left)
+    at = int(np.argmax(gaps)) + 1
+    low, high = left[:at], left[at:]
+    if min(len(low), len(high)) < 3:
+        return
+    width = max(_width(low), _width(high))
+    typical = survey.geometry.typical[explained.which[order]]
+    alike = _alike(typical[:at], typical[at:])
+    shift = float(np.median(high) - np.median(low))
+    if alike and gaps[at - 1] > max(ZERO_ERROR, 4 * width):
+        fewer = order[:at] if at <= len(left) - at else order[at:]
+        frames = survey.sources(np.sort(explained.which[fewer]))
+        yield Finding(
+            "error",
+            "energy-zeros",
+            f"{named(frames)}: energies {shift:.3f} eV/atom apart from those of the other "
+            f"{counted(len(left) - len(fewer), 'frame')}, which are as dense",
+            ONE_ZERO,
+            frames,
+        )
+
+
+def _outliers(survey: Survey, explained: Explained) -> Iterator[Finding]:
+    """Frames whose energy neither composition nor neighbourhoods explain."""
+    typical = max(spread(explained.by_shape), 1e-4)
+    usual = max(spread(explained.by_composition), 1e-4)
+    far = (np.abs(explained.by_shape) > max(30 * typical, OUTLIER)) & (
+        np.abs(explained.by_composition) > max(10 * usual, OUTLIER)
+    )
+    if far.any():
+        order = np.argsort(np.where(far, -np.abs(explained.by_shape), 0.0))[: int(far.sum())]
+        frames = survey.sources(explained.which[order])
+        worst = float(explained.by_composition[order[0]])
+        yield Finding(
+            "warning",
+            "energy-outlier",
+            f"{named(frames)}: energy {worst:+.2f} eV/atom from that of the set's compositions, "
+            f"where {usual:.2g} is usual, and the structure does not explain it",
+            "check that the calculation converged; cut or weight what is far from use",
+            frames,
+        )
+
+
+def _copied(survey: Survey, explained: Explained) -> Iterator[Finding]:
+    """Energies that agree to all digits between structures that differ."""
+    which = explained.which
+    values, inverse, counts = np.unique(
+        survey.energy[which], return_inverse=True, return_counts=True
+    )
+    bad: list[int] = []
+    groups = 0
+    for group in np.flatnonzero(counts >= 3):
+        own = which[inverse == group]
+        shape = survey.geometry.fingerprint[own]
+        different = np.abs(shape - shape[0]).max(axis=1) > COPIED_SHAPE
+        if different.sum() >= 2:
+            bad += [int(k) for k in own]
+            groups += 1
+    n, distinct = len(which), len(values)
+    by_chance = distinct < 0.9 * n and groups > 0 and len(bad) < 0.2 * n
+    if bad and not by_chance:
+        frames = survey.sources(bad)
+        yield Finding(
+            "warning",
+            "energy-copied",
+            f"{named(frames)}: the same energy to all digits "
+            f"({survey.energy[bad[0]]:.8g} eV) for different structures",
+            "check that labels and structures belong together",
+            frames,
+        )

@@ -1,0 +1,110 @@
+"""Labels: are they there, and are they resolved finely enough?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .finding import Finding, counted, named
+from .survey import Survey
+
+COARSE = 1e-4
+"""eV/atom: steps of the energy above this are coarser than a good model's error."""
+LEAST_FRAMES = 8
+
+
+def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """Of the frame numbers `which`, all of one set."""
+    yield from _missing(survey, which)
+    yield from _resolution(survey, which)
+    yield from _asymmetric(survey, which)
+
+
+def _missing(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """Energies and forces that no frame, or only some, have; virials that only some have."""
+    n, role = len(which), survey.roles[survey.role[which[0]]]
+    has = {
+        "energy": np.isfinite(survey.energy[which]),
+        "force": np.isfinite(survey.max_force[which]),
+        "virial": np.array([survey.frames[k].virial is not None for k in which]),
+    }
+    for label, found in has.items():
+        count = int(found.sum())
+        alone = survey.n_atoms[which] == 1  # an isolated atom has no force worth a label
+        if label == "force" and (found | alone).all():
+            continue
+        if count == n or (label == "virial" and not _periodic(survey, which)):
+            continue
+        lacking = [survey.names[k] for k in np.unique(survey.system[which[~found]])]
+        severity = "note" if label == "virial" else "error" if count == 0 else "warning"
+        where = f"{role}: {label} {count}/{n} frames, missing in {named(lacking)}"
+        do = {
+            "energy": "add energy.npy or an energy key, or train on forces alone on purpose",
+            "force": "add force.npy or a forces key: energies alone teach a model very little",
+            "virial": "a model that has seen no virials gives unreliable pressures",
+        }[label]
+        frames = survey.sources(which[~found]) if count else ()
+        yield Finding(severity, f"{label}-missing", where, do, frames)
+
+
+def _periodic(survey: Survey, which: np.ndarray) -> bool:
+    """Whether any of the frames is periodic in three directions."""
+    return bool(np.isfinite(survey.volume[which]).any())
+
+
+def _resolution(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """Energies that were float32 at some time: large totals leave steps between them."""
+    coarsest: dict[bool, tuple[float, int]] = {}
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for k in np.unique(survey.system[which]):
+        own = which[(survey.system[which] == k) & np.isfinite(survey.energy[which])]
+        step = _single_precision_step(survey.energy[own], survey.n_atoms[own])
+        if len(own) < LEAST_FRAMES or step < 1e-6:
+            continue
+        coarse = step > COARSE
+        names[coarse].append(survey.names[k])
+        coarsest[coarse] = max(coarsest.get(coarse, (0.0, 0)), (step, int(own[0])))
+    for coarse, (step, frame) in coarsest.items():
+        yield Finding(
+            "warning" if coarse else "note",
+            "energy-float32",
+            f"{named(names[coarse])}: energies have the seven digits of float32: at "
+            f"{survey.energy[frame]:.8g} eV a step of {1e3 * step:.3g} meV/atom",
+            "write them in float64, or take a constant off each atom before writing"
+            if coarse
+            else "fine enough here",
+        )
+
+
+def _single_precision_step(energy: np.ndarray, n_atoms: np.ndarray) -> float:
+    """eV/atom between neighbouring float32 numbers, if all energies are such; otherwise 0."""
+    single = energy.astype(np.float32)
+    steps = np.spacing(np.abs(single)).astype(np.float64)
+    exact = np.abs(single.astype(np.float64) - energy) < 0.01 * steps
+    shortest = np.array([float(str(s)) for s in single]) == energy
+    return float(np.median(steps / n_atoms)) if len(energy) and (exact | shortest).all() else 0.0
+
+
+def _asymmetric(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """Virials that are not symmetric, as those of every periodic system are."""
+    bad, worst = [], 0.0
+    for k in which:
+        virial = survey.frames[k].virial
+        if virial is None:
+            continue
+        size = max(float(np.abs(virial).max()), 0.02 * survey.n_atoms[k])
+        difference = float(np.abs(virial - virial.T).max()) / size
+        if difference > 0.02:
+            bad.append(int(k))
+            worst = max(worst, difference)
+    if bad:
+        frames = survey.sources(bad)
+        yield Finding(
+            "error" if len(bad) > 0.5 * len(which) else "warning",
+            "virial-asymmetric",
+            f"{named(frames)}: the virial is not symmetric (up to {100 * worst:.0f} % of its "
+            f"largest component, in {counted(len(bad), 'frame')})",
+            "its nine numbers are xx xy xz yx yy yz zx zy zz; six in Voigt's order are a stress",
+            frames,
+        )

@@ -1,0 +1,114 @@
+"""A whole check: read what can be read, measure every frame once, ask each family of checks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data import Frame, System, load_each
+from ..system import InputError
+from . import cells, consistency, copies, distances, elements, energies, forces, labels
+from .finding import SEVERITIES, Finding
+from .report import Report
+from .survey import Survey
+
+Paths = Sequence[str | Path]
+QUICK_FRAMES = 400
+"""Frames of each set, evenly spread, that a training looks at before it starts."""
+
+
+def check_data(
+    sets: Mapping[str, Paths], *, cutoff: float = 6.0, type_map: Sequence[str] | None = None
+) -> Report:
+    """Everything that can be said about data without a model.
+
+    `sets`: paths as `deepmd_lite.data.load` takes them, by the name of their set ('training',
+    'validation', 'test' or 'data'). `cutoff` (Å) and `type_map` are those of the model to come.
+    What cannot be read is a finding, and the rest is checked without it. Raises InputError where
+    nothing is named.
+    """
+    started = time.monotonic()
+    if not any(sets.values()):
+        raise InputError("no data: expected at least one path")
+    read: dict[str, list[System]] = {}
+    found: list[Finding] = []
+    for role, paths in sets.items():
+        systems = []
+        for item in load_each(paths, type_map):
+            if isinstance(item, InputError):
+                found.append(Finding("error", "unreadable", str(item)))
+            elif item.frames:
+                systems.append(item)
+        if systems:
+            read[role] = systems
+        found += _read_notes(systems)
+    survey = Survey.of(read) if read else None
+    if survey is not None:
+        found += _findings(survey, cutoff, type_map)
+        found += _type_maps(read)
+    found.sort(key=lambda f: SEVERITIES.index(f.severity))
+    return Report(found, read, survey, time.monotonic() - started)
+
+
+def errors_in_sample(frames: Sequence[Frame], name: str, *, cutoff: float) -> list[Finding]:
+    """The errors alone, found on some hundred frames of one set in about a second.
+
+    `name` of the set, as the findings call it; `cutoff` Å, that of the model to come.
+    """
+    survey = Survey.of({name: _sample(frames)})
+    return [f for f in _findings(survey, cutoff, None) if f.severity == "error"]
+
+
+def _sample(frames: Sequence[Frame]) -> list[System]:
+    """Frames from all over a set, grouped by the file or folder that they are from."""
+    n = min(len(frames), QUICK_FRAMES)
+    groups: dict[str, list[Frame]] = {}
+    for i in np.linspace(0, len(frames) - 1, n).astype(int) if n else ():
+        name = frames[i].source.rpartition(", frame ")[0]
+        groups.setdefault(name, []).append(frames[i])
+    return [System(name, members) for name, members in groups.items()]
+
+
+def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> Iterator[Finding]:
+    everything = np.arange(len(survey))
+    for role in range(len(survey.roles)):
+        own = everything[survey.role == role]
+        yield from labels.findings(survey, own)
+        yield from forces.findings(survey, own)
+        yield from copies.unlike_others(survey, own)
+    yield from distances.findings(survey, everything)
+    yield from cells.findings(survey, everything, cutoff)
+    yield from elements.findings(survey, type_map)
+    yield from energies.findings(survey, everything)
+    yield from consistency.findings(survey, everything)
+    yield from copies.findings(survey)
+
+
+def _read_notes(systems: Sequence[System]) -> Iterator[Finding]:
+    for system in systems:
+        for note in system.notes:
+            yield Finding("note", "reading", f"{system.name}: {note}")
+
+
+def _type_maps(sets: Mapping[str, Sequence[System]]) -> Iterator[Finding]:
+    """Elements that a folder's type_map.raw lists and no frame of the folder has."""
+    unused: dict[tuple[str, ...], list[str]] = {}
+    for system in (s for systems in sets.values() for s in systems):
+        path = Path(system.name) / "type_map.raw"
+        if path.is_file():
+            names = path.read_text(encoding="utf-8").split()
+            missing = tuple(n for n in names if n not in system.elements)
+            if missing:
+                unused.setdefault(missing, []).append(str(path))
+    for missing, paths in unused.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        yield Finding(
+            "note",
+            "element-unused",
+            f"{paths[0]}{more}: {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''} "
+            "listed and not used",
+            "harmless if meant; numbers in type.raw count from 0 in this order",
+        )

@@ -1,0 +1,120 @@
+"""`dpl check` and `dpl doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from .common import EPILOG, common, set_threads
+
+log = logging.getLogger(__name__)
+
+MODEL = ".dpl"
+MOST_SETS = 8
+"""Paths that a person can tell apart as sets of their own; more of them are one set."""
+
+
+def add_check(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser(
+        "check",
+        help="what is wrong with a data set, or with a model on this machine",
+        usage="dpl check DATA… [options]; dpl check MODEL.dpl… [--data DATA…] [options]",
+        epilog="Exit status 1 if there is an error. " + EPILOG,
+    )
+    p.add_argument(
+        "paths", nargs="*", help="data, each set compared with the others; or .dpl files"
+    )
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
+    p.add_argument("--strict", action="store_true", help="exit status 1 for warnings too")
+    of_data = p.add_argument_group("data")
+    for role in ("train", "validation", "test"):
+        of_data.add_argument(f"--{role}", nargs="+", default=[], metavar="DATA", help=f"{role} set")
+    of_data.add_argument("--type-map", nargs="+", metavar="EL", help="elements of the model")
+    of_data.add_argument("--rcut", type=float, default=6.0, help="its cutoff, Å (default: 6)")
+    of_data.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    of_model = p.add_argument_group("models")
+    of_model.add_argument("--data", nargs="+", default=[], help="frames that it is checked on")
+    of_model.add_argument("--quick", action="store_true", help="without ranks, less dynamics")
+    of_model.add_argument("--plot", type=Path, metavar="PNG", help="draw the dimers")
+    common(p)
+    p.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ..system import InputError
+
+    set_threads(args.threads)
+    models = [path for path in args.paths if path.lower().endswith(MODEL)]
+    if not models:
+        return _check_data(args)
+    if len(models) < len(args.paths) or args.train or args.validation or args.test:
+        raise InputError("models and data are checked apart; frames for a model: --data DATA…")
+    if len(models) > 1 and args.plot:
+        raise InputError("--plot: only with one model")
+    return _check_models(args, models)
+
+
+def _check_models(args: argparse.Namespace, models: list[str]) -> int:
+    from ..certify import certify
+    from ..certify.curves import plot
+    from ..data import load
+    from ..files import write_atomically
+
+    systems = load(args.data, labelled=False) if args.data else []
+    found = []
+    for path in models:
+        certificate = certify(
+            path, systems, quick=args.quick, progress=lambda name: log.info("... %s", name)
+        )
+        found.append(certificate)
+        lines = certificate.lines()
+        print("\n".join(lines[-1:] if args.quiet else lines))
+        if args.plot:
+            plot(list(certificate.curves), args.plot)
+    if args.json:
+        rows = [certificate.json() for certificate in found]
+        write_atomically(args.json, json.dumps(rows, indent=2).encode())
+    warned = args.strict and any(c.named("warning") for c in found)
+    return int(warned or not all(c.passed for c in found))
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from ..check import check_data
+    from ..files import write_atomically
+
+    alone = len(args.paths) <= MOST_SETS
+    sets = {path: [path] for path in args.paths} if alone else {"data": args.paths}
+    sets |= {role: getattr(args, role) for role in ("train", "validation", "test")}
+    report = check_data(
+        {role: paths for role, paths in sets.items() if paths},
+        cutoff=args.rcut,
+        type_map=args.type_map,
+    )
+    if args.quiet:
+        print("\n".join(f.line() for f in report.findings if f.severity != "note"))
+    else:
+        print(report.text(args.rcut))
+    if args.json:
+        write_atomically(args.json, report.json(args.rcut))
+    if args.html:
+        write_atomically(args.html, report.html(args.rcut))
+    return int(report.failed(args.strict))
+
+
+def add_doctor(verbs: argparse._SubParsersAction) -> None:
+    p = verbs.add_parser("doctor", help="is everything here that the package needs to run?")
+    p.add_argument("--json", action="store_true", help="as JSON")
+    p.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from ..doctor import examine
+
+    verdicts = examine()
+    if args.json:
+        print(json.dumps([v.row() for v in verdicts], indent=2))
+    else:
+        print("\n".join(v.line() for v in verdicts))
+    return int(any(v.broken for v in verdicts))

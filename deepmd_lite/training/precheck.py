@@ -1,0 +1,31 @@
+"""A training does not begin on data that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..check import errors_in_sample
+from ..data import Frame
+from ..system import InputError
+from .config import TrainInput
+
+
+def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> None:
+    """Raise InputError with a line for each error in a data set, which is called `what`.
+
+    A set without a label is left to the note on the loss, where that label is not trained.
+    """
+    names = ("energy", "force", "virial")
+    parts = zip(names, settings.loss.starts, settings.loss.limits, strict=True)
+    untrained = {f"{name}-missing" for name, start, limit in parts if start + limit == 0}
+    found = [
+        finding
+        for finding in errors_in_sample(frames, what, cutoff=settings.model.descriptor.rcut)
+        if finding.code not in untrained
+    ]
+    if found:
+        raise InputError(
+            f"the {what} data have errors (dpl check shows all; with training/check: false they "
+            "are trained on all the same)"
+            + "".join(f"\n  [{f.code}] {f.what}; {f.do}" for f in found)
+        )

@@ -1,0 +1,207 @@
+"""The check of data: clean real sets, reports, odd data, and what a training does with errors."""
+
+import json
+import os
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import write
+from copper import copper, settings
+
+from deepmd_lite.check import check_data, errors_in_sample
+from deepmd_lite.check.pairs import displacement, near_pairs
+from deepmd_lite.check.survey import Survey, robust_fit
+from deepmd_lite.cli import main
+from deepmd_lite.data import Frame, System, load
+from deepmd_lite.system import InputError
+from deepmd_lite.training import train
+
+SHARED = Path(
+    os.environ.get("DPL_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
+)
+SILICON = Path(__file__).parents[2] / "data" / "silicon"
+WARNINGS = {
+    "ethanol_rmd17": set(),
+    "mo_mlearn": set(),
+    "pbte_nep25": set(),
+    "si_mlearn": {"leakage"},
+    "ta_snap": {"leakage", "copies", "atoms-close", "energy-outlier"},
+    "water_pbe0ts": set(),
+}
+"""Real sets and what is to be warned of there: copies, and cells compressed to a fifth."""
+
+
+def codes(report, severity):
+    return {f.code for f in report.findings if f.severity == severity}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_clean_real_sets(name):
+    folder = SHARED / name
+    if not folder.exists():
+        pytest.skip(f"no {folder}")
+    sets = {role: [folder / f"{role}.xyz"] for role in ("train", "test")}
+    report = check_data({k: v for k, v in sets.items() if v[0].exists()})
+    assert codes(report, "error") == set()
+    assert codes(report, "warning") == WARNINGS[name]
+
+
+def test_the_silicon_set_is_clean():
+    names = ("train", "validation", "test")
+    report = check_data({name: [SILICON / f"{name}.extxyz"] for name in names})
+    assert {f.code for f in report.findings} == {"cell-small"}
+    assert not report.failed(strict=True)
+
+
+# --- reports ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path):
+    write(tmp_path / "train.extxyz", copper(12, seed=1))
+    write(tmp_path / "validation.extxyz", copper(4, seed=2))
+    return tmp_path
+
+
+def test_text_json_and_page(data, capsys):
+    argv = ["check", "--train", str(data / "train.extxyz"), "--test", str(data / "train.extxyz")]
+    status = main([*argv, "--json", str(data / "r.json"), "--html", str(data / "r.html")])
+    out = capsys.readouterr().out
+    assert status == 1
+    assert "error [leakage] 12 of 12 frames of test are in train too" in out
+    assert "Cu–Cu" in out
+    assert "neighbours within 6 Å" in out
+    report = json.loads((data / "r.json").read_text())
+    assert report["counts"]["error"] == 1
+    assert [len(f["frames"]) for f in report["findings"] if f["code"] == "leakage"] == [12]
+    page = (data / "r.html").read_bytes()
+    assert len(page) < 2_000_000
+    assert b"data:image/png;base64," in page
+    assert b"http" not in page.replace(b"http-equiv", b"")
+    assert "leakage" in page.decode()
+
+
+def test_quiet_prints_errors_and_warnings_alone(data, capsys):
+    main(["check", "-q", "--train", str(data / "train.extxyz")])
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_nothing_to_check(capsys):
+    assert main(["check"]) == 1
+    assert "expected at least one path" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_a_finding(data):
+    (data / "broken.extxyz").write_text("2\nnonsense\nCu 0 0 0\n")
+    report = check_data({"a": [data / "nowhere", data / "broken.extxyz", data / "train.extxyz"]})
+    errors = [f.what for f in report.findings if f.code == "unreadable"]
+    assert len(errors) == 2
+    assert "nowhere: no such file" in errors[0]
+    assert len(report.survey) == 12
+    assert check_data({"a": [data / "nowhere"]}).failed()
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def test_work_of_forces_and_virials_between_near_frames(data):
+    frames = copper(1, seed=3)
+    strained = frames[0].copy()
+    calculator = frames[0].calc
+    strain = 0.004 * np.array([[1.0, 0.4, -0.2], [0.4, -0.5, 0.3], [-0.2, 0.3, 0.8]])
+    strained.set_cell(frames[0].cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    strained.positions += 0.01 * np.random.default_rng(1).normal(size=strained.positions.shape)
+    strained.positions += [1.0, -7.0, 2.0]
+    strained.calc = type(calculator)()
+    strained.get_stress()
+    frames[0].get_stress()
+    write(data / "two.extxyz", [frames[0], strained])
+    survey = Survey.of({"data": load(data / "two.extxyz")})
+    pairs = near_pairs(survey, np.arange(2))
+    assert len(pairs) == 1
+    np.testing.assert_allclose(pairs.strain[0], strain, atol=1e-4)
+    work = pairs.force_work[0] - (pairs.virial[0] * pairs.strain[0]).sum()
+    assert abs(pairs.difference[0] - work) < 0.02 * max(abs(work), abs(pairs.force_work[0]))
+
+
+def test_displacement_forgets_translations_and_images():
+    rng = np.random.default_rng(2)
+    cell = 6 * np.eye(3) + rng.uniform(-1, 1, (3, 3))
+    a = Frame(("Cu",) * 5, rng.random((5, 3)) @ cell, cell, np.ones(3, bool))
+    moved = 0.05 * rng.normal(size=(5, 3))
+    images = rng.integers(-2, 3, (5, 3)) @ cell
+    b = Frame(a.symbols, a.positions + moved + images + [3.1, -0.7, 9.0], cell, a.pbc)
+    np.testing.assert_allclose(displacement(a, b), moved - moved.mean(axis=0), atol=1e-12)
+
+
+def test_a_robust_fit_is_not_moved_by_outliers():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 2))
+    y = x @ [2.0, -1.0] + 0.01 * rng.normal(size=60)
+    y[:6] += 50.0
+    coefficients, scale = robust_fit(x, y)
+    np.testing.assert_allclose(coefficients, [2.0, -1.0], atol=0.02)
+    assert scale < 0.03
+
+
+ODD = product(
+    [("H",) * 8, ("Ar",) * 8, ("Si", "O", "H", "Si") * 2],
+    [(1, 1, 1), (0, 0, 0), (1, 1, 0)],
+    [1, 2, 8],
+    [0, 1, 3, 4, 7],
+    [1, 2, 25],
+)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_any_data_can_be_checked():
+    rng = np.random.default_rng(4)
+    for symbols, pbc, n, labels, count in ODD:
+        periodic = np.array(pbc, dtype=bool)
+        frames = [
+            Frame(
+                symbols[:n],
+                8 * rng.random((n, 3)),
+                8.0 * np.eye(3) if any(pbc) else np.zeros((3, 3)),
+                periodic,
+                energy=float(rng.normal()) if labels & 1 else None,
+                forces=rng.normal(size=(n, 3)) if labels & 2 else None,
+                virial=np.eye(3) if labels & 4 else None,
+                source=f"x, frame {i}",
+            )
+            for i in range(count)
+        ]
+        for finding in errors_in_sample(frames, "data", cutoff=4.0):
+            assert "\n" not in finding.line()
+    report = Survey.of({"a": [System("x", frames)], "b": [System("y", frames)]})
+    assert len(report) == 2 * count
+
+
+# --- before a training ------------------------------------------------------------------------
+
+
+def test_a_training_refuses_errors_in_its_data(data):
+    frames = copper(12, seed=1)
+    for atoms in frames:
+        atoms.calc.results["forces"] = -atoms.get_forces()
+    write(data / "train.extxyz", frames)
+    write(data / "validation.extxyz", copper(4, seed=2))
+    with pytest.raises(InputError, match=r"the training data have errors.*\n  \[force-sign\]"):
+        train(settings(data), output=data / "out", quiet=True)
+    train(settings(data, check=False, numb_steps=2), output=data / "out", quiet=True)
+    assert (data / "out" / "model.dpl").exists()
+
+
+def test_forces_may_be_missing_where_none_are_trained(data):
+    for name, n in (("train", 12), ("validation", 4)):
+        frames = copper(n, seed=n)
+        for atoms in frames:
+            atoms.calc.results = {"energy": atoms.calc.results["energy"]}
+        write(data / f"{name}.extxyz", frames)
+    config = settings(data, numb_steps=2)
+    with pytest.raises(InputError, match=r"\[force-missing\] training: force 0/12 frames"):
+        train(config, output=data / "out", quiet=True)
+    config["loss"] |= {"start_pref_f": 0, "limit_pref_f": 0}
+    train(config, output=data / "out", quiet=True)
