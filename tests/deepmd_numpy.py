@@ -14,6 +14,8 @@ ACTIVATIONS = {
     "softplus": lambda x: np.log1p(np.exp(x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
     "linear": lambda x: x,
     "none": lambda x: x,
 }

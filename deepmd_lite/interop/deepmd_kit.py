@@ -121,7 +121,7 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
             "sel": descriptor.integers("sel"),
             "neuron": descriptor.integers("neuron"),
             "axis_neuron": int(descriptor.number("axis_neuron")),
-            "activation_function": activation(descriptor),
+            "activation_function": activation(descriptor, smooth=True),
             "resnet_dt": descriptor.flag("resnet_dt"),
             "type_one_side": descriptor.flag("type_one_side"),
             "exclude_types": excluded,

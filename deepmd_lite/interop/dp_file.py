@@ -119,7 +119,9 @@ def write_yaml(path: str | Path, tree: dict[str, Any]) -> None:
         }
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(_with_arrays(tree, plain), Dumper=dumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(
+        _with_arrays(tree, plain), Dumper=dumper, sort_keys=False, default_flow_style=None
+    )
     write_atomically(path, text.encode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..model.activations import ACTIVATIONS
+from ..model.activations import ACTIVATIONS, VALUES
 from .tree import Node
 
 
@@ -39,13 +39,15 @@ def arrays(
     return weight, bias, variables.array("idt", width) if variables.given("idt") else None
 
 
-def activation(section: Node) -> str:
-    """The activation function of a network or layer, one of those known here."""
-    name = section.text("activation_function").lower()
-    if name not in ACTIVATIONS:
+def activation(section: Node, smooth: bool = False) -> str:
+    """The activation function of a network or layer, one of those known here.
+
+    `smooth`: one of those that an embedding may have, which is tabulated with two derivatives.
+    """
+    name, known = section.text("activation_function").lower(), ACTIVATIONS if smooth else VALUES
+    if name not in known:
+        where = "in an embedding, which is tabulated; only" if smooth else "here; only"
         raise section.refusal(
-            "activation_function",
-            f"'{name}' is not supported (the embedding is tabulated with two derivatives); only "
-            + ", ".join(sorted(ACTIVATIONS)),
+            "activation_function", f"'{name}' is not supported {where} {', '.join(sorted(known))}"
         )
     return name

@@ -162,4 +162,5 @@ def _shown(value: Any) -> str:
 
 
 def _listed(values: Sequence[Any]) -> str:
-    return " or ".join(map(_shown, values))
+    different = [v for i, v in enumerate(values) if v is not None and v not in values[:i]]
+    return " or ".join(map(_shown, different))

@@ -148,7 +148,10 @@ typedef enum dpl_activation {
   DPL_SIGMOID = 2,
   DPL_SOFTPLUS = 3,
   DPL_SILU = 4,
-  DPL_GELU = 5 /* the tanh form */
+  DPL_GELU = 5,  /* the tanh form */
+  DPL_RELU = 6,  /* max(x, 0): forces jump where an argument changes its sign */
+  DPL_RELU6 = 7, /* min(max(x, 0), 6), likewise */
+  DPL_LAST_ACTIVATION = DPL_RELU6
 } dpl_activation;
 
 /* y = step · f(x · weight + bias), plus x where n_out = n_in, plus x twice in a row where

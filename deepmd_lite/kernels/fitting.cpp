@@ -43,7 +43,7 @@ dpl_status check_fitting(const dpl_fitting& fitting) {
                 "expected 1 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, %d "
                 "and %d",
                 DPL_FEATURE_PADDING, fitting.n_axis, fitting.n_embedding, fitting.n_features);
-  if (uint32_t(fitting.activation) > DPL_GELU)
+  if (uint32_t(fitting.activation) > DPL_LAST_ACTIVATION)
     return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(fitting.activation));
   for (int32_t a = 0; a < fitting.n_types; ++a) {
     const dpl_network& network = fitting.networks[a];

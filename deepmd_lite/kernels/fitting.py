@@ -27,6 +27,8 @@ ACTIVATIONS = {
     "silu": 4,
     "gelu": 5,
     "gelu_tf": 5,
+    "relu": 6,
+    "relu6": 7,
 }
 """Activation functions that the compiled networks know: dpl_activation in dpl.h."""
 

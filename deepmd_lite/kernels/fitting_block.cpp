@@ -228,6 +228,20 @@ DPL_INLINE void with_function(dpl_activation kind, Body body) {
         df = real(0.5) * (1 + t + x * slope);
         d2f = slope + real(0.5) * x * curve;
       });
+    case DPL_RELU:
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
+        const vec zero{};
+        f = x > zero ? x : zero;
+        df = x > zero ? zero + 1 : zero;
+        d2f = zero;
+      });
+    case DPL_RELU6:
+      return body([](vec x, vec& f, vec& df, vec& d2f) {
+        const vec zero{}, six = zero + 6, inside = x < six ? zero + 1 : zero;
+        f = x > zero ? (x < six ? x : six) : zero;
+        df = x > zero ? inside : zero;
+        d2f = zero;
+      });
     case DPL_LINEAR:
       return body([](vec x, vec& f, vec& df, vec& d2f) {
         const vec zero{};

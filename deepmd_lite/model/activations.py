@@ -1,7 +1,7 @@
 """Activation functions with their first two derivatives in closed form.
 
-The embedding is tabulated with two derivatives at each node, so every function here is smooth.
-Each entry maps z to (f, f', f''), elementwise and differentiable.
+The embedding is tabulated with two derivatives at each node, so every function of `ACTIVATIONS` is
+smooth. Each entry maps z to (f, f', f''), elementwise and differentiable.
 """
 
 from __future__ import annotations
@@ -69,5 +69,8 @@ VALUES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu_tf": lambda z: torch.nn.functional.gelu(z, approximate="tanh"),
     "linear": lambda z: z,
     "none": lambda z: z,
+    "relu": torch.nn.functional.relu,
+    "relu6": torch.nn.functional.relu6,
 }
-"""The same functions where no derivative is needed explicitly."""
+"""The same functions where no derivative is needed explicitly, and some with kinks: a fitting
+network may have those, though forces jump at them."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..schema import Section
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, VALUES
 
 PRECISIONS = {
     "default": "float64",
@@ -28,9 +28,15 @@ def _precision(value: str) -> str:
     return PRECISIONS[value]
 
 
-def _activation(value: str) -> str:
+def _embedding_activation(value: str) -> str:
     if value not in ACTIVATIONS:
         raise ValueError(f"expected one of {', '.join(sorted(ACTIVATIONS))}")
+    return value
+
+
+def _fitting_activation(value: str) -> str:
+    if value not in VALUES:
+        raise ValueError(f"expected one of {', '.join(sorted(VALUES))}")
     return value
 
 
@@ -64,7 +70,7 @@ class DescriptorConfig(Section):
     set_davg_zero: bool = False
 
     _check_precision = field_validator("precision")(_precision)
-    _check_activation = field_validator("activation_function")(_activation)
+    _check_activation = field_validator("activation_function")(_embedding_activation)
     _check_neuron = field_validator("neuron")(_widths)
 
     @field_validator("sel")
@@ -108,7 +114,7 @@ class FittingConfig(Section):
     numb_aparam: Literal[0] = 0
 
     _check_precision = field_validator("precision")(_precision)
-    _check_activation = field_validator("activation_function")(_activation)
+    _check_activation = field_validator("activation_function")(_fitting_activation)
     _check_neuron = field_validator("neuron")(_widths)
 
 

@@ -12,7 +12,7 @@ import torch
 from test_compiled_potential import instruction_set, potential_of, structure  # noqa: F401
 
 from deepmd_lite import kernels
-from deepmd_lite.model.activations import ACTIVATIONS
+from deepmd_lite.model.activations import VALUES
 from deepmd_lite.system import InputError, LocalEnv
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
@@ -58,7 +58,7 @@ def assert_trains(potential, env, precision):
 
 
 @PRECISIONS
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(VALUES))
 def test_every_activation(precision, activation):
     env = structure()
     fitting = {"activation_function": activation}

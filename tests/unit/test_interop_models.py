@@ -103,7 +103,7 @@ def potentials(draw, precision="float64"):
         },
         fitting_net={
             "neuron": draw(widths()),
-            "activation_function": draw(st.sampled_from(ACTIVATIONS)),
+            "activation_function": draw(st.sampled_from([*ACTIVATIONS, "relu", "relu6"])),
             "resnet_dt": draw(st.booleans()),
             "precision": precision,
         },
