@@ -217,7 +217,7 @@ def _scales(
 
 
 def _bias(graph: _Graph, n_types: int) -> np.ndarray:
-    """Energies of the types; before 2.1 they were part of the output layers."""
+    """Energies of the types; where there are none, the output layers have them in their biases."""
     if "fitting_attr/t_bias_atom_e" not in graph:
         return np.zeros(n_types)
     return graph.array("fitting_attr/t_bias_atom_e", (n_types,))
