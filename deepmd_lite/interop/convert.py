@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..model import Potential, load_model, refine_table, save_model
+from ..model.reference_frames import ReferenceFrame
 from ..model.tabulated import TabulatedEmbedding
 from ..neighbors import periodic_env
-from ..system import InputError, LocalEnv, ModelFileError
+from ..system import InputError, ModelFileError
 from .deepmd_kit import potential_from_tree
 from .dp_file import read_dp, read_yaml, write_dp, write_yaml
 from .export import tree_of
@@ -83,9 +84,12 @@ def _imported(
     tree = reader(source)
     potential = potential_from_tree(tree, str(source))
     wanted = tolerance or TOLERANCE[potential.precision]
-    error = refine_table(potential, gas(potential), wanted)
+    frame = gas(potential)
+    env = periodic_env(frame.positions, frame.cell, frame.pbc, frame.types, potential.rcut).env
+    error = refine_table(potential, env, wanted)
     if not math.isfinite(error["force_ev_per_a"]):
         raise ModelFileError(f"{source}: the forces of the model are not finite")
+    potential.reference_frames = (frame,)
     save_model(potential, target, _provenance(source, tree))
     notes = [
         f"table of {potential.grid.n_intervals} intervals: forces within "
@@ -139,7 +143,7 @@ def _provenance(source: Path, tree: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def gas(potential: Potential, n_atoms: int = 96, seed: int = 0) -> LocalEnv:
+def gas(potential: Potential, n_atoms: int = 96, seed: int = 0) -> ReferenceFrame:
     """Atoms of all types at random, as dense as the material that `sel` was chosen for.
 
     None are nearer than the smallest distance in the training data, and all greater distances
@@ -158,6 +162,6 @@ def gas(potential: Potential, n_atoms: int = 96, seed: int = 0) -> LocalEnv:
         vectors -= length * np.round(vectors / length)
         if (np.linalg.norm(vectors, axis=1) >= nearest).all():
             places = np.vstack([places, place])
-    types = np.arange(n_atoms) % len(potential.type_map)
-    cell = length * np.eye(3)
-    return periodic_env(places, cell, np.ones(3, dtype=bool), types, potential.rcut).env
+    types = np.arange(n_atoms, dtype=np.int32) % len(potential.type_map)
+    cell, pbc = length * np.eye(3), np.ones(3, dtype=bool)
+    return ReferenceFrame("atoms at random places", False, places, cell, pbc, types)

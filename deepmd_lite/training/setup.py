@@ -257,6 +257,10 @@ def initial_potential(
         _report_repulsion(potential)
         return potential
     model = load_model(init_model, settings.model.precision)
+    try:
+        model.embedding_networks()
+    except InputError as e:
+        raise InputError(f"{init_model}: {e}") from None
     _check_architecture(model.config, settings.model, f"{init_model}")
     n_types, rcut = len(model.type_map), model.rcut
     distances = smallest_distances((f.env for f in data.frames), n_types, rcut)

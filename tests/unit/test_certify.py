@@ -1,7 +1,9 @@
 """Every check of a model passes on a sound one, and finds the mistake that it is there for."""
 
 import dataclasses
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ from models import random_potential
 
 from deepmd_lite import kernels
 from deepmd_lite.certify import Verdict, certify, curves, derivatives, machine, samples, symmetry
+from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System
 from deepmd_lite.model import save_model
 from deepmd_lite.system import LocalEnv
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(name="model", scope="module")
@@ -260,3 +265,31 @@ def test_without_mpi_the_ranks_are_not_checked(model, structures, monkeypatch):
 def test_a_verdict_without_a_number_fails():
     assert Verdict("x", float("nan"), 1.0, "eV").state == "FAILED"
     assert Verdict("x", 1.0, None, "eV").state == "reported"
+
+
+def test_the_command(tmp_path, model, capsys):
+    path, report = tmp_path / "model.dpl", tmp_path / "report.json"
+    save_model(model, path)
+    plot = tmp_path / "dimers.png"
+    arguments = ["check", str(path), "--quick", "--json", str(report), "--plot", str(plot)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "virial = -dE/dstrain, nine components" in printed
+    (row,) = json.loads(report.read_text())
+    assert row["passed"]
+    assert plot.stat().st_size > 0
+    assert main(["check", str(path), str(ROOT / "data/silicon/test.extxyz")]) == 1
+    assert "checked apart" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / "none.dpl")]) == 1
+    assert "no such model file" in capsys.readouterr().err
+    wrong = ["check", str(path), "--data", str(ROOT / "data/silicon/test.extxyz")]
+    assert main(wrong) == 1
+    assert "element Si is not in the type map" in capsys.readouterr().err
+
+
+def test_a_model_that_fails_is_an_exit_status(tmp_path, model, monkeypatch, capsys):
+    save_model(model, tmp_path / "model.dpl")
+    failed = Verdict("x", 1.0, 0.5, "eV", "because")
+    monkeypatch.setattr(derivatives, "forces", lambda *a: failed)
+    assert main(["check", str(tmp_path / "model.dpl"), "--quick"]) == 1
+    assert "1 failed" in capsys.readouterr().out

@@ -6,6 +6,9 @@ import lzma
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from golden_files import GOLDEN, read, unpacked
 
 from deepmd_lite.cli import main
@@ -14,6 +17,7 @@ from deepmd_lite.interop.dp_file import read_dp
 from deepmd_lite.model import load_model
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import InputError
+from deepmd_lite.training import train
 
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
 TYPE_EMBEDDING = "type_embedding.pb"
@@ -145,3 +149,33 @@ def test_dpa1_of_pytorch_is_that_of_its_portable_file(tmp_path):
     assert found.keys() == expected.keys()
     for name, array in found.items():
         assert torch.equal(array, expected[name]), name
+
+
+def test_a_compressed_model_cannot_begin_a_training(tmp_path):
+    path = unpacked("one_sided_compressed.pb", tmp_path)
+    model, _ = convert(path, tmp_path / "model.dpl")
+    config = model.config.model_dump()
+    frames = bulk("Cu", cubic=True)
+    frames.set_chemical_symbols([*model.type_map, *[model.type_map[0]] * 4][:4])
+    frames.calc = SinglePointCalculator(frames, energy=-1.0, forces=np.zeros((4, 3)))
+    write(tmp_path / "train.extxyz", frames)
+    given = {
+        "model": config,
+        "training": {
+            "training_data": {"systems": [str(tmp_path / "train.extxyz")]},
+            "numb_steps": 1,
+            "check": False,
+        },
+    }
+    with pytest.raises(InputError, match=r"model\.dpl: the embedding of this model is a table"):
+        train(given, output=tmp_path, init_model=tmp_path / "model.dpl", quiet=True)
+
+
+@pytest.mark.parametrize("name", ["two_sided.pb", "one_sided_compressed.pb"])
+def test_a_converted_model_can_be_checked(name, tmp_path, capsys):
+    path, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
+    convert(path, target)
+    (frame,) = load_model(target).reference_frames
+    assert frame.source == "atoms at random places"
+    assert main(["check", str(target), "--quick", "-q"]) == 0
+    assert "checks passed" in capsys.readouterr().out

@@ -127,6 +127,7 @@ def test_integers_in_data_mean_the_type_map_of_the_input(data, tmp_path):
     np.save(folder / "coord.npy", atoms.positions.reshape(1, -1))
     np.save(folder / "box.npy", atoms.cell.array.reshape(1, -1))
     np.save(folder / "energy.npy", np.array([-3.0]))
+    np.save(folder / "force.npy", np.zeros((1, 12)))
     config = standing(data)
     config["model"] = {**source.config.model_dump(), "type_map": ["Cu"]}
     config["model"]["descriptor"]["sel"] = "auto"
