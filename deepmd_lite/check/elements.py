@@ -14,8 +14,8 @@ from .survey import Survey
 NONMETALS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")
 VALENCE = {"H": 1.0, "C": 4.0, "N": 4.0, "O": 3.0, "F": 1.0, "Cl": 1.3, "Br": 1.3, "I": 1.3}
 """Bonds to nonmetals that atoms of an element have at most, on the average of a data set."""
-SAMPLE = 12
-"""Frames of each system in which bonds are counted."""
+SAMPLE, LEAST_SAMPLE, MOST_FRAMES = 12, 2, 1000
+"""Frames of each system in which bonds are counted: fewer where there are very many systems."""
 EXCESS = 0.5
 """Bonds beyond that, on the average, that are no accident."""
 
@@ -39,11 +39,11 @@ def _valences(survey: Survey) -> Iterator[Finding]:
     """Atoms with more bonds than their element makes, which exchanging two elements puts right."""
     swapped: dict[tuple[str, str], list[tuple[str, str]]] = {}
     crowded: dict[str, list[str]] = {}
+    n = int(np.clip(MOST_FRAMES // len(survey.names), LEAST_SAMPLE, SAMPLE))
     for k, system in enumerate(survey.names):
         frames = np.flatnonzero((survey.system == k) & (survey.n_atoms > 1))
-        frames = frames[np.unique(np.linspace(0, len(frames) - 1, SAMPLE).astype(int))] if len(
-            frames
-        ) else frames  # fmt: skip
+        if len(frames) > n:
+            frames = frames[np.linspace(0, len(frames) - 1, n).astype(int)]
         wrong = _violations(survey, frames, survey.elements)
         if not wrong:
             continue
