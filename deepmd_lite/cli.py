@@ -245,8 +245,7 @@ def _check(args: argparse.Namespace) -> int:
         cutoff=args.rcut,
         type_map=args.type_map,
     )
-    print("\n".join(f.line() for f in report.findings if f.severity != "note")
-          if args.quiet else report.text(args.rcut))  # fmt: skip
+    print(report.loud() if args.quiet else report.text(args.rcut))
     if args.json:
         write_atomically(args.json, report.json(args.rcut))
     if args.html:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -39,11 +39,11 @@ def _valences(survey: Survey) -> Iterator[Finding]:
     """Atoms with more bonds than their element makes, which exchanging two elements puts right."""
     swapped: dict[tuple[str, str], list[tuple[str, str]]] = {}
     crowded: dict[str, list[str]] = {}
-    n = int(np.clip(MOST_FRAMES // len(survey.names), LEAST_SAMPLE, SAMPLE))
+    sample = int(np.clip(MOST_FRAMES // len(survey.names), LEAST_SAMPLE, SAMPLE))
     for k, system in enumerate(survey.names):
         frames = np.flatnonzero((survey.system == k) & (survey.n_atoms > 1))
-        if len(frames) > n:
-            frames = frames[np.linspace(0, len(frames) - 1, n).astype(int)]
+        if len(frames) > sample:
+            frames = frames[np.linspace(0, len(frames) - 1, sample).astype(int)]
         wrong = _violations(survey, frames, survey.elements)
         if not wrong:
             continue
@@ -73,12 +73,10 @@ def _valences(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _exchange(
-    survey: Survey, frames: np.ndarray, wrong: Sequence[str] | dict[str, float]
-) -> tuple[str, str] | None:
+def _exchange(survey: Survey, frames: np.ndarray, wrong: Collection[str]) -> tuple[str, str] | None:
     """Two elements whose exchange leaves no atom with too many bonds."""
-    present = [e for e, n in zip(survey.elements, survey.counts[frames].sum(axis=0), strict=True)
-               if n]  # fmt: skip
+    atoms = survey.counts[frames].sum(axis=0)
+    present = [e for e, n in zip(survey.elements, atoms, strict=True) if n]
     for i, first in enumerate(present):
         for second in present[i + 1 :]:
             if not {first, second} & set(wrong):
