@@ -22,7 +22,7 @@ from ..model.table import Grid
 from ..system import InputError, LocalEnv
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
-from .precheck import refuse_errors
+from .precheck import refuse_errors, warn_of_leakage
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
     validation: list[Batch] = []
     if training.validation_data is not None:
         prepared = _read(training.validation_data.systems, settings, "validation", quiet)
+        if training.check:
+            warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
         validation = _validation_sample(prepared, frames, settings)
     return TrainingData(
         frames,
