@@ -123,9 +123,9 @@ def _within(survey: Survey, found: list[Copy]) -> Iterator[Finding]:
         ]
         if own:
             frames = survey.sources(sorted(c.second for c in own))
-            kind = "are copies of others" if same_atoms else (
-                "are others turned, mirrored or listed in another order"
-            )  # fmt: skip
+            kind = "are copies of others"
+            if not same_atoms:
+                kind = "are others turned, mirrored or listed in another order"
             first = survey.frames[min(own, key=lambda c: c.second).first].source
             yield Finding(
                 "warning" if same_atoms else "note",

@@ -119,12 +119,11 @@ def _noble(survey: Survey) -> np.ndarray:
 
 
 def _fractional(survey: Survey, own: np.ndarray) -> str:
-    """A remark where all positions are between 0 and 1."""
+    """A remark where all positions are about between 0 and 1."""
     lowest = min(float(survey.frames[k].positions.min()) for k in own)
     highest = max(float(survey.frames[k].positions.max()) for k in own)
-    return ", and all are between 0 and 1: they look fractional" if (
-        lowest > -0.5 and 0.5 < highest < 1.5
-    ) else ""  # fmt: skip
+    fractional = lowest > -0.5 and 0.5 < highest < 1.5
+    return ", and positions are between 0 and 1: they look fractional" if fractional else ""
 
 
 def _transposed(survey: Survey, which: np.ndarray) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from .survey import Survey
 NONMETALS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")
 VALENCE = {"H": 1.0, "C": 4.0, "N": 4.0, "O": 3.0, "F": 1.0, "Cl": 1.3, "Br": 1.3, "I": 1.3}
 """Bonds to nonmetals that atoms of an element have at most, on the average of a data set."""
-SAMPLE = 12
-"""Frames of each system in which bonds are counted."""
+SAMPLE, LEAST_SAMPLE, MOST_FRAMES = 12, 2, 1000
+"""Frames of each system in which bonds are counted: fewer where there are very many systems."""
 EXCESS = 0.5
 """Bonds beyond that, on the average, that are no accident."""
 
@@ -39,11 +39,11 @@ def _valences(survey: Survey) -> Iterator[Finding]:
     """Atoms with more bonds than their element makes, which exchanging two elements puts right."""
     swapped: dict[tuple[str, str], list[tuple[str, str]]] = {}
     crowded: dict[str, list[str]] = {}
+    sample = int(np.clip(MOST_FRAMES // len(survey.names), LEAST_SAMPLE, SAMPLE))
     for k, system in enumerate(survey.names):
         frames = np.flatnonzero((survey.system == k) & (survey.n_atoms > 1))
-        frames = frames[np.unique(np.linspace(0, len(frames) - 1, SAMPLE).astype(int))] if len(
-            frames
-        ) else frames  # fmt: skip
+        if len(frames) > sample:
+            frames = frames[np.linspace(0, len(frames) - 1, sample).astype(int)]
         wrong = _violations(survey, frames, survey.elements)
         if not wrong:
             continue
@@ -73,12 +73,10 @@ def _valences(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _exchange(
-    survey: Survey, frames: np.ndarray, wrong: Sequence[str] | dict[str, float]
-) -> tuple[str, str] | None:
+def _exchange(survey: Survey, frames: np.ndarray, wrong: Collection[str]) -> tuple[str, str] | None:
     """Two elements whose exchange leaves no atom with too many bonds."""
-    present = [e for e, n in zip(survey.elements, survey.counts[frames].sum(axis=0), strict=True)
-               if n]  # fmt: skip
+    atoms = survey.counts[frames].sum(axis=0)
+    present = [e for e, n in zip(survey.elements, atoms, strict=True) if n]
     for i, first in enumerate(present):
         for second in present[i + 1 :]:
             if not {first, second} & set(wrong):

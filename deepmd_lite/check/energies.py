@@ -21,6 +21,8 @@ COMPONENTS = 10
 ZERO_ERROR, ZERO_WARNING = 3.0, 0.3
 """eV/atom between groups of frames with alike neighbourhoods: beyond bonding; worth a look."""
 ONE_ZERO = "use one zero: the same code, settings and pseudopotentials, or subtract isolated atoms"
+MOST_SUSPECTS = 20
+"""Systems, those farthest from the common fit, that are compared with all others."""
 COPIED_SHAPE = 0.05
 """Difference of fingerprints of structures that cannot have one energy to all digits."""
 OUTLIER = 0.5
@@ -86,8 +88,9 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
     shares = survey.counts[explained.which] / survey.n_atoms[explained.which][:, None]
     per_atom = survey.energy[explained.which] / survey.n_atoms[explained.which]
     typical = survey.geometry.typical[explained.which]
-    sizes = np.array([(system == k).sum() for k in members])
-    for k in (members[i] for i in np.argsort(sizes)):
+    apart = {k: abs(np.median(explained.by_composition[system == k])) for k in members}
+    suspects = sorted(members, key=lambda k: -apart[k])[:MOST_SUSPECTS]
+    for k in sorted(suspects, key=lambda k: (system == k).sum()):
         own = system == k
         others = ~own
         if others.sum() < 3:
@@ -98,11 +101,10 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         left = per_atom - shares @ constants
         shift = float(np.median(left[own]) - np.median(left[others]))
         width = max(_width(left[own]), _width(left[others]))
-        apart = np.median(left[own]) > np.quantile(left[others], 0.98) or np.median(
-            left[own]
-        ) < np.quantile(left[others], 0.02)
+        low, high = np.quantile(left[others], [0.02, 0.98])
+        outside = not low <= np.median(left[own]) <= high
         alike = _alike(typical[own], typical[others])
-        if not (alike and apart) or abs(shift) < max(ZERO_WARNING, 3 * width):
+        if not (alike and outside) or abs(shift) < max(ZERO_WARNING, 3 * width):
             continue
         if own.sum() > others.sum():
             continue

@@ -54,6 +54,10 @@ class Report:
         lines.append(self.verdict())
         return "\n".join(lines)
 
+    def loud(self) -> str:
+        """Errors and warnings alone, a line each."""
+        return "\n".join(f.line() for f in self.findings if f.severity != "note")
+
     def verdict(self) -> str:
         """The last line."""
         n = 0 if self.survey is None else len(self.survey)

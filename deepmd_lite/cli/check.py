@@ -92,10 +92,7 @@ def _check_data(args: argparse.Namespace) -> int:
         cutoff=args.rcut,
         type_map=args.type_map,
     )
-    if args.quiet:
-        print("\n".join(f.line() for f in report.findings if f.severity != "note"))
-    else:
-        print(report.text(args.rcut))
+    print(report.loud() if args.quiet else report.text(args.rcut))
     if args.json:
         write_atomically(args.json, report.json(args.rcut))
     if args.html:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from ..check import errors_in_sample
 from ..data import Frame
 from ..system import InputError
 from .config import TrainInput
+
+log = logging.getLogger(__name__)
 
 
 def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> None:
@@ -29,3 +32,20 @@ def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> N
             "are trained on all the same)"
             + "".join(f"\n  [{f.code}] {f.what}; {f.do}" for f in found)
         )
+
+
+def warn_of_leakage(training: Sequence[Frame], validation: Sequence[Frame]) -> None:
+    """Tell how many frames are in both sets, digit by digit (dpl check also sees moved ones)."""
+    trained = {_structure(frame) for frame in training}
+    leaked = sum(_structure(frame) in trained for frame in validation)
+    if leaked:
+        log.warning(
+            "note: %d of %d validation frames are trained on too: validation errors will look "
+            "better than they are",
+            leaked,
+            len(validation),
+        )
+
+
+def _structure(frame: Frame) -> tuple[tuple[str, ...], bytes, bytes]:
+    return frame.symbols, frame.positions.tobytes(), frame.cell.tobytes()

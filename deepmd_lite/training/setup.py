@@ -34,7 +34,7 @@ from .bias import bias_shift
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
 from .data_config import DataConfig
-from .precheck import refuse_errors
+from .precheck import refuse_errors, warn_of_leakage
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
     validation: list[Batch] = []
     if training.validation_data is not None:
         prepared, _ = _read(training.validation_data, settings, "validation", quiet)
+        if training.check:
+            warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
         validation = _validation_sample(prepared, frames, settings)
     return TrainingData(
         frames,

@@ -1,5 +1,6 @@
 """Clean data sets that mistakes are put into, as frames of ASE, and their ways into files."""
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -102,8 +103,7 @@ def copied(frames) -> list[Atoms]:
     for atoms in frames:
         copy = atoms.copy()
         copy.calc = SinglePointCalculator(copy)
-        copy.calc.results = {k: np.copy(v) if np.ndim(v) else v
-                             for k, v in atoms.calc.results.items()}  # fmt: skip
+        copy.calc.results = deepcopy(atoms.calc.results)
         copies.append(copy)
     return copies
 

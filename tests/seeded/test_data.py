@@ -113,6 +113,10 @@ def nanometres(atoms):
     atoms.set_cell(atoms.cell / 10, scale_atoms=True)
 
 
+def fractional_positions(atoms):
+    atoms.positions = atoms.get_scaled_positions()
+
+
 def transposed_cell(atoms):
     atoms.set_cell(atoms.cell.array.T)
 
@@ -143,6 +147,7 @@ IN_EVERY_FRAME = [
     ("silicon", atomic_units, "units-length", "error", "0.529177"),
     ("water", atomic_units, "units-length", "error", "0.529177"),
     ("water", nanometres, "units-length", "error", "nm"),
+    ("water", fractional_positions, "units-length", "error", "fractional"),
     ("copper", transposed_cell, "cell-transposed", "error", "rows"),
     ("water", swapped_elements, "element-swapped", "error", "type_map.raw"),
     ("silicon", fixed_atoms_without_forces, "force-net", "warning", "fixed atoms"),

@@ -194,6 +194,14 @@ def test_a_training_refuses_errors_in_its_data(data):
     assert (data / "out" / "model.dpl").exists()
 
 
+def test_a_training_warns_of_frames_that_it_is_validated_on(data, caplog):
+    train(settings(data, numb_steps=1), output=data / "out", quiet=True)
+    assert "are trained on too" not in caplog.text
+    write(data / "validation.extxyz", copper(12, seed=1)[:3] + copper(4, seed=2))
+    train(settings(data, numb_steps=1), output=data / "out", quiet=True)
+    assert "3 of 7 validation frames are trained on too" in caplog.text
+
+
 def test_forces_may_be_missing_where_none_are_trained(data):
     for name, n in (("train", 12), ("validation", 4)):
         frames = copper(n, seed=n)
