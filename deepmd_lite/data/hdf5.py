@@ -17,6 +17,8 @@ from ..system import InputError
 from .checks import matching
 
 SUFFIXES = (".hdf5", ".h5")
+DENSEST = 2000
+"""No compression makes numbers so many times smaller: a data set that claims it is damaged."""
 
 
 def is_hdf5(path: str | Path) -> bool:
@@ -29,7 +31,11 @@ def is_hdf5(path: str | Path) -> bool:
 
 @contextmanager
 def opened(path: str | Path, mode: str = "r") -> Iterator[Any]:
-    """The file, as h5py has it. InputError if it cannot be opened, or h5py is not installed."""
+    """The file, as h5py has it.
+
+    Raises InputError if it cannot be opened or, within the block, turns out to be damaged, and
+    where h5py is not installed.
+    """
     try:
         import h5py
     except ImportError:
@@ -40,7 +46,18 @@ def opened(path: str | Path, mode: str = "r") -> Iterator[Any]:
         reason = str(e).split("(")[-1].rstrip(")") or "not an HDF5 file"
         raise InputError(f"{path}: cannot be opened as HDF5: {reason}") from None
     with file:
-        yield file
+        try:
+            yield file
+        except InputError:
+            raise
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as e:
+            if mode != "r":
+                raise
+            raise InputError(f"{path}: is damaged, or holds no systems: {_one_line(e)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def groups(path: str | Path) -> list[str]:
@@ -83,7 +100,7 @@ class Hdf5Group:
     def words(self, name: str) -> list[str]:
         if name not in self._group:
             raise InputError(f"{self.where(name)}: is missing")
-        values = np.ravel(self._group[name][()])
+        values = np.ravel(self._read(self._group[name], self.where(name)))
         return [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
 
     def sets(self) -> list[str]:
@@ -100,10 +117,16 @@ class Hdf5Group:
         matching(dataset.shape, shapes, where)
         if dataset.dtype.kind not in "fiu":
             raise InputError(f"{where}: expected real numbers, found dtype {dataset.dtype}")
-        try:
-            return np.asarray(dataset[()])
-        except OSError as e:
-            raise InputError(f"{where}: cannot be read: {e}") from None
+        return np.asarray(self._read(dataset, where))
+
+    def _read(self, dataset: Any, where: str) -> Any:
+        """All of a data set, if the file is large enough to hold it."""
+        size = Path(self._group.file.filename).stat().st_size
+        if dataset.nbytes > DENSEST * size:
+            raise InputError(
+                f"{where}: is damaged: {dataset.nbytes} bytes in a file of {size} bytes"
+            )
+        return dataset[()]
 
 
 def write_groups(path: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:

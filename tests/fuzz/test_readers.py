@@ -151,6 +151,14 @@ def write_npy(folder):
     return system
 
 
+def write_hdf5(folder):
+    from deepmd_lite.data.writing import write_systems
+
+    path = folder / "data.hdf5"
+    write_systems(load([write_npy(folder)]), path, None, None)
+    return path
+
+
 def write_train_input(folder):
     path = folder / "input.json"
     shutil.copy(ROOT / "examples" / "01_train_silicon" / "input.json", path)
@@ -192,6 +200,7 @@ READERS = {
     "model": (write_model, lambda path: load_model(path)),
     "header": (write_model, lambda path: read_header(path)),
     "extxyz": (write_extxyz, lambda path: load([path])),
+    "hdf5": (write_hdf5, lambda path: load([path])),
     "structure": (write_extxyz, lambda path: read_structure(str(path))),
     "lammps": (write_lammps, lambda path: read_structure(str(path), ["Si"])),
     "training input": (write_train_input, lambda path: read_input(path)),
@@ -220,7 +229,7 @@ def test_files(tmp_path_factory, name):
     content = path.read_bytes()
     assert one_line(reader, path), "the file itself is sound"
 
-    @examples(0.1)
+    @examples(0.09)
     @given(mutations)
     def run(changes):
         path.write_bytes(mutated(content, changes))
@@ -244,7 +253,7 @@ def test_folders(tmp_path_factory, write, reader):
     contents = {p: p.read_bytes() for p in files}
     assert one_line(reader, folder)
 
-    @examples(0.1)
+    @examples(0.09)
     @given(st.sampled_from(files), mutations)
     def run(path, changes):
         path.write_bytes(mutated(contents[path], changes))
