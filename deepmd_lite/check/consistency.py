@@ -113,7 +113,10 @@ def _of_system(
         own, work = pairs.chosen(strained), virial_work[strained]
         left = ((pairs.difference - a * pairs.force_work) * weight)[strained]
         if abs(_correlation(work * weight[strained], left)) < CORRELATION:
-            untested.setdefault(("virial", UNEXPLAINED), []).extend(names)
+            disorder = list(_shear_order(own, a, name))
+            yield from disorder
+            if not disorder:
+                untested.setdefault(("virial", UNEXPLAINED), []).extend(names)
             return
         (b,), _ = robust_fit((work * weight[strained])[:, None], left)
         if not ALLOWED[0] < b < ALLOWED[1]:
