@@ -17,7 +17,14 @@ from .finding import Finding, named
 from .pairs import Pairs, near_pairs
 from .survey import Survey, robust_fit
 
+Untested = dict[tuple[str, str], list[str]]
+"""Systems by label and the reason why it could not be tested."""
 LEAST_PAIRS = 12
+FEW_PAIRS = {
+    "force": "too few frames have nearly the same atoms in nearly the same places",
+    "virial": "too few near frames differ in their cells",
+}
+UNEXPLAINED = "differences of energy between near frames do not follow from it"
 CORRELATION = 0.85
 """Below it the work does not explain the energies and nothing can be said about units."""
 ALLOWED = (0.6, 1.6)
@@ -60,46 +67,64 @@ off. In clean sets the median over the pairs of a frame stays below one uncertai
 
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
-    """Signs and units of forces and virials, system by system, of the frame numbers `which`."""
+    """Signs and units of forces and virials, system by system, of the frame numbers `which`.
+
+    Systems with few pairs are judged together. What could not be tested is a note.
+    """
     pairs = near_pairs(survey, which)
     systems = survey.system[pairs.first]
-    small = np.zeros(len(survey.names), dtype=bool)
-    for k in np.unique(systems):
-        own = systems == k
-        if own.sum() < LEAST_PAIRS:
-            small[k] = True
-            continue
-        yield from _of_system(pairs.chosen(own), survey.names[k], survey)
-    rest = small[systems]
-    if rest.sum() >= LEAST_PAIRS:
-        name = f"{survey.names[systems[rest][0]]} and other small systems"
-        yield from _of_system(pairs.chosen(rest), name, survey)
-    yield from _untested(survey, which, pairs)
+    small = np.bincount(systems, minlength=len(survey.names)) < LEAST_PAIRS
+    untested: Untested = {}
+    for k in np.flatnonzero(~small):
+        own = pairs.chosen(systems == k)
+        yield from _of_system(own, [survey.names[k]], survey, untested)
+    names = [survey.names[k] for k in np.unique(survey.system[which]) if small[k]]
+    if names:
+        yield from _of_system(pairs.chosen(small[systems]), names, survey, untested)
+    yield from _notes(survey, which, untested)
 
 
-def _of_system(pairs: Pairs, name: str, survey: Survey) -> Iterator[Finding]:
+def _of_system(
+    pairs: Pairs, names: list[str], survey: Survey, untested: Untested
+) -> Iterator[Finding]:
+    """What the pairs of the systems `names` tell; what they do not is entered in `untested`."""
     strained = np.abs(pairs.strain).max(axis=(1, 2)) > 1e-6
     virial_work = np.where(strained, -np.einsum("pij,pij->p", pairs.virial, pairs.strain), 0.0)
     usable = np.isfinite(virial_work)
     pairs, strained, virial_work = pairs.chosen(usable), strained[usable], virial_work[usable]
+    moving = np.abs(pairs.force_work) > 3e-4 * np.sqrt(pairs.n_atoms)
+    for label, enough in (("force", moving), ("virial", strained)):
+        if enough.sum() < LEAST_PAIRS:
+            untested.setdefault((label, FEW_PAIRS[label]), []).extend(names)
     if len(pairs) < LEAST_PAIRS:
         return
+    name = named(names)
     weight = 1 / pairs.uncertainty
     columns = np.stack([pairs.force_work, virial_work], axis=1)
     (a, b), _ = robust_fit(columns * weight[:, None], pairs.difference * weight)
-    force_finding = _forces(pairs, a, b * virial_work, name)
-    if force_finding is not None:
-        yield force_finding
-        return
+    if moving.sum() >= LEAST_PAIRS:
+        left = (pairs.difference - b * virial_work) * weight
+        if abs(_correlation((pairs.force_work * weight)[moving], left[moving])) < CORRELATION:
+            untested.setdefault(("force", UNEXPLAINED), []).extend(names)
+        elif not ALLOWED[0] < a < ALLOWED[1]:
+            yield _forces(pairs.chosen(moving), a, left[moving], name)
+            return
     if strained.sum() >= LEAST_PAIRS:
         own, work = pairs.chosen(strained), virial_work[strained]
-        finding = _virials(own, a, work, name)
-        if finding is not None:
-            yield finding
+        left = ((pairs.difference - a * pairs.force_work) * weight)[strained]
+        if abs(_correlation(work * weight[strained], left)) < CORRELATION:
+            disorder = list(_shear_order(own, a, name))
+            yield from disorder
+            if not disorder:
+                untested.setdefault(("virial", UNEXPLAINED), []).extend(names)
+            return
+        (b,), _ = robust_fit((work * weight[strained])[:, None], left)
+        if not ALLOWED[0] < b < ALLOWED[1]:
+            yield _virials(own, b, work, left, name)
             return
         yield from _shear_order(own, a, name)
         yield from _kinetic_part(own, a, work, name, survey)
-    yield from _contradicting_frames(pairs, a * pairs.force_work + virial_work, name, survey)
+    yield from _contradicting_frames(pairs, a * pairs.force_work + virial_work, survey)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -111,16 +136,11 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float((x * y).sum() / norm) if norm > 0 else 0.0
 
 
-def _forces(pairs: Pairs, a: float, virial_part: np.ndarray, name: str) -> Finding | None:
-    """A wrong sign or unit of the forces, from their factor `a`."""
-    moving = np.abs(pairs.force_work) > 3 * np.sqrt(pairs.n_atoms) * 1e-4
-    if moving.sum() < LEAST_PAIRS:
-        return None
-    weight = 1 / pairs.uncertainty[moving]
-    left = (pairs.difference - virial_part)[moving] * weight
-    correlation = _correlation(pairs.force_work[moving] * weight, left)
-    if abs(correlation) < CORRELATION or ALLOWED[0] < a < ALLOWED[1]:
-        return None
+def _forces(pairs: Pairs, a: float, left: np.ndarray, name: str) -> Finding:
+    """A wrong sign or unit of the forces, from their factor `a`.
+
+    `left` (P,): what the virials leave of the differences of energy, over the uncertainty.
+    """
     found = f"energy differences of near frames are {a:.4g} times what the forces say, expected 1"
     if a < 0:
         return Finding(
@@ -132,28 +152,28 @@ def _forces(pairs: Pairs, a: float, virial_part: np.ndarray, name: str) -> Findi
     known = {
         **{meaning: np.full(len(left), factor) for factor, meaning in FORCE_FACTORS.items()},
         "energies look like energies per atom: multiply them by the number of atoms": (
-            1 / pairs.n_atoms[moving]
+            1 / pairs.n_atoms
         ),
     }
-    work = pairs.force_work[moving] * weight
+    work = pairs.force_work / pairs.uncertainty
     return Finding("error", "force-unit", f"{name}: {found}", _meaning(left, work, a, known))
 
 
-def _virials(pairs: Pairs, a: float, work: np.ndarray, name: str) -> Finding | None:
-    """A wrong sign or unit of the virials."""
-    weight = 1 / pairs.uncertainty
-    left = (pairs.difference - a * pairs.force_work) * weight
-    if abs(_correlation(work * weight, left)) < CORRELATION:
-        return None
-    (b,), _ = robust_fit((work * weight)[:, None], left)
-    if ALLOWED[0] < b < ALLOWED[1]:
-        return None
-    found = f"{name}: energy differences of strained frames are {b:.3g} times what the virials say"
+def _virials(pairs: Pairs, b: float, work: np.ndarray, left: np.ndarray, name: str) -> Finding:
+    """A wrong sign or unit of the virials, from their factor `b`.
+
+    `work` (P,) eV: that of the virials; `left` (P,): what the forces leave of the differences of
+    energy, over the uncertainty.
+    """
+    found = (
+        f"{name}: energy differences of strained frames are {b:.3g} times what the virials say, "
+        "expected 1"
+    )
     if abs(b + 1) < 0.4:
         return Finding(
             "error",
             "virial-sign",
-            f"{found}, expected 1",
+            found,
             "change the sign of the virial or stress (stress: tension positive; virial = "
             "−volume · stress; VASP prints the opposite)",
         )
@@ -163,9 +183,9 @@ def _virials(pairs: Pairs, a: float, work: np.ndarray, name: str) -> Finding | N
         "the virial was multiplied by the volume once too often": 1 / pairs.volume,
         "the virial is that of one atom: multiply it by their number": pairs.n_atoms,
     }
-    meaning = _meaning(left, work * weight * np.sign(b), abs(b), known)
+    meaning = _meaning(left, work / pairs.uncertainty * np.sign(b), abs(b), known)
     sign = " and change its sign" if b < 0 else ""
-    return Finding("error", "virial-unit", f"{found}, expected 1", meaning + sign)
+    return Finding("error", "virial-unit", found, meaning + sign)
 
 
 def _meaning(left: np.ndarray, work: np.ndarray, fitted: float, known: dict[str, Any]) -> str:
@@ -242,9 +262,7 @@ def _kinetic_part(
         )
 
 
-def _contradicting_frames(
-    pairs: Pairs, work: np.ndarray, name: str, survey: Survey
-) -> Iterator[Finding]:
+def _contradicting_frames(pairs: Pairs, work: np.ndarray, survey: Survey) -> Iterator[Finding]:
     """Frames whose labels disagree with all of their near frames, which agree with one another."""
     left = np.abs(pairs.difference - work) / pairs.uncertainty
     typical = max(float(np.median(left)), 1.0)
@@ -272,32 +290,20 @@ def _contradicting_frames(
         )
 
 
-def _untested(survey: Survey, which: np.ndarray, pairs: Pairs) -> Iterator[Finding]:
-    """Notes on forces and virials that no pair could test."""
-    strained = np.abs(pairs.strain).max(axis=(1, 2)) > 1e-6
-    known = np.isfinite(pairs.virial[:, 0, 0])
+def _notes(survey: Survey, which: np.ndarray, untested: Untested) -> Iterator[Finding]:
+    """What could not be tested, of the systems that have the labels."""
     frames = [survey.frames[k] for k in which]
-    for label, has, tested, missing in (
-        (
-            "force",
-            [f.forces is not None and f.energy is not None and f.n_atoms > 1 for f in frames],
-            known | ~strained,
-            "no two frames have nearly the same atoms in nearly the same places",
-        ),
-        (
-            "virial",
-            [f.virial is not None for f in frames],
-            known & strained,
-            "no two near frames differ in their cells",
-        ),
-    ):
-        done = np.unique(survey.system[pairs.first[tested]])
-        left = [k for k in np.unique(survey.system[which[np.array(has)]]) if k not in done]
-        if left:
+    labels = {
+        "force": [f.forces is not None and f.energy is not None and f.n_atoms > 1 for f in frames],
+        "virial": [f.virial is not None and f.energy is not None for f in frames],
+    }
+    for (label, reason), names in untested.items():
+        labelled = np.unique(survey.system[which[np.array(labels[label])]])
+        concerned = [name for name in names if name in {survey.names[k] for k in labelled}]
+        if concerned:
             yield Finding(
                 "note",
                 f"{label}-untested",
-                f"{named([survey.names[k] for k in left])}: sign and unit of the {label} cannot be "
-                f"tested against energies: {missing}",
+                f"{named(concerned)}: sign and unit of the {label} cannot be tested: {reason}",
                 "a few frames of one structure, slightly displaced and strained, would do",
             )

