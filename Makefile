@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
 BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h)
 
@@ -15,7 +16,7 @@ UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
-	@echo "make test         install, then run the tests"
+	@echo "make test         install, then run the tests (WORKERS=2 of them at a time)"
 	@echo "make sanitize     build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and call"
 	@echo "                  all of dpl.h on extreme arguments"
 	@echo "make lint         ruff, mypy, clang-format"
@@ -27,7 +28,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python examples/quickstart.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 sanitize:
 	@command -v cmake >/dev/null || { echo "make: cmake is missing (Debian: apt install cmake; or pip install cmake)"; exit 1; }

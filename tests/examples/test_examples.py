@@ -132,7 +132,7 @@ def test_liquid_example(tmp_path):
     config.update(model=SILICON, structure=f"{folder / path}@{frame}")
     config.update(replicate=[2, 1, 1], steps=100)
     config["output"]["directory"] = str(tmp_path / "run")
-    config["output"]["observe"]["msd"]["window"] = 4
+    config["output"]["observe"]["msd"] = {"every": 2, "window": 12}
     config["output"]["observe"]["vacf"]["window"] = 20
     (tmp_path / "md.yaml").write_text(yaml.safe_dump(config))
     assert main(["md", str(tmp_path / "md.yaml"), "-q"]) == 0

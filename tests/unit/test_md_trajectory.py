@@ -339,7 +339,7 @@ def test_unknown_formats_are_named(given, message):
 def test_h5py_is_asked_for_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(h5md, "h5py", None)
     output = {"directory": tmp_path / "run", "format": "h5md"}
-    with pytest.raises(InputError, match=r"pip install 'deepmd_lite\[h5md\]'"):
+    with pytest.raises(InputError, match=r"pip install 'deepmd_lite\[hdf5\]'"):
         Simulation(cubic(), PairPotential(), output=output)
     assert not (tmp_path / "run").exists()
 
