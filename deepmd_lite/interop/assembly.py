@@ -30,10 +30,28 @@ _DPA1_DEFAULTS: Tree = {
     "smooth_type_embedding": True,
 }
 """Of the keys that decide whether such a model can be expressed."""
+_FLOATS = ("float16", "float32", "float64")
 
 
 class PartsError(ValueError):
     """Parts that do not make a model, or not one that can be expressed."""
+
+
+def floats(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as finite floating-point numbers of `shape`, where -1 stands for any length.
+
+    Raises PartsError, calling it `name`.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.name not in _FLOATS:
+        raise PartsError(f"'{name}' is not an array of floating-point numbers")
+    fits = value.ndim == len(shape) and all(
+        n == wanted or wanted < 0 for n, wanted in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        raise PartsError(f"'{name}' has shape {value.shape}, expected {shape}")
+    if not np.isfinite(value).all():
+        raise PartsError(f"'{name}' holds values that are not finite")
+    return value
 
 
 @dataclass

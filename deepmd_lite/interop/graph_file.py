@@ -22,6 +22,7 @@ from .assembly import (
     assembled,
     brief,
     check_supported,
+    floats,
     one_sided_input,
     section_of,
 )
@@ -30,7 +31,6 @@ from .protobuf import Node, WireError, graph_nodes
 
 LARGEST = 1 << 31
 """Bytes: protobuf itself allows no larger message."""
-_FLOATS = ("float16", "float32", "float64")
 
 
 def read_graph(path: str | Path) -> Tree:
@@ -94,17 +94,7 @@ class _Graph:
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Finite floating-point numbers of `shape`, where -1 stands for any length."""
-        value = self.constant(name)
-        if isinstance(value, bytes) or value.dtype.name not in _FLOATS:
-            raise PartsError(f"'{name}' is not an array of floating-point numbers")
-        fits = value.ndim == len(shape) and all(
-            n == wanted or wanted < 0 for n, wanted in zip(value.shape, shape, strict=True)
-        )
-        if not fits:
-            raise PartsError(f"'{name}' has shape {value.shape}, expected {shape}")
-        if not np.isfinite(value).all():
-            raise PartsError(f"'{name}' holds values that are not finite")
-        return value
+        return floats(self.constant(name), name, shape)
 
     def text(self, name: str) -> str:
         value = self.constant(name)

@@ -20,13 +20,13 @@ from .assembly import (
     assembled,
     brief,
     check_supported,
+    floats,
     one_sided_input,
     section_of,
 )
 from .nodes import Tree
 from .pickled import Archive, ArchiveError, Module
 
-_FLOATS = ("float16", "float32", "float64")
 _CHECKPOINT = "model.Default."
 
 
@@ -78,16 +78,7 @@ class _State:
         value = self.find(name)
         if value is None:
             raise PartsError(f"'{name}' is missing; the file is not complete")
-        if not isinstance(value, np.ndarray) or value.dtype.name not in _FLOATS:
-            raise PartsError(f"'{name}' is not an array of floating-point numbers")
-        fits = value.ndim == len(shape) and all(
-            n == wanted or wanted < 0 for n, wanted in zip(value.shape, shape, strict=True)
-        )
-        if not fits:
-            raise PartsError(f"'{name}' has shape {value.shape}, expected {shape}")
-        if not np.isfinite(value).all():
-            raise PartsError(f"'{name}' holds values that are not finite")
-        return value
+        return floats(value, name, shape)
 
 
 def _opened(root: Any) -> tuple[_State, Tree]:
