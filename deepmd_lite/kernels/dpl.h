@@ -151,7 +151,8 @@ typedef enum dpl_activation {
   DPL_GELU = 5,  /* the tanh form */
   DPL_RELU = 6,  /* max(x, 0): forces jump where an argument changes its sign */
   DPL_RELU6 = 7, /* min(max(x, 0), 6), likewise */
-  DPL_LAST_ACTIVATION = DPL_RELU6
+  DPL_LAST_ACTIVATION = DPL_RELU6,
+  DPL_ANY_ACTIVATION = 0x7fffffff /* makes a wrong number a value that can be refused */
 } dpl_activation;
 
 /* y = step · f(x · weight + bias), plus x where n_out = n_in, plus x twice in a row where
