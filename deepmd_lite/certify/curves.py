@@ -111,7 +111,7 @@ def repulsion(found: list[Curve]) -> list[Verdict]:
     made = []
     for curve in found:
         inside = curve.distances < curve.core
-        pulling = inside & (curve.forces < 0)
+        pulling = inside & ~(curve.forces >= 0)  # nan pulls
         words = f"closer than {curve.core:.2f} Å the dimer repels"
         if pulling.any():
             reach = curve.distances[pulling]
@@ -119,9 +119,9 @@ def repulsion(found: list[Curve]) -> list[Verdict]:
                 f"attracts between {reach.min():.2f} and {reach.max():.2f} Å: atoms that come so "
                 "close may fuse; train with the repulsion, or on data with shorter distances"
             )
-        hole = float(-curve.forces[inside].min(initial=0.0))
+        hole = float(np.max(-curve.forces[inside], initial=0.0))
         name = f"repulsive core {curve.pair}"
-        made.append(Verdict(name, max(0.0, hole), 0.0, "eV/Å inwards", words, warns=True))
+        made.append(Verdict(name, hole, 0.0, "eV/Å inwards", words, warns=True))
     return made
 
 

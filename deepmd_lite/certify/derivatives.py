@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .samples import Sample, evaluated
-from .verdict import Verdict
+from .verdict import Verdict, worse
 
 STEP = 1e-3
 """Å, and for strains without unit: of central differences of fourth order."""
@@ -33,7 +33,7 @@ def forces(model: Any, samples: Sequence[Sample], seed: int = 0) -> Verdict:
             direction[place] = 1.0
             slope = _slope(model, sample, direction.reshape(-1, 3))
             error = abs(-slope - result.forces.flat[place]) / result.force_scale
-            if not error <= worst:
+            if worse(error, worst):
                 worst = float(error)
                 atom, axis = divmod(int(place), 3)
                 where = f"atom {atom}, {'xyz'[axis]}, {sample.name}"
@@ -55,7 +55,7 @@ def virial(model: Any, samples: Sequence[Sample]) -> Verdict:
                 moved = sample.moved(sample.positions @ strained, sample.cell @ strained)
                 slope += weight * evaluated(model, moved).energy / STEP
             error = abs(-slope - result.virial[i, j]) / scale
-            if not error <= worst or not where:
+            if worse(float(error), worst) or not where:
                 worst, where = float(error), f"component {'xyz'[i]}{'xyz'[j]}, {sample.name}"
     name, unit = "virial = -dE/dstrain, nine components", "of force x atoms x Å"
     if not periodic:

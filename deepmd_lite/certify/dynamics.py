@@ -44,8 +44,14 @@ def energy_drift(model: Any, sample: Sample, symbols: Sequence[str], steps: int)
     times = timestep * every * np.arange(len(late)) / 1000.0
     slope, error = _slope(times, 1000.0 * late)
     words = f"± {error:.2g}; {sample.name}, {timestep:g} fs, {model.precision}"
+    if not 3.0 * error <= LIMIT:
+        return Verdict(
+            name, np.inf, LIMIT, unit, f"jumps too much for a slope: {slope:+.2g} {words}"
+        )
     # a slope within its own noise is none
-    return Verdict(name, max(0.0, abs(slope) - 3.0 * error), LIMIT, unit, f"{slope:+.2g} {words}")
+    return Verdict(
+        name, float(np.max([0.0, abs(slope) - 3.0 * error])), LIMIT, unit, f"{slope:+.2g} {words}"
+    )
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from .. import kernels
 from ..model.file import TABLE_TOLERANCE, measure_table
 from ..neighbors import periodic_env
 from .samples import Sample, evaluated
-from .verdict import Verdict
+from .verdict import Verdict, worse
 
 RANKS = 4
 SECONDS = 120.0
@@ -30,7 +31,7 @@ def table(model: Any, samples: Sequence[Sample]) -> Verdict:
     for sample in samples:
         env = periodic_env(sample.positions, sample.cell, sample.pbc, sample.types, model.rcut).env
         error = measure_table(model, env)["force_ev_per_a"]
-        if not error <= worst:
+        if worse(error, worst):
             worst, where = error, sample.name
     # beyond what was measured when the file was written, for structures that were not there
     return Verdict("table against networks", worst, 10 * TABLE_TOLERANCE, "eV/Å", where)
@@ -42,9 +43,9 @@ def single_precision(model: Any, samples: Sequence[Sample]) -> list[Verdict]:
     energy, force, where = 0.0, 0.0, ""
     for sample in samples:
         exact, found = evaluated(model, sample), evaluated(single, sample)
-        energy = max(energy, abs(found.energy - exact.energy) / len(sample))
+        energy = float(np.max([energy, abs(found.energy - exact.energy) / len(sample)]))
         error = float(np.abs(found.forces - exact.forces).max()) / exact.force_scale
-        if not error <= force:
+        if worse(error, force):
             force, where = error, sample.name
     unit = "of the largest force"
     return [
@@ -66,7 +67,7 @@ def instruction_sets(model: Any, samples: Sequence[Sample]) -> Verdict:
             for name, found in results.items():
                 first = results[known[0]]
                 error = float(np.abs(found.forces - first.forces).max()) / first.force_scale
-                if not error <= worst:
+                if worse(error, worst):
                     worst, where = error, name
     finally:
         kernels.set_instruction_set(own)
@@ -92,7 +93,12 @@ def ranks(path: str | Path, sample: Sample, symbols: Sequence[str]) -> Verdict:
     command = [mpiexec, "-n", str(RANKS), sys.executable, "-m", "deepmd_lite.certify.on_ranks"]
     try:
         done = subprocess.run(
-            command, input=json.dumps(job), capture_output=True, text=True, timeout=SECONDS
+            command,
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     except (OSError, subprocess.TimeoutExpired) as e:
         return Verdict(name, np.inf, limit, unit, f"{mpiexec}: {type(e).__name__}")

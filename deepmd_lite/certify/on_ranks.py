@@ -12,12 +12,18 @@ import numpy as np
 from ase import Atoms
 
 from ..md import Simulation, communicator
+from ..md.comm import Communicator, guarded
 from ..model import load_model
 
 
 def main() -> None:
     """Print one number."""
     comm = communicator()
+    with guarded(comm):
+        _compare(comm)
+
+
+def _compare(comm: Communicator) -> None:
     job = comm.share(json.load(sys.stdin) if comm.rank == 0 else None)
     atoms = Atoms(job["symbols"], positions=job["positions"], cell=job["cell"], pbc=job["pbc"])
     model = load_model(job["model"], "float64")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .samples import Result, Sample, cluster, evaluated
-from .verdict import Verdict
+from .verdict import Verdict, worse
 
 LIMIT = 1e-9
 """eV/atom for energies; forces relative to the largest one (at least 1 eV/Å)."""
@@ -23,7 +23,7 @@ def invariances(model: Any, samples: Sequence[Sample], seed: int = 0) -> list[Ve
         result = evaluated(model, sample)
         for kind in kinds:
             error = _broken(model, sample, result, kind, np.random.default_rng(seed))
-            if not error <= worst[kind][0]:
+            if worse(error, worst[kind][0]):
                 worst[kind] = error, sample.name
     unit = "eV/atom, of the largest force"
     return [Verdict(f"unchanged by {k}", *(e, LIMIT), unit, w) for k, (e, w) in worst.items()]
@@ -52,7 +52,7 @@ def _broken(
     found = evaluated(model, moved)
     energy = np.abs(found.energies - result.energies[order]).max()
     force = np.abs(found.forces - result.forces[order] @ turn).max()
-    return float(max(energy, force / result.force_scale))
+    return float(np.max([energy, force / result.force_scale]))  # nan is the larger one
 
 
 def net_force(model: Any, samples: Sequence[Sample]) -> Verdict:
@@ -61,7 +61,7 @@ def net_force(model: Any, samples: Sequence[Sample]) -> Verdict:
     for sample in samples:
         result = evaluated(model, sample)
         error = np.abs(result.forces.sum(axis=0)).max() / (result.force_scale * len(sample))
-        if not error <= worst:
+        if worse(error, worst):
             worst, where = float(error), sample.name
     return Verdict("no net force", worst, LIMIT, "of the largest force, for each atom", where)
 
@@ -81,7 +81,7 @@ def size_consistency(model: Any, samples: Sequence[Sample]) -> Verdict:
         found = evaluated(model, both)
         energy = np.abs(found.energies - np.tile(alone.energies, 2)).max()
         force = np.abs(found.forces - np.tile(alone.forces, (2, 1))).max() / alone.force_scale
-        error = max(energy, force)
-        if not error <= worst:
+        error = np.max([energy, force])  # nan is the larger one
+        if worse(error, worst):
             worst, where = float(error), sample.name
     return Verdict("two clusters far apart", worst, LIMIT, "eV/atom, of the largest force", where)

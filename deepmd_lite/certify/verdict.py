@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+
+def worse(error: float, worst: float) -> bool:
+    """Whether `error` takes the place of `worst`: nothing is worse than nan."""
+    return not math.isnan(worst) and not error <= worst
 
 
 @dataclass(frozen=True)
@@ -37,4 +43,5 @@ class Verdict:
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "state": self.state}
+        finite = self.found is not None and math.isfinite(self.found)
+        return {**asdict(self), "found": self.found if finite else None, "state": self.state}

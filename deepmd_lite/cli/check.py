@@ -60,7 +60,7 @@ def _check_models(args: argparse.Namespace, models: list[str]) -> int:
     from ..certify import certify
     from ..certify.curves import plot
     from ..data import load
-    from ..files import write_atomically
+    from ..files import write_atomically, writing
 
     systems = load(args.data, labelled=False) if args.data else []
     found = []
@@ -71,11 +71,12 @@ def _check_models(args: argparse.Namespace, models: list[str]) -> int:
         found.append(certificate)
         lines = certificate.lines()
         print("\n".join(lines[-1:] if args.quiet else lines))
-        if args.plot:
-            plot(list(certificate.curves), args.plot)
     if args.json:
         rows = [certificate.json() for certificate in found]
-        write_atomically(args.json, json.dumps(rows, indent=2).encode())
+        write_atomically(args.json, json.dumps(rows, indent=2, allow_nan=False).encode())
+    if args.plot:
+        with writing(args.plot):
+            plot(list(found[0].curves), args.plot)
     warned = args.strict and any(c.named("warning") for c in found)
     return int(warned or not all(c.passed for c in found))
 

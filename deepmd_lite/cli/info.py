@@ -57,6 +57,8 @@ def _info_of_model(args: argparse.Namespace) -> int:
     )
     if isinstance(model.embedding, TabulatedEmbedding):
         rows["embedding"] += "; a table, its networks are lost: no training"
+    if not model.reference_frames:
+        rows["reference frame"] = "none: nothing is compared when the file is read"
     for frame in model.reference_frames:
         rows["reference frame"] = f"{frame.source}, {len(frame.types)} atoms: same forces here"
     error = model.table_error

@@ -42,7 +42,7 @@ def write_systems(
     all of it. Raises InputError where something is there already, for elements that `type_map`
     lacks, and for frames that the format cannot hold.
     """
-    path = Path(path)
+    path = Path(path).resolve() if Path(path).name in ("", "..") else Path(path)
     kind = kind or format_of(path)
     if kind not in FORMATS:
         raise InputError(f"--to {kind}: expected one of {', '.join(FORMATS)}")

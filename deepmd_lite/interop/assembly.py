@@ -263,7 +263,12 @@ def _widths(parts: Parts, section: Tree) -> tuple[list[int], str]:
     for table in parts.tables or []:
         if table is not None:
             coefficients = table["@variables"]["coefficients"]
-            hidden = (section.get("neuron") or [0])[:-1]
+            hidden = section.get("neuron") or [0]
+            if not isinstance(hidden, list) or not all(type(n) is int for n in hidden):
+                raise PartsError(
+                    f"model/descriptor/neuron {_shown(hidden)} is not a list of widths"
+                )
+            hidden = hidden[:-1]
             return [*hidden, int(coefficients.shape[1])], coefficients.dtype.name
     raise PartsError("every pair of types is excluded")
 

@@ -83,7 +83,9 @@ def _imported(
 ) -> tuple[Potential, list[str]]:
     tree = reader(source)
     potential = potential_from_tree(tree, str(source))
-    wanted = tolerance or TOLERANCE[potential.precision]
+    wanted = TOLERANCE[potential.precision] if tolerance is None else tolerance
+    if not 0 < wanted < math.inf:
+        raise InputError(f"tolerance {wanted} eV/Å: expected a positive number, such as 1e-9")
     frame = gas(potential)
     env = periodic_env(frame.positions, frame.cell, frame.pbc, frame.types, potential.rcut).env
     error = refine_table(potential, env, wanted)

@@ -131,6 +131,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.nd
         raise ArchiveError(f"a tensor of {count} numbers in a storage of {len(storage)}")
     if count == 0:
         return np.empty(size, storage.dtype)
+    if 0 in (step for n, step in zip(size, stride, strict=True) if n > 1):
+        raise ArchiveError("a tensor that repeats its numbers")
     width = storage.dtype.itemsize
     strides = tuple(step * width for step in stride)
     view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
@@ -138,7 +140,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.nd
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "collections OrderedDict": dict,
+    "collections OrderedDict": lambda items=(): _mapping(items),
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": lambda data, *_: data,
     "torch.jit._pickle restore_type_tag": lambda value, _: value,
@@ -292,6 +294,15 @@ def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ArchiveError("'data.pkl' appends to what is not a list")
     return value
+
+
+def _mapping(items: Any) -> dict[Any, Any]:
+    """What OrderedDict makes of a list of pairs."""
+    if not isinstance(items, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in items
+    ):
+        raise ArchiveError("'data.pkl' has a mapping that is not one of names")
+    return dict(_pairs([part for pair in items for part in pair]))
 
 
 def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:

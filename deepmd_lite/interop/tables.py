@@ -38,7 +38,7 @@ def tabulated_embedding(
         given = [given[a + n_types * b] for a in range(n_types) for b in range(n_types)]
     tables = [None if node is None else _checked(node, d.neuron[-1]) for node in given]
     ends = [table["max"] for table in tables if table is not None]
-    if not ends or (None in tables and not d.exclude_types):
+    if not ends or any(t is None and not _excluded(k, config) for k, t in enumerate(tables)):
         raise embeddings.refusal("tables", "a table is null; expected its coefficients")
     reach = min(ends) * dstd[:, 0] + davg[:, 0]
     if not (reach > 1.0 / d.rcut).all():
@@ -46,6 +46,14 @@ def tabulated_embedding(
     found = [_pieces(table, d.neuron[-1]) for table in tables]
     embedding = TabulatedEmbedding([knots for knots, _ in found], [pieces for _, pieces in found])
     return embedding, float((1.0 / reach).max())
+
+
+def _excluded(k: int, config: ModelConfig) -> bool:
+    """Whether no pair of types looks at table k."""
+    n, pairs = len(config.type_map), {frozenset(p) for p in config.descriptor.exclude_types}
+    if not config.descriptor.type_one_side:
+        return frozenset(divmod(k, n)) in pairs
+    return all(frozenset((a, k)) in pairs for a in range(n))
 
 
 def _checked(node: Node, width: int) -> nodes.Tree:

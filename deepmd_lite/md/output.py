@@ -36,12 +36,14 @@ class Writer:
         quiet: bool,
         sizes: Mapping[str, int] | None,
         formats: Sequence[str] = (),
+        deviates: bool = False,
     ) -> None:
         """Write to `directory` (None: no files), or go on where the files had `sizes` bytes.
 
-        `formats` of the trajectory. Files are made when there is something to write, so that a
-        failed start leaves none. Raises InputError if a new run would overwrite an old one, if a
-        format needs a package that is not there, or a file cannot be taken back to the restart.
+        `formats` of the trajectory; `deviates`: there will be a model deviation. Files are made
+        when there is something to write, so that a failed start leaves none. Raises InputError if
+        a new run would overwrite an old one, if a format needs a package that is not there, or a
+        file cannot be taken back to the restart.
         """
         self.directory = directory
         self.quiet = quiet
@@ -54,7 +56,7 @@ class Writer:
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
         self._thermo = Journal(directory / "thermo.csv")
         self._deviation = Journal(directory / "model_devi.out")
-        tables = [self._thermo, self._deviation]
+        tables = [self._thermo, *([self._deviation] if deviates else [])]
         self._growing: list[Journal | Trajectory] = [*tables, *self._trajectories]
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,8 @@ class Writer:
                 self._go_on(sizes)
 
     def _refuse_to_overwrite(self, directory: Path) -> None:
-        names = ("thermo.csv", "model_devi.out", *NAMES.values(), "log")
+        own = [file.path.name for file in self._growing]
+        names = dict.fromkeys(("thermo.csv", *own, *NAMES.values(), "log"))
         present = [name for name in names if (directory / name).exists()]
         if present or any((directory / "restart").glob("step-*")):
             raise InputError(

@@ -136,7 +136,8 @@ class Simulation:
             if self.comm.rank == 0:
                 sizes = self.start.file_sizes if self.resumed else None
                 formats = self.output.format if self.output else ()
-                self.writer = Writer(directory, quiet, sizes, formats)
+                deviates = isinstance(self.model, Committee)
+                self.writer = Writer(directory, quiet, sizes, formats, deviates)
                 self.writer.reports_beyond_table = self.guards.beyond_table != "off"
                 source = self.start.source
                 damaged = [

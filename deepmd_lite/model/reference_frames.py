@@ -65,12 +65,13 @@ def smallest(
 ) -> tuple[ReferenceFrame, ...]:
     """The smallest of frames (source, positions, cell, pbc, types) with the most elements.
 
-    None if it has more than `MOST_ATOMS` atoms.
+    Of those with at most `MOST_ATOMS` atoms; none if there is none.
     """
+    candidates = [c for c in candidates if len(c[1]) <= MOST_ATOMS]
     if not candidates:
         return ()
     best = min(candidates, key=lambda c: (-len(set(c[4].tolist())), len(c[1])))
-    return (ReferenceFrame(best[0], True, *best[1:]),) if len(best[1]) <= MOST_ATOMS else ()
+    return (ReferenceFrame(best[0], True, *best[1:]),)
 
 
 def remembered(potential: Potential) -> tuple[ReferenceFrame, ...]:

@@ -18,8 +18,9 @@ from ..data import PreparedFrame, System, prepare
 from ..model import Potential, load_model, save_model
 from ..system import InputError
 
-SINGULAR = 1e-3
-"""Relative size of singular values that count as 0: compositions that hardly vary."""
+SINGULAR = 1e-8
+"""Relative size of singular values that count as 0, of columns of equal length: compositions that
+do not vary. A rare element still counts."""
 
 
 def bias_shift(
@@ -46,7 +47,10 @@ def bias_shift(
     if not differences:
         raise InputError("energy bias: no frame has an energy to fit it to")
     matrix, target = np.array(compositions, dtype=float), np.array(differences)
-    shift = np.linalg.lstsq(matrix, target, rcond=SINGULAR)[0]
+    lengths = np.linalg.norm(matrix, axis=0)
+    scaled = matrix / np.where(lengths > 0, lengths, 1.0)
+    shift = np.linalg.lstsq(scaled, target, rcond=SINGULAR)[0]
+    shift /= np.where(lengths > 0, lengths, 1.0)
     return shift, (target - matrix @ shift) / np.array(sizes)
 
 

@@ -16,15 +16,17 @@ log = logging.getLogger(__name__)
 def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> None:
     """Raise InputError with a line for each error in a data set, which is called `what`.
 
-    A set without a label is left to the note on the loss, where that label is not trained.
+    A set without a label is left to the note on the loss, where that label is not trained, and
+    energy zeros to `dpl check`: molecules beside a crystal can look like them.
     """
     names = ("energy", "force", "virial")
     parts = zip(names, settings.loss.starts, settings.loss.limits, strict=True)
-    untrained = {f"{name}-missing" for name, start, limit in parts if start + limit == 0}
+    exempt = {f"{name}-missing" for name, start, limit in parts if start + limit == 0}
+    exempt |= {"energy-zeros"}
     found = [
         finding
         for finding in errors_in_sample(frames, what, cutoff=settings.model.descriptor.rcut)
-        if finding.code not in untrained
+        if finding.code not in exempt
     ]
     if found:
         raise InputError(

@@ -219,6 +219,9 @@ def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[int]) -> 
     wanted = settings.model.type_map
     if wanted == found.type_map or not set(wanted) <= set(found.type_map):
         return False
+    pairs = settings.model.descriptor.exclude_types
+    place = [found.type_map.index(name) for name in wanted]
+    settings.model.descriptor.exclude_types = [(place[a], place[b]) for a, b in pairs]
     settings.model.type_map = list(found.type_map)
     settings.model.descriptor.sel = list(sel)
     settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)

@@ -11,7 +11,17 @@ import torch
 from models import random_potential
 
 from deepmd_lite import kernels
-from deepmd_lite.certify import Verdict, certify, curves, derivatives, machine, samples, symmetry
+from deepmd_lite.certify import (
+    Verdict,
+    certify,
+    curves,
+    derivatives,
+    dynamics,
+    machine,
+    samples,
+    symmetry,
+)
+from deepmd_lite.certify.verdict import worse
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System
 from deepmd_lite.model import save_model
@@ -293,3 +303,47 @@ def test_a_model_that_fails_is_an_exit_status(tmp_path, model, monkeypatch, caps
     monkeypatch.setattr(derivatives, "forces", lambda *a: failed)
     assert main(["check", str(tmp_path / "model.dpl"), "--quick"]) == 1
     assert "1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["energies", "forces", "virial"])
+def test_a_single_kind_of_nan_fails_its_checks(model, structures, what):
+    broken = changed(**{what: lambda e, env: getattr(e, what) * np.nan})
+    faulty, samples_twice = Faulty(model, broken), [*structures, *structures]
+    found = {
+        "energies": [
+            derivatives.forces(faulty, samples_twice),
+            *symmetry.invariances(faulty, samples_twice),
+            symmetry.size_consistency(faulty, samples_twice),
+        ],
+        "forces": [
+            derivatives.forces(faulty, samples_twice),
+            *symmetry.invariances(faulty, samples_twice),
+            symmetry.size_consistency(faulty, samples_twice),
+            symmetry.net_force(faulty, samples_twice),
+            machine.instruction_sets(faulty, samples_twice),
+        ],
+        "virial": [derivatives.virial(faulty, samples_twice)],
+    }[what]
+    assert {v.state for v in found} == {"FAILED"}
+    if what == "forces":
+        dimers = curves.repulsion(curves.curves(faulty))
+        assert {v.state for v in dimers} == {"warning"}
+
+
+def test_a_finite_error_does_not_hide_nan():
+    assert not worse(1.0, float("nan"))
+    assert worse(float("nan"), 1.0)
+    assert not worse(0.5, 1.0)
+
+
+def test_energies_that_jump_are_no_drift_of_zero(model, monkeypatch):
+    noise = np.random.default_rng(0)
+
+    def jumps(model, env):
+        found = model.evaluate(env)
+        return dataclasses.replace(found, energies=found.energies + 0.02 * noise.normal())
+
+    real = dataclasses.replace(samples.made_up(model), real=True)
+    symbols = [model.type_map[t] for t in real.types]
+    found = dynamics.energy_drift(Faulty(model, jumps), real, symbols, 200)
+    assert found.state == "FAILED"

@@ -179,3 +179,12 @@ def test_a_converted_model_can_be_checked(name, tmp_path, capsys):
     assert frame.source == "atoms at random places"
     assert main(["check", str(target), "--quick", "-q"]) == 0
     assert "checks passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "0", "nan", "inf"])
+def test_a_tolerance_that_is_none(tolerance, tmp_path, capsys):
+    path = unpacked("single.pb", tmp_path)
+    arguments = ["convert", str(path), str(tmp_path / "m.dpl"), f"--tolerance={tolerance}"]
+    assert main(arguments) == 1
+    assert "expected a positive number" in capsys.readouterr().err
+    assert not (tmp_path / "m.dpl").exists()

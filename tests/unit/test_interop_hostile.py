@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepmd_lite.interop import potential_from_tree
+from deepmd_lite.interop.pickled import _CALLS, ArchiveError
 from deepmd_lite.interop.protobuf import (
     BYTES,
     FIXED32,
@@ -254,6 +255,24 @@ def test_laughing_pickles_end(tmp_path):
     assert "not one of names" in refused(archive(tmp_path / "m.pt", pickled))
     pickled = b"\x80\x02)q\x00" + doubled + b"h\x3cQ."
     assert "not a storage" in refused(archive(tmp_path / "n.pt", pickled))
+
+
+def test_ordered_dictionaries_have_names_for_keys(tmp_path):
+    """A key of nested tuples would take forever to hash."""
+    key = ()
+    for _ in range(60):
+        key = (key, key)
+    for items, taken in (([("a", 1)], True), ([(key, 1)], False), ([1], False)):
+        if taken:
+            assert _CALLS["collections OrderedDict"](items) == {"a": 1}
+        else:
+            with pytest.raises(ArchiveError):
+                _CALLS["collections OrderedDict"](items)
+
+
+def test_a_tensor_that_repeats_a_number_is_refused():
+    with pytest.raises(ArchiveError, match="repeats"):
+        _CALLS["torch._utils _rebuild_tensor_v2"](np.zeros(4), 0, (3,), (0,))
 
 
 def test_packed_members_are_not_unpacked(tmp_path):

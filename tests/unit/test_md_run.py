@@ -181,6 +181,15 @@ def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
         run_input(whole, resume=True, quiet=True)
 
 
+def test_a_deviation_written_by_others_is_left_alone(folder):
+    """model_devi.out is also what `dpl devi` writes: a run of one model does not own it."""
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "steps": 8}, quiet=True)
+    (folder / "run/model_devi.out").write_text("of another command\n")
+    run_input(whole, resume=True, quiet=True)
+    assert (folder / "run/model_devi.out").read_text() == "of another command\n"
+
+
 def test_nothing_to_go_on_from(folder):
     with pytest.raises(InputError, match="no restart to continue from"):
         run_input("md.yaml", resume=True, quiet=True)

@@ -1,6 +1,7 @@
 """Trainings that begin with a model, and models whose energy bias is changed."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from safetensors.torch import load_file
 from deepmd_lite.cli import main
 from deepmd_lite.data import load, prepare
 from deepmd_lite.evaluate import evaluate
-from deepmd_lite.model import load_model, read_header, save_model
+from deepmd_lite.model import ModelConfig, load_model, read_header, save_model
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 from deepmd_lite.training.bias import bias_shift, change_bias
+from deepmd_lite.training.config import read_input
+from deepmd_lite.training.setup import adopt_elements
 
 
 @pytest.fixture(name="data", scope="module")
@@ -229,3 +232,34 @@ def test_a_bias_by_hand(tmp_path, capsys):
     (bare := tmp_path / "bare.xyz").write_text("1\nProperties=species:S:1:pos:R:3\nSi 0 0 0\n")
     with pytest.raises(InputError, match="no frame has an energy"):
         change_bias(source, out, load(bare, labelled=False))
+
+
+def test_a_rare_element_gets_its_shift_too():
+    """Three atoms of it among 128,000."""
+    counts = [(64, 0)] * 1997 + [(63, 1)] * 3
+    frames = [_Counted(np.array(c), c[0] * 1.0 + c[1] * 5.0) for c in counts]
+    shift, left = bias_shift(random_potential(("Si", "C")), frames, of_network=False)
+    expected = np.array([1.0, 5.0]) - random_potential(("Si", "C")).energy_bias.numpy()
+    np.testing.assert_allclose(shift, expected, atol=1e-6)
+    assert np.abs(left).max() < 1e-8
+
+
+class _Counted:
+    """What `bias_shift` looks at of a prepared frame."""
+
+    def __init__(self, counts, energy):
+        self.n_atoms = int(counts.sum())
+        self.frame = SimpleNamespace(energy=energy)
+        self.env = SimpleNamespace(types=torch.from_numpy(np.repeat([0, 1], counts)))
+
+
+def test_excluded_pairs_go_by_name_when_the_model_orders_elements():
+    given = {
+        "model": {"type_map": ["H", "O"], "descriptor": {"exclude_types": [[0, 0]]}},
+        "training": {"training_data": {"systems": ["."]}},
+    }
+    wanted, _ = read_input(given)
+    found = ModelConfig(type_map=["O", "H"], descriptor={"exclude_types": [[1, 1]]})
+    assert adopt_elements(wanted, found, [3, 6])
+    assert wanted.model.type_map == ["O", "H"]
+    assert wanted.model.descriptor.exclude_types == [(1, 1)]
