@@ -100,7 +100,7 @@ class Hdf5Group:
     def words(self, name: str) -> list[str]:
         if name not in self._group:
             raise InputError(f"{self.where(name)}: is missing")
-        values = np.ravel(self._read(self._group[name], self.where(name)))
+        values = np.ravel(self._read(self._member(name), self.where(name)))
         return [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
 
     def sets(self) -> list[str]:
@@ -113,19 +113,26 @@ class Hdf5Group:
         where = self.where(part, name)
         if not self.has(part, name):
             raise InputError(f"{where}: is missing")
-        dataset = self._group[part][name]
+        dataset = self._member(part, name)
         matching(dataset.shape, shapes, where)
         if dataset.dtype.kind not in "fiu":
             raise InputError(f"{where}: expected real numbers, found dtype {dataset.dtype}")
         return np.asarray(self._read(dataset, where))
 
+    def _member(self, *path: str) -> Any:
+        """A piece of the system that lies in this very file: a link may lead to any other."""
+        found = self._group
+        for name in path:
+            if type(found.get(name, getlink=True)).__name__ != "HardLink":
+                raise InputError(f"{self.where(*path)}: is a link; copy the data into the file")
+            found = found[name]
+        return found
+
     def _read(self, dataset: Any, where: str) -> Any:
-        """All of a data set, if the file is large enough to hold it."""
-        size = Path(self._group.file.filename).stat().st_size
-        if dataset.nbytes > DENSEST * size:
-            raise InputError(
-                f"{where}: is damaged: {dataset.nbytes} bytes in a file of {size} bytes"
-            )
+        """All of a data set, if what is stored is enough to hold it."""
+        stored = dataset.id.get_storage_size()
+        if dataset.nbytes > DENSEST * stored:
+            raise InputError(f"{where}: is damaged: {stored} bytes stored for {dataset.nbytes}")
         return dataset[()]
 
 

@@ -1,5 +1,6 @@
 """Data sets from one format to another and back: nothing is lost, and no sign changes."""
 
+import h5py
 import numpy as np
 import pytest
 from ase.io import read, write
@@ -285,3 +286,32 @@ def test_dpdata_reads_what_is_written_here(tmp_path):
     write(tmp_path / "x.xyz", random_atoms("Si2", 5.0, 1))
     with pytest.raises(InputError, match=r"none\.xyz: no such file"):
         read_with_dpdata(tmp_path / "none.xyz", "extxyz")
+
+
+def small_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["a/type.raw"] = np.zeros(2, dtype=int)
+        file["a/type_map.raw"] = [b"Si"]
+        file["a/set.000/energy.npy"] = np.zeros(1)
+        file["a/set.000/box.npy"] = 9.0 * np.eye(3).reshape(1, 9)
+        file["a/set.000/coord.npy"] = np.arange(6.0).reshape(1, 6)
+    return path
+
+
+def test_a_data_set_that_was_never_written_is_not_read(tmp_path):
+    path = small_hdf5(tmp_path / "a.hdf5")
+    assert len(load([path])[0].frames) == 1
+    with h5py.File(path, "a") as file:
+        del file["a/set.000/coord.npy"]
+        file["a/set.000"].create_dataset("coord.npy", (1, 6), chunks=(1, 6), dtype="f8")
+    with pytest.raises(InputError, match="0 bytes stored for 48"):
+        load([path])
+
+
+def test_links_to_other_files_are_not_followed(tmp_path):
+    other, path = small_hdf5(tmp_path / "other.hdf5"), small_hdf5(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["a/set.000/coord.npy"]
+        file["a/set.000/coord.npy"] = h5py.ExternalLink(other, "a/set.000/coord.npy")
+    with pytest.raises(InputError, match="is a link"):
+        load([path])
