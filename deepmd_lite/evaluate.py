@@ -77,6 +77,10 @@ class Scores:
     virial_frames: int
 
 
+OTHER_ZERO = 0.5
+"""eV/atom: errors that are as large, and the same in all frames, are no errors of a fit."""
+
+
 @dataclass
 class Report:
     """Every prediction, and the errors of any group of them."""
@@ -102,6 +106,11 @@ class Report:
         for result in self.results:
             groups.setdefault(key(result), []).append(result)
         return {name: scores(results) for name, results in groups.items()}
+
+    def energy_shift(self) -> tuple[float, float]:
+        """Mean of prediction − label over frames, and its standard deviation, eV/atom."""
+        found = [float(x - label) / n for label, x, n in _pairs(self.results, "energy")]
+        return (float(np.mean(found)), float(np.std(found))) if found else (0.0, 0.0)
 
     @property
     def beyond_table(self) -> int:
@@ -245,6 +254,12 @@ def format_report(report: Report) -> str:
             continue
         also = f"  = {1e3 * value:.3f} {small}" if small else ""
         lines.append(f"{name:<19}: {value:.6e} {unit}{also}")
+    shift, spread = report.energy_shift()
+    if abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread:
+        lines.append(
+            f"warning: all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom "
+            "besides: another zero of energy; dpl change-bias fits the model's to these data"
+        )
     if report.beyond_table:
         lines.append(
             f"warning: {report.beyond_table} pairs are closer than anything the model was made "
@@ -255,14 +270,14 @@ def format_report(report: Report) -> str:
 
 def _table(title: str, groups: dict[str, Scores]) -> list[str]:
     width = max(len(title), *(len(name) for name in groups))
-    head = f"{title:<{width}}  frames  E RMSE   E MAE  F RMSE   F MAE  V RMSE   V MAE"
-    lines = [head, f"{'':<{width}}        {'meV/atom':>16}{'meV/Å':>16}{'meV/atom':>16}"]
+    head = f"{title:<{width}}  frames    E RMSE     E MAE    F RMSE     F MAE    V RMSE     V MAE"
+    lines = [head, f"{'':<{width}}        {'meV/atom':>20}{'meV/Å':>20}{'meV/atom':>20}"]
     for name, s in groups.items():
         values = (
             *(s.energy_rmse_per_atom, s.energy_mae_per_atom, s.force_rmse, s.force_mae),
             *(s.virial_rmse_per_atom, s.virial_mae_per_atom),
         )
-        cells = "".join(f"{'-':>8}" if math.isnan(v) else f"{1e3 * v:8.2f}" for v in values)
+        cells = "".join(f"{'-':>10}" if math.isnan(v) else f" {1e3 * v:9.2f}" for v in values)
         lines.append(f"{name:<{width}}  {s.frames:6d}{cells}")
     return [*lines, ""]
 

@@ -97,7 +97,18 @@ def parse(section: type[S], data: Mapping[str, Any], where: str) -> S:
         return section.model_validate(_without_comments(data))
     except ValidationError as e:
         problems = [_sentence(section, err) for err in e.errors(include_url=False)]
-        raise InputError("; ".join(f"{where}: {p}" for p in dict.fromkeys(problems))) from None
+        raise InputError(f"{where}: {'; '.join(_once(problems))}") from None
+
+
+def _once(problems: list[str]) -> list[str]:
+    """Each problem once, and with the first of several the keys that are known."""
+    told: set[str] = set()
+    kept = []
+    for problem in dict.fromkeys(problems):
+        said, mark, keys = problem.partition("; known keys: ")
+        kept.append(said if keys in told else said + mark + keys)
+        told.add(keys)
+    return kept
 
 
 def located(path: str, folder: Path | None, where: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
+from ..files import write_atomically
+from ..page import panels, png
 from .samples import Sample, evaluated
 from .verdict import Verdict
 
@@ -126,15 +128,12 @@ def repulsion(found: list[Curve]) -> list[Verdict]:
 
 
 def plot(found: list[Curve], path: Path) -> None:
-    """Energies of all dimers over the distance."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    """Energies of all dimers over the distance, as a PNG at `path`."""
+    figure, (axes,) = panels(1)
     for curve in found:
         axes.plot(curve.distances, curve.energies, label=curve.pair)
     lowest = min(float(c.energies.min()) for c in found)
     axes.set(xlabel="distance / Å", ylabel="energy / eV", ylim=(min(1.2 * lowest, -1.0), 20.0))
     axes.set_title("two atoms in vacuum")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    write_atomically(path, png(figure))

@@ -37,22 +37,33 @@ class Certificate:
 
     def lines(self) -> list[str]:
         """A table and a last line that says it all."""
-        width = max(len(v.name) for v in self.verdicts)
-        rows = [f"{self.model}: checked on {', '.join(self.samples)}"]
-        for v in self.verdicts:
+        heading = f"{self.model}: checked on {', '.join(self.samples)}"
+        return [heading, *self._table(self.verdicts), self._count()]
+
+    def loud(self) -> list[str]:
+        """What failed or warns, and the last line."""
+        found = [v for v in self.verdicts if v.state in ("FAILED", "warning")]
+        return [*self._table(found), f"{self.model}: {self._count()}"]
+
+    def _table(self, verdicts: Sequence[Verdict]) -> list[str]:
+        width = max((len(v.name) for v in verdicts), default=0)
+        rows = []
+        for v in verdicts:
             found = "" if v.found is None else f"{v.found:9.1e}"
             limit = "" if v.limit is None or v.found is None else f"<= {v.limit:.0e} {v.unit}"
             rows.append(f"{v.name:<{width}}  {v.state:<8} {found:>9} {limit}")
             if v.words and v.state != "ok":
                 rows.append(f"{'':<{width}}  {v.words}")
+        return rows
+
+    def _count(self) -> str:
         count = f"{len(self.named('ok'))} of {len(self.verdicts)} checks passed"
         others = [
             f"{len(self.named(s))} {word}"
             for s, word in (("FAILED", "failed"), ("warning", "warned"), ("not made", "not made"))
             if self.named(s)
         ]
-        rows.append(", ".join([count, *others]))
-        return rows
+        return ", ".join([count, *others])
 
     def json(self) -> dict[str, Any]:
         """For machines."""

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     args = _parsed(argv)
     args.started = started  # a time limit includes the imports below
+    logging.raiseExceptions = False  # whoever reads the output may leave (| head): work goes on
     logging.basicConfig(
         level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO,
         format="%(message)s",

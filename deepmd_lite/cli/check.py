@@ -7,11 +7,13 @@ import json
 import logging
 from pathlib import Path
 
-from .common import EPILOG, common, set_threads
+from .common import EPILOG, common, positive_length, set_threads
 
 log = logging.getLogger(__name__)
 
 MODEL = ".dpl"
+FOREIGN = (".pb", ".pth", ".pt", ".dp")
+"""Suffixes by which a model of DeePMD-kit is known, and no data."""
 MOST_SETS = 8
 """Paths that a person can tell apart as sets of their own; more of them are one set."""
 
@@ -24,7 +26,10 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
         epilog="Exit status 1 if there is an error. " + EPILOG,
     )
     p.add_argument(
-        "paths", nargs="*", help="data, each set compared with the others; or .dpl files"
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="data, each set compared with the others; or .dpl files",
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
     p.add_argument("--strict", action="store_true", help="exit status 1 for warnings too")
@@ -32,10 +37,12 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
     for role in ("train", "validation", "test"):
         of_data.add_argument(f"--{role}", nargs="+", default=[], metavar="DATA", help=f"{role} set")
     of_data.add_argument("--type-map", nargs="+", metavar="EL", help="elements of the model")
-    of_data.add_argument("--rcut", type=float, default=6.0, help="its cutoff, Å (default: 6)")
+    of_data.add_argument(
+        "--rcut", type=positive_length, default=6.0, metavar="Å", help="its cutoff (default: 6)"
+    )
     of_data.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
     of_model = p.add_argument_group("models")
-    of_model.add_argument("--data", nargs="+", default=[], help="frames that it is checked on")
+    of_model.add_argument("--data", nargs="+", default=[], metavar="DATA", help="frames for it")
     of_model.add_argument("--quick", action="store_true", help="without ranks, less dynamics")
     of_model.add_argument("--plot", type=Path, metavar="PNG", help="draw the dimers")
     common(p)
@@ -47,8 +54,18 @@ def _check(args: argparse.Namespace) -> int:
 
     set_threads(args.threads)
     models = [path for path in args.paths if path.lower().endswith(MODEL)]
+    for path in map(Path, args.paths):
+        if path.suffix.lower() in FOREIGN:
+            own = path.with_suffix(MODEL)
+            raise InputError(f"{path}: convert it first: dpl convert {path} {own}")
+    if not (args.paths or args.train or args.validation or args.test):
+        raise InputError("nothing to check: name data, or models (.dpl files)")
     if not models:
+        if args.data or args.quick or args.plot:
+            raise InputError("--data, --quick, --plot: only with a model (a .dpl file)")
         return _check_data(args)
+    if args.html or args.type_map:
+        raise InputError("--html, --type-map: only with data")
     if len(models) < len(args.paths) or args.train or args.validation or args.test:
         raise InputError("models and data are checked apart; frames for a model: --data DATA…")
     if len(models) > 1 and args.plot:
@@ -60,7 +77,7 @@ def _check_models(args: argparse.Namespace, models: list[str]) -> int:
     from ..certify import certify
     from ..certify.curves import plot
     from ..data import load
-    from ..files import write_atomically, writing
+    from ..files import write_atomically
 
     systems = load(args.data, labelled=False) if args.data else []
     found = []
@@ -69,14 +86,12 @@ def _check_models(args: argparse.Namespace, models: list[str]) -> int:
             path, systems, quick=args.quick, progress=lambda name: log.info("... %s", name)
         )
         found.append(certificate)
-        lines = certificate.lines()
-        print("\n".join(lines[-1:] if args.quiet else lines))
+        print("\n".join(certificate.loud() if args.quiet else certificate.lines()))
     if args.json:
         rows = [certificate.json() for certificate in found]
         write_atomically(args.json, json.dumps(rows, indent=2, allow_nan=False).encode())
     if args.plot:
-        with writing(args.plot):
-            plot(list(found[0].curves), args.plot)
+        plot(list(found[0].curves), args.plot)
     warned = args.strict and any(c.named("warning") for c in found)
     return int(warned or not all(c.passed for c in found))
 
@@ -93,7 +108,9 @@ def _check_data(args: argparse.Namespace) -> int:
         cutoff=args.rcut,
         type_map=args.type_map,
     )
-    print(report.loud() if args.quiet else report.text(args.rcut))
+    shown = report.loud() if args.quiet else report.text(args.rcut)
+    if shown:
+        print(shown)
     if args.json:
         write_atomically(args.json, report.json(args.rcut))
     if args.html:

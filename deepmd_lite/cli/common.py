@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,13 +16,22 @@ EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
 
 def common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="errors and results only")
-    parser.add_argument("--threads", type=positive, help="threads of this process (default: all)")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="threads of each process (default: all)"
+    )
 
 
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+def positive_length(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a length above 0, found {text}")
     return value
 
 

@@ -35,9 +35,7 @@ def add_convert_data(verbs: argparse._SubParsersAction) -> None:
         metavar="FORMAT",
         help="read IN through dpdata: vasp/outcar, cp2k/output, qe/pw/scf, abacus/scf, …",
     )
-    p.add_argument(
-        "--type-map", nargs="+", metavar="ELEMENT", help="order of elements in type_map.raw"
-    )
+    p.add_argument("--type-map", nargs="+", metavar="EL", help="order of elements in type_map.raw")
     common(p)
     p.set_defaults(run=_convert_data)
 

@@ -14,7 +14,7 @@ def add_md(verbs: argparse._SubParsersAction) -> None:
         help="molecular dynamics, alone or under mpiexec",
         epilog="In parallel: mpiexec -n 4 dpl md input.yaml. " + EPILOG,
     )
-    p.add_argument("input", type=Path, help="YAML; see the README for its keys")
+    p.add_argument("input", type=Path, metavar="INPUT", help="YAML: docs/molecular-dynamics.md")
     p.add_argument(
         "--continue",
         dest="resume",

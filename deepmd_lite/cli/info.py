@@ -12,13 +12,16 @@ from .common import EPILOG, table
 
 def add_info(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser("info", help="what a model file or a restart holds", epilog=EPILOG)
-    p.add_argument("file", type=Path, help="a model, a restart, or the folder of an MD run")
+    p.add_argument(
+        "file", type=Path, metavar="FILE", help="a model, a restart, or the folder of an MD run"
+    )
     p.add_argument("--json", action="store_true", help="as JSON; of a model the whole header")
     p.set_defaults(run=_info)
 
 
 def _info(args: argparse.Namespace) -> int:
-    return _info_of_restart(args) if args.file.is_dir() else _info_of_model(args)
+    of_run = args.file.is_dir() and not any(args.file.glob("*.dpl"))
+    return _info_of_restart(args) if of_run else _info_of_model(args)
 
 
 def _info_of_restart(args: argparse.Namespace) -> int:
@@ -42,7 +45,7 @@ def _info_of_model(args: argparse.Namespace) -> int:
     table_bytes = model.coefficients().numel() * model.coefficients().element_size()
     rows = {
         "elements": " ".join(model.type_map),
-        "descriptor": f"se_e2_a, rcut {d.rcut} Å, rcut_smth {d.rcut_smth} Å, sel {model.sel}",
+        "descriptor": f"se_e2_a, rcut {d.rcut:g} Å, rcut_smth {d.rcut_smth:g} Å, sel {model.sel}",
         "embedding": f"{_widths(d.neuron)}, axis {d.axis_neuron}, {d.activation_function}",
         "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

@@ -26,7 +26,9 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
     )
     p.add_argument("-m", "--model", help="the model; then every PATH is data")
     p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
-    p.add_argument("-f", "--datafile", type=Path, help="a text file with a DATA in each line")
+    p.add_argument(
+        "-f", "--datafile", type=Path, metavar="FILE", help="a text file with a DATA in each line"
+    )
     p.add_argument(
         "-n",
         "--numb-test",
@@ -46,7 +48,11 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--plot", type=Path, metavar="PNG", help="write a parity plot")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the errors as JSON")
-    p.add_argument("--precision", choices=("float64", "float32"))
+    p.add_argument(
+        "--precision",
+        choices=("float64", "float32"),
+        help="of the arithmetic (default: that of the training)",
+    )
     common(p)
     p.set_defaults(run=_test)
 
@@ -93,7 +99,14 @@ def add_devi(verbs: argparse._SubParsersAction) -> None:
     p.add_argument(
         "-s", "--system", nargs="+", required=True, metavar="DATA", help="structures: as for test"
     )
-    p.add_argument("-o", "--output", type=Path, default=Path("model_devi.out"))
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("model_devi.out"),
+        metavar="FILE",
+        help="table to write (default: model_devi.out)",
+    )
     p.add_argument(
         "-f",
         "--frequency",
@@ -129,8 +142,9 @@ def _devi(args: argparse.Namespace) -> int:
     write_deviations(found, args.output, args.frequency, atomic=args.atomic)
     frames = [d for part in found.values() for d in part]
     highest = max(range(len(frames)), key=lambda k: frames[k].max_f)
+    unit = " eV/Å" if args.relative is None else " (relative)"
     print(
-        f"{len(frames)} frames, {len(args.models)} models: {args.output}\n"
-        f"largest force deviation {frames[highest].max_f:.4g}, frame {highest}"
+        f"{len(frames)} frame{'s' * (len(frames) != 1)}, {len(args.models)} models: {args.output}\n"
+        f"largest force deviation {frames[highest].max_f:.4g}{unit}, frame {highest}"
     )
     return 0

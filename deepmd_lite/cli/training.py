@@ -14,8 +14,15 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         help="train a potential from an input file",
         epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
     )
-    p.add_argument("input", type=Path, help="JSON or YAML with DeePMD-kit's keys")
-    p.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the results")
+    p.add_argument("input", type=Path, metavar="INPUT", help="JSON or YAML with DeePMD-kit's keys")
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("."),
+        metavar="FOLDER",
+        help="folder of the results (default: the working directory)",
+    )
     start = p.add_mutually_exclusive_group()
     start.add_argument(
         "-r",
@@ -32,6 +39,12 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="MODEL",
         help="likewise, after its energy bias was fitted to the data",
+    )
+    p.add_argument(
+        "-u",
+        "--use-pretrain-script",
+        action="store_true",
+        help="take the architecture from that MODEL (or checkpoint), not from the input",
     )
     p.add_argument(
         "--time-limit",
@@ -52,6 +65,7 @@ def _train(args: argparse.Namespace) -> int:
         restart=args.restart,
         init_model=args.init_model,
         finetune=args.finetune,
+        use_pretrain_script=args.use_pretrain_script,
         time_limit=args.time_limit,
         started=args.started,
         quiet=args.quiet,
@@ -69,10 +83,12 @@ def add_change_bias(verbs: argparse._SubParsersAction) -> None:
         usage="dpl change-bias MODEL DATA… -o OUT [options]",
         epilog=EPILOG,
     )
-    p.add_argument("model", type=Path)
+    p.add_argument("model", type=Path, metavar="MODEL", help="a .dpl file, which stays as it is")
     p.add_argument("paths", nargs="*", metavar="DATA", help="with energies")
     p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
-    p.add_argument("-f", "--datafile", type=Path, help="a text file with a DATA in each line")
+    p.add_argument(
+        "-f", "--datafile", type=Path, metavar="FILE", help="a text file with a DATA in each line"
+    )
     p.add_argument(
         "-b",
         "--bias-value",
@@ -96,7 +112,9 @@ def add_change_bias(verbs: argparse._SubParsersAction) -> None:
         default="change",
         help="change (default): fit energies with the network; set: fit them without it",
     )
-    p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    p.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the new model, a .dpl file"
+    )
     common(p)
     p.set_defaults(run=_change_bias)
 

@@ -58,11 +58,19 @@ def convert(
     that are not known.
     """
     source, target = Path(source), Path(target)
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise InputError(f"tolerance {tolerance}: expected a positive number of eV/Å")
     reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
     if source.suffix.lower() == OWN and writer is not None:
         return _exported(source, target, writer)
     if target.suffix.lower() == OWN and reader is not None:
         return _imported(source, target, reader, tolerance)
+    if source.suffix.lower() == OWN and target.suffix.lower() in READERS:
+        between = target.with_suffix(".dp")
+        raise InputError(
+            f"{target}: DeePMD-kit makes this kind of file itself: dpl convert {source} {between}, "
+            f"then dp convert-backend {between} {target}"
+        )
     raise InputError(
         f"{source} → {target}: expected a model of deepmd_lite (.dpl) and one of DeePMD-kit "
         f"(to read {', '.join(READERS)}; to write {', '.join(WRITERS)})"

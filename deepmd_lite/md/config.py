@@ -15,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from ..schema import Section
@@ -88,6 +89,10 @@ class Guards(Section):
     """On pairs closer than any in the training data."""
 
 
+SHORT = 0.01
+"""fs: a timestep that is shorter was probably given in ps."""
+
+
 class MdConfig(Section):
     """The whole input of `dpl md`."""
 
@@ -126,6 +131,18 @@ class MdConfig(Section):
     def _one_or_several(cls, value: object) -> object:
         models = value if isinstance(value, (list, tuple)) else [value]
         return [str(model) if isinstance(model, Path) else model for model in models]
+
+    @model_validator(mode="after")
+    def _deviation_of_several(self) -> MdConfig:
+        if self.output.model_devi and len(self.model) == 1:
+            raise ValueError("output/model_devi needs several models: model: [a.dpl, b.dpl]")
+        return self
+
+    def warnings(self) -> list[str]:
+        """What is allowed, and rarely meant."""
+        if self.timestep < SHORT:
+            return [f"warning: timestep {self.timestep:g} fs is very short; it is in fs, not ps"]
+        return []
 
     @field_validator("structure", mode="before")
     @classmethod

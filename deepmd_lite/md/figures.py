@@ -126,12 +126,26 @@ def temperature_profile(table: Columns) -> bytes:
     return png(figure)
 
 
-OBSERVED: dict[str, tuple[str, Callable[[Columns], bytes]]] = {
-    "rdf": ("Radial distribution functions", rdf),
-    "msd": ("Mean-square displacement", msd),
-    "vacf": ("Velocity autocorrelation", vacf),
-    "vdos": ("Vibrational density of states", vdos),
-    "viscosity": ("Shear stress and viscosity", viscosity),
-    "temperature_profile": ("Profile along an axis", temperature_profile),
+def model_devi(table: Columns) -> bytes:
+    """Largest, mean and smallest deviation of forces on atoms, and of the virial."""
+    figure, axes = panels(2)
+    for axis, kind, unit in zip(
+        axes, ("f", "v"), ("forces (eV/Å)", "virial (eV/atom)"), strict=True
+    ):
+        for name in ("max", "avg", "min"):
+            axis.plot(table["step"], table[f"{name}_devi_{kind}"], lw=0.9, label=name)
+        axis.set(xlabel="step", ylabel=f"deviation of {unit}", ylim=(0, None))
+        axis.legend(frameon=False, fontsize=8)
+    return png(figure)
+
+
+TABLES: dict[str, tuple[str, Callable[[Columns], bytes]]] = {
+    "model_devi.out": ("Model deviation", model_devi),
+    "rdf.csv": ("Radial distribution functions", rdf),
+    "msd.csv": ("Mean-square displacement", msd),
+    "vacf.csv": ("Velocity autocorrelation", vacf),
+    "vdos.csv": ("Vibrational density of states", vdos),
+    "viscosity.csv": ("Shear stress and viscosity", viscosity),
+    "temperature_profile.csv": ("Profile along an axis", temperature_profile),
 }
-"""Title and picture of each table that an observable writes."""
+"""Title and picture of each table that a run writes besides thermo.csv."""

@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+from ..deviation import Committee
 from ..geometry import cell_heights, checked_cell
 from ..system import InputError
 from .comm import Communicator, agreement
+from .committee import deviation_columns
 from .config import MdConfig
 from .domain import checked_grid, choose_grid
+from .engine import Engine
 from .report import ns_per_day
 from .simulation import simulation_of
 
@@ -63,6 +66,8 @@ class Probe:
     n_atoms: int
     n_ranks: int
     steps: int
+    n_models: int
+    """Several: the deviation of all is part of the time."""
     seconds_per_step: float
     edges_per_atom: float
     reach: float
@@ -125,6 +130,8 @@ class Plan:
             "atoms": f"{self.n_atoms:,} ({composition})",
             "cell": f"{lengths} Å between faces; periodic axes: {periodic}",
             "ensemble": c.ensemble.type,
+            "models": f"{probe.n_models}, of which the first drives; deviation every "
+            f"{c.output.deviation_steps} steps",
             "time": f"{c.steps:,} steps of {c.timestep:g} fs: {c.steps * c.timestep / 1000:g} ps",
             "ranks": f"{self.n_ranks} as {' x '.join(map(str, self.grid))}",
             "subdomain": f"{' x '.join(f'{x:.1f}' for x in sub.lengths)} Å; "
@@ -140,8 +147,11 @@ class Plan:
             f"{ns_per_day(c.timestep, seconds):.3g} ns/day; all steps in "
             f"{_duration(seconds * c.steps)}",
         }
+        if probe.n_models == 1:
+            del rows["models"]
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
+        made += c.warnings()
         wanted = self.bytes_per_rank * self.ranks_here
         if wanted > self.available_bytes:
             made.append(
@@ -205,6 +215,11 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     once = comm.reduce(np.array([time.perf_counter() - first]), "max")[0]
     steps = int(np.clip(PROBE_SECONDS / once, 1, PROBE_STEPS))
     result = simulation.run(steps)
+    model = simulation.engine.model
+    n_models = len(model.models) if isinstance(model, Committee) else 1
+    seconds = result.seconds / steps
+    if n_models > 1 and config.output.deviation_steps:
+        seconds += _deviation_seconds(simulation.engine) / config.output.deviation_steps
     env = simulation.engine.env
     alone = comm.size == 1
     own = Subdomain((0, 0, 0), env.n_local, env.n_all - env.n_local, env.n_edges, alone)
@@ -214,11 +229,19 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         n_atoms=simulation.n_atoms,
         n_ranks=comm.size,
         steps=steps,
-        seconds_per_step=result.seconds / steps,
+        n_models=n_models,
+        seconds_per_step=seconds,
         edges_per_atom=float(edges) / simulation.n_atoms,
         reach=simulation.model.rcut + config.skin,
         program_bytes=float(program),
     )
+
+
+def _deviation_seconds(engine: Engine) -> float:
+    """What a row of `model_devi.out` takes: the other models of the input."""
+    first = time.perf_counter()
+    deviation_columns(engine)
+    return time.perf_counter() - first
 
 
 def _copies(config: MdConfig, n_unit: int, n_ranks: int) -> tuple[int, int, int]:

@@ -42,14 +42,14 @@ def plot_run(directory: str | Path, skip: float = 0.2) -> Path:
         _need(thermo, COLUMNS[:8], directory / "thermo.csv")
         pictures.append(("thermo", "Thermodynamics", figures.thermo(thermo, n_atoms)))
         rows = _averages(thermo, skip, n_atoms) + rows
-    for name, (title, draw) in figures.OBSERVED.items():
-        table = read_table(directory / f"{name}.csv")
+    for name, (title, draw) in figures.TABLES.items():
+        table = read_table(directory / name)
         if table is None:
             continue
         try:
-            pictures.append((name, title, draw(table)))
+            pictures.append((Path(name).stem, title, draw(table)))
         except KeyError as e:
-            raise InputError(f"{directory / name}.csv: has no column {e}") from None
+            raise InputError(f"{directory / name}: has no column {e}") from None
     if not pictures:
         raise InputError(
             f"{directory}: there is nothing to draw (no thermo.csv with a row in it, no table of "
@@ -73,7 +73,7 @@ def plot_run(directory: str | Path, skip: float = 0.2) -> Path:
 
 
 def read_table(path: Path) -> Columns | None:
-    """Columns of a CSV file with a header; None if it is not there or has no rows.
+    """Columns of a CSV file with a header, or of `model_devi.out`; None without a file or rows.
 
     A last line that is not complete, of a run that goes on, is left out. Raises InputError.
     """
@@ -83,7 +83,11 @@ def read_table(path: Path) -> Columns | None:
         return None
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
-    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    complete = text[: text.rfind("\n") + 1].splitlines()
+    if path.suffix == ".out":
+        lines = [line.lstrip("#").split() for line in complete]
+    else:
+        lines = list(csv.reader(complete))
     if len(lines) < 2:
         return None
     head = lines[0]

@@ -241,7 +241,10 @@ def describe(path: Path) -> dict[str, str]:
         "atoms": f"{header['n_atoms']} of {' '.join(header['type_map'])}",
         "ranks": f"{len(header['shards'])} ({grid}), {size / 2**20:.1f} MiB, all checksums right",
     }
-    rows |= {key: v if isinstance(v, str) else json.dumps(v) for key, v in header["notes"].items()}
+    for key, value in header["notes"].items():
+        if isinstance(value, dict):  # what an ensemble has no use for
+            value = {k: v for k, v in value.items() if v is not None}
+        rows[key] = value if isinstance(value, str) else json.dumps(value)
     return rows | {f"newer {i + 1}": line for i, line in enumerate(damaged)}
 
 

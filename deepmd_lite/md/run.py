@@ -152,6 +152,8 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
         f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
         f"{simulation.timestep:g} fs"
     )
+    for line in config.warnings():
+        log(line)
     if len(config.model) > 1:
         log(f"model deviation in model_devi.out, with {', '.join(config.model[1:])}")
     grid = " x ".join(map(str, simulation.domain.grid))

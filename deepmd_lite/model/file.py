@@ -94,7 +94,13 @@ def save_model(
     """Write `potential` to `path` atomically.
 
     `provenance`: JSON-able facts on the training (data, steps, errors), shown by `dpl info`.
+    Raises InputError for a suffix that says another program's model.
     """
+    if Path(path).suffix.lower() in FOREIGN:
+        raise InputError(
+            f"{path}: by its suffix a model of DeePMD-kit; expected one that ends in .dpl, which "
+            "dpl convert turns into others"
+        )
     header = {
         "format_version": FORMAT_VERSION,
         "config": potential.config.model_dump(),
@@ -186,6 +192,10 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
 
 def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(path.glob("*.dpl"))
+        hint = f"; in it: {', '.join(map(str, inside))}" if inside else ""
+        raise ModelFileError(f"{path}: a folder, expected a model file{hint}")
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
     if path.suffix.lower() in FOREIGN:
@@ -198,6 +208,12 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             metadata = f.metadata() or {}
             arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as e:
+        with open(path, "rb") as file:
+            if file.read(9)[8:] not in (b"", b"{"):  # after its length, a header in JSON
+                raise ModelFileError(
+                    f"{path}: not a model of deepmd_lite, whatever its name says; expected a .dpl "
+                    "file, as dpl train and dpl convert write them"
+                ) from None
         raise ModelFileError(
             f"{path}: not a readable model file ({path.stat().st_size} bytes): {e}; "
             "copy it again from where it was written"

@@ -25,6 +25,7 @@ from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
+    adopt_architecture,
     adopt_elements,
     adopt_model,
     initial_potential,
@@ -49,6 +50,7 @@ def train(
     restart: bool = False,
     init_model: str | Path | None = None,
     finetune: str | Path | None = None,
+    use_pretrain_script: bool = False,
     time_limit: str | float | None = None,
     started: float | None = None,
     quiet: bool = False,
@@ -61,7 +63,9 @@ def train(
     uninterrupted training, bit for bit on the same machine with as many threads and ranks.
     `init_model`: a model file whose weights and statistics are the start; `finetune`: likewise,
     with its energy bias first fitted to the data (least squares over compositions). It may know
-    more elements than the input, which then follows its type_map. Ctrl-C and SIGTERM end
+    more elements than the input, which then follows its type_map. `use_pretrain_script`: the
+    architecture is that of the model (of the checkpoint, with `restart`), whatever the input says
+    in `model`; type_map and repulsion are the input's. Ctrl-C and SIGTERM end
     the training after the current step with checkpoint and model written; Ctrl-C then raises
     KeyboardInterrupt, SIGTERM returns as usual.
 
@@ -82,11 +86,13 @@ def train(
     if sum((restart, init_model is not None, finetune is not None)) > 1:
         raise InputError("restart, init_model and finetune each bring weights; give one of them")
     start = init_model if finetune is None else finetune
+    if use_pretrain_script and start is None and not restart:
+        raise InputError("use_pretrain_script: there is no model; give init_model or finetune")
     with joined_ranks() as ranks:
         quiet = quiet or not ranks.is_first
         output = Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
-        settings = _settings(config, time_limit, checkpoint)
+        settings = _settings(config, time_limit, checkpoint, use_pretrain_script)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -95,7 +101,7 @@ def train(
             trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
         else:
             if start is not None:
-                adopt_model(settings, start)
+                adopt_model(settings, start, use_pretrain_script)
             data = load_data(settings, quiet)
             potential = initial_potential(settings, data, start, finetune is not None)
             trainer = Trainer(settings, data, potential, clock, ranks)
@@ -115,6 +121,7 @@ def _settings(
     config: Mapping[str, Any] | str | Path,
     time_limit: str | float | None,
     checkpoint: Checkpoint | None,
+    of_checkpoint: bool,
 ) -> TrainInput:
     """The checked input; a restart goes on with the checkpoint's time limit and repulsion unless
     told another."""
@@ -125,6 +132,8 @@ def _settings(
         settings.model.repulsion = checkpoint.config["model"].get("repulsion")
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
+        if of_checkpoint:
+            adopt_architecture(settings, began_with)
         adopt_elements(settings, began_with, checkpoint.sel)
     for note in notes:
         log.info("note: %s", note)

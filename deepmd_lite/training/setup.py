@@ -228,10 +228,19 @@ def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[int]) -> 
     return True
 
 
-def adopt_model(settings: TrainInput, path: str | Path) -> None:
+def adopt_architecture(settings: TrainInput, found: ModelConfig) -> None:
+    """Take over all of a model's section `model` but its elements and its repulsion."""
+    own = settings.model
+    settings.model = found.model_copy(
+        deep=True, update={"type_map": own.type_map, "repulsion": own.repulsion}
+    )
+
+
+def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = False) -> None:
     """Check the input against the model file that a training starts from, before data are read.
 
-    Raises InputError for elements that the model does not know, or another architecture.
+    `architecture`: the model's is taken over. Raises InputError for elements that the model does
+    not know, or another architecture.
     """
     model = load_model(path)
     new = [name for name in settings.model.type_map if name not in model.type_map]
@@ -240,6 +249,8 @@ def adopt_model(settings: TrainInput, path: str | Path) -> None:
             f"{path}: knows {' '.join(model.type_map)}, but not {' '.join(new)} of model/type_map; "
             "a model cannot be given new elements: train on them from the start"
         )
+    if architecture:
+        adopt_architecture(settings, model.config)
     if adopt_elements(settings, model.config, model.sel):
         log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
     _check_architecture(model.config, settings.model, f"{path}")
@@ -332,5 +343,5 @@ def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> 
     if differing:
         raise InputError(
             f"{where}: this model differs from the input in model/{', model/'.join(differing)}; "
-            "copy its values into the input (dpl info --json shows them)"
+            "--use-pretrain-script takes them from there"
         )

@@ -16,7 +16,7 @@ from models import random_potential
 
 from deepmd_lite.calculator import Calculator
 from deepmd_lite.cli import _parsed, main
-from deepmd_lite.model import save_model
+from deepmd_lite.model import load_model, save_model
 
 
 @pytest.fixture(name="model")
@@ -237,3 +237,95 @@ def test_commands_of_the_documentation_exist():
     for command in commands:
         if len(command.split()) > 1:
             assert _parsed(command.split()).run
+
+
+def test_options_that_do_not_fit(tmp_path, capsys, model):
+    system = npy_system(tmp_path / "data")
+    assert "only with a model" in fails(capsys, "check", system, "--quick")
+    assert "only with data" in fails(capsys, "check", model, "--html", tmp_path / "x.html")
+    assert "dpl convert a.pb a.dpl" in fails(capsys, "check", "a.pb")
+    assert "nothing to check" in fails(capsys, "check")
+    with pytest.raises(SystemExit) as stop:
+        main(["check", str(system), "--rcut", "-1"])
+    assert stop.value.code == 2
+
+
+def test_quiet_check_of_a_model_says_what_failed(tmp_path, capsys, model):
+    plot = tmp_path / "dimers.odd"
+    main(["check", str(model), "--quick", "-q", "--plot", str(plot)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"{model}: ")
+    assert not any(" ok " in line for line in lines)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_folders_foreign_files_and_suffixes_of_models(tmp_path, capsys, model):
+    assert f"in it: {model}" in fails(capsys, "test", tmp_path, "unused")
+    assert f"in it: {model}" in fails(capsys, "info", tmp_path)
+    foreign = tmp_path / "foreign.dpl"
+    foreign.write_bytes(b"\n\x0b\n\x05dummy graph of something else")
+    assert "not a model of deepmd_lite" in fails(capsys, "info", foreign)
+    target = tmp_path / "x.dp"
+    assert "ends in .dpl" in fails(capsys, "change-bias", model, "-b", "-1.0", "-o", target)
+    assert not target.exists()
+    graph = tmp_path / "x.pb"
+    assert "dp convert-backend" in fails(capsys, "convert", model, graph)
+    error = fails(capsys, "convert", model, tmp_path / "y.dpl", "--tolerance", "nan")
+    assert "positive number" in error
+
+
+def test_known_keys_are_told_once(tmp_path, capsys):
+    path = tmp_path / "md.yaml"
+    path.write_text(yaml.safe_dump({"aaaaaa": 1, "bbbbbb": 2, "model": "x", "steps": 1}))
+    assert fails(capsys, "md", path).count("known keys") == 1
+
+
+def test_md_input_that_is_hardly_meant(tmp_path, capsys, model):
+    write(tmp_path / "si.extxyz", bulk("Si", cubic=True))
+    path = tmp_path / "md.yaml"
+    data = {"model": str(model), "structure": str(tmp_path / "si.extxyz"), "steps": 1}
+    path.write_text(yaml.safe_dump(data | {"output": {"model_devi": 5}}))
+    assert "several models" in fails(capsys, "md", path)
+    path.write_text(yaml.safe_dump(data | {"timestep": 0.001, "model": [str(model)] * 2}))
+    assert main(["md", str(path), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "in fs, not ps" in shown
+    assert "models" in shown
+
+
+def test_another_zero_of_energy_is_said(tmp_path, capsys, model):
+    system = npy_system(tmp_path / "data")
+    path = system / "set.000" / "energy.npy"
+    assert main(["test", str(model), str(system), "-q"]) == 0
+    assert "zero of energy" not in capsys.readouterr().out
+    np.save(path, np.load(path) - 800.0)
+    assert main(["test", str(model), str(system), "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert "+100.0000 eV/atom off" in shown
+    assert "dpl change-bias" in shown
+
+
+def test_the_architecture_of_a_model(tmp_path, capsys, model):
+    path = train_input(tmp_path, npy_system(tmp_path / "data"), model={"type_map": ["Si"]})
+    out = tmp_path / "out"
+    error = fails(capsys, "train", path, "-o", out, "--init-model", model)
+    assert "--use-pretrain-script" in error
+    assert "no model" in fails(capsys, "train", path, "-o", out, "-u")
+    assert main(["train", str(path), "-o", str(out), "-q", "-u", "-i", str(model)]) == 0
+    assert main(["train", str(path), "-o", str(out), "-q", "-u", "--restart"]) == 0
+    trained, began = (load_model(p).config for p in (out / "model.dpl", model))
+    assert trained.descriptor.model_dump(exclude={"sel"}) == began.descriptor.model_dump(
+        exclude={"sel"}
+    )
+    assert trained.fitting_net.neuron == began.fitting_net.neuron
+    assert trained.repulsion is not None  # the input's, not that of the model
+
+
+def test_a_reader_that_leaves_early(tmp_path, model):
+    write(tmp_path / "si.extxyz", bulk("Si", cubic=True) * (2, 1, 1))
+    data = {"model": str(model), "structure": "si.extxyz", "steps": 20, "output": {"thermo": 1}}
+    (tmp_path / "md.yaml").write_text(yaml.safe_dump(data))
+    command = f"{sys.executable} -m deepmd_lite md md.yaml | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert (tmp_path / "run" / "thermo.csv").read_text().count("\n") == 22
