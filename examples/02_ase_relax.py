@@ -1,6 +1,6 @@
 """Lattice constant, bulk modulus and a relaxed vacancy of silicon with the ASE calculator.
 
-python examples/02_ase_relax.py quickstart/model.dpl
+python examples/02_ase_relax.py [MODEL]        (default: quickstart/model.dpl)
 """
 
 import sys
@@ -42,7 +42,7 @@ def relaxed_vacancy(calculator, crystal: Atoms) -> float:
 
 
 def main() -> None:
-    calculator = dpl.Calculator(sys.argv[1])
+    calculator = dpl.Calculator(sys.argv[1] if len(sys.argv) > 1 else "quickstart/model.dpl")
     crystal = bulk("Si", a=5.3, cubic=True)
     crystal.calc = calculator
     BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-4)

@@ -25,6 +25,7 @@ from .dp_file import read_dp, read_yaml, write_dp, write_yaml
 from .export import tree_of
 from .graph_file import read_graph
 from .torch_file import read_torch
+from .type_embedding import DPA1
 
 OWN = ".dpl"
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -58,8 +59,6 @@ def convert(
     that are not known.
     """
     source, target = Path(source), Path(target)
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
-        raise InputError(f"tolerance {tolerance}: expected a positive number of eV/Å")
     reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
     if source.suffix.lower() == OWN and writer is not None:
         return _exported(source, target, writer)
@@ -105,11 +104,18 @@ def _imported(
         f"table of {potential.grid.n_intervals} intervals: forces within "
         f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
         f"eV/atom of the {_exact(potential)}",
-        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element; here all count",
+        f"DeePMD-kit keeps at most {_kept(tree, potential)}; here all count",
     ]
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes
+
+
+def _kept(tree: dict[str, Any], potential: Potential) -> str:
+    """How many neighbours DeePMD-kit's model sees."""
+    if tree["model"]["descriptor"].get("type") in DPA1:
+        return f"sel {sum(potential.sel)} neighbours of all elements together"
+    return f"sel {potential.sel} neighbours of each element"
 
 
 def _exact(potential: Potential) -> str:

@@ -90,7 +90,7 @@ def test_quiet_prints_errors_and_warnings_alone(data, capsys):
 
 def test_nothing_to_check(capsys):
     assert main(["check"]) == 1
-    assert "expected at least one path" in capsys.readouterr().err
+    assert "nothing to check" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_a_finding(data):

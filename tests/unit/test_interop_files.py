@@ -188,3 +188,12 @@ def test_a_tolerance_that_is_none(tolerance, tmp_path, capsys):
     assert main(arguments) == 1
     assert "expected a positive number" in capsys.readouterr().err
     assert not (tmp_path / "m.dpl").exists()
+
+
+def test_how_many_neighbours_the_other_program_sees(tmp_path):
+    for name, words in (
+        ("type_embedding.pth", "sel 54 neighbours of all elements together"),
+        ("two_sided.pt", "sel [14, 28] neighbours of each element"),
+    ):
+        _, notes = convert(unpacked(name, tmp_path), tmp_path / "x.dpl", 1e-4)
+        assert any(words in note for note in notes)

@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from pair_potential import PairPotential
 
 from deepmd_lite.cli import main
+from deepmd_lite.deviation import md_header, row
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.plot import plot_run, read_table
 from deepmd_lite.md.statistics import block_average, slope, with_error
@@ -35,6 +36,22 @@ def run(tmp_path_factory):
     options = {"velocities": {"temperature": 500}, "timestep": 2.0, "output": output}
     Simulation(atoms, PairPotential(), **options).run(60)
     return folder
+
+
+def test_model_deviation_is_drawn(run, tmp_path):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    (folder / "thermo.csv").write_bytes((run / "thermo.csv").read_bytes())
+    (folder / "log").write_bytes((run / "log").read_bytes())
+    table = folder / "model_devi.out"
+    rows = "".join(row(k, (0.02, 0.0, 0.01, 0.2 + 0.01 * k, 0.02, 0.1)) for k in range(9))
+    table.write_text(md_header() + rows)
+    assert "Model deviation" in plot_run(folder).read_text()
+    pixels = imread(folder / "plots" / "model_devi.png")[..., :3]
+    assert 0.001 < (pixels.min(axis=2) < 0.8).mean() < 0.5
+    table.write_text(md_header() + "   1  2.0\n")
+    with pytest.raises(InputError, match=r"model_devi\.out: line 2: 2 values, expected 7"):
+        plot_run(folder)
 
 
 def values_of(report):
