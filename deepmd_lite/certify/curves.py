@@ -11,8 +11,8 @@ import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
 from ..files import write_atomically
+from ..model.structures import Structure, evaluated
 from ..page import panels, png
-from .samples import Sample, evaluated
 from .verdict import Verdict
 
 POINTS = 400
@@ -43,7 +43,7 @@ class Curve:
 
 def dimer(model: Any, a: int, b: int, distance: float) -> tuple[float, float]:
     """eV and eV/Å (positive: apart) of two atoms, of types a and b, at a distance (Å)."""
-    sample = Sample(
+    sample = Structure(
         "dimer",
         np.array([[0.0, 0.0, 0.0], [distance, 0.0, 0.0]]),
         np.zeros((3, 3)),

@@ -9,8 +9,8 @@ import numpy as np
 from ase import Atoms
 
 from ..md import SharedError, Simulation
+from ..model.structures import Structure
 from ..system import InputError
-from .samples import Sample
 from .verdict import Verdict
 
 KELVIN = 300.0
@@ -23,7 +23,7 @@ LIMIT = 1.0
 """meV/atom/ps: more than that spoils a nanosecond."""
 
 
-def energy_drift(model: Any, sample: Sample, symbols: Sequence[str], steps: int) -> Verdict:
+def energy_drift(model: Any, sample: Structure, symbols: Sequence[str], steps: int) -> Verdict:
     """Slope of the total energy in NVE from a real structure at 300 K."""
     name, unit = f"NVE drift, {steps} steps", "meV/atom/ps"
     if not sample.real:

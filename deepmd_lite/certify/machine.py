@@ -16,8 +16,8 @@ import numpy as np
 
 from .. import kernels
 from ..model.file import TABLE_TOLERANCE, measure_table
+from ..model.structures import Structure, evaluated
 from ..neighbors import periodic_env
-from .samples import Sample, evaluated
 from .verdict import Verdict, worse
 
 RANKS = 4
@@ -25,7 +25,7 @@ SECONDS = 120.0
 """After which ranks that have not answered are given up."""
 
 
-def table(model: Any, samples: Sequence[Sample]) -> Verdict:
+def table(model: Any, samples: Sequence[Structure]) -> Verdict:
     """The table beside the networks that it was made from, at every pair."""
     worst, where = 0.0, ""
     for sample in samples:
@@ -37,7 +37,7 @@ def table(model: Any, samples: Sequence[Sample]) -> Verdict:
     return Verdict("table against networks", worst, 10 * TABLE_TOLERANCE, "eV/Å", where)
 
 
-def single_precision(model: Any, samples: Sequence[Sample]) -> list[Verdict]:
+def single_precision(model: Any, samples: Sequence[Structure]) -> list[Verdict]:
     """float32 arithmetic beside float64."""
     single = copy.deepcopy(model).to_precision("float32")
     energy, force, where = 0.0, 0.0, ""
@@ -54,7 +54,7 @@ def single_precision(model: Any, samples: Sequence[Sample]) -> list[Verdict]:
     ]
 
 
-def instruction_sets(model: Any, samples: Sequence[Sample]) -> Verdict:
+def instruction_sets(model: Any, samples: Sequence[Structure]) -> Verdict:
     """Every instruction set of this build that this processor has."""
     own, known = kernels.instruction_set(), kernels.instruction_sets()
     worst, where = 0.0, ""
@@ -75,7 +75,7 @@ def instruction_sets(model: Any, samples: Sequence[Sample]) -> Verdict:
     return Verdict(name, worst, 1e-10, "of the largest force", where)
 
 
-def ranks(path: str | Path, sample: Sample, symbols: Sequence[str]) -> Verdict:
+def ranks(path: str | Path, sample: Structure, symbols: Sequence[str]) -> Verdict:
     """Forces of `RANKS` ranks under mpiexec beside those of one, on the model file at `path`."""
     name, limit, unit = f"1 rank = {RANKS} ranks", 1e-10, "eV/Å"
     mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which(

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..data import System
 from ..model import load_model
+from ..model.structures import Structure, gas
 from . import curves, derivatives, dynamics, machine, symmetry
-from .samples import Sample, from_frames, from_model, made_up
+from .samples import from_frames
 from .verdict import Verdict
 
 FRAMES = 3
@@ -91,8 +92,10 @@ def certify(
     """
     model = load_model(path, "float64")
     frames = [f for system in systems for f in system.frames]
-    samples = from_frames(frames, model.type_map, 1 if quick else FRAMES) or from_model(model)
-    samples.append(made_up(model))
+    samples = from_frames(frames, model.type_map, 1 if quick else FRAMES) or list(
+        model.reference_frames
+    )
+    samples.append(gas(model))
     verdicts = []
     drawn = curves.curves(model)
     for name, check in _checks(model, path, samples, drawn, quick):
@@ -103,7 +106,7 @@ def certify(
 
 
 def _checks(
-    model: Any, path: str | Path, samples: list[Sample], drawn: list[curves.Curve], quick: bool
+    model: Any, path: str | Path, samples: list[Structure], drawn: list[curves.Curve], quick: bool
 ) -> Iterator[tuple[str, Callable[[], list[Verdict]]]]:
     """Name and function of each group."""
     first = samples[0]

@@ -63,7 +63,7 @@ def _info_of_model(args: argparse.Namespace) -> int:
     if not model.reference_frames:
         rows["reference frame"] = "none: nothing is compared when the file is read"
     for frame in model.reference_frames:
-        rows["reference frame"] = f"{frame.source}, {len(frame.types)} atoms: same forces here"
+        rows["reference frame"] = f"{frame.name}, {len(frame.types)} atoms: same forces here"
     error = model.table_error
     if error:
         rows["table error"] = (

@@ -13,10 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..model import Potential, load_model, refine_table, save_model
-from ..model.reference_frames import ReferenceFrame
+from ..model.structures import gas
 from ..model.tabulated import TabulatedEmbedding
 from ..neighbors import periodic_env
 from ..system import InputError, ModelFileError
@@ -157,27 +155,3 @@ def _provenance(source: Path, tree: dict[str, Any]) -> dict[str, Any]:
         prefactors = [loss.get(f"{which}_pref_v", 0) for which in ("start", "limit")]
         found["virials trained"] = any(isinstance(p, (int, float)) and p > 0 for p in prefactors)
     return {key: value for key, value in found.items() if value is not None}
-
-
-def gas(potential: Potential, n_atoms: int = 96, seed: int = 0) -> ReferenceFrame:
-    """Atoms of all types at random, as dense as the material that `sel` was chosen for.
-
-    None are nearer than the smallest distance in the training data, and all greater distances
-    occur, so that the tables are met everywhere between there and the cutoff.
-    """
-    rng = np.random.default_rng(seed)
-    sphere = 4.0 / 3.0 * math.pi * potential.rcut**3
-    nearest = potential.min_distance
-    # `sel` leaves room over the largest count; hard spheres fill at most a fifth of the cell
-    density = min(sum(potential.sel) / 1.5 / sphere, 0.4 / nearest**3)
-    length = (n_atoms / density) ** (1 / 3)
-    places = np.empty((0, 3))
-    while len(places) < n_atoms:
-        place = length * rng.random(3)
-        vectors = places - place
-        vectors -= length * np.round(vectors / length)
-        if (np.linalg.norm(vectors, axis=1) >= nearest).all():
-            places = np.vstack([places, place])
-    types = np.arange(n_atoms, dtype=np.int32) % len(potential.type_map)
-    cell, pbc = length * np.eye(3), np.ones(3, dtype=bool)
-    return ReferenceFrame("atoms at random places", False, places, cell, pbc, types)

@@ -184,7 +184,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     potential.reference_frames = frames
     potential.to_precision(precision or config.precision).freeze()
     try:
-        reference_frames.check(potential, str(path))
+        reference_frames.check(potential, frames, str(path))
     except InputError as e:
         raise ModelFileError(f"{path}: its reference frames cannot be evaluated: {e}") from None
     return potential

@@ -19,8 +19,8 @@ from ..system import Evaluation, InputError, LocalEnv
 from .activations import Jet
 from .config import ModelConfig
 from .networks import Embedding, Fitting
-from .reference_frames import ReferenceFrame
 from .statistics import Statistics, seen_pairs
+from .structures import Structure
 from .table import Grid, hermite_coefficients
 from .tabulated import TabulatedEmbedding
 
@@ -82,7 +82,8 @@ class Potential(nn.Module):
         self.grid = grid or self._initial_grid()
         self.table_error: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
-        self.reference_frames: tuple[ReferenceFrame, ...] = ()
+        self.reference_frames: tuple[Structure, ...] = ()
+        """What the model's file remembers, with what the model says about it."""
         self._frozen: torch.Tensor | None = None
         self._compiled: kernels.CompiledPotential | None = None
         self.to_precision(config.precision)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .. import kernels
-from ..neighbors import periodic_env
 from ..system import ModelFileError
+from .structures import Structure, evaluated
 
 if TYPE_CHECKING:
     from .potential import Potential
@@ -30,68 +30,46 @@ _PREFIX = "reference."
 
 
 @dataclass(frozen=True)
-class ReferenceFrame:
+class ReferenceFrame(Structure):
     """A structure, and what the model says about it in float64."""
 
-    source: str
-    """Where it is from, in words."""
-    real: bool
-    """From a data set, so that dynamics can start from it."""
-    positions: np.ndarray
-    """(n, 3) Å."""
-    cell: np.ndarray
-    """(3, 3) Å, rows are lattice vectors."""
-    pbc: np.ndarray
-    """(3,) bool."""
-    types: np.ndarray
-    """(n,) int32, places in the type map."""
     energies: np.ndarray | None = None
     """(n,) eV."""
     forces: np.ndarray | None = None
     """(n, 3) eV/Å."""
 
-    def evaluated(self, potential: Potential) -> ReferenceFrame:
-        """The same structure with what `potential` says now."""
-        periodic = periodic_env(
-            self.positions, self.cell, self.pbc, self.types, potential.rcut, self.source
-        )
-        found = potential.evaluate(periodic.env)
-        forces = periodic.fold(found.forces.detach()).numpy()
-        return replace(self, energies=found.energies.detach().numpy(), forces=forces)
 
-
-def smallest(
-    candidates: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-) -> tuple[ReferenceFrame, ...]:
-    """The smallest of frames (source, positions, cell, pbc, types) with the most elements.
-
-    Of those with at most `MOST_ATOMS` atoms; none if there is none.
-    """
-    candidates = [c for c in candidates if len(c[1]) <= MOST_ATOMS]
+def smallest(candidates: Sequence[Structure]) -> tuple[Structure, ...]:
+    """The smallest with the most elements, of those with at most `MOST_ATOMS` atoms; or none."""
+    candidates = [c for c in candidates if len(c) <= MOST_ATOMS]
     if not candidates:
         return ()
-    best = min(candidates, key=lambda c: (-len(set(c[4].tolist())), len(c[1])))
-    return (ReferenceFrame(best[0], True, *best[1:]),)
+    return (min(candidates, key=lambda c: (-len(set(c.types.tolist())), len(c))),)
 
 
 def remembered(potential: Potential) -> tuple[ReferenceFrame, ...]:
-    """The frames of `potential` with what it says about them now, in float64."""
+    """The reference frames of `potential` with what it says about them now, in float64."""
     if not potential.reference_frames:
         return ()
     exact = copy.deepcopy(potential).to_precision("float64").freeze()
-    return tuple(frame.evaluated(exact) for frame in potential.reference_frames)
+    frames = []
+    for frame in potential.reference_frames:
+        found = evaluated(exact, frame)
+        place = (frame.name, frame.positions, frame.cell, frame.pbc, frame.types, frame.real)
+        frames.append(ReferenceFrame(*place, found.energies, found.forces))
+    return tuple(frames)
 
 
-def check(potential: Potential, where: str) -> None:
-    """Evaluate the frames of `potential` anew.
+def check(potential: Potential, frames: Sequence[ReferenceFrame], where: str) -> None:
+    """Evaluate what a file remembers anew.
 
     Raises ModelFileError, naming `where`, for a result that is not the one remembered.
     """
     tolerance = TOLERANCE[potential.precision]
-    for frame in potential.reference_frames:
+    for frame in frames:
         assert frame.forces is not None
         assert frame.energies is not None
-        found = frame.evaluated(potential)
+        found = evaluated(potential, frame)
         scale = max(1.0, float(np.abs(frame.forces).max(initial=0.0)))
         force = float(np.abs(found.forces - frame.forces).max(initial=0.0)) / scale
         energy = float(np.abs(found.energies - frame.energies).max(initial=0.0))
@@ -99,7 +77,7 @@ def check(potential: Potential, where: str) -> None:
         size = max(1.0, float(np.abs(frame.energies).max(initial=0.0)))
         if not (force <= tolerance and energy <= tolerance * size):
             raise ModelFileError(
-                f"{where}: its reference frame ({frame.source}) gives other results here than when "
+                f"{where}: its reference frame ({frame.name}) gives other results here than when "
                 f"the file was written: forces differ by {force * scale:.1e} eV/Å, energies by "
                 f"{energy:.1e} eV/atom (allowed: {tolerance * scale:.0e}, {tolerance * size:.0e}; "
                 f"{potential.precision}, {kernels.instruction_set()}); copy the file again, or "
@@ -117,7 +95,7 @@ def to_file(
     header, arrays = [], {}
     for k, frame in enumerate(frames):
         header.append(
-            {"source": frame.source, "real": frame.real, "pbc": [bool(p) for p in frame.pbc]}
+            {"source": frame.name, "real": frame.real, "pbc": [bool(p) for p in frame.pbc]}
         )
         for name in ("positions", "cell", "types", "energies", "forces"):
             values = np.ascontiguousarray(getattr(frame, name))
@@ -168,4 +146,4 @@ def _read(k: int, entry: dict[str, Any], arrays: dict[str, torch.Tensor]) -> Ref
     pbc = np.array([bool(p) for p in entry["pbc"]])
     if pbc.shape != (3,):
         raise ValueError(f"'pbc' {entry['pbc']}")
-    return ReferenceFrame(str(entry["source"]), bool(entry["real"]), pbc=pbc, **values)
+    return ReferenceFrame(str(entry["source"]), real=bool(entry["real"]), pbc=pbc, **values)

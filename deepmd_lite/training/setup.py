@@ -25,9 +25,10 @@ from ..data import (
 )
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.config import ModelConfig
-from ..model.reference_frames import ReferenceFrame, smallest
+from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
 from ..model.statistics import smallest_distances
+from ..model.structures import Structure
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
 from .bias import bias_shift
@@ -57,7 +58,7 @@ class TrainingData:
     """`data_hash` of `frames`."""
     summary: str
     virials_trained: bool
-    reference_frames: tuple[ReferenceFrame, ...]
+    reference_frames: tuple[Structure, ...]
     """What the model files will remember."""
     shares: np.ndarray | None = None
     """(n_frames,) probabilities that a frame is drawn; None: each once in an epoch."""
@@ -169,10 +170,13 @@ def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
     return collate([frames[i] for i in spread]).env
 
 
-def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[ReferenceFrame, ...]:
+def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
     return smallest(
         [
-            (Path(f.source).name, f.positions, f.cell, f.pbc, p.env.types[: p.n_atoms].numpy())
+            Structure(
+                *(Path(f.source).name, f.positions, f.cell, f.pbc),
+                types=p.env.types[: p.n_atoms].numpy(),
+            )
             for p in frames
             for f in (p.frame,)
         ]

@@ -18,13 +18,13 @@ from deepmd_lite.certify import (
     derivatives,
     dynamics,
     machine,
-    samples,
     symmetry,
 )
 from deepmd_lite.certify.verdict import worse
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System
 from deepmd_lite.model import save_model
+from deepmd_lite.model.structures import gas
 from deepmd_lite.system import LocalEnv
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def _model():
 
 @pytest.fixture(name="structures", scope="module")
 def _structures(model):
-    return [samples.made_up(model)]
+    return [gas(model)]
 
 
 class Faulty:
@@ -243,7 +243,7 @@ def test_a_table_that_is_too_coarse_is_found(structures):
 def test_certificate_of_a_file(tmp_path, model):
     path = tmp_path / "model.dpl"
     save_model(model, path)
-    sample = samples.made_up(model, seed=3)
+    sample = gas(model, seed=3)
     symbols = tuple(model.type_map[t] for t in sample.types)
     frame = Frame(symbols, sample.positions, sample.cell, sample.pbc, source="water, frame 0")
     names = []
@@ -343,7 +343,7 @@ def test_energies_that_jump_are_no_drift_of_zero(model, monkeypatch):
         found = model.evaluate(env)
         return dataclasses.replace(found, energies=found.energies + 0.02 * noise.normal())
 
-    real = dataclasses.replace(samples.made_up(model), real=True)
+    real = dataclasses.replace(gas(model), real=True)
     symbols = [model.type_map[t] for t in real.types]
     found = dynamics.energy_drift(Faulty(model, jumps), real, symbols, 200)
     assert found.state == "FAILED"

@@ -176,7 +176,7 @@ def test_a_converted_model_can_be_checked(name, tmp_path, capsys):
     path, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     convert(path, target)
     (frame,) = load_model(target).reference_frames
-    assert frame.source == "atoms at random places"
+    assert frame.name == "atoms at random places"
     assert main(["check", str(target), "--quick", "-q"]) == 0
     assert "checks passed" in capsys.readouterr().out
 

@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 
 from deepmd_lite import kernels
 from deepmd_lite.model import load_model, save_model
-from deepmd_lite.model.reference_frames import MOST_ATOMS, ReferenceFrame, smallest
+from deepmd_lite.model.reference_frames import MOST_ATOMS, smallest
+from deepmd_lite.model.structures import Structure, evaluated
 from deepmd_lite.system import ModelFileError
 
 
 def with_frame(potential):
     atoms = random_atoms("O4H8", 6.0, 4, skew=0.1)
     types = np.array([potential.type_map.index(s) for s in atoms.get_chemical_symbols()])
-    frame = ReferenceFrame(
+    frame = Structure(
         "water.extxyz, frame 3",
-        True,
         atoms.positions,
         atoms.cell.array,
         np.array([True, True, False]),
@@ -51,14 +51,14 @@ def test_a_sound_file_is_read_in_both_precisions(path):
     for precision in ("float64", "float32"):
         model = load_model(path, precision)
         (frame,) = model.reference_frames
-        assert frame.source == "water.extxyz, frame 3"
+        assert frame.name == "water.extxyz, frame 3"
         assert frame.pbc.tolist() == [True, True, False]
         assert frame.forces.shape == (12, 3)
 
 
 def test_results_are_those_of_the_potential_in_float64(path):
     model = load_model(path, "float64")
-    again = model.reference_frames[0].evaluated(model)
+    again = evaluated(model, model.reference_frames[0])
     np.testing.assert_array_equal(again.forces, model.reference_frames[0].forces)
 
 
@@ -133,10 +133,11 @@ def test_a_damaged_header_is_one_line(path, entry):
 def test_the_smallest_frame_with_all_elements_is_chosen():
     def frame(source, types):
         n = len(types)
-        return source, np.zeros((n, 3)), np.eye(3), np.ones(3, bool), np.array(types, np.int32)
+        pbc, types = np.ones(3, bool), np.array(types, np.int32)
+        return Structure(source, np.zeros((n, 3)), np.eye(3), pbc, types)
 
     candidates = [frame("one", [0]), frame("many", [0, 1] * 4), frame("few", [0, 1, 1])]
-    assert smallest(candidates)[0].source == "few"
+    assert smallest(candidates)[0].name == "few"
     assert smallest([frame("huge", [0] * (MOST_ATOMS + 1))]) == ()
     assert smallest([]) == ()
 
