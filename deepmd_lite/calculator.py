@@ -30,8 +30,8 @@ from ase.calculators.calculator import (
 )
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from .deviation import Committee, force_deviation
-from .model import Potential, load_model
+from .deviation import Committee, force_deviation, loaded
+from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
 from .system import InputError, LocalEnv, type_indices
 
@@ -67,11 +67,7 @@ class Calculator(AseCalculator):
             raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
         if not skin >= 0:
             raise InputError(f"skin {skin} Å: expected a number that is not negative")
-        if isinstance(model, (str, Path, Potential)):
-            self.model: Potential | Committee = _loaded(model, precision)
-        else:
-            models = [_loaded(m, precision) for m in model]
-            self.model = models[0] if len(models) == 1 else Committee(models, _names(model))
+        self.model: Potential | Committee = loaded(model, precision)
         self.skin = skin
         self._list: _ReusedList | None = None
 
@@ -133,22 +129,6 @@ class Calculator(AseCalculator):
 
     def _env(self, periodic: PeriodicEnv, atoms: Atoms) -> LocalEnv:
         return periodic.moved(torch.from_numpy(atoms.positions), torch.from_numpy(atoms.cell.array))
-
-
-def _names(models: Sequence[str | Path | Potential]) -> list[str]:
-    """Of models in messages."""
-    return [f"model {k + 1}" if isinstance(m, Potential) else str(m) for k, m in enumerate(models)]
-
-
-def _loaded(model: str | Path | Potential, precision: str | None) -> Potential:
-    if isinstance(model, (str, Path)):
-        return load_model(model, precision)
-    if precision not in (None, model.precision):
-        raise InputError(
-            f"precision '{precision}' for a Potential of {model.precision}: "
-            "call its to_precision() first"
-        )
-    return model
 
 
 class _ReusedList:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from .data import Frame, System
 from .files import write_atomically
+from .model import load_model
 from .neighbors import periodic_env
 from .system import Evaluation, InputError, LocalEnv, type_indices
 
@@ -76,6 +77,22 @@ class Committee:
                 types = numbers[env.types.long()]
                 own = LocalEnv(env.positions, types, env.n_local, env.offsets, env.indices)
             yield model.evaluate(own)
+
+
+def loaded(model: Any, precision: str | None) -> Any:
+    """The model at a path or as it is, in the precision asked for; of several a `Committee`."""
+    if isinstance(model, (list, tuple)):
+        names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
+        models = [loaded(m, precision) for m in model]
+        return models[0] if len(models) == 1 else Committee(models, names)
+    if isinstance(model, (str, Path)):
+        return load_model(model, precision)
+    if precision is not None and precision != getattr(model, "precision", precision):
+        raise InputError(
+            f"precision '{precision}' for a Potential of {model.precision}: call its "
+            "to_precision() first"
+        )
+    return model
 
 
 @dataclass(frozen=True)

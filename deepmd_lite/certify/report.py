@@ -51,7 +51,7 @@ class Certificate:
         rows = []
         for v in verdicts:
             found = "" if v.found is None else f"{v.found:9.1e}"
-            limit = "" if v.limit is None or v.found is None else f"<= {v.limit:.0e} {v.unit}"
+            limit = "" if v.found is None else f"<= {v.limit:.0e} {v.unit}"
             rows.append(f"{v.name:<{width}}  {v.state:<8} {found:>9} {limit}")
             if v.words and v.state != "ok":
                 rows.append(f"{'':<{width}}  {v.words}")

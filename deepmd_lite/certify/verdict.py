@@ -19,8 +19,8 @@ class Verdict:
     name: str
     found: float | None
     """In `unit`; None where the check could not be made."""
-    limit: float | None
-    """Largest value of `found` that passes; None: it is only reported."""
+    limit: float
+    """Largest value of `found` that passes."""
     unit: str
     words: str = ""
     """Where the worst was found, or why the check could not be made, and what to do."""
@@ -30,15 +30,13 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """Whether nothing is wrong; a check that could not be made does not fail."""
-        return self.found is None or self.limit is None or self.found <= self.limit  # nan fails
+        return self.found is None or self.found <= self.limit  # nan fails
 
     @property
     def state(self) -> str:
-        """ok, FAILED, warning, reported or not made."""
+        """ok, FAILED, warning or not made."""
         if self.found is None:
             return "not made"
-        if self.limit is None:
-            return "reported"
         return "ok" if self.passed else ("warning" if self.warns else "FAILED")
 
     def row(self) -> dict[str, Any]:

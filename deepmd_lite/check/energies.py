@@ -35,8 +35,6 @@ class Explained:
 
     which: np.ndarray
     """Their frame numbers."""
-    constants: np.ndarray
-    """(n_elements,) eV, minimal norm where the compositions do not tell them apart."""
     by_composition: np.ndarray
     """(n,) eV/atom left by the constants."""
     by_shape: np.ndarray
@@ -51,7 +49,7 @@ def explain(survey: Survey, which: np.ndarray) -> Explained:
     constants, _ = robust_fit(shares, per_atom)
     left = per_atom - shares @ constants
     if len(which) < 2 * LEAST_FRAMES:
-        return Explained(which, constants, left, left)
+        return Explained(which, left, left)
     shape = survey.geometry.fingerprint[which]
     shape = shape - np.median(shape, axis=0)
     size = shape.std(axis=0)
@@ -64,7 +62,7 @@ def explain(survey: Survey, which: np.ndarray) -> Explained:
         by_shape = per_atom - columns @ coefficients
     else:
         by_shape = left
-    return Explained(which, constants, left, by_shape)
+    return Explained(which, left, by_shape)
 
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:

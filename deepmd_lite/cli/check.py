@@ -14,8 +14,6 @@ log = logging.getLogger(__name__)
 MODEL = ".dpl"
 FOREIGN = (".pb", ".pth", ".pt", ".dp")
 """Suffixes by which a model of DeePMD-kit is known, and no data."""
-MOST_SETS = 8
-"""Paths that a person can tell apart as sets of their own; more of them are one set."""
 
 
 def add_check(verbs: argparse._SubParsersAction) -> None:
@@ -29,7 +27,7 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
         "paths",
         nargs="*",
         metavar="PATH",
-        help="data, each set compared with the others; or .dpl files",
+        help="data, as one set (others by --train, --validation, --test); or .dpl files",
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
     p.add_argument("--strict", action="store_true", help="exit status 1 for warnings too")
@@ -100,8 +98,7 @@ def _check_data(args: argparse.Namespace) -> int:
     from ..check import check_data
     from ..files import write_atomically
 
-    alone = len(args.paths) <= MOST_SETS
-    sets = {path: [path] for path in args.paths} if alone else {"data": args.paths}
+    sets = {"data": args.paths}
     sets |= {role: getattr(args, role) for role in ("train", "validation", "test")}
     report = check_data(
         {role: paths for role, paths in sets.items() if paths},

@@ -24,8 +24,8 @@ from .tree import FLOATS
 DTYPES = (*FLOATS[:3], "int32", "int64", "bool")
 """Types of the arrays that such files hold; bfloat16 has no reader here."""
 DEEPEST = 64
-LARGEST = 1 << 30
-"""Bytes of one array, beyond which a file is not believed."""
+DENSEST = 2000
+"""No compression makes numbers so many times smaller: a data set that claims it is not believed."""
 
 
 def read_dp(path: str | Path) -> dict[str, Any]:
@@ -143,12 +143,16 @@ def _data_set(path: Path, file: Any, name: Any) -> np.ndarray:
     found: Any = file[name] if inside else None
     if not hasattr(found, "dtype") or found.external:  # numbers of other files are not the model's
         raise ModelFileError(f"{path}: the data set {name!r:.60} is missing")
-    if found.dtype.name not in DTYPES or found.nbytes > LARGEST:
+    if found.dtype.name not in DTYPES or _unbelievable(found):
         raise ModelFileError(
             f"{path}: the data set {name!r:.60} has {found.dtype.name} {found.shape}; expected "
             f"an array of {', '.join(DTYPES)}"
         )
     return np.asarray(found[()])
+
+
+def _unbelievable(found: Any) -> bool:
+    return bool(found.nbytes > DENSEST * found.id.get_storage_size())
 
 
 def _check_depth(path: Path, events: Iterable[yaml.Event]) -> None:

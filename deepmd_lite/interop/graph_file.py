@@ -30,6 +30,8 @@ from .nodes import Tree
 from .protobuf import Node, WireError, graph_nodes
 
 LARGEST = 1 << 31
+FILLED = 1 << 28
+"""Bytes that tensors may take beyond what the file has, by repeating their last value."""
 """Bytes: protobuf itself allows no larger message."""
 
 
@@ -49,7 +51,7 @@ def read_graph(path: str | Path) -> Tree:
     except OSError as e:
         raise ModelFileError(f"{path}: cannot be read: {e.strerror or e}") from None
     try:
-        graph = _Graph(graph_nodes(memoryview(data)))
+        graph = _Graph(graph_nodes(memoryview(data)), len(data))
     except WireError as e:
         raise ModelFileError(
             f"{path}: not a frozen graph of TensorFlow ({len(data)} bytes): {brief(e)}; "
@@ -65,8 +67,11 @@ def read_graph(path: str | Path) -> Tree:
 class _Graph:
     """Constants by name. Every method raises WireError or PartsError."""
 
-    def __init__(self, found: dict[str, Node]) -> None:
+    def __init__(self, found: dict[str, Node], size: int) -> None:
+        """`size` of the file, bytes."""
         self.nodes = found
+        self.room = FILLED + 4 * size
+        """Bytes of arrays that may still be made."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.nodes
@@ -84,6 +89,9 @@ class _Graph:
                 raise PartsError(f"the graph lacks '{name}'; freeze the model again")
             if node.op == "Const":
                 value = node.tensor()
+                self.room -= len(value) if isinstance(value, bytes) else value.nbytes
+                if self.room < 0:
+                    raise PartsError("its tensors repeat their values beyond any model's size")
                 return value if kind is None or isinstance(value, bytes) else value.astype(kind)
             if node.op not in ("Identity", "Cast") or not node.inputs:
                 break

@@ -3,7 +3,7 @@
 Only what a frozen graph of constants needs: GraphDef → NodeDef → AttrValue → TensorProto (field
 numbers: `graph.proto`, `node_def.proto`, `attr_value.proto`, `tensor.proto`, `tensor_shape.proto`
 of TensorFlow). Tensors are views of the file until they are asked for; every length is checked
-against what contains it, so a damaged or hostile file costs no more than its own size.
+against what contains it. Only a tensor that repeats its last value is larger than its message.
 """
 
 from __future__ import annotations

@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 
-from ..deviation import Committee, force_deviation, mean_virial, virial_deviation
-from ..system import InputError
+from ..deviation import force_deviation, mean_virial, virial_deviation
 from .engine import Engine
-
-
-def loaded(model: Any, precision: str | None) -> Any:
-    """The model at a path or as it is, in the precision asked for; of several a `Committee`."""
-    if isinstance(model, (list, tuple)):
-        names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
-        models = [loaded(m, precision) for m in model]
-        return models[0] if len(models) == 1 else Committee(models, names)
-    if isinstance(model, (str, Path)):
-        from ..model import load_model
-
-        return load_model(model, precision)
-    if precision is not None and precision != getattr(model, "precision", precision):
-        raise InputError(
-            f"precision '{precision}' for a Potential of {model.precision}: call its "
-            "to_precision() first"
-        )
-    return model
 
 
 def deviation_columns(engine: Engine) -> tuple[float, ...]:

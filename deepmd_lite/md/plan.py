@@ -239,6 +239,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
 
 def _deviation_seconds(engine: Engine) -> float:
     """What a row of `model_devi.out` takes: the other models of the input."""
+    deviation_columns(engine)  # the first time compiles their networks
     first = time.perf_counter()
     deviation_columns(engine)
     return time.perf_counter() - first

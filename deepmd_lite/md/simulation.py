@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from ..deviation import Committee
+from ..deviation import Committee, loaded
 from ..schema import S, parse
 from ..system import InputError
 from . import restart
 from .comm import agreement, guarded, wrap
-from .committee import deviation_columns, loaded
+from .committee import deviation_columns
 from .config import Guards, MdConfig, Output, Velocities
 from .domain import Domain, checked_grid
 from .engine import Engine, longest

@@ -274,7 +274,7 @@ def test_without_mpi_the_ranks_are_not_checked(model, structures, monkeypatch):
 
 def test_a_verdict_without_a_number_fails():
     assert Verdict("x", float("nan"), 1.0, "eV").state == "FAILED"
-    assert Verdict("x", 1.0, None, "eV").state == "reported"
+    assert Verdict("x", None, 1.0, "eV").state == "not made"
 
 
 def test_the_command(tmp_path, model, capsys):
