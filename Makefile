@@ -7,18 +7,21 @@ WORKERS ?= 2
 BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h)
 
+# Of `make fuzz`: damaged files; one random shape of the kernels for each fifty of them.
+CASES ?= 100000
 SANITIZE := build/sanitize
 # Address space layout randomisation can take the place of AddressSanitizer's shadow; not every
 # container lets a process turn it off.
 UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help quickstart test sanitize lint bench install clean
+.PHONY: help quickstart test sanitize fuzz lint bench install clean
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
 	@echo "make test         install, then run the tests (WORKERS=2 of them at a time)"
 	@echo "make sanitize     build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and call"
-	@echo "                  all of dpl.h on extreme arguments"
+	@echo "                  all of dpl.h on extreme arguments and random shapes"
+	@echo "make fuzz         a night's work: CASES=100000 damaged files for the readers, random shapes for the kernels"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        benchmarks of this machine; PEER=1: DeePMD-kit beside it; DATA=FOLDER: training too;"
 	@echo "                  RESULTS=FOLDER: write JSON and tables there (see benchmarks/)"
@@ -35,7 +38,11 @@ sanitize:
 	cmake -S . -B $(SANITIZE) -DDPL_PYTHON=OFF -DDPL_CUDA=OFF -DDPL_SANITIZE=ON
 	cmake --build $(SANITIZE) --parallel 2
 	UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
-	  $(UNSHUFFLED) $(SANITIZE)/dpl_sanitize
+	  $(UNSHUFFLED) $(SANITIZE)/dpl_sanitize $(SHAPES) $(SEED)
+
+fuzz: $(INSTALLED)
+	DPL_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests/fuzz
+	$(MAKE) sanitize SHAPES=$$(($(CASES) / 50)) SEED=$$(date +%s)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install -q ruff mypy clang-format types-PyYAML types-tqdm

@@ -2,7 +2,7 @@
 
     python benchmarks/train.py --data FOLDER [--batch N …] [--steps N] [--out FILE.json]
     python benchmarks/train.py --data FOLDER --peer deepmd-kit
-    python benchmarks/train.py --data FOLDER --accuracy 20000 [--peer deepmd-kit]
+    python benchmarks/train.py --data FOLDER --accuracy 20000 [--seeds N] [--peer deepmd-kit]
 
 FOLDER holds deepmd/npy systems of H and O; the last in order of names is the test set, the others
 are trained on. Meant for `examples/water/data` of a DeePMD-kit checkout: data_0 to data_2 train
@@ -16,8 +16,9 @@ it), reading data, statistics and building included. No validation set in timed 
 
 --accuracy trains each code for that many steps, learning rate 1e-3 to 3.51e-8 in 200 equal stairs,
 energy and force prefactors as in the example, batches of --batch frames (the first given), and
-prints the RMSE of the last model on all test frames. With a peer, this project trains once more,
-with --time-limit for a tenth of the minutes that the peer took.
+prints the RMSE of the last model on all test frames: the mean over --seeds trainings, each with
+other first weights and another order of frames, and its standard error. With a peer, this project
+trains once more, with --time-limit for a tenth of the minutes that the peer took.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from common import (
@@ -68,11 +70,13 @@ def systems_in(folder: Path | None) -> list[Path]:
 
 
 def input_section(
-    systems: Sequence[Path], precision: str, batch: int, steps: int, display: int
+    systems: Sequence[Path], precision: str, batch: int, steps: int, display: int, seed: int = 1
 ) -> dict[str, Any]:
     """An `input.json` that both codes read."""
+    model = model_section(precision)
+    model["descriptor"]["seed"] = model["fitting_net"]["seed"] = seed
     return {
-        "model": model_section(precision),
+        "model": model,
         "learning_rate": {
             "type": "exp",
             "start_lr": 1e-3,
@@ -89,7 +93,7 @@ def input_section(
             "numb_steps": steps,
             "disp_freq": display,
             "save_freq": steps,
-            "seed": 1,
+            "seed": seed,
         },
     }
 
@@ -192,17 +196,21 @@ def accuracy(
     systems: Sequence[Path],
     codes: dict[str, tuple[str, Peer | None]],
     arguments: argparse.Namespace,
-) -> dict[str, dict[str, float]]:
-    """RMSE on the test set after the same number of steps: energy eV/atom, force eV/Å; minutes."""
+) -> dict[str, dict[str, list[float]]]:
+    """RMSE on the test set after as many steps, energy eV/atom, force eV/Å, and minutes: each a
+    list over seeds."""
     from deepmd_lite.evaluate import evaluate
 
     *train, test = systems
     steps = arguments.accuracy
-    content = input_section(train, precision, arguments.batch[0], steps, min(100, steps // 2))
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
 
-    def train_and_test(name: str, optimizer: str, peer: Peer | None, limit: float | None) -> None:
-        progress(f"accuracy, {steps} steps, {precision}: {name}")
+    def train_and_test(
+        name: str, optimizer: str, peer: Peer | None, seed: int, limit: float | None = None
+    ) -> None:
+        progress(f"accuracy, {steps} steps, {precision}, seed {seed}: {name}")
+        display = min(100, steps // 2)
+        content = input_section(train, precision, arguments.batch[0], steps, display, seed)
         folder = arguments.work.resolve() / "accuracy" / name.replace(", ", "-").replace(" ", "-")
         command = training_command(content, optimizer, peer, folder, limit)
         start = time.perf_counter()
@@ -215,14 +223,16 @@ def accuracy(
             frozen = folder / ("frozen.pth" if peer.backend == "pytorch" else "frozen.pb")
             peer.dp("freeze", "-o", frozen, folder=folder)
             errors = peer.test(frozen, test, folder)
-        found[name] = {**errors, "minutes": minutes}
+        for key, value in {**errors, "minutes": minutes}.items():
+            found.setdefault(name, {}).setdefault(key, []).append(value)
 
-    for name, (optimizer, peer) in codes.items():
-        train_and_test(name, optimizer, peer, None)
+    for seed in range(1, arguments.seeds + 1):
+        for name, (optimizer, peer) in codes.items():
+            train_and_test(name, optimizer, peer, seed)
     for name, (_, peer) in codes.items():
         if peer is not None:
             shown = f"this project, SOAP, a tenth of the time of {peer.backend}"
-            train_and_test(shown, "SOAP", None, found[name]["minutes"] / 10)
+            train_and_test(shown, "SOAP", None, 1, median(found[name]["minutes"]) / 10)
     return found
 
 
@@ -251,19 +261,27 @@ def speed_table(cases: list[dict[str, Any]], codes: Sequence[str]) -> Table:
     return Table("Training", columns, rows, notes)
 
 
-def accuracy_table(found: dict[str, dict[str, dict[str, float]]], steps: int) -> Table:
+def accuracy_table(found: dict[str, dict[str, dict[str, list[float]]]], steps: int) -> Table:
     """Errors on the test set."""
-    rows = [
-        [name, precision, 1e3 * e["energy"], 1e3 * e["force"], e["minutes"]]
-        for precision, codes in found.items()
-        for name, e in codes.items()
-    ]
+    rows = []
+    for precision, codes in found.items():
+        for name, e in codes.items():
+            row: list[Any] = [name, precision, len(e["force"])]
+            for key in ("energy", "force"):
+                error = standard_error(e[key])
+                row += [1e3 * mean(e[key]), None if error is None else 1e3 * error]
+            rows.append([*row, mean(e["minutes"])])
     return Table(
         f"RMSE on the test frames after {steps:,} steps",
-        ["code", "precision", "energy meV/atom", "force meV/Å", "minutes"],
+        ["code", "precision", "seeds", "energy meV/atom", "±", "force meV/Å", "±", "minutes"],
         rows,
-        ["same frames, learning rates and prefactors; last weights; one seed"],
+        ["same frames, learning rates and prefactors; last weights; ±: standard error of the mean"],
     )
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean; None for a single value."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def read_arguments() -> argparse.Namespace:
@@ -274,6 +292,7 @@ def read_arguments() -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=400, help="of a timed run")
     made.add_argument("--skip", type=int, default=100, help="steps before the timed ones")
     made.add_argument("--accuracy", type=int, metavar="STEPS", help="compare accuracy instead")
+    made.add_argument("--seeds", type=int, default=1, help="trainings of each code for accuracy")
     made.add_argument("--peer-backend", nargs="+", choices=BACKENDS, default=["tensorflow"])
     arguments = made.parse_args()
     arguments.data = Path(arguments.data) if arguments.data else None
@@ -281,6 +300,8 @@ def read_arguments() -> argparse.Namespace:
         raise BenchmarkError(f"--steps {arguments.steps}: expected at least twice --skip")
     if arguments.accuracy is not None and arguments.accuracy < 2:
         raise BenchmarkError(f"--accuracy {arguments.accuracy}: expected at least 2 steps")
+    if arguments.seeds < 1:
+        raise BenchmarkError(f"--seeds {arguments.seeds}: expected at least 1")
     return arguments
 
 

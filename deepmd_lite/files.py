@@ -40,6 +40,27 @@ def writing(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written: {e.strerror or e}") from None
 
 
+@contextmanager
+def results_folder(path: str | Path) -> Iterator[None]:
+    """Makes the folder; what fails inside before anything is in it takes it away again.
+
+    Raises InputError where it cannot be made.
+    """
+    path = Path(path)
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be made a folder: {e.strerror or e}") from None
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+        raise
+
+
 def sync_file(path: str | Path) -> None:
     """Wait until what was written to `path` is on the disk; raises InputError naming it."""
     with writing(path):

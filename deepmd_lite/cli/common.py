@@ -65,12 +65,24 @@ def named_data(args: argparse.Namespace) -> list[str]:
     return named
 
 
-def first_frames(systems: Sequence[System], n: int) -> list[System]:
-    """The first `n` frames of each system; 0: all. InputError for a negative number."""
+def first_frames(systems: Sequence[System], n: int, seed: int | None = None) -> list[System]:
+    """The first `n` frames of each system, or `n` drawn at random with `seed`; 0: all.
+
+    Raises InputError for a negative number.
+    """
     from dataclasses import replace
+
+    import numpy as np
 
     from ..system import InputError
 
     if n < 0:
         raise InputError(f"-n {n}: expected a number of frames, or 0 for all")
-    return [replace(s, frames=s.frames[:n]) if n else s for s in systems]
+    random = None if seed is None else np.random.default_rng(seed)
+    found = []
+    for system in systems:
+        frames = system.frames
+        if random is not None:
+            frames = [frames[k] for k in random.permutation(len(frames))]
+        found.append(replace(system, frames=frames[: n or None]))
+    return found

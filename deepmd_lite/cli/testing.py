@@ -37,6 +37,13 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
         metavar="N",
         help="the first N frames of each system (default 0: all)",
     )
+    p.add_argument("--shuffle-test", action="store_true", help="frames in random order, before -n")
+    p.add_argument("-r", "--rand-seed", type=int, metavar="SEED", help="of that order (default: 0)")
+    of_input = p.add_mutually_exclusive_group()
+    for option, which in (("--train-data", "training"), ("--valid-data", "validation")):
+        of_input.add_argument(
+            option, type=Path, metavar="INPUT", help=f"the {which} data of a training's input"
+        )
     p.add_argument(
         "-d",
         "--detail",
@@ -69,9 +76,13 @@ def _test(args: argparse.Namespace) -> int:
         args.model, *args.paths = args.paths
     if args.model is None:
         raise InputError("no model: give it first, or as -m MODEL")
+    if args.rand_seed is not None and not args.shuffle_test:
+        raise InputError("--rand-seed: only with --shuffle-test")
+    args.system += _data_of_input(args.train_data, args.valid_data)
     data = named_data(args)
     model = load_model(args.model, args.precision)
-    systems = first_frames(load(data, type_map=model.type_map), args.numb_test)
+    seed = (args.rand_seed or 0) if args.shuffle_test else None
+    systems = first_frames(load(data, type_map=model.type_map), args.numb_test, seed)
     report = evaluate(model, systems, quiet=args.quiet)
     print(format_report(report))
     if args.json:
@@ -81,6 +92,21 @@ def _test(args: argparse.Namespace) -> int:
     if args.plot:
         plot_parity(report, args.plot)
     return 0
+
+
+def _data_of_input(training: Path | None, validation: Path | None) -> list[str]:
+    """What the input of a training names as its training, or its validation data."""
+    from ..system import InputError
+    from ..training import read_input
+
+    if training is not None:
+        return list(read_input(training)[0].training.training_data.systems)
+    if validation is None:
+        return []
+    data = read_input(validation)[0].training.validation_data
+    if data is None:
+        raise InputError(f"{validation}: training/validation_data is missing")
+    return list(data.systems)
 
 
 # --- devi -----------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .common import EPILOG, common, first_frames, named_data, set_threads
 
+INPUTS = (".json", ".yaml", ".yml")
+
 
 def add_train(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
@@ -14,12 +16,17 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         help="train a potential from an input file",
         epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
     )
-    p.add_argument("input", type=Path, metavar="INPUT", help="JSON or YAML with DeePMD-kit's keys")
+    p.add_argument(
+        "input",
+        type=Path,
+        nargs="?",
+        metavar="INPUT",
+        help="JSON or YAML with DeePMD-kit's keys",
+    )
     p.add_argument(
         "-o",
         "--output",
         type=Path,
-        default=Path("."),
         metavar="FOLDER",
         help="folder of the results (default: the working directory)",
     )
@@ -27,8 +34,11 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
     start.add_argument(
         "-r",
         "--restart",
-        action="store_true",
-        help="go on from the last checkpoint in the output folder",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="CHECKPOINT",
+        help="go on from the last checkpoint in the output folder, or where that file is",
     )
     start.add_argument(
         "-i", "--init-model", type=Path, metavar="MODEL", help="begin with the weights of a model"
@@ -52,17 +62,21 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         help="90s, 30m, 2h, 1h30m: end by then; the learning rate follows the time",
     )
     common(p)
-    p.set_defaults(run=_train)
+    p.set_defaults(run=_train, wrong_usage=p.error)
 
 
 def _train(args: argparse.Namespace) -> int:
     from ..training import train
 
     set_threads(args.threads)
+    if args.input is None and args.restart is not None and args.restart.suffix in INPUTS:
+        args.input, args.restart = args.restart, Path()  # --restart INPUT
+    if args.input is None:
+        args.wrong_usage("the following arguments are required: INPUT")
     train(
         args.input,
-        output=args.output,
-        restart=args.restart,
+        output=_output(args),
+        restart=args.restart is not None,
         init_model=args.init_model,
         finetune=args.finetune,
         use_pretrain_script=args.use_pretrain_script,
@@ -71,6 +85,24 @@ def _train(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     return 0
+
+
+def _output(args: argparse.Namespace) -> Path:
+    """The folder of the results; a restart goes on where its checkpoint is."""
+    from ..system import InputError
+    from ..training import CHECKPOINT
+
+    if args.restart in (None, Path()):
+        return args.output or Path()
+    folder = args.restart.parent if args.restart.name == CHECKPOINT else args.restart
+    if not (folder / CHECKPOINT).is_file():
+        raise InputError(
+            f"{args.restart}: expected a {CHECKPOINT}, or a folder with one; to go on from a model "
+            "of DeePMD-kit, dpl convert it and give --init-model"
+        )
+    if args.output is not None and args.output.resolve() != folder.resolve():
+        raise InputError(f"--output {args.output}: a restart goes on where its checkpoint is")
+    return folder
 
 
 # --- change-bias ----------------------------------------------------------------------------

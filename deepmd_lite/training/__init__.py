@@ -1,6 +1,6 @@
 """Training: input, schedule, loss, loop, checkpoint and what is reported on the way."""
 
 from .config import TrainInput, read_input
-from .loop import TrainingError, train
+from .loop import CHECKPOINT, TrainingError, train
 
-__all__ = ["TrainInput", "TrainingError", "read_input", "train"]
+__all__ = ["CHECKPOINT", "TrainInput", "TrainingError", "read_input", "train"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..files import results_folder
 from ..model import ModelConfig
 from ..schema import parse
 from ..system import InputError
@@ -34,7 +35,7 @@ from .setup import (
 )
 from .trainer import BEST_MODEL, CHECKPOINT, Trainer, TrainingError
 
-__all__ = ["Trainer", "TrainingError", "train"]
+__all__ = ["CHECKPOINT", "Trainer", "TrainingError", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -93,25 +94,22 @@ def train(
         output = Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         settings = _settings(config, time_limit, checkpoint, use_pretrain_script)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f"{output}: cannot be made a folder: {e.strerror or e}") from None
-        if checkpoint is not None:
-            trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
-        else:
-            if start is not None:
-                adopt_model(settings, start, use_pretrain_script)
-            data = load_data(settings, quiet)
-            potential = initial_potential(settings, data, start, finetune is not None)
-            trainer = Trainer(settings, data, potential, clock, ranks)
-            if ranks.is_first:
-                _set_aside(output, settings)
-        with logging_redirect_tqdm(), Interrupt() as interrupt:
-            trainer.interrupt = interrupt
-            _run(trainer, output, restart, quiet)
-            if ranks.is_first:
-                _finish(trainer, output)
+        with results_folder(output):
+            if checkpoint is not None:
+                trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
+            else:
+                if start is not None:
+                    adopt_model(settings, start, use_pretrain_script)
+                data = load_data(settings, quiet)
+                potential = initial_potential(settings, data, start, finetune is not None)
+                trainer = Trainer(settings, data, potential, clock, ranks)
+                if ranks.is_first:
+                    _set_aside(output, settings)
+            with logging_redirect_tqdm(), Interrupt() as interrupt:
+                trainer.interrupt = interrupt
+                _run(trainer, output, restart, quiet)
+                if ranks.is_first:
+                    _finish(trainer, output)
         if interrupt.received is not None and interrupt.received.name == "SIGINT":
             raise KeyboardInterrupt
     return output / MODEL

@@ -2,7 +2,8 @@
 
 Real files with bytes changed, removed, doubled, moved, replaced by numbers that hurt. Never another
 exception than the package's own, never a file that keeps a reader busy or fills the memory.
-DPL_FUZZ_CASES (default 2000) is the number of cases over all readers.
+Two thousand cases over all readers, the same ones each time; with DPL_FUZZ_CASES as many as it
+says, others each time (`make fuzz`).
 """
 
 import contextlib
@@ -16,12 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from golden_files import GOLDEN, unpacked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import random_atoms, random_potential
 
 from deepmd_lite.cli import main
 from deepmd_lite.data import load
+from deepmd_lite.interop import convert, potential_from_tree
+from deepmd_lite.interop.convert import READERS as CONVERTED
 from deepmd_lite.md import restart
 from deepmd_lite.md.comm import Communicator
 from deepmd_lite.md.config import MdConfig
@@ -32,7 +36,7 @@ from deepmd_lite.system import DeepmdLiteError
 from deepmd_lite.training.config import read_input
 
 ROOT = Path(__file__).parents[2]
-CASES = int(os.environ.get("DPL_FUZZ_CASES", "2000"))
+CASES = os.environ.get("DPL_FUZZ_CASES")
 SECONDS = 20
 BYTES = 4 * 2**30
 """What a reader may take besides what the process has."""
@@ -196,7 +200,31 @@ def write_restart(folder):
     return folder / "run" / "restart"
 
 
+def write_converted(suffix):
+    """A model of DeePMD-kit: one that it wrote itself, or one in its portable form."""
+
+    def write(folder):
+        if suffix not in (".dp", ".yaml"):
+            return unpacked(f"two_sided{suffix}", folder)
+        path = Path(shutil.copy(GOLDEN.parent / "two_sided.dp", folder))
+        if suffix == ".yaml":
+            convert(path, folder / "model.dpl")
+            path = folder / "model.yaml"
+            convert(folder / "model.dpl", path)
+        return path
+
+    return write
+
+
+def read_converted(path):
+    potential_from_tree(CONVERTED[path.suffix](path), str(path))
+
+
 READERS = {
+    **{
+        suffix: (write_converted(suffix), read_converted)
+        for suffix in (".pb", ".pth", ".pt", ".dp", ".yaml")
+    },
     "model": (write_model, lambda path: load_model(path)),
     "header": (write_model, lambda path: read_header(path)),
     "extxyz": (write_extxyz, lambda path: load([path])),
@@ -211,12 +239,19 @@ READERS = {
 }
 
 
-def examples(share):
-    """Settings for a share of all cases."""
+FOLDERS = {
+    "npy": (write_npy, lambda folder: load([folder])),
+    "restart": (write_restart, lambda folder: restart.read(folder, ["Si"], Communicator())),
+    "restart described": (write_restart, lambda folder: restart.describe(folder)),
+}
+
+
+def examples():
+    """Settings for one reader's share of all cases."""
     return settings(
-        max_examples=max(1, int(CASES * share)),
+        max_examples=max(1, int(CASES or 2000) // (len(READERS) + len(FOLDERS))),
         deadline=None,
-        derandomize=True,
+        derandomize=CASES is None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -229,7 +264,7 @@ def test_files(tmp_path_factory, name):
     content = path.read_bytes()
     assert one_line(reader, path), "the file itself is sound"
 
-    @examples(0.09)
+    @examples()
     @given(mutations)
     def run(changes):
         path.write_bytes(mutated(content, changes))
@@ -238,22 +273,15 @@ def test_files(tmp_path_factory, name):
     run()
 
 
-@pytest.mark.parametrize(
-    ("write", "reader"),
-    [
-        (write_npy, lambda folder: load([folder])),
-        (write_restart, lambda folder: restart.read(folder, ["Si"], Communicator())),
-        (write_restart, lambda folder: restart.describe(folder)),
-    ],
-    ids=["npy", "restart", "restart described"],
-)
-def test_folders(tmp_path_factory, write, reader):
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders(tmp_path_factory, name):
+    write, reader = FOLDERS[name]
     folder = write(tmp_path_factory.mktemp("fuzz"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     contents = {p: p.read_bytes() for p in files}
     assert one_line(reader, folder)
 
-    @examples(0.09)
+    @examples()
     @given(st.sampled_from(files), mutations)
     def run(path, changes):
         path.write_bytes(mutated(contents[path], changes))

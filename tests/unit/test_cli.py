@@ -117,6 +117,48 @@ def test_test_takes_the_arguments_of_dp_test(tmp_path, capsys, model):
     assert stop.value.code == 2
 
 
+def test_test_takes_frames_by_chance_and_data_of_an_input(tmp_path, capsys, model):
+    one, two = npy_system(tmp_path / "one", 4), npy_system(tmp_path / "two", 2)
+    command = ["test", "-q", "-m", str(model)]
+    detail = tmp_path / "detail"
+
+    def tested(*options):
+        assert main([*command, *map(str, options), "-d", str(detail)]) == 0
+        capsys.readouterr()
+        return np.loadtxt(f"{detail}.e.out", ndmin=2)[:, 0]
+
+    whole = tested("-s", one)
+    drawn = [tested("-s", one, "--shuffle-test", "-r", seed, "-n", 2) for seed in range(6)]
+    assert all(len(d) == 2 and set(d) <= set(whole) for d in drawn)
+    assert len({tuple(d) for d in drawn}) > 1
+    np.testing.assert_array_equal(drawn[0], tested("-s", one, "--shuffle-test", "-n", 2))
+    assert "--shuffle-test" in fails(capsys, *command, "-s", one, "-r", 1)
+
+    path = train_input(tmp_path, one)
+    assert "validation_data is missing" in fails(capsys, *command, "--valid-data", path)
+    config = json.loads(path.read_text())
+    config["training"]["validation_data"] = {"systems": [str(two)]}
+    path.write_text(json.dumps(config))
+    np.testing.assert_array_equal(tested("--train-data", path), whole)
+    np.testing.assert_array_equal(tested("--valid-data", path), tested("-s", two))
+
+
+def test_a_restart_by_the_path_of_its_checkpoint(tmp_path, capsys):
+    path, out = train_input(tmp_path, npy_system(tmp_path / "data")), tmp_path / "out"
+    command = ["train", str(path), "-q"]
+    assert main([*command, "-o", str(out)]) == 0
+    done = (out / "model.dpl").read_bytes()
+    for where in (out, out / "checkpoint.safetensors"):
+        (out / "model.dpl").unlink()
+        assert main([*command, "--restart", str(where)]) == 0
+        assert len((out / "model.dpl").read_bytes()) == len(done)
+    assert main(["train", "-q", "-o", str(out), "--restart", str(path)]) == 0  # the input last
+    (tmp_path / "model.ckpt").touch()
+    assert "--init-model" in fails(capsys, *command, "--restart", tmp_path / "model.ckpt")
+    error = fails(capsys, *command, "--restart", out, "-o", tmp_path / "other")
+    assert "where its checkpoint is" in error
+
+
 def test_train_within_a_time_limit(tmp_path, capsys):
     system = npy_system(tmp_path / "data")
     data = {"training_data": {"systems": [str(system)]}, "numb_steps": 2}

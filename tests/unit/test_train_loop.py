@@ -228,8 +228,10 @@ def test_a_restart_with_another_repulsion_is_refused(uninterrupted, data, tmp_pa
 def test_init_model_of_another_architecture_is_refused(uninterrupted, data, tmp_path):
     config = settings(data)
     config["model"]["fitting_net"]["neuron"] = [6, 6]
+    out = tmp_path / "out"
     with pytest.raises(InputError, match="model/fitting_net/neuron"):
-        train(config, output=tmp_path, init_model=uninterrupted / "model.dpl", quiet=True)
+        train(config, output=out, init_model=uninterrupted / "model.dpl", quiet=True)
+    assert not out.exists(), "a refused training leaves nothing"
 
 
 def test_ctrl_c_leaves_a_model_and_a_checkpoint(data, tmp_path):
