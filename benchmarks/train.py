@@ -98,11 +98,12 @@ def input_section(
     }
 
 
-def codes_of(found: Sequence[Peer]) -> dict[str, tuple[str, Peer | None]]:
+def codes_of(
+    optimizers: Sequence[str], found: Sequence[Peer]
+) -> dict[str, tuple[str, Peer | None]]:
     """Name → (optimiser, peer or None)."""
     own: dict[str, tuple[str, Peer | None]] = {
-        "this project, SOAP": ("SOAP", None),
-        "this project, Adam": ("Adam", None),
+        f"this project, {name}": (name, None) for name in optimizers
     }
     return {**own, **{f"DeePMD-kit, {p.backend}": ("Adam", p) for p in found}}
 
@@ -293,6 +294,8 @@ def read_arguments() -> argparse.Namespace:
     made.add_argument("--skip", type=int, default=100, help="steps before the timed ones")
     made.add_argument("--accuracy", type=int, metavar="STEPS", help="compare accuracy instead")
     made.add_argument("--seeds", type=int, default=1, help="trainings of each code for accuracy")
+    both = ("SOAP", "Adam")
+    made.add_argument("--optimizer", nargs="+", choices=both, default=both, help="here")
     made.add_argument("--peer-backend", nargs="+", choices=BACKENDS, default=["tensorflow"])
     arguments = made.parse_args()
     arguments.data = Path(arguments.data) if arguments.data else None
@@ -309,7 +312,7 @@ def main() -> None:
     arguments = read_arguments()
     systems = systems_in(arguments.data)
     found = peers(arguments.peer_venv, arguments.peer_backend) if arguments.peer else []
-    codes = codes_of(found)
+    codes = codes_of(arguments.optimizer, found)
     threads = chosen_threads(arguments)
     if arguments.accuracy:
         errors = {

@@ -35,17 +35,25 @@ DPL_INLINE void tile(int32_t depth, const real* x, int64_t x_row, int64_t x_step
     }
 }
 
+// All m rows, `rows` of them at a time while there are as many, then half as many.
+template <int rows, int vectors, class real>
+DPL_INLINE void tiles(int32_t m, int32_t depth, const real* x, int64_t x_row, int64_t x_step,
+                      const real* y, int64_t y_step, bool add, real* out, int64_t ldo) {
+  int32_t i = 0;
+  for (; i + rows <= m; i += rows)
+    tile<rows, vectors>(depth, x + i * x_row, x_row, x_step, y, y_step, add, out + i * ldo, ldo);
+  if constexpr (rows > 1)
+    tiles<(rows + 1) / 2, vectors>(m - i, depth, x + i * x_row, x_row, x_step, y, y_step, add,
+                                   out + i * ldo, ldo);
+}
+
 template <int vectors, class real>
 DPL_INLINE void multiply_panel(int32_t m, int32_t depth, const real* x, int64_t x_row,
                                int64_t x_step, const real* y, int64_t y_step, bool add, real* out,
                                int64_t ldo) {
   constexpr int full = kPanel<real> / Simd<real>::lanes;  // vectors of a whole panel
   constexpr int rows = full > 4 ? 1 : full > 2 ? 3 : 8;   // as many as there are registers for
-  int32_t i = 0;
-  for (; i + rows <= m; i += rows)
-    tile<rows, vectors>(depth, x + i * x_row, x_row, x_step, y, y_step, add, out + i * ldo, ldo);
-  for (; i < m; ++i)
-    tile<1, vectors>(depth, x + i * x_row, x_row, x_step, y, y_step, add, out + i * ldo, ldo);
+  tiles<rows, vectors>(m, depth, x, x_row, x_step, y, y_step, add, out, ldo);
 }
 
 constexpr int32_t kDepth = 192;  // lines of a panel that stay in L1 while the rows pass by

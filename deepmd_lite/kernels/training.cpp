@@ -27,7 +27,8 @@ struct dpl_pass {
 namespace dpl {
 namespace {
 
-constexpr int32_t kRows = 64;    // atoms of a block
+constexpr int64_t kRows = 64;    // most atoms of a block
+constexpr int64_t kFewRows = 8;  // least, if it can be
 constexpr int32_t kInputs = 48;  // inputs of a layer whose weights one thread derives
 
 template <class real>
@@ -60,6 +61,7 @@ class Pass final : public dpl_pass {
     int32_t first, n;
   };
 
+  void divide(int threads);
   void forward_block(const Block& block, const real* moments, double* energies, real* grad);
   void backward_block(const Block& block, const real* moments, const double* to_energies,
                       const real* to_gradients, real* grad);
@@ -92,14 +94,26 @@ void Pass<real>::energies(const dpl_fitting& fitting, int64_t n, const int32_t* 
     for (size_t l = 0; l < group.levels.size(); ++l)
       group.levels[l].reserve(group.size() * group.fitting.layers()[l].ld_out);
   });
-  blocks_.clear();
-  for (Group& group : groups_)
-    for (int32_t first = 0; first < group.size(); first += kRows)
-      blocks_.push_back({&group, first, std::min(kRows, int32_t(group.size()) - first)});
+  divide(threads);
   parallel_for(int64_t(blocks_.size()), threads, [&](int64_t k) {
     forward_block(blocks_[k], static_cast<const real*>(moments), energies,
                   static_cast<real*>(grad));
   });
+}
+
+// As many blocks of each type for every thread. An atom's numbers do not depend on its block.
+template <class real>
+void Pass<real>::divide(int threads) {
+  blocks_.clear();
+  for (Group& group : groups_) {
+    int64_t n_blocks = (group.size() + kRows - 1) / kRows;
+    n_blocks = (n_blocks + threads - 1) / threads * threads;
+    n_blocks = std::min(n_blocks, (group.size() + kFewRows - 1) / kFewRows);
+    for (int64_t k = 0; k < n_blocks; ++k) {
+      const int64_t first = k * group.size() / n_blocks, end = (k + 1) * group.size() / n_blocks;
+      blocks_.push_back({&group, int32_t(first), int32_t(end - first)});
+    }
+  }
 }
 
 template <class real>
