@@ -58,11 +58,12 @@ def panels(n: int, rows: int = 1) -> tuple[Any, list[Any]]:
     for axis in axes[:n]:
         axis.ticklabel_format(useOffset=False)
         axis.grid(color="0.9", lw=0.6)
+        axis.set_axisbelow(True)
     return figure, axes[:n]
 
 
-def png(figure: Any) -> bytes:
+def png(figure: Any, dpi: int = DPI) -> bytes:
     """The picture as a file."""
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
+    figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()

@@ -54,6 +54,9 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
         ".v_peratom.out",
     )
     p.add_argument("--plot", type=Path, metavar="PNG", help="write a parity plot")
+    p.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page: errors, where they are, plots"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the errors as JSON")
     p.add_argument(
         "--precision",
@@ -66,7 +69,7 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
 
 def _test(args: argparse.Namespace) -> int:
     from ..data import load
-    from ..evaluate import evaluate, format_report, plot_parity, write_details
+    from ..evaluate import evaluate, format_report, plot_parity, write_details, write_page
     from ..files import write_atomically
     from ..model import load_model
     from ..system import InputError
@@ -91,6 +94,8 @@ def _test(args: argparse.Namespace) -> int:
         write_details(report, args.detail)
     if args.plot:
         plot_parity(report, args.plot)
+    if args.html:
+        write_page(report, args.html, f"{args.model} on {', '.join(data)}"[:200])
     return 0
 
 

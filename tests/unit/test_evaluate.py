@@ -9,7 +9,13 @@ from ase.io import write
 from models import environment_of, random_atoms, random_potential
 
 from deepmd_lite.data import load
-from deepmd_lite.evaluate import evaluate, format_report, plot_parity, write_details
+from deepmd_lite.evaluate import (
+    evaluate,
+    format_report,
+    plot_parity,
+    write_details,
+    write_page,
+)
 from deepmd_lite.system import InputError
 
 
@@ -157,6 +163,38 @@ def test_parity_plot(report, tmp_path):
     assert [p.name for p in tmp_path.glob(".*")] == []
     with pytest.raises(InputError, match="cannot be written"):
         plot_parity(report, tmp_path / "missing" / "parity.png")
+
+
+def test_forces_of_each_element(model, tmp_path):
+    wrong = np.array([0.01] * 4 + [0.3] * 4)[:, None]  # Si4C4
+    write(tmp_path / "x.extxyz", [labelled(model, 1, force=wrong)])
+    report = evaluate(model, tmp_path / "x.extxyz")
+    found = report.force_by_element()
+    assert {name: n for name, (n, _) in found.items()} == {"C": 4, "Si": 4}
+    assert found["C"][1] == pytest.approx(0.3, abs=1e-6)
+    assert found["Si"][1] == pytest.approx(0.01, abs=1e-6)
+    assert report.errors()["force_rmse_by_element"]["C"] == pytest.approx(0.3, abs=1e-6)
+    assert "C 300.00, Si 10.00 meV/Å" in format_report(report)
+
+
+def test_page(report, tmp_path):
+    write_page(report, tmp_path / "page.html", "model on <data>")
+    text = (tmp_path / "page.html").read_text()
+    assert len(text) < 2_000_000
+    assert text.count("data:image/png;base64,") == 2
+    assert "model on &lt;data&gt;" in text
+    worst = max(
+        report.results, key=lambda r: np.linalg.norm(r.forces - r.frame.forces, axis=1).max()
+    )
+    first = text.index("largest force error")
+    assert worst.frame.source in text[first : first + 400]
+    assert f"{1e3 * report.total().force_rmse:.2f} (" in text
+    report.results[-1].forces[3] = math.nan  # what is no number is the worst, and no traceback
+    write_page(report, tmp_path / "page.html", "model")
+    text = (tmp_path / "page.html").read_text()
+    first = text.index("largest force error")
+    assert report.results[-1].frame.source in text[first : first + 400]
+    assert "nan meV/Å, atom 3" in text
 
 
 def test_loaded_systems_are_taken_as_they_are(model, tmp_path):

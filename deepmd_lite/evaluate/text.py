@@ -1,0 +1,120 @@
+"""The errors as text: tables for a terminal, and the files of `dp test`."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..files import write_atomically
+from ..system import InputError
+from .errors import OTHER_ZERO, FrameResult, Report, Scores
+
+
+def format_report(report: Report) -> str:
+    """A table by system (and configuration type) and the totals with the names of `dp test`."""
+    total = report.total()
+    groups = report.by_system()
+    lines = []
+    if len(groups) > 1:
+        lines += _table("system", groups)
+    by_type = report.by_config_type()
+    if by_type:
+        lines += _table("config_type", by_type)
+    lines.append(
+        f"{total.frames} frames, {total.atoms} atoms; labels: energy {total.energy_frames} frames, "
+        f"force {total.force_atoms} atoms, virial {total.virial_frames} frames"
+    )
+    rows = (
+        ("Energy RMSE", total.energy_rmse, "eV", None),
+        ("Energy MAE", total.energy_mae, "eV", None),
+        ("Energy RMSE/Natoms", total.energy_rmse_per_atom, "eV", "meV/atom"),
+        ("Energy MAE/Natoms", total.energy_mae_per_atom, "eV", "meV/atom"),
+        ("Force  RMSE", total.force_rmse, "eV/Å", "meV/Å"),
+        ("Force  MAE", total.force_mae, "eV/Å", "meV/Å"),
+        ("Virial RMSE", total.virial_rmse, "eV", None),
+        ("Virial MAE", total.virial_mae, "eV", None),
+        ("Virial RMSE/Natoms", total.virial_rmse_per_atom, "eV", "meV/atom"),
+        ("Virial MAE/Natoms", total.virial_mae_per_atom, "eV", "meV/atom"),
+    )
+    for name, value, unit, small in rows:
+        if name.startswith("Virial") and total.virial_frames == 0:
+            continue
+        also = f"  = {1e3 * value:.3f} {small}" if small else ""
+        lines.append(f"{name:<19}: {value:.6e} {unit}{also}")
+    by_element = report.force_by_element()
+    if len(by_element) > 1:
+        shown = ", ".join(f"{name} {1e3 * rmse:.2f}" for name, (_, rmse) in by_element.items())
+        lines.append(f"Force  RMSE of each element: {shown} meV/Å")
+    shift, spread = report.energy_shift()
+    if abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread:
+        lines.append(
+            f"warning: all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom "
+            "besides: another zero of energy; dpl change-bias fits the model's to these data"
+        )
+    if report.beyond_table:
+        lines.append(
+            f"warning: {report.beyond_table} pairs are closer than anything the model was made "
+            "for; its predictions there are extrapolations"
+        )
+    return "\n".join(lines)
+
+
+def _table(title: str, groups: dict[str, Scores]) -> list[str]:
+    width = max(len(title), *(len(name) for name in groups))
+    head = f"{title:<{width}}  frames    E RMSE     E MAE    F RMSE     F MAE    V RMSE     V MAE"
+    lines = [head, f"{'':<{width}}        {'meV/atom':>20}{'meV/Å':>20}{'meV/atom':>20}"]
+    for name, s in groups.items():
+        values = (
+            *(s.energy_rmse_per_atom, s.energy_mae_per_atom, s.force_rmse, s.force_mae),
+            *(s.virial_rmse_per_atom, s.virial_mae_per_atom),
+        )
+        cells = "".join(f"{'-':>10}" if math.isnan(v) else f" {1e3 * v:9.2f}" for v in values)
+        lines.append(f"{name:<{width}}  {s.frames:6d}{cells}")
+    return [*lines, ""]
+
+
+_XYZ = tuple("xyz")
+_DETAILS: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
+    ("e", "energy", ("e",), False),
+    ("e_peratom", "energy", ("e",), True),
+    ("f", "forces", tuple(f"f{a}" for a in _XYZ), False),
+    ("v", "virial", tuple(f"v{a}{b}" for a in _XYZ for b in _XYZ), False),
+    ("v_peratom", "virial", tuple(f"v{a}{b}" for a in _XYZ for b in _XYZ), True),
+)
+"""Suffix, quantity, columns and whether it is divided by the number of atoms."""
+
+
+def write_details(report: Report, prefix: str | Path) -> list[Path]:
+    """Labels beside predictions as text, in the files and columns of `dp test -d PREFIX`.
+
+    PREFIX.e.out, .e_peratom.out (a row for each frame, eV), .f.out (for each atom, eV/Å), .v.out,
+    .v_peratom.out (for each frame, eV): the label's columns, then the prediction's; nan where a
+    frame has no label. Each system has a header line of its own. A suffix of PREFIX is replaced, as
+    there. Returns the paths; raises InputError where one cannot be written.
+    """
+    if not Path(prefix).name:
+        raise InputError(f"{prefix}: expected the beginning of file names, found a folder")
+    groups: dict[str, list[FrameResult]] = {}
+    for result in report.results:
+        groups.setdefault(result.system, []).append(result)
+    paths = []
+    for suffix, quantity, columns, per_atom in _DETAILS:
+        text = io.StringIO()
+        for system, results in groups.items():
+            rows = np.concatenate([_detail(r, quantity, len(columns), per_atom) for r in results])
+            names = [f"{kind}_{c}" for kind in ("data", "pred") for c in columns]
+            np.savetxt(text, rows, header=f"{system}: {' '.join(names)}")
+        paths.append(Path(prefix).with_suffix(f".{suffix}.out"))
+        write_atomically(paths[-1], text.getvalue().encode())
+    return paths
+
+
+def _detail(result: FrameResult, quantity: str, width: int, per_atom: bool) -> np.ndarray:
+    """(rows, 2·width): label and prediction of one frame."""
+    found = np.reshape(getattr(result, quantity), (-1, width))
+    label = getattr(result.frame, quantity)
+    known = np.full_like(found, np.nan) if label is None else np.reshape(label, (-1, width))
+    return np.hstack([known, found]) / (result.frame.n_atoms if per_atom else 1)
