@@ -123,7 +123,8 @@ def test_mtk_is_reversible(coupling):
     simulation.state.velocities.neg_()
     motion.rate *= -1.0
     motion.atoms_chain.velocities *= -1.0
-    motion.cell_chain.velocities *= -1.0
+    for chain in motion.cell_chains:
+        chain.velocities *= -1.0
     simulation.run(40)
     np.testing.assert_allclose(simulation.atoms.positions, start, atol=1e-8)
     np.testing.assert_allclose(simulation.engine.cell, cell, atol=1e-8)

@@ -19,14 +19,18 @@ LARGEST = 0.05
 
 
 def modes(coupling: str) -> np.ndarray:
-    """(k, 3, 3): orthonormal symmetric strains that a cell may undergo.
+    """(k, 3, 3): orthonormal symmetric strains that a cell may undergo, change of volume first.
 
     `coupling`: 'isotropic', 'anisotropic' (along x, y and z) or 'flexible' (without rotation).
     """
+    found = [np.eye(3) / math.sqrt(3.0)]
     if coupling == "isotropic":
-        return np.eye(3)[None] / math.sqrt(3.0)
+        return np.array(found)
     axes = np.eye(3)
-    found = [np.outer(e, e) for e in axes]
+    found += [
+        np.diag([1.0, -1.0, 0.0]) / math.sqrt(2.0),
+        np.diag([1.0, 1.0, -2.0]) / math.sqrt(6.0),
+    ]
     if coupling == "flexible":
         pairs = ((axes[i], axes[j]) for i, j in ((1, 2), (0, 2), (0, 1)))
         found += [(np.outer(a, b) + np.outer(b, a)) / math.sqrt(2.0) for a, b in pairs]

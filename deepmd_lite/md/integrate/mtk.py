@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...system import InputError
 from ...units import ACCELERATION, BOLTZMANN, EV_PER_A3_IN_GPA
 from ..engine import Engine, Totals
 from .cell_motion import checked, projected
@@ -17,14 +18,16 @@ from .verlet import VelocityVerlet, prepare_scaling
 
 
 class MartynaTobiasKlein(VelocityVerlet):
-    """NPT, deterministic: cell velocities with a mass, and a Nosé–Hoover chain each for them and
-    for the atoms.
+    """NPT, deterministic: cell velocities with a mass, and Nosé–Hoover chains, one for the atoms
+    and one for each strain of the cell.
 
     Martyna, Tobias & Klein, "Constant pressure molecular dynamics algorithms", J. Chem. Phys. 101,
     4177 (1994); reversible as in Martyna, Tuckerman, Tobias & Klein, Mol. Phys. 87, 1117 (1996).
     With the rate of deformation g (3, 3), symmetric, so that the cell does not rotate:
     q' = v + q g, v' = f/m − v (g + tr g / N_f), W g' = V (p_int − p) + 2 E_kin / N_f,
-    each projected onto the strains that are allowed; W = (N_f + 3) kT τ² / 3.
+    each projected onto the strains that are allowed; W = (N_f + 3) kT τ² / 3. Strains of a crystal
+    are nearly harmonic and hardly exchange energy: a chain that sees only their sum would leave
+    them whatever shares they began with.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class MartynaTobiasKlein(VelocityVerlet):
         self.rate = np.zeros((3, 3))
         """1/fs: g above."""
         self.atoms_chain = Chain(chain_length, thermostat_time)
-        self.cell_chain = Chain(chain_length, barostat_time)
+        self.cell_chains = [Chain(chain_length, barostat_time) for _ in allowed]
         self.freedom = 0
         self._thermal = BOLTZMANN * temperature(-1)
         self._target = pressure(-1) / EV_PER_A3_IN_GPA
@@ -88,8 +91,12 @@ class MartynaTobiasKlein(VelocityVerlet):
             2.0 * kinetic_energy, self.freedom, self._thermal, half_step
         )
         engine.state.velocities.mul_(factor)
-        of_cell = self._mass * float((self.rate**2).sum())
-        self.rate *= self.cell_chain.advance(of_cell, len(self.allowed), self._thermal, half_step)
+        rates = np.einsum("kab,ab->k", self.allowed, self.rate)
+        rates *= [
+            chain.advance(self._mass * rate**2, 1, self._thermal, half_step)
+            for chain, rate in zip(self.cell_chains, rates, strict=True)
+        ]
+        self.rate = np.einsum("k,kab->ab", rates, self.allowed)
         return factor
 
     def _push_cell(self, engine: Engine, totals: Totals, scaled: float) -> None:
@@ -120,7 +127,7 @@ class MartynaTobiasKlein(VelocityVerlet):
     def extra_energy(self, engine: Engine) -> float:
         """eV: chains, kinetic energy of the cell and p V, less what a ramp has added to them."""
         chains = self.atoms_chain.energy(self.freedom, self._thermal)
-        chains += self.cell_chain.energy(len(self.allowed), self._thermal)
+        chains += sum(chain.energy(1, self._thermal) for chain in self.cell_chains)
         cell = 0.5 * self._mass * float((self.rate**2).sum()) + self._target * engine.volume
         return chains + cell - self._work
 
@@ -129,14 +136,20 @@ class MartynaTobiasKlein(VelocityVerlet):
             **self.label,
             "rate": self.rate.tolist(),
             "atoms_chain": self.atoms_chain.memory(),
-            "cell_chain": self.cell_chain.memory(),
+            "cell_chains": [chain.memory() for chain in self.cell_chains],
             "targets": [self._thermal, self._target, self._work],
         }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
+        if "cell_chains" not in memory:
+            raise InputError(
+                "restart: its barostat had one chain for all strains, now each has its own: begin "
+                "a new run with its last frame as structure"
+            )
         self.rate = np.array(memory["rate"])
         self.atoms_chain.recall(memory["atoms_chain"])
-        self.cell_chain.recall(memory["cell_chain"])
+        for chain, kept in zip(self.cell_chains, memory["cell_chains"], strict=True):
+            chain.recall(kept)
         self._thermal, self._target, self._work = memory["targets"]
 
 
