@@ -37,7 +37,7 @@ def network(node, x):
 
 
 def rows_around(i, positions, cell, d):
-    """Types' places (n,) and rows (1/r, x/r², y/r², z/r²) · switch (n, 4) of all images in rcut."""
+    """Types' places (n,) and rows (1/q, x/q², y/q², z/q²) · switch (n, 4) of all images in rcut."""
     reach = int(np.ceil(d["rcut"] * np.linalg.norm(np.linalg.inv(cell), axis=0).max()))
     shifts = np.array(list(itertools.product(range(-reach, reach + 1), repeat=3)))
     vectors = (positions[None] + (shifts @ cell)[:, None] - positions[i]).reshape(-1, 3)
@@ -47,7 +47,8 @@ def rows_around(i, positions, cell, d):
     u = ((r - d["rcut_smth"]) / (d["rcut"] - d["rcut_smth"])).clip(0, 1)
     w = 1 + u**3 * (-6 * u**2 + 15 * u - 10)
     j = np.tile(np.arange(len(positions)), len(shifts))[near]
-    return j, w[:, None] * np.hstack([1 / r[:, None], vectors / r[:, None] ** 2])
+    q = r[:, None] + d["env_protection"]
+    return j, w[:, None] * np.hstack([1 / q, vectors / q**2])
 
 
 def atomic_energies(model, positions, cell, types):

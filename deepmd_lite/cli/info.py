@@ -53,6 +53,8 @@ def _info_of_model(args: argparse.Namespace) -> int:
         "table": f"{grid.n_intervals} intervals, {table_bytes / 1024:.0f} KiB, "
         f"pairs down to {model.table_min_distance():.2f} Å",
     }
+    if d.env_protection:
+        rows["descriptor"] += f", env_protection {d.env_protection:g} Å"
     rows["repulsion"] = (
         "none"
         if model.repulsion is None

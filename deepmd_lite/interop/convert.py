@@ -136,6 +136,8 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
     ]
     if potential.config.descriptor.exclude_types and potential.davg.any():
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
+    if potential.config.descriptor.env_protection:
+        notes.append("with env_protection its PyTorch (.pth) alone evaluates it")
     return potential, notes
 
 

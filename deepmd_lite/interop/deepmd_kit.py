@@ -88,16 +88,16 @@ def _check_model(model: Node) -> None:
 def _check_parts(model: Node) -> None:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     descriptor.version(1, 2, 3)
-    descriptor.only("env_protection", 0, 0.0, None)
     descriptor.nothing_else(
         *("type", "type_map", "rcut", "rcut_smth", "sel", "neuron", "axis_neuron", "resnet_dt"),
         *("type_one_side", "exclude_types", "set_davg_zero", "activation_function", "precision"),
         *("embeddings", "env_mat", "trainable", "ntypes"),
+        "env_protection",
         "compress",  # a table made of the networks, which are here
     )
     if descriptor.given("env_mat"):
         env_mat = descriptor.node("env_mat")
-        env_mat.only("protection", 0, 0.0, None)
+        _check_protection(descriptor, env_mat)
         env_mat.only("use_exp_switch", False, None)
     fitting.version(1, 2, 3, 4)
     fitting.only("mixed_types", False, None)
@@ -107,6 +107,20 @@ def _check_parts(model: Node) -> None:
         *("resnet_dt", "activation_function", "precision", "mixed_types", "nets", "atom_ener"),
         *("trainable", "rcond", "layer_name"),
     )
+
+
+def _protection(descriptor: Node) -> float:
+    """Å: what rows divide by beyond the distance."""
+    return descriptor.number("env_protection") if descriptor.given("env_protection") else 0.0
+
+
+def _check_protection(descriptor: Node, env_mat: Node) -> None:
+    """The descriptor's counts in DeePMD-kit, which does not always repeat it in `env_mat`."""
+    if env_mat.given("protection") and env_mat.number("protection") not in (
+        0.0,
+        _protection(descriptor),
+    ):
+        raise env_mat.refusal("protection", "differs from the descriptor's env_protection")
 
 
 def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
@@ -126,6 +140,7 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
             "type_one_side": descriptor.flag("type_one_side"),
             "exclude_types": excluded,
             "set_davg_zero": descriptor.flag("set_davg_zero"),
+            "env_protection": _protection(descriptor),
             "precision": precision,
         },
         "fitting_net": {

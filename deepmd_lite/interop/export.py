@@ -69,7 +69,7 @@ def _descriptor(potential: Potential) -> Tree:
         "trainable": True,
         "type_one_side": d.type_one_side,
         "exclude_types": [list(pair) for pair in d.exclude_types],
-        "env_protection": 0.0,
+        "env_protection": d.env_protection,
         "set_davg_zero": d.set_davg_zero,
         "activation_function": d.activation_function,
         "precision": potential.precision,

@@ -68,7 +68,8 @@ class DescriptorConfig(Vocabulary):
     seed: int | list[int] | None = None
     exclude_types: list[tuple[int, int]] = []
     """Pairs of types (by their place in type_map) that do not see each other."""
-    env_protection: float = Field(0.0, ge=0, le=0)
+    env_protection: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Added to the distances that an environment row divides by, Å."""
     set_davg_zero: bool = False
 
     _check_precision = field_validator("precision")(_precision)

@@ -147,7 +147,8 @@ class Potential(nn.Module):
         return self.config.table.min_distance or TABLE_REACH * self.min_distance
 
     def _initial_grid(self) -> Grid:
-        top = (1.0 / self.table_min_distance() - self.davg[:, 0]) / self.dstd[:, 0]
+        shortest = self.table_min_distance() + self.config.descriptor.env_protection
+        top = (1.0 / shortest - self.davg[:, 0]) / self.dstd[:, 0]
         low = float(self.empty_slot.min())
         return Grid.covering(low, float(top.max()), self.config.table.spacing)
 
@@ -164,6 +165,7 @@ class Potential(nn.Module):
             type_one_side=self._one_side,
             table_start=self.grid.start,
             table_spacing=self.grid.spacing,
+            protection=d.env_protection,
         )
 
     def jet(self) -> Jet:

@@ -112,6 +112,13 @@ def test_every_shape_of_the_descriptor(precision, width, axis):
     assert_evaluates(potential_of(env, precision, descriptor=descriptor), env, precision)
 
 
+@PRECISIONS
+def test_a_protection_of_distances(precision):
+    env = structure()
+    potential = potential_of(env, precision, descriptor={"env_protection": 0.5})
+    assert_evaluates(potential, env, precision)
+
+
 def test_fewer_slots_than_neighbours():
     """`sel` is a normalisation: what exceeds it counts with a negative number of empty slots."""
     env = structure()

@@ -2,9 +2,10 @@
 
     PYTHON_OF_DEEPMD_KIT tests/golden/make.py [NAME …]
 
-needs deepmd-kit 3.2 with TensorFlow (`pip install 'deepmd-kit[cpu]==3.2.0'`). Each model is drawn
-at random, written as NAME.dp, frozen to `.pb` by `dp convert-backend` and evaluated there: energies
-(eV), atomic energies, forces (eV/Å) and virials (eV) go to NAME.npz beside the frames.
+needs deepmd-kit 3.2 with TensorFlow (`pip install 'deepmd-kit[cpu]==3.2.0'`), for the models of
+`WITH_PYTORCH` with PyTorch. Each model is drawn at random, written as NAME.dp, frozen to `.pb` (or
+`.pth`) by `dp convert-backend` and evaluated there: energies (eV), atomic energies, forces (eV/Å)
+and virials (eV) go to NAME.npz beside the frames.
 """
 
 import subprocess
@@ -72,7 +73,11 @@ MODELS = {
     "type_embedding_one_sided": section(
         {**DPA1, "type_one_side": True, "use_tebd_bias": True, "axis_neuron": 5}
     ),
+    "protected": section({"env_protection": 0.7}),
+    "protected_type_embedding": section({**DPA1, "env_protection": 0.3}),
 }
+WITH_PYTORCH = ("protected", "protected_type_embedding")
+"""What TensorFlow cannot evaluate."""
 
 
 def randomise(data, rng):
@@ -129,7 +134,7 @@ def make(name):
     }
     save_dp_model(str(path), content)
     with tempfile.TemporaryDirectory() as folder:
-        frozen = Path(folder) / "model.pb"
+        frozen = Path(folder) / ("model.pth" if name in WITH_PYTORCH else "model.pb")
         convert(path, frozen)
         if name.startswith("excluded"):  # what TensorFlow writes: it means empty slots as well
             convert(frozen, path)
@@ -153,5 +158,5 @@ def make(name):
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or MODELS:
+    for wanted in sys.argv[1:] or [name for name in MODELS if name not in WITH_PYTORCH]:
         make(wanted)

@@ -137,7 +137,7 @@ struct Table {
 
   int32_t n_tables() const { return one_side ? n_types : n_types * n_types; }
   dpl_environment environment() const {
-    return {kRcut, kRcutSmooth, n_types, one_side, davg.data(), dstd.data(), -0.6, 0.25};
+    return {kRcut, kRcutSmooth, n_types, one_side, davg.data(), dstd.data(), -0.6, 0.25, 0.0};
   }
   dpl_table table() const {
     return {std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32, n_tables(), n_intervals,

@@ -99,6 +99,7 @@ def potentials(draw, precision="float64"):
             "resnet_dt": draw(st.booleans()),
             "type_one_side": draw(st.booleans()),
             "exclude_types": draw(st.lists(st.sampled_from(pairs), max_size=1)),
+            "env_protection": draw(st.sampled_from([0.0, 0.4])),
             "precision": precision,
         },
         fitting_net={
@@ -270,7 +271,9 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
         (f"{D}/type", "se_e2_r", "descriptor/type: 'se_e2_r' is not supported"),
         (f"{D}/type", "hybrid", "descriptor/type: 'hybrid' is not supported"),
         (f"{D}/spin", {"use_spin": [True]}, "descriptor/spin: .* is not supported"),
-        (f"{D}/env_protection", 0.1, "descriptor/env_protection: 0.1 is not supported"),
+        (f"{D}/env_protection", -0.1, "env_protection': .*greater than or equal to 0"),
+        (f"{D}/env_protection", "none", "env_protection: expected a number"),
+        (f"{D}/env_mat/protection", 0.1, "differs from the descriptor's env_protection"),
         (f"{D}/env_mat/use_exp_switch", True, "use_exp_switch"),
         (f"{D}/exclude_types", [[0, 1]], "jump at the cutoff"),
         (f"{D}/exclude_types", [[0.5, 1]], "expected pairs of types"),
