@@ -51,8 +51,8 @@ def rows_around(i, positions, cell, d):
     return j, w[:, None] * np.hstack([1 / q, vectors / q**2])
 
 
-def atomic_energies(model, positions, cell, types):
-    """(n,) eV of the tree's node `model`."""
+def atomic_energies(model, positions, cell, types, fparam=()):
+    """(n,) eV of the tree's node `model`, at frame parameters (numb_fparam,)."""
     d, f = model["descriptor"], model["fitting"]
     n_types, vectors = len(model["type_map"]), None
     if "type_embedding" in d:
@@ -76,7 +76,7 @@ def atomic_energies(model, positions, cell, types):
             moments = moments + g.T @ r
         moments = moments / sum(d["sel"])
         descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
-        energies.append(fitted(f, descriptor, a, vectors))
+        energies.append(fitted(f, descriptor, a, vectors, fparam))
     bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
     return np.array(energies) + bias[types]
 
@@ -90,14 +90,19 @@ def embedding(d, s, a, b, n_types, vectors):
     return network(networks[0], np.hstack([s, *(np.tile(v, (len(s), 1)) for v in inputs)]))
 
 
-def fitted(f, descriptor, a, vectors):
+def fitted(f, descriptor, a, vectors, fparam):
     """Energy of an atom of type a, without biases."""
     networks = f["nets"]["networks"]
+    frame = np.zeros((1, 0))
+    if f["numb_fparam"]:
+        scales = f["@variables"]
+        frame = ((np.array(fparam) - scales["fparam_avg"]) * scales["fparam_inv_std"])[None]
     if f["mixed_types"]:
-        joined = networks[0]["layers"][0]["@variables"]["w"].shape[0] > descriptor.shape[1]
+        n_in = networks[0]["layers"][0]["@variables"]["w"].shape[0]
+        joined = n_in > descriptor.shape[1] + f["numb_fparam"]
         x = np.hstack([descriptor, vectors[a : a + 1]]) if joined else descriptor
-        return network(networks[0], x)[0, 0]
-    energy = network(networks[a], descriptor)[0, 0]
+        return network(networks[0], np.hstack([x, frame]))[0, 0]
+    energy = network(networks[a], np.hstack([descriptor, frame]))[0, 0]
     if f.get("atom_ener") and f["atom_ener"][a] is not None:
-        energy -= network(networks[a], 0 * descriptor)[0, 0]
+        energy -= network(networks[a], np.hstack([0 * descriptor, frame]))[0, 0]
     return energy

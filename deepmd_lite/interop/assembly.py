@@ -80,6 +80,9 @@ class Parts:
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
     concatenated: bool
     """Whether the fitting takes the vector too."""
+    fparam_scales: tuple[np.ndarray, np.ndarray] | None
+    """avg and inv_std (numb_fparam,) of frame parameters, if there are any; the fitting takes them
+    last."""
     fittings: list[list[Layer]]
     """Layers for each type, the linear one last."""
     fitting_residual: list[bool]
@@ -150,10 +153,18 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
         found.append(part)
     if section.get("type", "standard") != "standard":
         raise PartsError(f"model/type {_shown(section['type'])} is not supported; only standard")
-    for key in ("numb_fparam", "numb_aparam"):
-        if found[1].get(key):
-            raise PartsError(f"model/fitting_net/{key} {_shown(found[1][key])} is not supported")
+    if found[1].get("numb_aparam"):
+        number = _shown(found[1]["numb_aparam"])
+        raise PartsError(f"model/fitting_net/numb_aparam {number} is not supported")
     return found[0], found[1]
+
+
+def count_of_fparam(section: Tree) -> int:
+    """How many frame parameters the fitting section asks for. Raises PartsError."""
+    count = section["fitting_net"].get("numb_fparam", 0)
+    if not isinstance(count, int) or not 0 <= count < 1 << 16:
+        raise PartsError(f"model/fitting_net/numb_fparam {_shown(count)} is not a number of them")
+    return int(count)
 
 
 def _names(known: tuple[str, ...]) -> str:
@@ -202,6 +213,8 @@ def _descriptor(parts: Parts) -> Tree:
     activation = section.get("activation_function", "tanh")
     neuron, precision = _widths(parts, section)
     n_in = parts.fittings[0][0][0].shape[0]
+    if parts.fparam_scales is not None:
+        n_in -= len(parts.fparam_scales[0])
     if parts.type_vectors is not None and parts.concatenated:
         n_in -= parts.type_vectors[-1][0].shape[1]
     if n_in <= 0 or n_in % neuron[-1]:
@@ -308,8 +321,9 @@ def _fitting(parts: Parts) -> Tree:
         hidden = _layers(layers[:-1], activation, parts.fitting_residual, trainable)
         linear = _layers(layers[-1:], "none", [False], trainable[-1:])
         networks.append(nodes.fitting_network([*hidden, *linear], resnet_dt))
+    average, inverse = parts.fparam_scales or (None, None)
+    n_fparam = 0 if average is None else len(average)
     off: Tree = {
-        "numb_fparam": 0,
         "numb_aparam": 0,
         "dim_case_embd": 0,
         "default_fparam": None,
@@ -319,7 +333,8 @@ def _fitting(parts: Parts) -> Tree:
         "use_aparam_as_mask": False,
     }
     keys = {
-        "dim_descrpt": networks[0]["in_dim"],
+        "dim_descrpt": networks[0]["in_dim"] - n_fparam,
+        "numb_fparam": n_fparam,
         "neuron": networks[0]["neuron"],
         "resnet_dt": resnet_dt,
         "mixed_types": parts.type_vectors is not None,
@@ -330,10 +345,9 @@ def _fitting(parts: Parts) -> Tree:
         "precision": networks[0]["precision"],
         "type_map": parts.type_map,
     }
-    none = dict.fromkeys(
-        ("fparam_avg", "fparam_inv_std", "aparam_avg", "aparam_inv_std", "case_embd")
-    )
+    none = dict.fromkeys(("aparam_avg", "aparam_inv_std", "case_embd"))
     ndim, n_types = 1 if parts.type_vectors is None else 0, len(parts.type_map)
     nets = nodes.collection(networks, ndim, n_types, "fitting_network")
     bias = parts.bias_atom_e.reshape(-1, 1)
-    return nodes.fitting(keys, nets, {"bias_atom_e": bias, **none})
+    scales = {"fparam_avg": average, "fparam_inv_std": inverse}
+    return nodes.fitting(keys, nets, {"bias_atom_e": bias, **scales, **none})

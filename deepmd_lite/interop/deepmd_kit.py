@@ -18,6 +18,7 @@ from ..model.file import FINEST
 from ..model.potential import TABLE_REACH
 from ..schema import parse
 from ..system import InputError, ModelFileError
+from .frame_parameters import at_frame_parameters
 from .networks import activation, arrays, collection, layers
 from .tables import tabulated_embedding
 from .tree import Node
@@ -30,15 +31,20 @@ SOFTWARE = "deepmd_lite"
 """What a tree says under `software` that was written here."""
 
 
-def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
+def potential_from_tree(
+    tree: dict[str, Any], place: str, fparam: Sequence[float] | None = None
+) -> Potential:
     """The potential of a tree; `place` names its file in errors.
 
-    Raises ModelFileError for a part that is missing or not valid, and for one that this model
-    cannot express, with its key and value. The table has its first spacing, nothing is refined.
+    `fparam`: the frame parameters at which a model that depends on them is taken, by default its
+    own; they stand in the provenance. Raises ModelFileError for a part that is missing or not
+    valid, and for one that this model cannot express, with its key and value; InputError for
+    `fparam` that the model cannot use. The table has its first spacing, nothing is refined.
     """
     root = Node(tree, place)
     model = root.node("model")
     _check_model(model)
+    model, fixed = at_frame_parameters(model, fparam)
     model = folded(model)
     _check_parts(model)
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
@@ -67,6 +73,8 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
     potential.load_state_dict(parameters, strict=False, assign=True)
     potential.to_precision(config.precision).requires_grad_(False)
     _subtract_vacuum(potential, fitting)
+    if fixed is not None:
+        potential.provenance["fparam"] = fixed
     return potential
 
 

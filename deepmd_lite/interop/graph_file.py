@@ -22,6 +22,7 @@ from .assembly import (
     assembled,
     brief,
     check_supported,
+    count_of_fparam,
     floats,
     one_sided_input,
     section_of,
@@ -165,6 +166,7 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         tables=tables,
         type_vectors=vectors,
         concatenated=True,
+        fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
         bias_atom_e=_bias(graph, len(type_map)),
@@ -226,6 +228,15 @@ def _out_statistics(graph: _Graph, name: str, n_types: int, default: float) -> n
         if scope + name in graph:
             return graph.array(scope + name, (1, n_types, 1))
     return np.full((1, n_types, 1), default)
+
+
+def _fparam_scales(graph: _Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if not count:
+        return None
+    average, inverse = (
+        graph.array(f"fitting_attr/t_fparam_{name}", (count,)) for name in ("avg", "istd")
+    )
+    return average, inverse
 
 
 def _min_distance(graph: _Graph) -> float | None:

@@ -20,6 +20,7 @@ from .assembly import (
     assembled,
     brief,
     check_supported,
+    count_of_fparam,
     floats,
     one_sided_input,
     section_of,
@@ -134,6 +135,7 @@ def _parts(state: _State, section: Tree) -> Parts:
         tables=None,
         type_vectors=vectors,
         concatenated=descriptor.get("concat_output_tebd", True) is True,
+        fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=[True] * (len(fittings[0]) - 1),
         bias_atom_e=state.array(f"{_FITTING}.bias_atom_e", (n_types, 1)),
@@ -157,6 +159,15 @@ def _sel(descriptor: Tree, n_types: int, mixed: bool) -> list[int]:
         if len(sel) == n_types and sum(sel) > 0:
             return sel
     raise PartsError("model/descriptor/sel is not a list of one number for each type")
+
+
+def _fparam_scales(state: _State, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if not count:
+        return None
+    average, inverse = (
+        state.array(f"{_FITTING}.fparam_{name}", (count,)) for name in ("avg", "inv_std")
+    )
+    return average, inverse
 
 
 def _min_distance(state: _State) -> float | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..model.activations import VALUES
-from .networks import activation, arrays, collection, layers
+from .networks import activation, arrays, collection, layers, with_constant_inputs
 from .tree import Node
 
 DPA1 = ("dpa1", "se_atten")
@@ -110,7 +110,7 @@ def _folded_embeddings(descriptor: Node, vectors: np.ndarray, one_side: bool) ->
     networks, n_layers = [], len(descriptor.integers("neuron"))
     for a, b in pairs:
         inputs = np.concatenate([vectors[b], vectors[a]][:n_vectors])
-        networks.append(_with_constant_inputs(network, n_layers, 1, inputs))
+        networks.append(with_constant_inputs(network, n_layers, 1, inputs, "type embedding"))
     return _collection(1 if one_side else 2, n_types, networks)
 
 
@@ -128,7 +128,8 @@ def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> 
         n_inputs -= vectors.shape[1]
         n_layers = len(fitting.integers("neuron")) + 1
         networks = [
-            _with_constant_inputs(network, n_layers, n_inputs, vector) for vector in vectors
+            with_constant_inputs(network, n_layers, n_inputs, vector, "type embedding")
+            for vector in vectors
         ]
     return {
         **fitting.values,
@@ -136,30 +137,6 @@ def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> 
         "dim_descrpt": n_inputs,
         "nets": _collection(1, n_types, networks),
     }
-
-
-def _with_constant_inputs(
-    network: Node, n_layers: int, n_free: int, inputs: np.ndarray
-) -> dict[str, Any]:
-    """The network of the first `n_free` inputs, the others being `inputs`."""
-    first, *others = layers(network, network, n_layers)
-    weight, bias, _ = arrays(first)
-    n_in, n_out = weight.shape
-    if n_in != n_free + len(inputs):
-        raise first.refusal(
-            "@variables",
-            f"w has {n_in} inputs; expected {n_free} and {len(inputs)} of the type embedding",
-        )
-    if n_out in (n_in, 2 * n_in, n_free, 2 * n_free):
-        raise first.refusal(
-            "resnet",
-            f"a first layer of {n_out} features on {n_in} inputs, the type embedding among them, "
-            "adds its inputs to its output, which no network without type embedding does",
-        )
-    shifted = bias + inputs @ weight[n_free:].astype(np.float64)
-    variables = {"w": weight[:n_free], "b": shifted.astype(weight.dtype), "idt": None}
-    own = {**first.values, "bias": True, "@variables": variables}
-    return {**network.values, "layers": [own, *(layer.values for layer in others)]}
 
 
 def _single(nets: Node) -> Node:

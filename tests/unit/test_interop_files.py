@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
+FPARAM = ["fparam.pb", "fparam.pth"]
 TYPE_EMBEDDING = "type_embedding.pb"
 COMPRESSED = ["one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
@@ -55,7 +57,7 @@ def differences(ours, theirs, place=""):
         yield place
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", [*PLAIN, *FPARAM])
 def test_the_tree_is_that_of_deepmd_kit(name, tmp_path):
     ours, theirs = read(unpacked(name, tmp_path)), golden_tree(name)
     if name.endswith(".pb"):
@@ -99,13 +101,14 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED, TYPE_EMBEDDING])
+@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED, *FPARAM, TYPE_EMBEDDING])
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
-    convert(unpacked(name, tmp_path), tmp_path / "model.dpl")
-    model = load_model(tmp_path / "model.dpl")
+    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")
     energy, force, virial = (1e-9, 1e-8, 1e-7) if "single" not in name else (1e-6, 5e-6, 2e-5)
     for k in range(2):
+        convert(source, target, fparam=golden["fparam"][k].tolist() if name in FPARAM else None)
+        model = load_model(target)
         positions, cell = golden["coordinates"][k].reshape(-1, 3), golden["cells"][k].reshape(3, 3)
         frame = periodic_env(positions, cell, np.ones(3, bool), golden["types"], model.rcut)
         found = model.evaluate(frame.env)
@@ -179,6 +182,41 @@ def test_a_converted_model_can_be_checked(name, tmp_path, capsys):
     assert frame.name == "atoms at random places"
     assert main(["check", str(target), "--quick", "-q"]) == 0
     assert "checks passed" in capsys.readouterr().out
+
+
+def test_frame_parameters_are_those_given_or_the_models_own(tmp_path, capsys):
+    source, target = unpacked("fparam.pth", tmp_path), tmp_path / "own.dpl"
+    own, _ = convert(source, target)
+    assert own.provenance["fparam"] == [0.2, 5.0]
+    assert main(["info", str(target)]) == 0
+    assert "[0.2, 5.0]" in capsys.readouterr().out
+    assert main(["convert", str(source), str(tmp_path / "given.dpl"), "--fparam", "0.2", "5"]) == 0
+    assert "fixed at fparam [0.2, 5.0]" in capsys.readouterr().out
+    given, other = load_model(tmp_path / "given.dpl"), convert(source, target, fparam=[0.2, 4.0])[0]
+    with pytest.raises(InputError, match=r"own\.dpl takes no frame parameters"):
+        convert(target, tmp_path / "back.yaml", fparam=[0.2, 5.0])
+    for name, array in own.state_dict().items():
+        assert torch.equal(given.state_dict()[name], array), name
+        same = torch.equal(other.state_dict()[name], array)
+        assert same == (not name.endswith("bias_0") or name.startswith("embedding")), name
+
+
+@pytest.mark.parametrize(
+    ("name", "fparam", "message"),
+    [
+        ("fparam.pb", None, r"fitting/numb_fparam: 2 .*`dpl convert … --fparam X Y`"),
+        ("fparam.pb", ["0.3"], r"expected 2 frame parameter\(s\).*found \[0.3\]"),
+        ("fparam.pb", ["0.3", "nan"], "finite numbers"),
+        ("two_sided.pb", ["0.3"], "takes no frame parameters"),
+    ],
+)
+def test_frame_parameters_that_do_not_fit(name, fparam, message, tmp_path, capsys):
+    arguments = ["convert", str(unpacked(name, tmp_path)), str(tmp_path / "m.dpl")]
+    assert main(arguments + (["--fparam", *fparam] if fparam else [])) == 1
+    line = capsys.readouterr().err
+    assert re.search(message, line)
+    assert line.count("\n") == 1
+    assert not (tmp_path / "m.dpl").exists()
 
 
 @pytest.mark.parametrize("tolerance", ["-1", "0", "nan", "inf"])

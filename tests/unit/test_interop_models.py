@@ -210,6 +210,36 @@ def test_type_embedding_is_folded_exactly(potential, width, dpa1, one_output, se
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@FEW
+@given(potentials(), st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_frame_parameters_are_fixed_exactly(potential, number, mixed, vacuum, seed):
+    potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
+    tree, n_types, rng = tree_of(potential), len(potential.type_map), np.random.default_rng(seed)
+    f = tree["model"]["fitting"]
+    if mixed:
+        with_type_embedding(tree, rng, 3, dpa1=True, joined=True)
+        n_in = 1 + 3 * (1 if tree["model"]["descriptor"]["type_one_side"] else 2)
+        assume(tree["model"]["descriptor"]["neuron"][0] not in (1, 2, n_in, 2 * n_in))
+    free = f["dim_descrpt"] - (3 if mixed else 0)
+    widths = [k * n for n in (free, free + 3, f["dim_descrpt"] + number) for k in (1, 2)]
+    assume(f["neuron"][0] not in widths)  # else refused: see below
+    n_in = f["dim_descrpt"] + number
+    for k in range(1 if mixed else n_types):
+        network = mlp(rng, n_in, f["neuron"], f["activation_function"], output=True)
+        f["nets"]["networks"][k] = network
+    f["numb_fparam"] = number
+    f["@variables"] |= {
+        "fparam_avg": rng.normal(size=number),
+        "fparam_inv_std": rng.uniform(0.5, 2, number),
+    }
+    if vacuum and not mixed:
+        f["atom_ener"] = [-1.0, None, 2.0][:n_types]
+    fparam = rng.normal(size=number).tolist()
+    expected = deepmd_numpy.atomic_energies(tree["model"], *structure(n_types), fparam)
+    found = exact_energies(potential_from_tree(tree, "tree", fparam), *structure(n_types))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
 # --- round trips ------------------------------------------------------------------------------
 
 
@@ -303,7 +333,8 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
         (f"{D}/embeddings/networks/0/layers/1/resnet", False, "without residual connection"),
         (f"{D}/embeddings/networks/0/layers/1/@variables/idt", None, "does not agree"),
         (f"{F}/type", "dipole", "fitting/type: 'dipole' is not supported"),
-        (f"{F}/numb_fparam", 2, "fitting/numb_fparam: 2 is not supported"),
+        (f"{F}/numb_fparam", 2, "fitting/numb_fparam: 2 .*--fparam X Y"),
+        (f"{F}/numb_aparam", 1, "fitting/numb_aparam: 1 is not supported"),
         (f"{F}/dim_case_embd", 2, "fitting/dim_case_embd: 2 is not supported"),
         (f"{F}/mixed_types", True, "fitting/mixed_types: True is not supported"),
         (f"{F}/@variables/bias_atom_e", None, "expected an array"),
@@ -346,6 +377,19 @@ def test_first_layer_that_adds_the_type_embedding_is_refused(width):
     layer["@variables"] |= {"w": np.zeros((9, width)), "b": np.zeros(width)}
     with pytest.raises(ModelFileError, match="adds its inputs to its output"):
         potential_from_tree(tree, "model.dp")
+
+
+@pytest.mark.parametrize("width", [36, 72, 37, 74])
+def test_first_layer_that_adds_frame_parameters_is_refused(tree, width):
+    fitting = copy.deepcopy(tree["model"]["fitting"])
+    assert fitting["dim_descrpt"] == 36
+    fitting["@variables"] |= {"fparam_avg": np.zeros(1), "fparam_inv_std": np.ones(1)}
+    for network in fitting["nets"]["networks"]:
+        variables = {"w": np.zeros((37, width)), "b": np.zeros(width), "idt": None}
+        network["layers"][0]["@variables"] = variables
+    tree = changed(tree, F, {**fitting, "numb_fparam": 1})
+    with pytest.raises(ModelFileError, match="the frame parameters among them, adds its inputs"):
+        potential_from_tree(tree, "model.dp", [0.5])
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ SECTIONS = {
     "excluded.pb": {"exclude_types": [[0, 0]]},
     "type_embedding.pb": {"resnet_dt": True, "neuron": [5, 10]},
     "single.pb": {"type_one_side": True, "precision": "float32", "set_davg_zero": True},
+    "fparam.pb": {"type_one_side": True},
+    "fparam.pth": {"type_one_side": True},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
 }
@@ -37,6 +39,11 @@ COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth")
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
 """Of these the plain file is not kept."""
 CHECKPOINT = "two_sided.pth"
+FPARAM = {
+    "fparam.pb": {"numb_fparam": 2},
+    "fparam.pth": {"numb_fparam": 2, "default_fparam": [0.2, 5.0]},
+}
+"""Keys of the fitting section of models with frame parameters."""
 TYPE_EMBEDDING = "type_embedding.pb"
 """`dp convert-backend` cannot convert this one: no tree."""
 
@@ -63,6 +70,7 @@ def write_data(folder):
         "box": cells,
         "energy": -20.0 + rng.normal(size=4),
         "force": rng.normal(size=coordinates.shape),
+        "fparam": rng.normal(size=(4, 2)) * [1, 3] + [0, 4],
     }
     for name, array in arrays.items():
         np.save(folder / "set.000" / f"{name}.npy", array)
@@ -82,7 +90,7 @@ def training_input(name):
         "seed": 1,
         **section,
     }
-    fitting = {"neuron": [6, 6], "precision": precision, "seed": 2}
+    fitting = {"neuron": [6, 6], "precision": precision, "seed": 2, **FPARAM.get(name, {})}
     model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
     if name == TYPE_EMBEDDING:
         model["type_embedding"] = {"neuron": [2, 4], "resnet_dt": True, "seed": 4}
@@ -116,12 +124,13 @@ def dp(backend, *words, folder):
 
 
 def save_results(model, target):
-    """What DeePMD-kit computes on two frames."""
+    """What DeePMD-kit computes on two frames, each with frame parameters of its own."""
     from deepmd.infer import DeepPot
 
     coordinates, cells = frames(2)
+    given = {"fparam": np.array([[0.3, 2.5], [-1.5, 6.0]])} if model.name in FPARAM else {}
     energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
-        coordinates, cells, TYPES, atomic=True
+        coordinates, cells, TYPES, atomic=True, **given
     )
     np.savez_compressed(
         target,
@@ -132,6 +141,7 @@ def save_results(model, target):
         atomic_energies=atomic.reshape(2, -1),
         forces=force,
         virials=virial.reshape(2, 3, 3),
+        **given,
     )
 
 
