@@ -63,19 +63,26 @@ def atomic_energies(model, positions, cell, types, fparam=()):
     for i, a in enumerate(types):
         davg, dstd = (d["@variables"][key][a, 0] for key in ("davg", "dstd"))
         j, rows = rows_around(i, positions, cell, d)
-        moments = np.zeros((d["neuron"][-1], 4))
+        radial = d["type"] in ("se_e2_r", "se_r")
+        rows = rows[:, : len(davg)]
+        moments = np.zeros((d["neuron"][-1], 1 if radial else 4))
         for b in range(n_types):
             r = rows[types[j] == b]
             if by_type:
                 assert len(r) <= d["sel"][b]
-                r = np.vstack([r, np.zeros((d["sel"][b] - len(r), 4))])
-            if (a, b) in excluded:
-                continue
+                r = np.vstack([r, np.zeros((d["sel"][b] - len(r), len(davg)))])
             r = (r - davg) / dstd
+            if (a, b) in excluded:
+                if not (radial and d["type_one_side"]):
+                    continue
+                r = 0 * r
             g = embedding(d, r[:, :1], a, b, n_types, vectors)
-            moments = moments + g.T @ r
+            moments = moments + g.T @ (np.ones_like(r) if radial else r)
         moments = moments / sum(d["sel"])
-        descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
+        if radial:
+            descriptor = moments.T / 5
+        else:
+            descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
         energies.append(fitted(f, descriptor, a, vectors, fparam))
     bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
     return np.array(energies) + bias[types]

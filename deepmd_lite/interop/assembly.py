@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import nodes
-from .nodes import Tree
+from .nodes import RADIAL, Tree
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
@@ -66,7 +66,7 @@ class Parts:
     rcut_smth: float
     sel: list[int]
     davg: np.ndarray
-    """(n_types, N_sel, 4), as dstd."""
+    """(n_types, N_sel, 4), of `se_e2_r` (n_types, N_sel, 1); as dstd."""
     dstd: np.ndarray
     one_side: bool
     """Whether networks are those of neighbour types, n_types of them; otherwise there are
@@ -132,7 +132,7 @@ def _plain(value: Any, counted: Counter, depth: int) -> Any:
 
 
 def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tree]:
-    """The descriptor and fitting sections of an energy model `se_e2_a`, or one of `also`.
+    """The descriptor and fitting sections of an energy model `se_e2_a`, `se_e2_r` or one of `also`.
 
     Raises PartsError, naming key and value, for anything that these files keep elsewhere.
     """
@@ -140,7 +140,7 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
     found = []
-    descriptors = ("se_e2_a", *also, "se_a")
+    descriptors = ("se_e2_a", "se_e2_r", *also, "se_r", "se_a")
     for key, known in (("descriptor", descriptors), ("fitting_net", ("ener",))):
         part = section.get(key)
         if not isinstance(part, dict):
@@ -168,7 +168,7 @@ def count_of_fparam(section: Tree) -> int:
 
 
 def _names(known: tuple[str, ...]) -> str:
-    return " or ".join(name for name in known if name != "se_a")
+    return " or ".join(name for name in known if name not in ("se_a", "se_r"))
 
 
 def _shown(value: Any) -> str:
@@ -217,7 +217,8 @@ def _descriptor(parts: Parts) -> Tree:
         n_in -= len(parts.fparam_scales[0])
     if parts.type_vectors is not None and parts.concatenated:
         n_in -= parts.type_vectors[-1][0].shape[1]
-    if n_in <= 0 or n_in % neuron[-1]:
+    radial = section.get("type") in RADIAL
+    if n_in <= 0 or n_in % neuron[-1] or (radial and n_in != neuron[-1]):
         raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
     if parts.tables is not None:
         embeddings = nodes.tabulated_embedding(parts.tables, ndim, n_types)
@@ -235,7 +236,7 @@ def _descriptor(parts: Parts) -> Tree:
         "rcut_smth": parts.rcut_smth,
         "sel": parts.sel,
         "neuron": neuron,
-        "axis_neuron": n_in // neuron[-1],
+        **({"type": "se_r"} if radial else {"axis_neuron": n_in // neuron[-1]}),
         "resnet_dt": resnet_dt,
         "trainable": trainable,
         "type_one_side": parts.one_side,

@@ -149,6 +149,8 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
     ]
     if potential.config.descriptor.exclude_types and potential.davg.any():
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
+    if potential.config.descriptor.radial and not potential.config.descriptor.type_one_side:
+        notes.append("with type_one_side false its TensorFlow (.pb) alone evaluates se_e2_r")
     if potential.config.descriptor.env_protection:
         notes.append("with env_protection its PyTorch (.pth) alone evaluates it")
     return potential, notes

@@ -20,6 +20,7 @@ from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
 from .networks import activation, arrays, collection, layers
+from .nodes import RADIAL
 from .tables import tabulated_embedding
 from .tree import Node
 from .type_embedding import DPA1, folded
@@ -89,7 +90,7 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
-    model.node("descriptor").only("type", "se_e2_a", "se_a", *DPA1)
+    model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1)
     model.node("fitting").only("type", "ener", default="ener")
 
 
@@ -135,14 +136,17 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     precisions = {_precision(descriptor), _precision(fitting)}
     precision = "float32" if precisions == {"float32"} else "float64"
+    radial = descriptor.values["type"] in RADIAL
+    axis = {} if radial else {"axis_neuron": int(descriptor.number("axis_neuron"))}
     data = {
         "type_map": model.names("type_map"),
         "descriptor": {
+            "type": "se_e2_r" if radial else "se_e2_a",
             "rcut": descriptor.number("rcut"),
             "rcut_smth": descriptor.number("rcut_smth"),
             "sel": descriptor.integers("sel"),
             "neuron": descriptor.integers("neuron"),
-            "axis_neuron": int(descriptor.number("axis_neuron")),
+            **axis,
             "activation_function": activation(descriptor, smooth=True),
             "resnet_dt": descriptor.flag("resnet_dt"),
             "type_one_side": descriptor.flag("type_one_side"),
@@ -185,9 +189,11 @@ def _scales(descriptor: Node, n_types: int) -> tuple[torch.Tensor, torch.Tensor]
     """davg and dstd, each (n_types, 4), which the file repeats for every slot."""
     variables = descriptor.node("@variables")
     slots = sum(descriptor.integers("sel"))
+    columns = 1 if descriptor.values["type"] in RADIAL else 4
     found = []
-    for key in ("davg", "dstd"):
-        each = variables.array(key, (n_types, slots, 4)).astype(np.float64)
+    for key, missing in (("davg", 0.0), ("dstd", 1.0)):
+        each = variables.array(key, (n_types, slots, columns)).astype(np.float64)
+        each = np.pad(each, ((0, 0), (0, 0), (0, 4 - columns)), constant_values=missing)
         if (each != each[:, :1]).any():
             raise variables.refusal(
                 key, "differs from slot to slot; expected one row for each type"
@@ -211,6 +217,11 @@ def _exclusions(root: Node, model: Node, davg: torch.Tensor) -> list[tuple[int, 
     descriptor = model.node("descriptor")
     by_descriptor = descriptor.pairs("exclude_types") if descriptor.given("exclude_types") else []
     by_model = model.pairs("pair_exclude_types") if model.given("pair_exclude_types") else []
+    if by_model and descriptor.values["type"] in RADIAL and not descriptor.flag("type_one_side"):
+        raise model.refusal(
+            "pair_exclude_types",
+            f"{by_model} is not supported together with se_e2_r and type_one_side false",
+        )
     smooth = not davg.any()
     ours = root.values.get("backend") == "TensorFlow" or root.values.get("software") == SOFTWARE
     for node, key, pairs, clear in (
@@ -245,7 +256,7 @@ def _subtract_vacuum(potential: Potential, fitting: Node) -> None:
     if not isinstance(given, list) or len(given) not in (0, n_types):
         raise fitting.refusal("atom_ener", f"expected a list of {n_types} energies or nulls")
     d = potential.config.descriptor
-    empty = torch.zeros(1, d.neuron[-1] * d.axis_neuron, dtype=potential.dtype)
+    empty = torch.zeros(1, d.width, dtype=potential.dtype)
     for a, energy in enumerate(given):
         if energy is not None:
             potential.energy_bias[a] -= potential.fitting[a](empty)[0].double()
@@ -280,8 +291,7 @@ def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str,
     """Parameters of the network from descriptor to energy of one element."""
     d, f = config.descriptor, config.fitting_net
     *found, last = layers(network, nets, len(f.neuron) + 1)
-    n_in = d.neuron[-1] * d.axis_neuron
-    hidden = _hidden(found, n_in, f.neuron, f.activation_function, f.resnet_dt)
+    hidden = _hidden(found, d.width, f.neuron, f.activation_function, f.resnet_dt)
     weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")

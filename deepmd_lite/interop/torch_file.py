@@ -25,7 +25,7 @@ from .assembly import (
     one_sided_input,
     section_of,
 )
-from .nodes import Tree
+from .nodes import RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
 
 _CHECKPOINT = "model.Default."
@@ -104,7 +104,8 @@ def _parts(state: _State, section: Tree) -> Parts:
     if section.get("type_embedding"):
         raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
     is_dpa1 = descriptor.get("type") in DPA1
-    place = "atomic_model.descriptor." + ("se_atten" if is_dpa1 else "sea")
+    radial = descriptor.get("type") in RADIAL
+    place = "atomic_model.descriptor" if radial else f"atomic_model.descriptor.{_INSIDE[is_dpa1]}"
     type_map = section.get("type_map")
     if not isinstance(type_map, list) or not all(isinstance(name, str) for name in type_map):
         raise PartsError("model/type_map is not a list of names")
@@ -116,12 +117,12 @@ def _parts(state: _State, section: Tree) -> Parts:
     vectors = _layers(state, _TYPE_EMBEDDING, n_types) if is_dpa1 else None
     embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors)
     if n_types == 1 and vectors is None:  # the same networks either way
-        one_side = descriptor.get("type_one_side") is True
+        one_side = radial or descriptor.get("type_one_side") is True
     fittings = [
         _layers(state, f"{_FITTING}.filter_layers.networks.{a}")
         for a in range(1 if is_dpa1 else n_types)
     ]
-    slots = (n_types, sum(sel), 4)
+    slots = (n_types, sum(sel), 1 if radial else 4)
     return Parts(
         section=section,
         type_map=type_map,
@@ -145,6 +146,7 @@ def _parts(state: _State, section: Tree) -> Parts:
     )
 
 
+_INSIDE = {False: "sea", True: "se_atten"}
 _FITTING = "atomic_model.fitting_net"
 _TYPE_EMBEDDING = "atomic_model.descriptor.type_embedding.embedding.embedding_net"
 

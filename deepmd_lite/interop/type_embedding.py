@@ -32,6 +32,7 @@ def folded(model: Node) -> Node:
     is_dpa1 = descriptor.values.get("type") in DPA1
     if not is_dpa1 and not descriptor.given("type_embedding"):
         return model
+    descriptor.only("type", "se_e2_a", "se_a", *DPA1)
     if is_dpa1:
         _check_dpa1(descriptor)
     n_types = len(model.names("type_map"))

@@ -174,13 +174,14 @@ typedef struct dpl_network {
 } dpl_network;
 
 /* Descriptor D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, and a network for each type: the
- * first layer's input is D_ma at m · n_axis + a. */
+ * first layer's input is D_ma at m · n_axis + a. With n_axis 0 the descriptor is the first column
+ * of the moments, D_m = T_0m. */
 typedef struct dpl_fitting {
   dpl_precision precision;
   int32_t n_types;
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
   int32_t n_embedding; /* without padding */
-  int32_t n_axis;
+  int32_t n_axis;      /* 0 to n_embedding */
   dpl_activation activation;
   const dpl_network* networks; /* (n_types) */
 } dpl_fitting;

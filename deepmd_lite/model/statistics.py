@@ -29,7 +29,7 @@ class Statistics:
     davg: torch.Tensor
     """(n_types, 4) float64: mean environment row of each centre type; x, y, z are 0."""
     dstd: torch.Tensor
-    """(n_types, 4) float64: standard deviations."""
+    """(n_types, 4) float64: standard deviations; of x, y, z 1 where they do not count."""
     energy_bias: torch.Tensor
     """(n_types,) float64, eV: least-squares energy of each element."""
     sel: list[int]
@@ -135,6 +135,8 @@ def statistics_from(
     deviation = np.sqrt(np.maximum(mean2 - mean**2, 0.0))
     radial = np.maximum(deviation, SMALLEST_DEVIATION)
     angular = np.maximum(np.sqrt(sums.xyz2 / slots / 3.0), SMALLEST_DEVIATION)
+    if descriptor.radial:
+        angular = np.ones(n_types)
     zeros = np.zeros(n_types)
     davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
     dstd = np.stack([radial, angular, angular, angular], axis=1)

@@ -113,6 +113,19 @@ def test_every_shape_of_the_descriptor(precision, width, axis):
 
 
 @PRECISIONS
+@pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
+@pytest.mark.parametrize(("width", "first"), [(5, 5), (16, 32), (31, 9), (100, 24)])
+def test_a_descriptor_of_distances_alone(precision, one_side, width, first):
+    """Padded or not; the first layer with and without residual connections."""
+    env = structure()
+    descriptor = {"type": "se_e2_r", "neuron": [5, width], "type_one_side": one_side}
+    descriptor["exclude_types"] = [(0, 1)]
+    fitting = {"neuron": [first, 24]}
+    potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
+    assert_evaluates(potential, env, precision)
+
+
+@PRECISIONS
 def test_a_protection_of_distances(precision):
     env = structure()
     potential = potential_of(env, precision, descriptor={"env_protection": 0.5})

@@ -23,8 +23,8 @@ TYPES = [0, 1, 1, 0, 1, 1, 0, 1, 1, 0]
 
 
 def section(descriptor=(), fitting=()):
-    """The model section of an input, with what differs from the common case."""
-    return {
+    """The model section of an input, with what differs from the common case; None: not there."""
+    model = {
         "type_map": ["O", "H"],
         "descriptor": {
             "type": "se_e2_a",
@@ -50,6 +50,8 @@ def section(descriptor=(), fitting=()):
             **dict(fitting),
         },
     }
+    model["descriptor"] = {k: v for k, v in model["descriptor"].items() if v is not None}
+    return model
 
 
 DPA1 = {
@@ -60,6 +62,7 @@ DPA1 = {
     "set_davg_zero": True,
     "smooth_type_embedding": False,  # without meaning here, but TensorFlow knows no other
 }
+RADIAL = {"type": "se_e2_r", "type_one_side": True, "axis_neuron": None}
 SINGLE = {"precision": "float32"}
 MODELS = {
     "two_sided": section({"resnet_dt": True}),
@@ -75,8 +78,11 @@ MODELS = {
     ),
     "protected": section({"env_protection": 0.7}),
     "protected_type_embedding": section({**DPA1, "env_protection": 0.3}),
+    "radial": section({**RADIAL, "resnet_dt": True}),
+    "radial_excluded": section({**RADIAL, "exclude_types": [[0, 1]], "set_davg_zero": True}),
+    "radial_protected": section({**RADIAL, "env_protection": 0.7}, {"atom_ener": [-3.0, None]}),
 }
-WITH_PYTORCH = ("protected", "protected_type_embedding")
+WITH_PYTORCH = ("protected", "protected_type_embedding", "radial_protected")
 """What TensorFlow cannot evaluate."""
 
 

@@ -187,7 +187,7 @@ struct Networks {
     };
     for (int32_t a = 0; a < n_types; ++a) {
       std::vector<dpl_layer> own;
-      int32_t width = embedding * axis;
+      int32_t width = embedding * std::max(axis, 1);
       for (int32_t next : widths) {
         const double scale = 1 / std::sqrt(double(width));
         const real* weight = draw(size_t(width) * next, -scale, scale);

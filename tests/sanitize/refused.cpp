@@ -170,7 +170,8 @@ std::vector<BadModel<real>> bad_networks() {
     m.fitting.networks = networks.data();
   };
   return {
-      {"no axis", [](dpl_model& m) { m.fitting.n_axis = 0; }},
+      {"a negative axis", [](dpl_model& m) { m.fitting.n_axis = -1; }},
+      {"no axis but layers for one", [](dpl_model& m) { m.fitting.n_axis = 0; }},
       {"a longer axis than embedding", [](dpl_model& m) { m.fitting.n_axis = 7; }},
       {"a longer embedding than the table",
        [](dpl_model& m) { m.fitting.n_embedding = kFeatures + 1; }},

@@ -21,9 +21,13 @@ from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
+RADIAL = ["radial.pb", "radial_two_sided.pb", "radial.pth"]
 FPARAM = ["fparam.pb", "fparam.pth"]
 TYPE_EMBEDDING = "type_embedding.pb"
-COMPRESSED = ["one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"]
+COMPRESSED = [
+    *("one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"),
+    "radial_compressed.pb",
+]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
 
@@ -57,7 +61,7 @@ def differences(ours, theirs, place=""):
         yield place
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *FPARAM])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *FPARAM])
 def test_the_tree_is_that_of_deepmd_kit(name, tmp_path):
     ours, theirs = read(unpacked(name, tmp_path)), golden_tree(name)
     if name.endswith(".pb"):
@@ -101,7 +105,7 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED, *FPARAM, TYPE_EMBEDDING])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, TYPE_EMBEDDING])
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")

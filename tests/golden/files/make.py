@@ -32,10 +32,13 @@ SECTIONS = {
     "single.pb": {"type_one_side": True, "precision": "float32", "set_davg_zero": True},
     "fparam.pb": {"type_one_side": True},
     "fparam.pth": {"type_one_side": True},
+    "radial.pb": {"type": "se_e2_r", "type_one_side": True},
+    "radial_two_sided.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]], "resnet_dt": True},
+    "radial.pth": {"type": "se_e2_r", "type_one_side": True},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
 }
-COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth")
+COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb")
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
 """Of these the plain file is not kept."""
 CHECKPOINT = "two_sided.pth"
@@ -90,6 +93,8 @@ def training_input(name):
         "seed": 1,
         **section,
     }
+    if descriptor["type"] == "se_e2_r":
+        del descriptor["axis_neuron"]
     fitting = {"neuron": [6, 6], "precision": precision, "seed": 2, **FPARAM.get(name, {})}
     model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
     if name == TYPE_EMBEDDING:
