@@ -94,6 +94,9 @@ def embedding(d, s, a, b, n_types, vectors):
     if vectors is None:
         return network(networks[b if d["type_one_side"] else a + n_types * b], s)
     inputs = [vectors[b]] if d["type_one_side"] else [vectors[b], vectors[a]]
+    if d.get("tebd_input_mode") == "strip":
+        factors = network(d["embeddings_strip"]["networks"][0], np.hstack(inputs)[None])
+        return network(networks[0], s) * (1 + factors)
     return network(networks[0], np.hstack([s, *(np.tile(v, (len(s), 1)) for v in inputs)]))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import nodes
 from .nodes import RADIAL, Tree
+from .type_embedding import SMOOTH
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
@@ -78,6 +79,8 @@ class Parts:
     type_vectors: list[Layer] | None
     """Layers that give each type its vector. All types and pairs then share one network, whose
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
+    type_factors: list[Layer] | None
+    """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
     concatenated: bool
     """Whether the fitting takes the vector too."""
     fparam_scales: tuple[np.ndarray, np.ndarray] | None
@@ -146,6 +149,8 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
         if not isinstance(part, dict):
             raise PartsError(f"model/{key} is missing from its training script")
         kind = part.get("type", known[-1])
+        if kind == "se_atten_v2":
+            raise PartsError(f"model/{key}/type 'se_atten_v2': {SMOOTH}")
         if kind not in known:
             raise PartsError(
                 f"model/{key}/type {_shown(kind)} is not supported; only {_names(known)}"
@@ -175,15 +180,15 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
 
 
-def one_sided_input(network: list[Layer], vectors: list[Layer]) -> bool:
-    """Whether the one embedding network takes a neighbour's vector alone, or the centre's too.
+def one_sided_input(network: list[Layer], vectors: list[Layer], scalars: int = 1) -> bool:
+    """Whether a network of `scalars` and vectors takes a neighbour's alone, or the centre's too.
 
     Raises PartsError where its inputs are neither.
     """
     inputs, width = network[0][0].shape[0], vectors[-1][0].shape[1]
-    if inputs not in (1 + width, 1 + 2 * width):
+    if inputs not in (scalars + width, scalars + 2 * width):
         raise PartsError(f"{inputs} inputs of the embedding for a type embedding of {width}")
-    return inputs == 1 + width
+    return inputs == scalars + width
 
 
 def assembled(parts: Parts) -> Tree:
@@ -252,6 +257,11 @@ def _descriptor(parts: Parts) -> Tree:
     if is_dpa1:
         keys |= {key: section.get(key, value) for key, value in _DPA1_DEFAULTS.items()}
         keys |= {"type": "dpa1", "concat_output_tebd": parts.concatenated}
+    if parts.type_factors is not None:
+        keys["tebd_input_mode"] = "strip"
+        layers = _layers(parts.type_factors, activation, [True] * len(neuron), trainable)
+        network = nodes.embedding_network(layers, resnet_dt)
+        keys["embeddings_strip"] = nodes.collection([network], 0, n_types, "embedding_network")
     return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
 
 

@@ -15,7 +15,9 @@ import torch
 
 from ..model import ModelConfig, Potential, Statistics
 from ..model.file import FINEST
+from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH
+from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
@@ -23,7 +25,7 @@ from .networks import activation, arrays, collection, layers
 from .nodes import RADIAL
 from .tables import tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, folded
+from .type_embedding import DPA1, SMOOTH, folded
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
@@ -54,18 +56,18 @@ def potential_from_tree(
     config = _config(model, _exclusions(root, model, davg))
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
-    parameters, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
-    if tabulated is None:
+    parameters, embedding = {}, _scaled_embedding(config, descriptor)
+    tabulated = tabulated_embedding(descriptor, config, davg, dstd)
+    if tabulated is not None:
+        embedding = tabulated[0]
+        config.table.min_distance = max(TABLE_REACH * statistics.min_distance, tabulated[1])
+    elif embedding is None:
         parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
-    else:
-        nearest = max(TABLE_REACH * statistics.min_distance, tabulated[1])
-        config.table.min_distance = nearest
     nets = fitting.node("nets")
     for a, network in enumerate(collection(nets, 1, n_types)):
         found = _fitting(config, nets, network)
         parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
-        embedding = None if tabulated is None else tabulated[0]
         potential = Potential(config, statistics, seed=None, embedding=embedding)
     if potential.grid.n_intervals > FINEST:
         raise descriptor.node("@variables").refusal(
@@ -90,6 +92,8 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
+    if model.node("descriptor").values.get("type") == "se_atten_v2":
+        raise model.node("descriptor").refusal("type", f"'se_atten_v2': {SMOOTH}")
     model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1)
     model.node("fitting").only("type", "ener", default="ener")
 
@@ -285,6 +289,24 @@ def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]
         raise nets.refusal("networks", "every network is null; expected weights")
     zeros = {name: torch.zeros_like(x) for name, x in known[0].items()}
     return {name: torch.stack([(copy or zeros)[name] for copy in copies]) for name in known[0]}
+
+
+def _scaled_embedding(config: ModelConfig, descriptor: Node) -> TabulatedEmbedding | None:
+    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings."""
+    embeddings, d = descriptor.node("embeddings"), config.descriptor
+    if embeddings.values.get("@class") != "ScaledEmbedding":
+        return None
+    n_types = len(config.type_map)
+    n_tables = n_types if d.type_one_side else n_types**2
+    scale = embeddings.node("@variables").array("scale", (n_tables, d.neuron[-1]))
+    nets = embeddings.node("embedding")
+    (network,) = collection(nets, 0, n_types)
+    found = _hidden(
+        layers(network, nets, len(d.neuron)), 1, d.neuron, d.activation_function, d.resnet_dt
+    )
+    shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
+    shared.load_state_dict({name: x[None] for name, x in found.items()})
+    return ScaledEmbedding(shared.requires_grad_(False), torch.tensor(scale))
 
 
 def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:

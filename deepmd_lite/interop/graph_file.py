@@ -167,6 +167,7 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         embeddings=embeddings,
         tables=tables,
         type_vectors=vectors,
+        type_factors=None,
         concatenated=True,
         fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,

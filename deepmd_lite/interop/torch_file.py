@@ -115,7 +115,10 @@ def _parts(state: _State, section: Tree) -> Parts:
     if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
         raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
     vectors = _layers(state, _TYPE_EMBEDDING, n_types) if is_dpa1 else None
-    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors)
+    factors = None
+    if state.find(f"{place}.filter_layers_strip.networks.0.layers.0.matrix") is not None:
+        factors = _layers(state, f"{place}.filter_layers_strip.networks.0")
+    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors, factors)
     if n_types == 1 and vectors is None:  # the same networks either way
         one_side = radial or descriptor.get("type_one_side") is True
     fittings = [
@@ -135,6 +138,7 @@ def _parts(state: _State, section: Tree) -> Parts:
         embeddings=embeddings,
         tables=None,
         type_vectors=vectors,
+        type_factors=factors,
         concatenated=descriptor.get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,
@@ -181,11 +185,17 @@ def _min_distance(state: _State) -> float | None:
 
 
 def _embeddings(
-    state: _State, place: str, n_types: int, vectors: list[Layer] | None
+    state: _State,
+    place: str,
+    n_types: int,
+    vectors: list[Layer] | None,
+    factors: list[Layer] | None,
 ) -> tuple[list[list[Layer] | None], bool]:
     """The networks, and whether they are those of neighbour types alone."""
     if vectors is not None:
         network = _layers(state, f"{place}.networks.0")
+        if factors is not None:
+            return [network], one_sided_input(factors, vectors, scalars=0)
         return [network], one_sided_input(network, vectors)
     last = f"{place}.networks.{n_types**2 - 1}.layers.0.matrix"
     two_sided = state.find(last) is not None

@@ -76,6 +76,7 @@ MODELS = {
     "type_embedding_one_sided": section(
         {**DPA1, "type_one_side": True, "use_tebd_bias": True, "axis_neuron": 5}
     ),
+    "stripped": section({**DPA1, "tebd_input_mode": "strip", "resnet_dt": True}),
     "protected": section({"env_protection": 0.7}),
     "protected_type_embedding": section({**DPA1, "env_protection": 0.3}),
     "radial": section({**RADIAL, "resnet_dt": True}),

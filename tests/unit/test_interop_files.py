@@ -147,15 +147,27 @@ def test_saving_a_loaded_table_keeps_it_bit_for_bit(tmp_path):
     assert (tmp_path / "a.dpl").read_bytes() == (tmp_path / "b.dpl").read_bytes()
 
 
-def test_dpa1_of_pytorch_is_that_of_its_portable_file(tmp_path):
-    """`type_embedding.pth` was made of `type_embedding.dp`, whose numbers have a test elsewhere."""
-    portable = GOLDEN.parent / "type_embedding.dp"
-    expected = potential_from_tree(read_dp(portable), str(portable)).state_dict()
-    path = unpacked("type_embedding.pth", tmp_path)
-    found = potential_from_tree(read(path), str(path)).state_dict()
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert torch.equal(array, expected[name]), name
+@pytest.mark.parametrize("name", ["type_embedding", "stripped"])
+def test_dpa1_of_pytorch_is_that_of_its_portable_file(name, tmp_path):
+    """NAME.pth was made of NAME.dp, whose numbers have a test elsewhere."""
+    portable = GOLDEN.parent / f"{name}.dp"
+    expected = potential_from_tree(read_dp(portable), str(portable))
+    path = unpacked(f"{name}.pth", tmp_path)
+    found = potential_from_tree(read(path), str(path))
+    arrays = expected.state_dict()
+    assert found.state_dict().keys() == arrays.keys()
+    for key, array in found.state_dict().items():
+        assert torch.equal(array, arrays[key]), key
+    assert torch.equal(found.coefficients(), expected.coefficients())
+
+
+def test_a_stripped_type_embedding_leaves_a_table(tmp_path, capsys):
+    source, target = unpacked("stripped.pth", tmp_path), tmp_path / "model.dpl"
+    _, notes = convert(source, target)
+    assert "of which the file keeps the table alone: no training" in notes[0]
+    assert main(["check", str(target), "--quick", "-q"]) == 0
+    with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):
+        convert(target, tmp_path / "back.yaml")
 
 
 def test_a_compressed_model_cannot_begin_a_training(tmp_path):

@@ -174,7 +174,7 @@ def mlp(rng, n_in, neuron, activation, output=False):
     return {"@version": 1, "neuron": neuron, "layers": layers}
 
 
-def with_type_embedding(tree, rng, width, dpa1, joined):
+def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
     """`tree` with one network for all types and the vectors of the types as further inputs."""
     model = tree["model"]
     d, f, n_types = model["descriptor"], model["fitting"], len(model["type_map"])
@@ -183,7 +183,12 @@ def with_type_embedding(tree, rng, width, dpa1, joined):
         return {"@version": 1, "ndim": 0, "ntypes": n_types, "networks": [network]}
 
     n_in = 1 + width * (1 if d["type_one_side"] else 2)
-    d["embeddings"] = single(mlp(rng, n_in, d["neuron"], d["activation_function"]))
+    first = 1 if strip else n_in
+    d["embeddings"] = single(mlp(rng, first, d["neuron"], d["activation_function"]))
+    if strip:
+        d |= {"tebd_input_mode": "strip", "smooth_type_embedding": False}
+        factors = mlp(rng, n_in - 1, d["neuron"], d["activation_function"])
+        d["embeddings_strip"] = single(factors)
     d["type_embedding"] = {
         "ntypes": n_types,
         "neuron": [n_types, width],
@@ -244,6 +249,25 @@ def test_frame_parameters_are_fixed_exactly(potential, number, mixed, vacuum, se
     expected = deepmd_numpy.atomic_energies(tree["model"], *structure(n_types), fparam)
     found = exact_energies(potential_from_tree(tree, "tree", fparam), *structure(n_types))
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@FEW
+@given(POLAR, st.integers(1, 4), st.booleans(), st.integers(0, 99))
+def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joined, seed):
+    potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
+    tree, n_types = tree_of(potential), len(potential.type_map)
+    with_type_embedding(tree, np.random.default_rng(seed), width, True, joined, strip=True)
+    f = tree["model"]["fitting"]
+    free = f["dim_descrpt"] - (width if joined else 0)
+    n_in = f["dim_descrpt"]
+    assume(not joined or f["neuron"][0] not in (free, 2 * free, n_in, 2 * n_in))
+    expected = deepmd_numpy.atomic_energies(tree["model"], *structure(n_types))
+    found = potential_from_tree(tree, "tree")
+    np.testing.assert_allclose(
+        exact_energies(found, *structure(n_types)), expected, rtol=1e-10, atol=1e-10
+    )
+    with pytest.raises(InputError, match="table without networks"):
+        tree_of(found)
 
 
 # --- round trips ------------------------------------------------------------------------------
@@ -362,7 +386,9 @@ def test_what_cannot_be_expressed_is_one_line_with_its_key(tree, path, value, me
     ("path", "value", "message"),
     [
         (f"{D}/attn_layer", 2, "descriptor/attn_layer: 2 is not supported; only 0"),
-        (f"{D}/tebd_input_mode", "strip", "tebd_input_mode: 'strip' is not supported"),
+        (f"{D}/type", "se_atten_v2", "type: 'se_atten_v2': .*smooth_type_embedding: false"),
+        (f"{D}/tebd_input_mode", "strip", "descriptor/embeddings_strip: the key is missing"),
+        (f"{D}/tebd_input_mode", "split", "tebd_input_mode: 'split' is not supported"),
         (f"{D}/@variables/davg", np.full((2, 54, 4), 0.1), "set_davg_zero: true"),
         (f"{D}/type_embedding/use_econf_tebd", True, "use_econf_tebd"),
         (f"{D}/type_embedding/ntypes", 3, "ntypes"),

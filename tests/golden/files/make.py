@@ -196,11 +196,11 @@ def save_tree(model, target):
     (target / f"{model.name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 
 
-def save_converted(target):
+def save_converted(name, target):
     """A model of DPA-1 that `../make.py` made, as TorchScript."""
     with tempfile.TemporaryDirectory() as temporary:
-        model = Path(temporary) / "type_embedding.pth"
-        source = Path(__file__).parents[1] / "type_embedding.dp"
+        model = Path(temporary) / f"{name}.pth"
+        source = Path(__file__).parents[1] / f"{name}.dp"
         dp("pytorch", "convert-backend", str(source), model.name, folder=model.parent)
         save_file(model, target)
 
@@ -238,7 +238,8 @@ def main():
                 save_file(model, target)
         print(name, flush=True)
     if backend == "pytorch":
-        save_converted(target)
+        for name in ("type_embedding", "stripped"):
+            save_converted(name, target)
 
 
 if __name__ == "__main__":
