@@ -37,7 +37,7 @@ def network(node, x):
 
 
 def rows_around(i, positions, cell, d):
-    """Types' places (n,) and rows (1/r, x/r², y/r², z/r²) · switch (n, 4) of all images in rcut."""
+    """Types' places (n,) and rows (1/q, x/q², y/q², z/q²) · switch (n, 4) of all images in rcut."""
     reach = int(np.ceil(d["rcut"] * np.linalg.norm(np.linalg.inv(cell), axis=0).max()))
     shifts = np.array(list(itertools.product(range(-reach, reach + 1), repeat=3)))
     vectors = (positions[None] + (shifts @ cell)[:, None] - positions[i]).reshape(-1, 3)
@@ -47,11 +47,12 @@ def rows_around(i, positions, cell, d):
     u = ((r - d["rcut_smth"]) / (d["rcut"] - d["rcut_smth"])).clip(0, 1)
     w = 1 + u**3 * (-6 * u**2 + 15 * u - 10)
     j = np.tile(np.arange(len(positions)), len(shifts))[near]
-    return j, w[:, None] * np.hstack([1 / r[:, None], vectors / r[:, None] ** 2])
+    q = r[:, None] + d["env_protection"]
+    return j, w[:, None] * np.hstack([1 / q, vectors / q**2])
 
 
-def atomic_energies(model, positions, cell, types):
-    """(n,) eV of the tree's node `model`."""
+def atomic_energies(model, positions, cell, types, fparam=()):
+    """(n,) eV of the tree's node `model`, at frame parameters (numb_fparam,)."""
     d, f = model["descriptor"], model["fitting"]
     n_types, vectors = len(model["type_map"]), None
     if "type_embedding" in d:
@@ -62,20 +63,27 @@ def atomic_energies(model, positions, cell, types):
     for i, a in enumerate(types):
         davg, dstd = (d["@variables"][key][a, 0] for key in ("davg", "dstd"))
         j, rows = rows_around(i, positions, cell, d)
-        moments = np.zeros((d["neuron"][-1], 4))
+        radial = d["type"] in ("se_e2_r", "se_r")
+        rows = rows[:, : len(davg)]
+        moments = np.zeros((d["neuron"][-1], 1 if radial else 4))
         for b in range(n_types):
             r = rows[types[j] == b]
             if by_type:
                 assert len(r) <= d["sel"][b]
-                r = np.vstack([r, np.zeros((d["sel"][b] - len(r), 4))])
-            if (a, b) in excluded:
-                continue
+                r = np.vstack([r, np.zeros((d["sel"][b] - len(r), len(davg)))])
             r = (r - davg) / dstd
+            if (a, b) in excluded:
+                if not (radial and d["type_one_side"]):
+                    continue
+                r = 0 * r
             g = embedding(d, r[:, :1], a, b, n_types, vectors)
-            moments = moments + g.T @ r
+            moments = moments + g.T @ (np.ones_like(r) if radial else r)
         moments = moments / sum(d["sel"])
-        descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
-        energies.append(fitted(f, descriptor, a, vectors))
+        if radial:
+            descriptor = moments.T / 5
+        else:
+            descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
+        energies.append(fitted(f, descriptor, a, vectors, fparam))
     bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
     return np.array(energies) + bias[types]
 
@@ -86,17 +94,25 @@ def embedding(d, s, a, b, n_types, vectors):
     if vectors is None:
         return network(networks[b if d["type_one_side"] else a + n_types * b], s)
     inputs = [vectors[b]] if d["type_one_side"] else [vectors[b], vectors[a]]
+    if d.get("tebd_input_mode") == "strip":
+        factors = network(d["embeddings_strip"]["networks"][0], np.hstack(inputs)[None])
+        return network(networks[0], s) * (1 + factors)
     return network(networks[0], np.hstack([s, *(np.tile(v, (len(s), 1)) for v in inputs)]))
 
 
-def fitted(f, descriptor, a, vectors):
+def fitted(f, descriptor, a, vectors, fparam):
     """Energy of an atom of type a, without biases."""
     networks = f["nets"]["networks"]
+    frame = np.zeros((1, 0))
+    if f["numb_fparam"]:
+        scales = f["@variables"]
+        frame = ((np.array(fparam) - scales["fparam_avg"]) * scales["fparam_inv_std"])[None]
     if f["mixed_types"]:
-        joined = networks[0]["layers"][0]["@variables"]["w"].shape[0] > descriptor.shape[1]
+        n_in = networks[0]["layers"][0]["@variables"]["w"].shape[0]
+        joined = n_in > descriptor.shape[1] + f["numb_fparam"]
         x = np.hstack([descriptor, vectors[a : a + 1]]) if joined else descriptor
-        return network(networks[0], x)[0, 0]
-    energy = network(networks[a], descriptor)[0, 0]
+        return network(networks[0], np.hstack([x, frame]))[0, 0]
+    energy = network(networks[a], np.hstack([descriptor, frame]))[0, 0]
     if f.get("atom_ener") and f["atom_ener"][a] is not None:
-        energy -= network(networks[a], 0 * descriptor)[0, 0]
+        energy -= network(networks[a], np.hstack([0 * descriptor, frame]))[0, 0]
     return energy

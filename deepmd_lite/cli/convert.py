@@ -19,6 +19,14 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
         help="largest error of forces by the table of a .dpl file (default: 1e-9; of a float32 "
         "model 1e-6)",
     )
+    p.add_argument(
+        "--fparam",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="values at which the frame parameters of a model are fixed (default: its own "
+        "default_fparam, if it has one)",
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     p.set_defaults(run=_convert)
 
@@ -26,7 +34,7 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from ..interop import convert
 
-    potential, notes = convert(args.source, args.target, args.tolerance)
+    potential, notes = convert(args.source, args.target, args.tolerance, args.fparam)
     if not args.quiet:
         print(f"{args.target}: {' '.join(potential.type_map)}, {potential.precision}")
         print("\n".join(notes))

@@ -43,16 +43,19 @@ def _info_of_model(args: argparse.Namespace) -> int:
     model = load_model(args.file)
     d, f, grid = model.config.descriptor, model.config.fitting_net, model.grid
     table_bytes = model.coefficients().numel() * model.coefficients().element_size()
+    axis = "" if d.radial else f"axis {d.axis_neuron}, "
     rows = {
         "elements": " ".join(model.type_map),
-        "descriptor": f"se_e2_a, rcut {d.rcut:g} Å, rcut_smth {d.rcut_smth:g} Å, sel {model.sel}",
-        "embedding": f"{_widths(d.neuron)}, axis {d.axis_neuron}, {d.activation_function}",
+        "descriptor": f"{d.type}, rcut {d.rcut:g} Å, rcut_smth {d.rcut_smth:g} Å, sel {model.sel}",
+        "embedding": f"{_widths(d.neuron)}, {axis}{d.activation_function}",
         "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "precision": f"trained in {model.config.precision}",
         "table": f"{grid.n_intervals} intervals, {table_bytes / 1024:.0f} KiB, "
         f"pairs down to {model.table_min_distance():.2f} Å",
     }
+    if d.env_protection:
+        rows["descriptor"] += f", env_protection {d.env_protection:g} Å"
     rows["repulsion"] = (
         "none"
         if model.repulsion is None

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from . import nodes
-from .nodes import Tree
+from .nodes import RADIAL, Tree
+from .type_embedding import SMOOTH
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
@@ -66,7 +67,7 @@ class Parts:
     rcut_smth: float
     sel: list[int]
     davg: np.ndarray
-    """(n_types, N_sel, 4), as dstd."""
+    """(n_types, N_sel, 4), of `se_e2_r` (n_types, N_sel, 1); as dstd."""
     dstd: np.ndarray
     one_side: bool
     """Whether networks are those of neighbour types, n_types of them; otherwise there are
@@ -78,8 +79,13 @@ class Parts:
     type_vectors: list[Layer] | None
     """Layers that give each type its vector. All types and pairs then share one network, whose
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
+    type_factors: list[Layer] | None
+    """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
     concatenated: bool
     """Whether the fitting takes the vector too."""
+    fparam_scales: tuple[np.ndarray, np.ndarray] | None
+    """avg and inv_std (numb_fparam,) of frame parameters, if there are any; the fitting takes them
+    last."""
     fittings: list[list[Layer]]
     """Layers for each type, the linear one last."""
     fitting_residual: list[bool]
@@ -129,7 +135,7 @@ def _plain(value: Any, counted: Counter, depth: int) -> Any:
 
 
 def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tree]:
-    """The descriptor and fitting sections of an energy model `se_e2_a`, or one of `also`.
+    """The descriptor and fitting sections of an energy model `se_e2_a`, `se_e2_r` or one of `also`.
 
     Raises PartsError, naming key and value, for anything that these files keep elsewhere.
     """
@@ -137,12 +143,14 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
     found = []
-    descriptors = ("se_e2_a", *also, "se_a")
+    descriptors = ("se_e2_a", "se_e2_r", *also, "se_r", "se_a")
     for key, known in (("descriptor", descriptors), ("fitting_net", ("ener",))):
         part = section.get(key)
         if not isinstance(part, dict):
             raise PartsError(f"model/{key} is missing from its training script")
         kind = part.get("type", known[-1])
+        if kind == "se_atten_v2":
+            raise PartsError(f"model/{key}/type 'se_atten_v2': {SMOOTH}")
         if kind not in known:
             raise PartsError(
                 f"model/{key}/type {_shown(kind)} is not supported; only {_names(known)}"
@@ -150,29 +158,37 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
         found.append(part)
     if section.get("type", "standard") != "standard":
         raise PartsError(f"model/type {_shown(section['type'])} is not supported; only standard")
-    for key in ("numb_fparam", "numb_aparam"):
-        if found[1].get(key):
-            raise PartsError(f"model/fitting_net/{key} {_shown(found[1][key])} is not supported")
+    if found[1].get("numb_aparam"):
+        number = _shown(found[1]["numb_aparam"])
+        raise PartsError(f"model/fitting_net/numb_aparam {number} is not supported")
     return found[0], found[1]
 
 
+def count_of_fparam(section: Tree) -> int:
+    """How many frame parameters the fitting section asks for. Raises PartsError."""
+    count = section["fitting_net"].get("numb_fparam", 0)
+    if not isinstance(count, int) or not 0 <= count < 1 << 16:
+        raise PartsError(f"model/fitting_net/numb_fparam {_shown(count)} is not a number of them")
+    return int(count)
+
+
 def _names(known: tuple[str, ...]) -> str:
-    return " or ".join(name for name in known if name != "se_a")
+    return " or ".join(name for name in known if name not in ("se_a", "se_r"))
 
 
 def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
 
 
-def one_sided_input(network: list[Layer], vectors: list[Layer]) -> bool:
-    """Whether the one embedding network takes a neighbour's vector alone, or the centre's too.
+def one_sided_input(network: list[Layer], vectors: list[Layer], scalars: int = 1) -> bool:
+    """Whether a network of `scalars` and vectors takes a neighbour's alone, or the centre's too.
 
     Raises PartsError where its inputs are neither.
     """
     inputs, width = network[0][0].shape[0], vectors[-1][0].shape[1]
-    if inputs not in (1 + width, 1 + 2 * width):
+    if inputs not in (scalars + width, scalars + 2 * width):
         raise PartsError(f"{inputs} inputs of the embedding for a type embedding of {width}")
-    return inputs == 1 + width
+    return inputs == scalars + width
 
 
 def assembled(parts: Parts) -> Tree:
@@ -202,9 +218,12 @@ def _descriptor(parts: Parts) -> Tree:
     activation = section.get("activation_function", "tanh")
     neuron, precision = _widths(parts, section)
     n_in = parts.fittings[0][0][0].shape[0]
+    if parts.fparam_scales is not None:
+        n_in -= len(parts.fparam_scales[0])
     if parts.type_vectors is not None and parts.concatenated:
         n_in -= parts.type_vectors[-1][0].shape[1]
-    if n_in <= 0 or n_in % neuron[-1]:
+    radial = section.get("type") in RADIAL
+    if n_in <= 0 or n_in % neuron[-1] or (radial and n_in != neuron[-1]):
         raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
     if parts.tables is not None:
         embeddings = nodes.tabulated_embedding(parts.tables, ndim, n_types)
@@ -222,7 +241,7 @@ def _descriptor(parts: Parts) -> Tree:
         "rcut_smth": parts.rcut_smth,
         "sel": parts.sel,
         "neuron": neuron,
-        "axis_neuron": n_in // neuron[-1],
+        **({"type": "se_r"} if radial else {"axis_neuron": n_in // neuron[-1]}),
         "resnet_dt": resnet_dt,
         "trainable": trainable,
         "type_one_side": parts.one_side,
@@ -238,6 +257,11 @@ def _descriptor(parts: Parts) -> Tree:
     if is_dpa1:
         keys |= {key: section.get(key, value) for key, value in _DPA1_DEFAULTS.items()}
         keys |= {"type": "dpa1", "concat_output_tebd": parts.concatenated}
+    if parts.type_factors is not None:
+        keys["tebd_input_mode"] = "strip"
+        layers = _layers(parts.type_factors, activation, [True] * len(neuron), trainable)
+        network = nodes.embedding_network(layers, resnet_dt)
+        keys["embeddings_strip"] = nodes.collection([network], 0, n_types, "embedding_network")
     return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
 
 
@@ -308,8 +332,9 @@ def _fitting(parts: Parts) -> Tree:
         hidden = _layers(layers[:-1], activation, parts.fitting_residual, trainable)
         linear = _layers(layers[-1:], "none", [False], trainable[-1:])
         networks.append(nodes.fitting_network([*hidden, *linear], resnet_dt))
+    average, inverse = parts.fparam_scales or (None, None)
+    n_fparam = 0 if average is None else len(average)
     off: Tree = {
-        "numb_fparam": 0,
         "numb_aparam": 0,
         "dim_case_embd": 0,
         "default_fparam": None,
@@ -319,7 +344,8 @@ def _fitting(parts: Parts) -> Tree:
         "use_aparam_as_mask": False,
     }
     keys = {
-        "dim_descrpt": networks[0]["in_dim"],
+        "dim_descrpt": networks[0]["in_dim"] - n_fparam,
+        "numb_fparam": n_fparam,
         "neuron": networks[0]["neuron"],
         "resnet_dt": resnet_dt,
         "mixed_types": parts.type_vectors is not None,
@@ -330,10 +356,9 @@ def _fitting(parts: Parts) -> Tree:
         "precision": networks[0]["precision"],
         "type_map": parts.type_map,
     }
-    none = dict.fromkeys(
-        ("fparam_avg", "fparam_inv_std", "aparam_avg", "aparam_inv_std", "case_embd")
-    )
+    none = dict.fromkeys(("aparam_avg", "aparam_inv_std", "case_embd"))
     ndim, n_types = 1 if parts.type_vectors is None else 0, len(parts.type_map)
     nets = nodes.collection(networks, ndim, n_types, "fitting_network")
     bias = parts.bias_atom_e.reshape(-1, 1)
-    return nodes.fitting(keys, nets, {"bias_atom_e": bias, **none})
+    scales = {"fparam_avg": average, "fparam_inv_std": inverse}
+    return nodes.fitting(keys, nets, {"bias_atom_e": bias, **scales, **none})

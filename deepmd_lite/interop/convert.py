@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..model import Potential, load_model, refine_table, save_model
 from ..model.structures import gas
-from ..model.tabulated import TabulatedEmbedding
+from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..neighbors import periodic_env
 from ..system import InputError, ModelFileError
 from .deepmd_kit import potential_from_tree
@@ -47,21 +47,27 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-6}
 
 
 def convert(
-    source: str | Path, target: str | Path, tolerance: float | None = None
+    source: str | Path,
+    target: str | Path,
+    tolerance: float | None = None,
+    fparam: Sequence[float] | None = None,
 ) -> tuple[Potential, list[str]]:
     """Convert the model file `source` to `target`, one of which is ours (`.dpl`).
 
-    `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. Returns the
-    potential and what a user should know of the new file, one line each. Raises ModelFileError for
-    a file that cannot be read or holds a model that cannot be expressed, InputError for suffixes
-    that are not known.
+    `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. `fparam`: the
+    values at which the frame parameters of a model are fixed, by default its `default_fparam`.
+    Returns the potential and what a user should know of the new file, one line each. Raises
+    ModelFileError for a file that cannot be read or holds a model that cannot be expressed,
+    InputError for suffixes that are not known and frame parameters that do not fit.
     """
     source, target = Path(source), Path(target)
     reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
     if source.suffix.lower() == OWN and writer is not None:
+        if fparam is not None:
+            raise InputError(f"fparam {list(fparam)}: {source} takes no frame parameters")
         return _exported(source, target, writer)
     if target.suffix.lower() == OWN and reader is not None:
-        return _imported(source, target, reader, tolerance)
+        return _imported(source, target, reader, tolerance, fparam)
     if source.suffix.lower() == OWN and target.suffix.lower() in READERS:
         between = target.with_suffix(".dp")
         raise InputError(
@@ -84,10 +90,14 @@ def _reader(source: Path) -> Reader | None:
 
 
 def _imported(
-    source: Path, target: Path, reader: Reader, tolerance: float | None
+    source: Path,
+    target: Path,
+    reader: Reader,
+    tolerance: float | None,
+    fparam: Sequence[float] | None,
 ) -> tuple[Potential, list[str]]:
     tree = reader(source)
-    potential = potential_from_tree(tree, str(source))
+    potential = potential_from_tree(tree, str(source), fparam)
     wanted = TOLERANCE[potential.precision] if tolerance is None else tolerance
     if not 0 < wanted < math.inf:
         raise InputError(f"tolerance {wanted} eV/Å: expected a positive number, such as 1e-9")
@@ -97,13 +107,16 @@ def _imported(
     if not math.isfinite(error["force_ev_per_a"]):
         raise ModelFileError(f"{source}: the forces of the model are not finite")
     potential.reference_frames = (frame,)
-    save_model(potential, target, _provenance(source, tree))
+    potential.provenance = _provenance(source, tree) | potential.provenance
+    save_model(potential, target, potential.provenance)
     notes = [
         f"table of {potential.grid.n_intervals} intervals: forces within "
         f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
         f"eV/atom of the {_exact(potential)}",
         f"DeePMD-kit keeps at most {_kept(tree, potential)}; here all count",
     ]
+    if "fparam" in potential.provenance:
+        notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes
@@ -118,6 +131,8 @@ def _kept(tree: dict[str, Any], potential: Potential) -> str:
 
 def _exact(potential: Potential) -> str:
     """What the potential's own table approximates."""
+    if isinstance(potential.embedding, ScaledEmbedding):
+        return "networks, of which the file keeps the table alone: no training"
     lost = isinstance(potential.embedding, TabulatedEmbedding)
     return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
@@ -136,6 +151,10 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
     ]
     if potential.config.descriptor.exclude_types and potential.davg.any():
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
+    if potential.config.descriptor.radial and not potential.config.descriptor.type_one_side:
+        notes.append("with type_one_side false its TensorFlow (.pb) alone evaluates se_e2_r")
+    if potential.config.descriptor.env_protection:
+        notes.append("with env_protection its PyTorch (.pth) alone evaluates it")
     return potential, notes
 
 

@@ -15,13 +15,17 @@ import torch
 
 from ..model import ModelConfig, Potential, Statistics
 from ..model.file import FINEST
+from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH
+from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
+from .frame_parameters import at_frame_parameters
 from .networks import activation, arrays, collection, layers
+from .nodes import RADIAL
 from .tables import tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, folded
+from .type_embedding import DPA1, SMOOTH, folded
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
@@ -30,15 +34,20 @@ SOFTWARE = "deepmd_lite"
 """What a tree says under `software` that was written here."""
 
 
-def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
+def potential_from_tree(
+    tree: dict[str, Any], place: str, fparam: Sequence[float] | None = None
+) -> Potential:
     """The potential of a tree; `place` names its file in errors.
 
-    Raises ModelFileError for a part that is missing or not valid, and for one that this model
-    cannot express, with its key and value. The table has its first spacing, nothing is refined.
+    `fparam`: the frame parameters at which a model that depends on them is taken, by default its
+    own; they stand in the provenance. Raises ModelFileError for a part that is missing or not
+    valid, and for one that this model cannot express, with its key and value; InputError for
+    `fparam` that the model cannot use. The table has its first spacing, nothing is refined.
     """
     root = Node(tree, place)
     model = root.node("model")
     _check_model(model)
+    model, fixed = at_frame_parameters(model, fparam)
     model = folded(model)
     _check_parts(model)
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
@@ -47,18 +56,18 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
     config = _config(model, _exclusions(root, model, davg))
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
-    parameters, tabulated = {}, tabulated_embedding(descriptor, config, davg, dstd)
-    if tabulated is None:
+    parameters, embedding = {}, _scaled_embedding(config, descriptor)
+    tabulated = tabulated_embedding(descriptor, config, davg, dstd)
+    if tabulated is not None:
+        embedding = tabulated[0]
+        config.table.min_distance = max(TABLE_REACH * statistics.min_distance, tabulated[1])
+    elif embedding is None:
         parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
-    else:
-        nearest = max(TABLE_REACH * statistics.min_distance, tabulated[1])
-        config.table.min_distance = nearest
     nets = fitting.node("nets")
     for a, network in enumerate(collection(nets, 1, n_types)):
         found = _fitting(config, nets, network)
         parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
-        embedding = None if tabulated is None else tabulated[0]
         potential = Potential(config, statistics, seed=None, embedding=embedding)
     if potential.grid.n_intervals > FINEST:
         raise descriptor.node("@variables").refusal(
@@ -67,6 +76,8 @@ def potential_from_tree(tree: dict[str, Any], place: str) -> Potential:
     potential.load_state_dict(parameters, strict=False, assign=True)
     potential.to_precision(config.precision).requires_grad_(False)
     _subtract_vacuum(potential, fitting)
+    if fixed is not None:
+        potential.provenance["fparam"] = fixed
     return potential
 
 
@@ -81,23 +92,25 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
-    model.node("descriptor").only("type", "se_e2_a", "se_a", *DPA1)
+    if model.node("descriptor").values.get("type") == "se_atten_v2":
+        raise model.node("descriptor").refusal("type", f"'se_atten_v2': {SMOOTH}")
+    model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1)
     model.node("fitting").only("type", "ener", default="ener")
 
 
 def _check_parts(model: Node) -> None:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     descriptor.version(1, 2, 3)
-    descriptor.only("env_protection", 0, 0.0, None)
     descriptor.nothing_else(
         *("type", "type_map", "rcut", "rcut_smth", "sel", "neuron", "axis_neuron", "resnet_dt"),
         *("type_one_side", "exclude_types", "set_davg_zero", "activation_function", "precision"),
         *("embeddings", "env_mat", "trainable", "ntypes"),
+        "env_protection",
         "compress",  # a table made of the networks, which are here
     )
     if descriptor.given("env_mat"):
         env_mat = descriptor.node("env_mat")
-        env_mat.only("protection", 0, 0.0, None)
+        _check_protection(descriptor, env_mat)
         env_mat.only("use_exp_switch", False, None)
     fitting.version(1, 2, 3, 4)
     fitting.only("mixed_types", False, None)
@@ -109,23 +122,41 @@ def _check_parts(model: Node) -> None:
     )
 
 
+def _protection(descriptor: Node) -> float:
+    """Å: what rows divide by beyond the distance."""
+    return descriptor.number("env_protection") if descriptor.given("env_protection") else 0.0
+
+
+def _check_protection(descriptor: Node, env_mat: Node) -> None:
+    """The descriptor's counts in DeePMD-kit, which does not always repeat it in `env_mat`."""
+    if env_mat.given("protection") and env_mat.number("protection") not in (
+        0.0,
+        _protection(descriptor),
+    ):
+        raise env_mat.refusal("protection", "differs from the descriptor's env_protection")
+
+
 def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     precisions = {_precision(descriptor), _precision(fitting)}
     precision = "float32" if precisions == {"float32"} else "float64"
+    radial = descriptor.values["type"] in RADIAL
+    axis = {} if radial else {"axis_neuron": int(descriptor.number("axis_neuron"))}
     data = {
         "type_map": model.names("type_map"),
         "descriptor": {
+            "type": "se_e2_r" if radial else "se_e2_a",
             "rcut": descriptor.number("rcut"),
             "rcut_smth": descriptor.number("rcut_smth"),
             "sel": descriptor.integers("sel"),
             "neuron": descriptor.integers("neuron"),
-            "axis_neuron": int(descriptor.number("axis_neuron")),
+            **axis,
             "activation_function": activation(descriptor, smooth=True),
             "resnet_dt": descriptor.flag("resnet_dt"),
             "type_one_side": descriptor.flag("type_one_side"),
             "exclude_types": excluded,
             "set_davg_zero": descriptor.flag("set_davg_zero"),
+            "env_protection": _protection(descriptor),
             "precision": precision,
         },
         "fitting_net": {
@@ -162,9 +193,11 @@ def _scales(descriptor: Node, n_types: int) -> tuple[torch.Tensor, torch.Tensor]
     """davg and dstd, each (n_types, 4), which the file repeats for every slot."""
     variables = descriptor.node("@variables")
     slots = sum(descriptor.integers("sel"))
+    columns = 1 if descriptor.values["type"] in RADIAL else 4
     found = []
-    for key in ("davg", "dstd"):
-        each = variables.array(key, (n_types, slots, 4)).astype(np.float64)
+    for key, missing in (("davg", 0.0), ("dstd", 1.0)):
+        each = variables.array(key, (n_types, slots, columns)).astype(np.float64)
+        each = np.pad(each, ((0, 0), (0, 0), (0, 4 - columns)), constant_values=missing)
         if (each != each[:, :1]).any():
             raise variables.refusal(
                 key, "differs from slot to slot; expected one row for each type"
@@ -188,6 +221,11 @@ def _exclusions(root: Node, model: Node, davg: torch.Tensor) -> list[tuple[int, 
     descriptor = model.node("descriptor")
     by_descriptor = descriptor.pairs("exclude_types") if descriptor.given("exclude_types") else []
     by_model = model.pairs("pair_exclude_types") if model.given("pair_exclude_types") else []
+    if by_model and descriptor.values["type"] in RADIAL and not descriptor.flag("type_one_side"):
+        raise model.refusal(
+            "pair_exclude_types",
+            f"{by_model} is not supported together with se_e2_r and type_one_side false",
+        )
     smooth = not davg.any()
     ours = root.values.get("backend") == "TensorFlow" or root.values.get("software") == SOFTWARE
     for node, key, pairs, clear in (
@@ -222,7 +260,7 @@ def _subtract_vacuum(potential: Potential, fitting: Node) -> None:
     if not isinstance(given, list) or len(given) not in (0, n_types):
         raise fitting.refusal("atom_ener", f"expected a list of {n_types} energies or nulls")
     d = potential.config.descriptor
-    empty = torch.zeros(1, d.neuron[-1] * d.axis_neuron, dtype=potential.dtype)
+    empty = torch.zeros(1, d.width, dtype=potential.dtype)
     for a, energy in enumerate(given):
         if energy is not None:
             potential.energy_bias[a] -= potential.fitting[a](empty)[0].double()
@@ -253,12 +291,29 @@ def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]
     return {name: torch.stack([(copy or zeros)[name] for copy in copies]) for name in known[0]}
 
 
+def _scaled_embedding(config: ModelConfig, descriptor: Node) -> TabulatedEmbedding | None:
+    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings."""
+    embeddings, d = descriptor.node("embeddings"), config.descriptor
+    if embeddings.values.get("@class") != "ScaledEmbedding":
+        return None
+    n_types = len(config.type_map)
+    n_tables = n_types if d.type_one_side else n_types**2
+    scale = embeddings.node("@variables").array("scale", (n_tables, d.neuron[-1]))
+    nets = embeddings.node("embedding")
+    (network,) = collection(nets, 0, n_types)
+    found = _hidden(
+        layers(network, nets, len(d.neuron)), 1, d.neuron, d.activation_function, d.resnet_dt
+    )
+    shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
+    shared.load_state_dict({name: x[None] for name, x in found.items()})
+    return ScaledEmbedding(shared.requires_grad_(False), torch.tensor(scale))
+
+
 def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:
     """Parameters of the network from descriptor to energy of one element."""
     d, f = config.descriptor, config.fitting_net
     *found, last = layers(network, nets, len(f.neuron) + 1)
-    n_in = d.neuron[-1] * d.axis_neuron
-    hidden = _hidden(found, n_in, f.neuron, f.activation_function, f.resnet_dt)
+    hidden = _hidden(found, d.width, f.neuron, f.activation_function, f.resnet_dt)
     weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")

@@ -24,6 +24,7 @@ def tree_of(potential: Potential) -> Tree:
             "train one without it (in the input: model: {repulsion: null})"
         )
     config, type_map = potential.config, potential.type_map
+    d = config.descriptor
     model = nodes.model(
         type_map,
         _descriptor(potential),
@@ -35,8 +36,8 @@ def tree_of(potential: Potential) -> Tree:
     script = {
         "type_map": type_map,
         "descriptor": {
-            **config.descriptor.model_dump(exclude={"type", "sel"}, exclude_defaults=True),
-            "type": "se_e2_a",
+            **d.model_dump(exclude={"type", "sel"}, exclude_defaults=True),
+            "type": d.type,
             "sel": potential.sel,
         },
         "fitting_net": {
@@ -59,17 +60,18 @@ def _descriptor(potential: Potential) -> Tree:
     if not d.type_one_side:  # G_ab stands at a · n_types + b here, at a + n_types · b there
         networks = [networks[a * n_types + b] for b in range(n_types) for a in range(n_types)]
     section = {
+        "type": "se_r" if d.radial else "se_e2_a",
         "type_map": potential.type_map,
         "rcut": d.rcut,
         "rcut_smth": d.rcut_smth,
         "sel": potential.sel,
         "neuron": d.neuron,
-        "axis_neuron": d.axis_neuron,
+        **({} if d.radial else {"axis_neuron": d.axis_neuron}),
         "resnet_dt": d.resnet_dt,
         "trainable": True,
         "type_one_side": d.type_one_side,
         "exclude_types": [list(pair) for pair in d.exclude_types],
-        "env_protection": 0.0,
+        "env_protection": d.env_protection,
         "set_davg_zero": d.set_davg_zero,
         "activation_function": d.activation_function,
         "precision": potential.precision,
@@ -77,7 +79,7 @@ def _descriptor(potential: Potential) -> Tree:
     ndim = 1 if d.type_one_side else 2
     embeddings = nodes.collection(networks, ndim, n_types, "embedding_network")
     davg, dstd = (
-        np.repeat(scale.numpy()[:, None], sum(potential.sel), axis=1)
+        np.repeat(scale.numpy()[:, None, : 1 if d.radial else 4], sum(potential.sel), axis=1)
         for scale in (potential.davg, potential.dstd)
     )
     return nodes.descriptor(section, embeddings, davg, dstd)
@@ -103,7 +105,7 @@ def _fitting(potential: Potential) -> Tree:
         networks.append(nodes.fitting_network([*layers, output], f.resnet_dt))
     section = {
         "type_map": potential.type_map,
-        "dim_descrpt": d.neuron[-1] * d.axis_neuron,
+        "dim_descrpt": d.width,
         "neuron": f.neuron,
         "resnet_dt": f.resnet_dt,
         "activation_function": f.activation_function,

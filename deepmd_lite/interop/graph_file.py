@@ -22,11 +22,12 @@ from .assembly import (
     assembled,
     brief,
     check_supported,
+    count_of_fparam,
     floats,
     one_sided_input,
     section_of,
 )
-from .nodes import Tree
+from .nodes import RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
 
 LARGEST = 1 << 31
@@ -133,13 +134,15 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
     section = section_of(script.get("model", {}))
     check_supported(section)
     type_map = graph.text("model_attr/tmap").split()
-    environment = graph.of("ProdEnvMatA", "DescrptSeA")
+    radial = section["descriptor"].get("type") in RADIAL
+    operation = "ProdEnvMatR" if radial else "ProdEnvMatA"
+    environment = graph.of(operation, "DescrptSeR" if radial else "DescrptSeA")
     if len(environment) != 1 or not type_map:
-        raise PartsError(f"expected one operation 'ProdEnvMatA', found {len(environment)}")
+        raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
     vectors = _type_vectors(graph)
     suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
     fittings = [_fitting(graph, suffix) for suffix in suffixes]
-    sel, davg, dstd = _scales(graph, len(type_map), environment[0])
+    sel, davg, dstd = _scales(graph, len(type_map), environment[0], radial)
     descriptor, n_types = section["descriptor"], len(type_map)
     tables = _compressed(graph, descriptor, n_types)
 
@@ -155,8 +158,8 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
     parts = Parts(
         section=section,
         type_map=type_map,
-        rcut=environment[0].number("rcut_r"),
-        rcut_smth=environment[0].number("rcut_r_smth"),
+        rcut=environment[0].number("rcut" if radial else "rcut_r"),
+        rcut_smth=environment[0].number("rcut_smth" if radial else "rcut_r_smth"),
         sel=sel,
         davg=davg,
         dstd=dstd,
@@ -164,7 +167,9 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         embeddings=embeddings,
         tables=tables,
         type_vectors=vectors,
+        type_factors=None,
         concatenated=True,
+        fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
         bias_atom_e=_bias(graph, len(type_map)),
@@ -192,18 +197,20 @@ def _script(graph: _Graph) -> Tree:
 
 
 def _scales(
-    graph: _Graph, n_types: int, environment: Node
+    graph: _Graph, n_types: int, environment: Node, radial: bool
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """sel, and davg and dstd (n_types, N_sel, 4).
+    """sel, and davg and dstd (n_types, N_sel, 4), or 1 in the place of 4.
 
     A model whose sel was changed after training divides by the sum of the original one.
     """
-    sel = environment.integers("sel_a")
+    sel, columns = environment.integers("sel" if radial else "sel_a"), 1 if radial else 4
     if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1:
         raise PartsError(f"sel {sel} for {n_types} types")
-    shape = (n_types, 4 * sum(sel))
-    davg = graph.array("descrpt_attr/t_avg", shape).reshape(n_types, -1, 4)
-    dstd = graph.array("descrpt_attr/t_std", shape).reshape(n_types, -1, 4)
+    shape = (n_types, columns * sum(sel))
+    davg, dstd = (
+        graph.array(f"descrpt_attr/{name}", shape).reshape(n_types, -1, columns)
+        for name in ("t_avg", "t_std")
+    )
     original = sel
     if "descrpt_attr/original_sel" in graph:
         original = graph.integers("descrpt_attr/original_sel")
@@ -226,6 +233,15 @@ def _out_statistics(graph: _Graph, name: str, n_types: int, default: float) -> n
         if scope + name in graph:
             return graph.array(scope + name, (1, n_types, 1))
     return np.full((1, n_types, 1), default)
+
+
+def _fparam_scales(graph: _Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if not count:
+        return None
+    average, inverse = (
+        graph.array(f"fitting_attr/t_fparam_{name}", (count,)) for name in ("avg", "istd")
+    )
+    return average, inverse
 
 
 def _min_distance(graph: _Graph) -> float | None:
@@ -332,7 +348,7 @@ def _fitting_residual(layers: list[Layer]) -> list[bool]:
 def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None] | None:
     """Tables in the order of `_in_order`; None for a model that has none."""
     scopes: dict[str, dict[int, Tree]] = {}
-    for node in graph.of("TabulateFusionSeA", "TabulateFusion"):
+    for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion"):
         scope, _, name = node.name.rpartition("/")
         number = name.partition("_")[2] or "0"  # NAME, NAME_1, …: in the order of neighbour types
         if not number.isdecimal() or len(node.inputs) < 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..model.activations import ACTIVATIONS, VALUES
@@ -37,6 +39,33 @@ def arrays(
     width = weight.shape[1:]
     bias = variables.array("b", width) if variables.given("b") else np.zeros(width, weight.dtype)
     return weight, bias, variables.array("idt", width) if variables.given("idt") else None
+
+
+def with_constant_inputs(
+    network: Node, n_layers: int, n_free: int, inputs: np.ndarray, what: str
+) -> dict[str, Any]:
+    """The network of the first `n_free` inputs, the others being the constants `inputs`.
+
+    Raises ModelFileError, calling the constants `what`, where there is no such network.
+    """
+    first, *others = layers(network, network, n_layers)
+    weight, bias, _ = arrays(first)
+    n_in, n_out = weight.shape
+    if n_in != n_free + len(inputs):
+        raise first.refusal(
+            "@variables",
+            f"w has {n_in} inputs; expected {n_free} and {len(inputs)} of the {what}",
+        )
+    if n_out in (n_in, 2 * n_in, n_free, 2 * n_free):
+        raise first.refusal(
+            "resnet",
+            f"a first layer of {n_out} features on {n_in} inputs, the {what} among them, adds its "
+            f"inputs to its output, which no network without {what} does",
+        )
+    shifted = bias + inputs @ weight[n_free:].astype(np.float64)
+    variables = {"w": weight[:n_free], "b": shifted.astype(weight.dtype), "idt": None}
+    own = {**first.values, "bias": True, "@variables": variables}
+    return {**network.values, "layers": [own, *(layer.values for layer in others)]}
 
 
 def activation(section: Node, smooth: bool = False) -> str:

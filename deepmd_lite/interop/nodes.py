@@ -20,6 +20,9 @@ import numpy as np
 
 Tree = dict[str, Any]
 
+RADIAL = ("se_e2_r", "se_r")
+"""Names of the descriptor of distances alone, whose rows have one column."""
+
 
 def layer(
     w: np.ndarray,
@@ -133,7 +136,10 @@ def tabulated_embedding(tables: Sequence[Tree | None], ndim: int, ntypes: int) -
 
 
 def descriptor(section: Tree, embeddings: Tree, davg: np.ndarray, dstd: np.ndarray) -> Tree:
-    """A `Descriptor` of type `se_e2_a`; `section` has its keys, davg and dstd (n, N_sel, 4)."""
+    """A `Descriptor`, `se_e2_a` unless `section`, its keys, says otherwise.
+
+    davg and dstd (n, N_sel, 4), of `se_r` (n, N_sel, 1).
+    """
     rcut, smooth, protection = (section[k] for k in ("rcut", "rcut_smth", "env_protection"))
     environment = {
         "rcut": rcut,

@@ -22,8 +22,8 @@ def tabulated_embedding(
     """The tables of a `TabulatedEmbedding`, in the order of ours; None where networks are given.
 
     And how near two atoms may come, Å, so that s̃ stays inside every table, for every centre:
-    s < 1/r, so that 1/r may reach what the tables end at. davg, dstd (n_types, 4). Raises
-    ModelFileError for tables that are not valid.
+    s < 1/(r + env_protection), which may reach what the tables end at. davg, dstd (n_types, 4).
+    Raises ModelFileError for tables that are not valid.
     """
     embeddings = descriptor.node("embeddings")
     if embeddings.values.get("@class") != "TabulatedEmbedding":
@@ -41,11 +41,11 @@ def tabulated_embedding(
     if not ends or any(t is None and not _excluded(k, config) for k, t in enumerate(tables)):
         raise embeddings.refusal("tables", "a table is null; expected its coefficients")
     reach = min(ends) * dstd[:, 0] + davg[:, 0]
-    if not (reach > 1.0 / d.rcut).all():
+    if not (reach > 1.0 / (d.rcut + d.env_protection)).all():
         raise embeddings.refusal("tables", f"end at {min(ends)}, before any distance within rcut")
     found = [_pieces(table, d.neuron[-1]) for table in tables]
     embedding = TabulatedEmbedding([knots for knots, _ in found], [pieces for _, pieces in found])
-    return embedding, float((1.0 / reach).max())
+    return embedding, max(0.0, float((1.0 / reach).max()) - d.env_protection)
 
 
 def _excluded(k: int, config: ModelConfig) -> bool:

@@ -20,11 +20,12 @@ from .assembly import (
     assembled,
     brief,
     check_supported,
+    count_of_fparam,
     floats,
     one_sided_input,
     section_of,
 )
-from .nodes import Tree
+from .nodes import RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
 
 _CHECKPOINT = "model.Default."
@@ -103,7 +104,8 @@ def _parts(state: _State, section: Tree) -> Parts:
     if section.get("type_embedding"):
         raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
     is_dpa1 = descriptor.get("type") in DPA1
-    place = "atomic_model.descriptor." + ("se_atten" if is_dpa1 else "sea")
+    radial = descriptor.get("type") in RADIAL
+    place = "atomic_model.descriptor" if radial else f"atomic_model.descriptor.{_INSIDE[is_dpa1]}"
     type_map = section.get("type_map")
     if not isinstance(type_map, list) or not all(isinstance(name, str) for name in type_map):
         raise PartsError("model/type_map is not a list of names")
@@ -113,14 +115,17 @@ def _parts(state: _State, section: Tree) -> Parts:
     if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
         raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
     vectors = _layers(state, _TYPE_EMBEDDING, n_types) if is_dpa1 else None
-    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors)
+    factors = None
+    if state.find(f"{place}.filter_layers_strip.networks.0.layers.0.matrix") is not None:
+        factors = _layers(state, f"{place}.filter_layers_strip.networks.0")
+    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors, factors)
     if n_types == 1 and vectors is None:  # the same networks either way
-        one_side = descriptor.get("type_one_side") is True
+        one_side = radial or descriptor.get("type_one_side") is True
     fittings = [
         _layers(state, f"{_FITTING}.filter_layers.networks.{a}")
         for a in range(1 if is_dpa1 else n_types)
     ]
-    slots = (n_types, sum(sel), 4)
+    slots = (n_types, sum(sel), 1 if radial else 4)
     return Parts(
         section=section,
         type_map=type_map,
@@ -133,7 +138,9 @@ def _parts(state: _State, section: Tree) -> Parts:
         embeddings=embeddings,
         tables=None,
         type_vectors=vectors,
+        type_factors=factors,
         concatenated=descriptor.get("concat_output_tebd", True) is True,
+        fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=[True] * (len(fittings[0]) - 1),
         bias_atom_e=state.array(f"{_FITTING}.bias_atom_e", (n_types, 1)),
@@ -143,6 +150,7 @@ def _parts(state: _State, section: Tree) -> Parts:
     )
 
 
+_INSIDE = {False: "sea", True: "se_atten"}
 _FITTING = "atomic_model.fitting_net"
 _TYPE_EMBEDDING = "atomic_model.descriptor.type_embedding.embedding.embedding_net"
 
@@ -159,6 +167,15 @@ def _sel(descriptor: Tree, n_types: int, mixed: bool) -> list[int]:
     raise PartsError("model/descriptor/sel is not a list of one number for each type")
 
 
+def _fparam_scales(state: _State, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if not count:
+        return None
+    average, inverse = (
+        state.array(f"{_FITTING}.fparam_{name}", (count,)) for name in ("avg", "inv_std")
+    )
+    return average, inverse
+
+
 def _min_distance(state: _State) -> float | None:
     """Å; files without neighbour statistics hold -1."""
     if state.find("min_nbor_dist") is None:
@@ -168,11 +185,17 @@ def _min_distance(state: _State) -> float | None:
 
 
 def _embeddings(
-    state: _State, place: str, n_types: int, vectors: list[Layer] | None
+    state: _State,
+    place: str,
+    n_types: int,
+    vectors: list[Layer] | None,
+    factors: list[Layer] | None,
 ) -> tuple[list[list[Layer] | None], bool]:
     """The networks, and whether they are those of neighbour types alone."""
     if vectors is not None:
         network = _layers(state, f"{place}.networks.0")
+        if factors is not None:
+            return [network], one_sided_input(factors, vectors, scalars=0)
         return [network], one_sided_input(network, vectors)
     last = f"{place}.networks.{n_types**2 - 1}.layers.0.matrix"
     two_sided = state.find(last) is not None

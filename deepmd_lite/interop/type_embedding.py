@@ -5,6 +5,14 @@ is a constant of the type, that is a bias: z = s·w_s + t_b·W_b + t_a·W_a + bi
 are therefore exact. Two descriptors have that form: `se_atten` (DPA-1) without attention layers, of
 which empty slots may not count, since they have a type of their own there; and `se_e2_a` with a key
 `type_embedding`, as TensorFlow has it. Input order: scalar, neighbour's vector, centre's vector.
+
+With `tebd_input_mode: strip` DPA-1 has G_ab(s) = G(s) ⊙ (1 + g_ab), g_ab a second network of the
+vectors: one of our own nodes holds G and the factors,
+
+    {"@class": "ScaledEmbedding", "@version": 1, "embedding": collection of the one network,
+     "@variables": {"scale": (n_types or n_types², M)}}
+
+rows by neighbour b, or at a · n_types + b.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ import numpy as np
 import torch
 
 from ..model.activations import VALUES
-from .networks import activation, arrays, collection, layers
+from .networks import activation, arrays, collection, layers, with_constant_inputs
 from .tree import Node
 
 DPA1 = ("dpa1", "se_atten")
@@ -32,6 +40,7 @@ def folded(model: Node) -> Node:
     is_dpa1 = descriptor.values.get("type") in DPA1
     if not is_dpa1 and not descriptor.given("type_embedding"):
         return model
+    descriptor.only("type", "se_e2_a", "se_a", *DPA1)
     if is_dpa1:
         _check_dpa1(descriptor)
     n_types = len(model.names("type_map"))
@@ -43,11 +52,13 @@ def folded(model: Node) -> Node:
         )
     vectors = _vectors(descriptor.node("type_embedding"), n_types)
     one_side = descriptor.flag("type_one_side")
+    stripped = descriptor.values.get("tebd_input_mode") == "strip"
+    embeddings = _scaled_embedding if stripped else _folded_embeddings
     values = {
         **{k: v for k, v in descriptor.values.items() if k not in DPA1_KEYS},
         "@version": 2,
         "type": "se_e2_a",
-        "embeddings": _folded_embeddings(descriptor, vectors, one_side),
+        "embeddings": embeddings(descriptor, vectors, one_side),
     }
     if is_dpa1:  # one number for all types; only their sum matters here
         (total,) = descriptor.integers("sel")
@@ -65,7 +76,7 @@ DPA1_KEYS = (
     *("tebd_dim", "tebd_input_mode", "type_embedding", "concat_output_tebd", "use_econf_tebd"),
     *("use_tebd_bias", "attn", "attn_layer", "attn_dotr", "attn_mask", "attention_layers"),
     *("scaling_factor", "normalize", "temperature", "trainable_ln", "ln_eps", "lmax"),
-    "smooth_type_embedding",  # with "strip" or attention only
+    *("smooth_type_embedding", "embeddings_strip"),  # with "strip" or attention only
 )
 """Keys of DPA-1 that mean nothing once its type embedding is folded."""
 
@@ -73,7 +84,9 @@ DPA1_KEYS = (
 def _check_dpa1(descriptor: Node) -> None:
     descriptor.version(1, 2, 3, 4)
     descriptor.only("attn_layer", 0)
-    descriptor.only("tebd_input_mode", "concat", default="concat")
+    mode = descriptor.only("tebd_input_mode", "concat", "strip", default="concat")
+    if mode == "strip" and descriptor.flag("smooth_type_embedding"):
+        raise descriptor.refusal("smooth_type_embedding", SMOOTH)
     descriptor.only("lmax", 1, None)
     variables = descriptor.node("@variables")
     if variables.array("davg", (-1, -1, 4)).any():
@@ -84,14 +97,26 @@ def _check_dpa1(descriptor: Node) -> None:
         )
 
 
+SMOOTH = (
+    "true together with tebd_input_mode 'strip' (always so in se_atten_v2) fades the type embedding"
+    " with the distance, which no table over s does; train with smooth_type_embedding: false"
+)
+"""How it could be done: T = Σ R̃ ⊗ G + Σ_b g_ab ⊙ Σ_{j of b} w R̃ ⊗ G, moments of rows w R̃ beside
+those of R̃."""
+
+
 def _vectors(embedding: Node, n_types: int) -> np.ndarray:
     """(n_types, width) float64: the network of the type embedding at the unit vectors."""
     embedding.version(1, 2)
     embedding.only("use_econf_tebd", False, None)
     embedding.only("ntypes", n_types)
-    network = embedding.node("embedding")
-    x = np.eye(n_types)
-    for layer in layers(network, embedding, len(embedding.integers("neuron"))):
+    n_layers = len(embedding.integers("neuron"))
+    return _output(embedding.node("embedding"), n_layers, np.eye(n_types))
+
+
+def _output(network: Node, n_layers: int, x: np.ndarray) -> np.ndarray:
+    """(n, width) float64: a network at inputs (n, n_in)."""
+    for layer in layers(network, network, n_layers):
         weight, bias, step = arrays(layer, (x.shape[1], -1))
         y = VALUES[activation(layer)](torch.from_numpy(x @ weight + bias)).numpy()
         y = y if step is None else y * step
@@ -110,8 +135,25 @@ def _folded_embeddings(descriptor: Node, vectors: np.ndarray, one_side: bool) ->
     networks, n_layers = [], len(descriptor.integers("neuron"))
     for a, b in pairs:
         inputs = np.concatenate([vectors[b], vectors[a]][:n_vectors])
-        networks.append(_with_constant_inputs(network, n_layers, 1, inputs))
+        networks.append(with_constant_inputs(network, n_layers, 1, inputs, "type embedding"))
     return _collection(1 if one_side else 2, n_types, networks)
+
+
+def _scaled_embedding(descriptor: Node, vectors: np.ndarray, one_side: bool) -> dict[str, Any]:
+    """See the top of this module."""
+    n_types = len(vectors)
+    inputs = vectors
+    if not one_side:
+        centre, neighbor = np.repeat(vectors, n_types, axis=0), np.tile(vectors, (n_types, 1))
+        inputs = np.hstack([neighbor, centre])
+    n_layers = len(descriptor.integers("neuron"))
+    network = _single(descriptor.node("embeddings_strip"))
+    return {
+        "@class": "ScaledEmbedding",
+        "@version": 1,
+        "embedding": descriptor.node("embeddings").values,
+        "@variables": {"scale": 1.0 + _output(network, n_layers, inputs)},
+    }
 
 
 def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> dict[str, Any]:
@@ -128,7 +170,8 @@ def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> 
         n_inputs -= vectors.shape[1]
         n_layers = len(fitting.integers("neuron")) + 1
         networks = [
-            _with_constant_inputs(network, n_layers, n_inputs, vector) for vector in vectors
+            with_constant_inputs(network, n_layers, n_inputs, vector, "type embedding")
+            for vector in vectors
         ]
     return {
         **fitting.values,
@@ -136,30 +179,6 @@ def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> 
         "dim_descrpt": n_inputs,
         "nets": _collection(1, n_types, networks),
     }
-
-
-def _with_constant_inputs(
-    network: Node, n_layers: int, n_free: int, inputs: np.ndarray
-) -> dict[str, Any]:
-    """The network of the first `n_free` inputs, the others being `inputs`."""
-    first, *others = layers(network, network, n_layers)
-    weight, bias, _ = arrays(first)
-    n_in, n_out = weight.shape
-    if n_in != n_free + len(inputs):
-        raise first.refusal(
-            "@variables",
-            f"w has {n_in} inputs; expected {n_free} and {len(inputs)} of the type embedding",
-        )
-    if n_out in (n_in, 2 * n_in, n_free, 2 * n_free):
-        raise first.refusal(
-            "resnet",
-            f"a first layer of {n_out} features on {n_in} inputs, the type embedding among them, "
-            "adds its inputs to its output, which no network without type embedding does",
-        )
-    shifted = bias + inputs @ weight[n_free:].astype(np.float64)
-    variables = {"w": weight[:n_free], "b": shifted.astype(weight.dtype), "idt": None}
-    own = {**first.values, "bias": True, "@variables": variables}
-    return {**network.values, "layers": [own, *(layer.values for layer in others)]}
 
 
 def _single(nets: Node) -> Node:

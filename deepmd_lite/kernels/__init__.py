@@ -267,5 +267,6 @@ def _table(coefficients: torch.Tensor, environment: Environment) -> _kernels.Tab
         environment.rcut_smth,
         environment.table_start,
         environment.table_spacing,
+        environment.protection,
         environment.type_one_side,
     )

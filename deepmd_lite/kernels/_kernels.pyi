@@ -33,6 +33,7 @@ class Table:
         rcut_smth: float,
         table_start: float,
         table_spacing: float,
+        protection: float,
         type_one_side: bool,
     ) -> None: ...
 

@@ -53,6 +53,8 @@ inline dpl_status check_model(const dpl_environment& env, const dpl_table& table
   if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
     return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
                 env.rcut_smth, env.rcut);
+  if (!(env.protection >= 0 && std::isfinite(env.protection)))
+    return fail(DPL_INVALID_ARGUMENT, "protection must be at least 0, found %g", env.protection);
   for (int32_t k = 0; k < env.n_types * kColumns; ++k)
     if (!(env.dstd[k] > 0) || !std::isfinite(env.dstd[k]) || !std::isfinite(env.davg[k]))
       return fail(DPL_INVALID_ARGUMENT, "davg must be finite and dstd positive, found %g and %g",
@@ -150,6 +152,7 @@ class Blocks {
     problem.tangent = tangent;
     problem.limit = squared_limit(env.rcut);
     problem.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
+    problem.protection = real(env.protection);
     problem.mean = mean_.data(), problem.inverse_width = inverse_width_.data();
     problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
     problem.table_start = real(env.table_start);

@@ -27,7 +27,7 @@
 extern "C" {
 #endif
 
-/* Columns of an environment row: w/r, w x/r^2, w y/r^2, w z/r^2. */
+/* Columns of an environment row: with c the protection w/(r + c), w x/(r + c)^2, likewise y, z. */
 #define DPL_COLUMNS 4
 /* Coefficients of the quintic polynomial of each table interval. */
 #define DPL_POWERS 6
@@ -64,10 +64,10 @@ typedef struct dpl_atoms {
 } dpl_atoms;
 
 /* What turns an edge into a normalised environment row and finds its table and place in it:
- * row = (w(r)·(1/r, x/r², y/r², z/r²) − davg[a]) / dstd[a], a the type of the centre; the table is
- * that of the neighbour's type b (type_one_side) or a·n_types + b; the place is
- * (row[0] − table_start) / table_spacing. w is 1 up to rcut_smth, 0 from rcut, a quintic between.
- */
+ * row = (w(r)·(1/q, x/q², y/q², z/q²) − davg[a]) / dstd[a] with q = r + protection, a the type of
+ * the centre; the table is that of the neighbour's type b (type_one_side) or a·n_types + b; the
+ * place is (row[0] − table_start) / table_spacing. w is 1 up to rcut_smth, 0 from rcut, a quintic
+ * between. */
 typedef struct dpl_environment {
   double rcut, rcut_smth; /* Å, 0 <= rcut_smth < rcut */
   int32_t n_types;
@@ -75,6 +75,7 @@ typedef struct dpl_environment {
   const double* davg;    /* (n_types, DPL_COLUMNS) */
   const double* dstd;    /* (n_types, DPL_COLUMNS), > 0 */
   double table_start, table_spacing;
+  double protection; /* Å, >= 0 (0 in most models) */
 } dpl_environment;
 
 /* Interval q holds G(q + t) = Σ_k c[q][k] t^k for 0 <= t < 1. The last interval continues the
@@ -173,13 +174,14 @@ typedef struct dpl_network {
 } dpl_network;
 
 /* Descriptor D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, and a network for each type: the
- * first layer's input is D_ma at m · n_axis + a. */
+ * first layer's input is D_ma at m · n_axis + a. With n_axis 0 the descriptor is the first column
+ * of the moments, D_m = T_0m. */
 typedef struct dpl_fitting {
   dpl_precision precision;
   int32_t n_types;
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
   int32_t n_embedding; /* without padding */
-  int32_t n_axis;
+  int32_t n_axis;      /* 0 to n_embedding */
   dpl_activation activation;
   const dpl_network* networks; /* (n_types) */
 } dpl_fitting;

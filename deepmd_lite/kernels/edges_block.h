@@ -76,7 +76,7 @@ struct Geometry {
     for (int k = 0; k < 3; ++k) g.x[k] = Simd<real>::load(edges.x[k] + e);
     const vec r = square_root(g.x[0] * g.x[0] + g.x[1] * g.x[1] + g.x[2] * g.x[2]);
     g.inverse_r = 1 / r;
-    g.radials = radial(p.switching, r, g.inverse_r);
+    g.radials = radial(p.switching, p.protection, r, g.inverse_r);
     return g;
   }
 };

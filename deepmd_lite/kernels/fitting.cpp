@@ -37,17 +37,17 @@ void pack(const real* weight, const Source& source, int32_t n_out, bool transpos
 
 dpl_status check_fitting(const dpl_fitting& fitting) {
   if (fitting.n_types < 1) return fail(DPL_INVALID_ARGUMENT, "n_types must be at least 1");
-  if (fitting.n_axis < 1 || fitting.n_embedding < fitting.n_axis ||
+  if (fitting.n_axis < 0 || fitting.n_embedding < 1 || fitting.n_embedding < fitting.n_axis ||
       fitting.n_embedding > fitting.n_features || fitting.n_features % DPL_FEATURE_PADDING)
     return fail(DPL_INVALID_ARGUMENT,
-                "expected 1 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, %d "
+                "expected 0 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, %d "
                 "and %d",
                 DPL_FEATURE_PADDING, fitting.n_axis, fitting.n_embedding, fitting.n_features);
   if (uint32_t(fitting.activation) > DPL_LAST_ACTIVATION)
     return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(fitting.activation));
   for (int32_t a = 0; a < fitting.n_types; ++a) {
     const dpl_network& network = fitting.networks[a];
-    int64_t width = int64_t(fitting.n_embedding) * fitting.n_axis;
+    int64_t width = int64_t(fitting.n_embedding) * std::max(fitting.n_axis, 1);
     if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
     for (int32_t l = 0; l < network.n_layers; ++l) {
       if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
@@ -115,7 +115,7 @@ void Fitting<real>::load(const dpl_network& network, dpl_activation activation,
     widest_ = std::max(widest_, layer.ld_out);
     layer.copies = n_out == n_full ? 1 : n_out == 2 * n_full ? 2 : 0;
     const auto place = [&](int32_t i) {  // of the i-th number of the full input
-      return l == 0 ? shape.place(i / shape.n_axis, i % shape.n_axis) : i;
+      return l == 0 ? shape.place(i) : i;
     };
     layer.source.assign(layer.n_in, {-1, -1});
     for (int32_t i = 0; i < n_full; ++i) {

@@ -42,7 +42,7 @@ class Network:
     """
 
     weights: list[torch.Tensor]
-    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a."""
+    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a, or D_m."""
     biases: list[torch.Tensor]
     """(n_out,)."""
     steps: list[torch.Tensor | None]
@@ -71,12 +71,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Fitting:
-    """The descriptor D_ma = Σ_c T_cm T_ca and the networks of all elements."""
+    """The descriptor D_ma = Σ_c T_cm T_ca, or D_m = T_0m, and the networks of all elements."""
 
     n_embedding: int
     """Features m of the descriptor; the moments are padded beyond."""
     n_axis: int
-    """Features a."""
+    """Features a; 0: the descriptor is the first column of the moments."""
     activation: str
     networks: Sequence[Network]
 

@@ -34,6 +34,7 @@ template <class real>
 void describe(const DescriptorShape& shape, const real* t, real* packed) {
   using S = Simd<real>;
   const int32_t n_m = shape.n_features;
+  if (shape.linear()) std::memcpy(packed, t, sizeof(real) * shape.n_embedding);
   for (int32_t a = 0; a < shape.n_axis; ++a) {
     real axis[kColumns];
     for (int c = 0; c < kColumns; ++c) axis[c] = t[c * n_m + a];
@@ -56,6 +57,7 @@ template <class real>
 void describe_tangent(const DescriptorShape& shape, const real* t, const real* dt, real* packed) {
   using S = Simd<real>;
   const int32_t n_m = shape.n_features;
+  if (shape.linear()) std::memcpy(packed, dt, sizeof(real) * shape.n_embedding);
   for (int32_t a = 0; a < shape.n_axis; ++a) {
     real axis[kColumns], change[kColumns];
     for (int c = 0; c < kColumns; ++c) axis[c] = t[c * n_m + a], change[c] = dt[c * n_m + a];
@@ -90,6 +92,8 @@ void describe_backward(const DescriptorShape& shape, const real* t, const real* 
   using vec = typename S::vec;
   const int32_t n_m = shape.n_features, n_embedding = shape.n_embedding;
   std::memset(grad, 0, sizeof(real) * kColumns * n_m);
+  if (shape.linear())
+    for (int32_t m = 0; m < n_embedding; ++m) grad[m] = grad_packed[m] * scale;
   for (int32_t a = 0; a < shape.n_axis; ++a) {
     vec along[kColumns] = {};  // Σ_m g_ma T_cm
     real axis[kColumns], head[kColumns] = {};

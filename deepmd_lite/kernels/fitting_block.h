@@ -14,15 +14,20 @@ template <class real>
 constexpr int32_t kPanel = 128 / int32_t(sizeof(real));
 
 // The descriptor D_ma = Σ_c T_cm T_ca (a < n_axis, m < n_embedding). Its first n_axis × n_axis
-// block is symmetric: only m >= a is kept, a outermost: n_packed numbers.
+// block is symmetric: only m >= a is kept, a outermost: n_packed numbers. Without axes D_m = T_0m.
 struct DescriptorShape {
   int32_t n_features;   // of a row of T, padded
   int32_t n_embedding;  // without padding
   int32_t n_axis;
 
-  DPL_MEMBER int32_t n_packed() const { return n_axis * n_embedding - n_axis * (n_axis - 1) / 2; }
-  // Where (m, a) stands, for either order of the pair.
-  DPL_MEMBER int32_t place(int32_t m, int32_t a) const {
+  DPL_MEMBER bool linear() const { return n_axis == 0; }
+  DPL_MEMBER int32_t n_packed() const {
+    return linear() ? n_embedding : n_axis * n_embedding - n_axis * (n_axis - 1) / 2;
+  }
+  // Where the i-th number of the full descriptor stands: (m, a), in either order of the pair.
+  DPL_MEMBER int32_t place(int32_t i) const {
+    if (linear()) return i;
+    const int32_t m = i / n_axis, a = i % n_axis;
     const int32_t low = m < a ? m : a, high = m < a ? a : m;
     return low * n_embedding - low * (low - 1) / 2 + high - low;
   }

@@ -33,6 +33,7 @@ struct Problem {
 
   double limit;  // squared distances below this are within the cutoff
   SwitchParameters<real> switching;
+  real protection;            // Å
   const real* mean;           // (n_types, kColumns)
   const real* inverse_width;  // (n_types, kColumns)
   int32_t n_types;

@@ -76,7 +76,8 @@ DPL_INLINE void repulsion(const RepulsionParameters& p, double r, double& energy
   slope = bare * (dw * phi + w * (dphi - phi / r));
 }
 
-// The environment row of C = 4 columns is (s, p x, p y, p z) with s = w/r and p = w/r^2.
+// The environment row of C = 4 columns is (s, p x, p y, p z) with s = w/(r + c) and p = w/(r +
+// c)^2, c the protection (DeePMD-kit's env_protection), 0 in most models.
 template <class value>
 struct Radial {
   value s, ds, d2s;  // s(r) and its derivatives
@@ -84,17 +85,19 @@ struct Radial {
 };
 
 template <class value, class real>
-DPL_INLINE Radial<value> radial(const SwitchParameters<real>& parameters, value r,
+DPL_INLINE Radial<value> radial(const SwitchParameters<real>& parameters, real protection, value r,
                                 value inverse_r) {
   value w, dw, d2w;
   switch_function(parameters, r, w, dw, d2w);
+  // a derivative of 1/(r + c) is one of 1/r, at r + c; no second division where c is 0
+  const value inverse = protection == 0 ? inverse_r : 1 / (r + protection);
   Radial<value> f;
-  f.s = w * inverse_r;
-  f.ds = (dw - f.s) * inverse_r;
-  f.d2s = (d2w - 2 * f.ds) * inverse_r;
-  f.p = f.s * inverse_r;
-  f.dp = (f.ds - f.p) * inverse_r;
-  f.d2p = (f.d2s - 2 * f.dp) * inverse_r;
+  f.s = w * inverse;
+  f.ds = (dw - f.s) * inverse;
+  f.d2s = (d2w - 2 * f.ds) * inverse;
+  f.p = f.s * inverse;
+  f.dp = (f.ds - f.p) * inverse;
+  f.d2p = (f.d2s - 2 * f.dp) * inverse;
   return f;
 }
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 COLUMNS = 4
-"""Columns of the environment row: w/r, w x/r², w y/r², w z/r²."""
+"""Columns of the environment row: w/q, w x/q², w y/q², w z/q² with q = r + protection."""
 POWERS = 6
 """Coefficients of the quintic polynomial of each table interval."""
 
@@ -39,6 +39,8 @@ class Environment:
     """Normalised s at which interval 0 begins."""
     table_spacing: float
     """Width of an interval in normalised s."""
+    protection: float = 0.0
+    """Added to distances that are divided by, Å: DeePMD-kit's `env_protection`."""
 
     @property
     def n_types(self) -> int:
@@ -83,11 +85,17 @@ def switch(r: torch.Tensor, rcut_smth: float, rcut: float) -> torch.Tensor:
     return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
 
 
-def environment_rows(vectors_ec: torch.Tensor, rcut_smth: float, rcut: float) -> torch.Tensor:
-    """(n_edges, 4) rows w(r)·(1/r, x/r², y/r², z/r²) of edge vectors r_j − r_i (n_edges, 3), Å."""
+def environment_rows(
+    vectors_ec: torch.Tensor, rcut_smth: float, rcut: float, protection: float = 0.0
+) -> torch.Tensor:
+    """(n_edges, 4) rows w(r)·(1/q, x/q², y/q², z/q²), q = r + `protection`, Å.
+
+    Of edge vectors r_j − r_i (n_edges, 3), Å.
+    """
     r_e = vectors_ec.norm(dim=1)
-    s_e = switch(r_e, rcut_smth, rcut) / r_e
-    return torch.cat([s_e[:, None], (s_e / r_e)[:, None] * vectors_ec], dim=1)
+    q_e = r_e + protection
+    s_e = switch(r_e, rcut_smth, rcut) / q_e
+    return torch.cat([s_e[:, None], (s_e / q_e)[:, None] * vectors_ec], dim=1)
 
 
 def table_values(
@@ -162,7 +170,9 @@ def moments_of(
     centre_e, neighbor_e, vectors_ec = centre_e[inside], neighbor_e[inside], vectors_ec[inside]
 
     a_e, b_e = types[centre_e].long(), types[neighbor_e].long()
-    rows_ec = environment_rows(vectors_ec, environment.rcut_smth, environment.rcut)
+    rows_ec = environment_rows(
+        vectors_ec, environment.rcut_smth, environment.rcut, environment.protection
+    )
     rows_ec = ((rows_ec - environment.davg[a_e]) / environment.dstd[a_e]).to(dtype)
     table_e = b_e if environment.type_one_side else a_e * n_types + b_e
     values_em = embed(table_e, rows_ec[:, 0])

@@ -217,6 +217,7 @@ void Pass<real>::backward_block(const Block& block, const real* moments, const d
     real* out = grad + atoms[k] * row_;
     kernels_.describe_backward(shape_, moments + atoms[k] * row_, adjoint + k * stride_, real(1),
                                out);
+    if (shape_.linear()) continue;  // no second derivative
     kernels_.describe_backward(shape_, to_gradients + atoms[k] * row_, gradient + k * stride_,
                                real(1), part.data());
     kernels_.add(row_, part.data(), out);

@@ -22,6 +22,11 @@ PRECISIONS = {
 }
 
 
+AXIS_NEURON = 4
+SHORT_NAMES = {"se_a": "se_e2_a", "se_r": "se_e2_r"}
+"""Other names of descriptors."""
+
+
 def _precision(value: str) -> str:
     if value not in PRECISIONS:
         raise ValueError(f"expected one of {', '.join(PRECISIONS)}")
@@ -47,11 +52,14 @@ def _widths(value: list[int]) -> list[int]:
 
 
 class DescriptorConfig(Vocabulary):
-    """DeepPot-SE with the two-body embedding of all environment information (`se_e2_a`)."""
+    """DeepPot-SE with the two-body embedding of all environment information (`se_e2_a`).
+
+    `se_e2_r` knows distances only: the sum of the embeddings is the descriptor.
+    """
 
     aliases = {"n_axis_neuron": "axis_neuron"}
 
-    type: Literal["se_e2_a", "se_a"] = "se_e2_a"
+    type: Literal["se_e2_a", "se_e2_r"] = "se_e2_a"
     rcut: float = Field(6.0, gt=0, le=50)
     """Cutoff, Å."""
     rcut_smth: float = Field(0.5, ge=0)
@@ -59,7 +67,7 @@ class DescriptorConfig(Vocabulary):
     sel: list[int] | int | str = "auto"
     """Σ sel divides the moments: a normalisation, never a capacity. 'auto' measures it."""
     neuron: list[int] = [10, 20, 40]
-    axis_neuron: int = Field(4, ge=1)
+    axis_neuron: int = Field(AXIS_NEURON, ge=1)
     activation_function: str = "tanh"
     resnet_dt: bool = False
     type_one_side: bool = False
@@ -68,12 +76,18 @@ class DescriptorConfig(Vocabulary):
     seed: int | list[int] | None = None
     exclude_types: list[tuple[int, int]] = []
     """Pairs of types (by their place in type_map) that do not see each other."""
-    env_protection: float = Field(0.0, ge=0, le=0)
+    env_protection: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Added to the distances that an environment row divides by, Å."""
     set_davg_zero: bool = False
 
     _check_precision = field_validator("precision")(_precision)
     _check_activation = field_validator("activation_function")(_embedding_activation)
     _check_neuron = field_validator("neuron")(_widths)
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _full_name(cls, value: Any) -> Any:
+        return SHORT_NAMES.get(value, value) if isinstance(value, str) else value
 
     @field_validator("sel")
     @classmethod
@@ -92,11 +106,31 @@ class DescriptorConfig(Vocabulary):
     def _check_together(self) -> DescriptorConfig:
         if self.rcut_smth >= self.rcut:
             raise ValueError(f"rcut_smth {self.rcut_smth} Å must be less than rcut {self.rcut} Å")
-        if self.axis_neuron > self.neuron[-1]:
+        if self.radial:
+            if self.axis_neuron != AXIS_NEURON:
+                raise ValueError(
+                    f"axis_neuron {self.axis_neuron}: se_e2_r has no axes; remove the key"
+                )
+        elif self.axis_neuron > self.neuron[-1]:
             raise ValueError(
                 f"axis_neuron {self.axis_neuron} exceeds the last embedding width {self.neuron[-1]}"
             )
         return self
+
+    @property
+    def radial(self) -> bool:
+        """Whether the descriptor is a sum over distances: `se_e2_r`."""
+        return self.type == "se_e2_r"
+
+    @property
+    def n_axis(self) -> int:
+        """Features a of D_ma; 0 where there are none."""
+        return 0 if self.radial else self.axis_neuron
+
+    @property
+    def width(self) -> int:
+        """Numbers of the descriptor."""
+        return self.neuron[-1] * max(self.n_axis, 1)
 
 
 class FittingConfig(Vocabulary):

@@ -5,7 +5,8 @@ smallest distance, table grid and its measured error, provenance of the training
 parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
 repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and
 `table.nodes` (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect
-to normalised s at each node, so that a reader needs no network library to evaluate the embedding.
+to normalised s at each node, so that a reader needs no network library to evaluate the embedding
+(of `se_e2_r` those of the quotient that `radial` explains).
 Where the networks of the embedding are lost (a compressed model of DeePMD-kit), `embedding.nodes`
 stands in their place: the same numbers for each of them, float64. `reference.K.…`: structures
 with energies and forces, evaluated again by every reader (see `reference_frames`).
@@ -34,8 +35,9 @@ from .statistics import Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 3
-"""2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks."""
+FORMAT_VERSION = 4
+"""2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
+`env_protection` and `se_e2_r`."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")

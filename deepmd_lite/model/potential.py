@@ -16,6 +16,7 @@ from torch import nn
 from .. import kernels
 from ..kernels import reference
 from ..system import Evaluation, InputError, LocalEnv
+from . import radial
 from .activations import Jet
 from .config import ModelConfig
 from .networks import Embedding, Fitting
@@ -29,7 +30,7 @@ TABLE_REACH = 0.75
 
 
 class Potential(nn.Module):
-    """A Deep Potential `se_e2_a`: energies of local atoms, forces on all rows, virial."""
+    """A Deep Potential: energies of local atoms, forces on all rows, virial."""
 
     davg: torch.Tensor
     dstd: torch.Tensor
@@ -74,9 +75,8 @@ class Potential(nn.Module):
         # excluding (a, b) distinguishes centres, so that every pair needs a table of its own
         self._one_side = d.type_one_side and self._seen is None
         generator = _generator(seed, f.seed, 2)
-        n_in = d.neuron[-1] * d.axis_neuron
         self.fitting = nn.ModuleList(
-            Fitting(n_in, f.neuron, f.activation_function, f.resnet_dt, generator)
+            Fitting(d.width, f.neuron, f.activation_function, f.resnet_dt, generator)
             for _ in range(n_types)
         )
         self.grid = grid or self._initial_grid()
@@ -142,12 +142,18 @@ class Potential(nn.Module):
         """(n_types,) float64: s̃ of a slot without neighbour, for each centre type."""
         return -self.davg[:, 0] / self.dstd[:, 0]
 
+    @property
+    def _shift(self) -> float:
+        """Of the first entry of rows over s̃; not 0 for `se_e2_r` alone (see `radial`)."""
+        return radial.shift_of(self.empty_slot) if self.config.descriptor.radial else 0.0
+
     def table_min_distance(self) -> float:
         """Smallest pair distance that the table covers, Å."""
         return self.config.table.min_distance or TABLE_REACH * self.min_distance
 
     def _initial_grid(self) -> Grid:
-        top = (1.0 / self.table_min_distance() - self.davg[:, 0]) / self.dstd[:, 0]
+        shortest = self.table_min_distance() + self.config.descriptor.env_protection
+        top = (1.0 / shortest - self.davg[:, 0]) / self.dstd[:, 0]
         low = float(self.empty_slot.min())
         return Grid.covering(low, float(top.max()), self.config.table.spacing)
 
@@ -155,27 +161,46 @@ class Potential(nn.Module):
 
     def environment(self) -> kernels.Environment:
         """The constants that the kernels need."""
-        d = self.config.descriptor
+        d, shift = self.config.descriptor, self._shift
         return kernels.Environment(
             rcut=d.rcut,
             rcut_smth=d.rcut_smth,
-            davg=self.davg,
+            davg=radial.shifted(self.davg, self.dstd, shift) if d.radial else self.davg,
             dstd=self.dstd,
             type_one_side=self._one_side,
-            table_start=self.grid.start,
+            table_start=self.grid.start + shift,
             table_spacing=self.grid.spacing,
+            protection=d.env_protection,
         )
 
     def jet(self) -> Jet:
         """Value, first and second derivative of every table at its nodes, (n_tables, n_nodes, M).
 
-        Differentiable in the weights; zero for pairs of types that do not see each other.
+        Differentiable in the weights; zero for pairs of types that do not see each other. Of
+        `se_e2_r` those of H (see `radial`).
         """
         jet = self.embedding.jet(self.grid.nodes())
-        if self._seen is None:
-            return jet
-        network, seen = self._networks(), self._seen[:, None, None]
-        return jet[0][network] * seen, jet[1][network] * seen, jet[2][network] * seen
+        if self._seen is not None:
+            network, seen = self._networks(), self._seen[:, None, None]
+            value, slope, curvature = (x[network] * seen for x in jet)
+            unseen = self._unseen(torch.arange(len(network)))
+            jet = value + unseen[:, None], slope, curvature
+        if self.config.descriptor.radial:
+            jet = radial.divided_jet(jet, self.grid.nodes() + self._shift)
+        return jet
+
+    def _unseen(self, table: torch.Tensor) -> torch.Tensor:
+        """(n, M) float64: G of neighbours of `table` (n,) where these do not see each other.
+
+        0 but for `se_e2_r` with networks of the neighbour alone: there DeePMD-kit sets s̃ to 0.
+        """
+        assert self._seen is not None
+        d = self.config.descriptor
+        if not (d.radial and d.type_one_side):
+            return torch.zeros(1, d.neuron[-1], dtype=torch.float64)
+        zero = torch.zeros(len(table), dtype=torch.float64)
+        values = self.embedding.values(self._networks()[table], zero)
+        return values * (1.0 - self._seen[table])[:, None]
 
     def coefficients(self) -> torch.Tensor:
         """Table coefficients from the networks, differentiable in their weights."""
@@ -184,11 +209,14 @@ class Potential(nn.Module):
         return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
 
     def _exact_values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
-        """(n_edges, M) float64: what the tables approximate."""
+        """(n_edges, M) float64: what the tables approximate, at the first entry of each row."""
+        y_e, s_e = s_e, s_e - self._shift
         if self._seen is None:
-            return self.embedding.values(table_e, s_e)
-        values = self.embedding.values(self._networks()[table_e], s_e)
-        return values * self._seen[table_e][:, None]
+            values = self.embedding.values(table_e, s_e)
+        else:
+            values = self.embedding.values(self._networks()[table_e], s_e)
+            values = values * self._seen[table_e][:, None] + self._unseen(table_e)
+        return radial.divided(values, y_e) if self.config.descriptor.radial else values
 
     def _networks(self) -> torch.Tensor:
         """(n_types²,): embedding network of each (centre, neighbour) pair of types."""
@@ -197,16 +225,17 @@ class Potential(nn.Module):
         return pair % n if self.config.descriptor.type_one_side else pair
 
     def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Table number and s̃ of an empty slot, for each (centre, neighbour) pair of types."""
+        """Table and first entry of the row of an empty slot, for each (centre, neighbour) pair."""
         n = len(self.type_map)
         a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
         table = b if self._one_side else a * n + b
-        return table, self.empty_slot[a]
+        return table, self.empty_slot[a] + self._shift
 
     def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
         """(n_types², M_padded): column 0 of what one empty slot of (a, b) adds to the moments."""
         table, s = self._slots()
-        position = ((s - self.grid.start) / self.grid.spacing).to(coefficients.dtype)
+        start = self.grid.start + self._shift
+        position = ((s - start) / self.grid.spacing).to(coefficients.dtype)
         values, _ = reference.table_values(coefficients, table, position)
         return values * s.to(values.dtype)[:, None]
 
@@ -226,7 +255,9 @@ class Potential(nn.Module):
         """(n,) float64 eV from moments T (n, 4, M_padded) of atoms of `types` (n,)."""
         d = self.config.descriptor
         t = moments[:, :, : d.neuron[-1]]
-        descriptor = (t.transpose(1, 2) @ t[:, :, : d.axis_neuron]).flatten(1)
+        descriptor = t[:, 0]
+        if not d.radial:
+            descriptor = (t.transpose(1, 2) @ t[:, :, : d.axis_neuron]).flatten(1)
         if len(self.fitting) == 1:
             return self.fitting[0](descriptor).double() + self.energy_bias[0]
         energies = self.energy_bias[types.long()]
@@ -328,7 +359,7 @@ class Potential(nn.Module):
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""
         d = self.config.descriptor
         activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(d.neuron[-1], d.axis_neuron, activation, self.fitting_networks())
+        return kernels.Fitting(d.neuron[-1], d.n_axis, activation, self.fitting_networks())
 
     def fitting_networks(self) -> list[kernels.Network]:
         """The network from descriptor to energy of each element, without its bias."""

@@ -29,7 +29,7 @@ class Statistics:
     davg: torch.Tensor
     """(n_types, 4) float64: mean environment row of each centre type; x, y, z are 0."""
     dstd: torch.Tensor
-    """(n_types, 4) float64: standard deviations."""
+    """(n_types, 4) float64: standard deviations; of x, y, z 1 where they do not count."""
     energy_bias: torch.Tensor
     """(n_types,) float64, eV: least-squares energy of each element."""
     sel: list[int]
@@ -44,7 +44,7 @@ def smallest_distances(envs: Iterable[LocalEnv], n_types: int, rcut: float) -> t
     """(n_types, n_types) float64 Å: of each pair of elements within rcut; infinite where none."""
     sums = _Sums(n_types)
     for env in envs:
-        sums.add(env, 0.0, rcut)
+        sums.add(env, 0.0, rcut, 0.0)
     return sums.smallest_distances()
 
 
@@ -67,10 +67,11 @@ class _Sums:
         self.atoms = np.zeros(n_types)
         self.s = np.zeros(n_types)
         self.s2 = np.zeros(n_types)
+        self.xyz2 = np.zeros(n_types)
         self.most = np.zeros(n_types, dtype=int)
         self.distances = np.full(n_types**2, math.inf)
 
-    def add(self, env: LocalEnv, rcut_smth: float, rcut: float) -> None:
+    def add(self, env: LocalEnv, rcut_smth: float, rcut: float, protection: float) -> None:
         n_types = len(self.atoms)
         types, positions = env.types.numpy(), env.positions.numpy()
         neighbor_e = env.indices.numpy()
@@ -80,13 +81,16 @@ class _Sums:
         inside = r_e < rcut
         if not inside.all():
             centre_e, neighbor_e, r_e = centre_e[inside], neighbor_e[inside], r_e[inside]
-        s_e = switch(torch.from_numpy(r_e), rcut_smth, rcut).numpy() / r_e
+        q_e = r_e + protection
+        s_e = switch(torch.from_numpy(r_e), rcut_smth, rcut).numpy() / q_e
         a_e = types[centre_e]
         if self.seen is not None:
             s_e = s_e * self.seen[a_e * n_types + types[neighbor_e]]
         self.atoms += np.bincount(types[: env.n_local], minlength=n_types)
         self.s += np.bincount(a_e, s_e, minlength=n_types)
         self.s2 += np.bincount(a_e, s_e**2, minlength=n_types)
+        # x, y, z of a row are s r/q times a unit vector: their squares add up to (s r/q)²
+        self.xyz2 += np.bincount(a_e, (s_e * (r_e / q_e)) ** 2, minlength=n_types)
         if len(r_e):
             b_e = types[neighbor_e]
             pair = centre_e * n_types + b_e
@@ -114,7 +118,7 @@ def statistics_from(
     sums = _Sums(n_types, descriptor.exclude_types)
     compositions, energies = [], []
     for env, energy in frames:
-        sums.add(env, descriptor.rcut_smth, descriptor.rcut)
+        sums.add(env, descriptor.rcut_smth, descriptor.rcut, descriptor.env_protection)
         if energy is not None:
             local = env.types[: env.n_local].numpy()
             compositions.append(np.bincount(local, minlength=n_types))
@@ -130,8 +134,9 @@ def statistics_from(
     mean, mean2 = sums.s / slots, sums.s2 / slots
     deviation = np.sqrt(np.maximum(mean2 - mean**2, 0.0))
     radial = np.maximum(deviation, SMALLEST_DEVIATION)
-    # x, y, z of a row are s times a unit vector: their squares add up to s²
-    angular = np.maximum(np.sqrt(mean2 / 3.0), SMALLEST_DEVIATION)
+    angular = np.maximum(np.sqrt(sums.xyz2 / slots / 3.0), SMALLEST_DEVIATION)
+    if descriptor.radial:
+        angular = np.ones(n_types)
     zeros = np.zeros(n_types)
     davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
     dstd = np.stack([radial, angular, angular, angular], axis=1)

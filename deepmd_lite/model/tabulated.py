@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .activations import Jet
+from .networks import Embedding
 from .table import HERMITE, Grid
 
 
@@ -82,6 +83,35 @@ class TabulatedEmbedding(nn.Module):
         below = (x.detach() < 0)[:, :, None]
         parabola = torch.nn.functional.pad(coefficients[:, :3], (0, 0, 0, 3))
         return torch.where(below, parabola, coefficients), x
+
+
+class ScaledEmbedding(TabulatedEmbedding):
+    """G_p(s) = scale_p ⊙ G(s), one network with factors of its own for each table p.
+
+    No network is such a product. It is exact as long as it lives; what a file keeps is its table.
+    """
+
+    def __init__(self, network: Embedding, scale: torch.Tensor) -> None:
+        """`network` of one copy; `scale` (n_tables, M) float64."""
+        nn.Module.__init__(self)
+        self.copies = len(scale)
+        self._network = (network,)  # hidden: its weights are no parameters of the potential
+        self._scale = scale.double()
+
+    @property
+    def width(self) -> int:
+        """M, the number of features."""
+        return int(self._scale.shape[1])
+
+    def jet(self, s_k: torch.Tensor) -> Jet:
+        """As in `TabulatedEmbedding`."""
+        value, slope, curvature = self._network[0].jet(s_k)
+        scale = self._scale[:, None]
+        return scale * value, scale * slope, scale * curvature
+
+    def values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
+        """As in `TabulatedEmbedding`."""
+        return self._scale[table_e] * self._network[0].values(torch.zeros_like(table_e), s_e)
 
 
 def _polynomial(coefficients: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

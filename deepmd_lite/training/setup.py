@@ -336,7 +336,7 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
 def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
     """Raises InputError where weights of `found` do not fit the input `wanted`."""
     free = (
-        *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero", "/type"),
+        *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero"),
         "repulsion",
     )
     differing = [

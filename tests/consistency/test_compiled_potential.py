@@ -112,6 +112,26 @@ def test_every_shape_of_the_descriptor(precision, width, axis):
     assert_evaluates(potential_of(env, precision, descriptor=descriptor), env, precision)
 
 
+@PRECISIONS
+@pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
+@pytest.mark.parametrize(("width", "first"), [(5, 5), (16, 32), (31, 9), (100, 24)])
+def test_a_descriptor_of_distances_alone(precision, one_side, width, first):
+    """Padded or not; the first layer with and without residual connections."""
+    env = structure()
+    descriptor = {"type": "se_e2_r", "neuron": [5, width], "type_one_side": one_side}
+    descriptor["exclude_types"] = [(0, 1)]
+    fitting = {"neuron": [first, 24]}
+    potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
+    assert_evaluates(potential, env, precision)
+
+
+@PRECISIONS
+def test_a_protection_of_distances(precision):
+    env = structure()
+    potential = potential_of(env, precision, descriptor={"env_protection": 0.5})
+    assert_evaluates(potential, env, precision)
+
+
 def test_fewer_slots_than_neighbours():
     """`sel` is a normalisation: what exceeds it counts with a negative number of empty slots."""
     env = structure()

@@ -50,7 +50,9 @@ def compiled(request, instruction_set):
 class Case:
     """Random atoms, a list with a skin, a smooth table; some edges lie in its continuation."""
 
-    def __init__(self, n_all=48, n_local=30, n_features=32, one_side=True, seed=0, skin=1.0):
+    def __init__(
+        self, n_all=48, n_local=30, n_features=32, one_side=True, seed=0, skin=1.0, protection=0.0
+    ):
         generator = torch.Generator().manual_seed(seed)
         self.positions = apart(n_all, 8.0, 0.9, generator)
         self.types = torch.randint(0, N_TYPES, (n_all,), generator=generator).int()
@@ -62,7 +64,7 @@ class Case:
         dstd = torch.rand(N_TYPES, 4, generator=generator).double() * 0.2 + 0.3
         start, spacing = -0.9, 0.2  # the continuation begins at s̃ = 1.5
         self.environment = kernels.Environment(
-            RCUT, RCUT_SMTH, davg, dstd, one_side, start, spacing
+            RCUT, RCUT_SMTH, davg, dstd, one_side, start, spacing, protection
         )
         n_tables = N_TYPES if one_side else N_TYPES**2
         self.coefficients = smooth_table(n_tables, n_features, start, spacing, generator)
@@ -141,6 +143,15 @@ def test_all_orders_agree_with_the_reference(moments, dtype, one_side):
     assert 0 < int(expected["beyond"]) < int(expected["counts"].sum())
     assert int(expected["counts"].sum()) < len(case.indices)  # some lie in the skin
     assert_close(case.all_orders(moments, dtype), expected, TOLERANCE[dtype])
+
+
+@BOTH
+def test_all_orders_with_a_protection_of_distances(moments, dtype):
+    case = Case(protection=0.6)
+    expected = case.all_orders(kernels.reference.moments, torch.float64)
+    assert_close(case.all_orders(moments, dtype), expected, TOLERANCE[dtype])
+    plain = Case().all_orders(moments, dtype)
+    assert float((plain["forces"].double() - expected["forces"]).abs().max()) > 0.1
 
 
 @BOTH

@@ -82,6 +82,18 @@ def test_every_shape_of_the_descriptor(width, axis):
     assert_trains(potential_of(env, "float64", descriptor=descriptor), env, "float64")
 
 
+@PRECISIONS
+@pytest.mark.parametrize(("width", "first"), [(5, 5), (16, 32), (31, 9)])
+@pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
+def test_a_descriptor_of_distances_alone(precision, width, first, one_side):
+    env = structure()
+    descriptor = {"type": "se_e2_r", "neuron": [5, width], "type_one_side": one_side}
+    descriptor["exclude_types"] = [(1, 1)]
+    fitting = {"neuron": [first, 24], "resnet_dt": True}
+    potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
+    assert_trains(potential, env, precision)
+
+
 def test_more_atoms_than_a_block():
     """288 atoms of one type: more than the products take at a time (192), too."""
     env = structure(repeat=(2, 3, 3))

@@ -2,9 +2,10 @@
 
     PYTHON_OF_DEEPMD_KIT tests/golden/make.py [NAME …]
 
-needs deepmd-kit 3.2 with TensorFlow (`pip install 'deepmd-kit[cpu]==3.2.0'`). Each model is drawn
-at random, written as NAME.dp, frozen to `.pb` by `dp convert-backend` and evaluated there: energies
-(eV), atomic energies, forces (eV/Å) and virials (eV) go to NAME.npz beside the frames.
+needs deepmd-kit 3.2 with TensorFlow (`pip install 'deepmd-kit[cpu]==3.2.0'`), for the models of
+`WITH_PYTORCH` with PyTorch. Each model is drawn at random, written as NAME.dp, frozen to `.pb` (or
+`.pth`) by `dp convert-backend` and evaluated there: energies (eV), atomic energies, forces (eV/Å)
+and virials (eV) go to NAME.npz beside the frames.
 """
 
 import subprocess
@@ -22,8 +23,8 @@ TYPES = [0, 1, 1, 0, 1, 1, 0, 1, 1, 0]
 
 
 def section(descriptor=(), fitting=()):
-    """The model section of an input, with what differs from the common case."""
-    return {
+    """The model section of an input, with what differs from the common case; None: not there."""
+    model = {
         "type_map": ["O", "H"],
         "descriptor": {
             "type": "se_e2_a",
@@ -49,6 +50,8 @@ def section(descriptor=(), fitting=()):
             **dict(fitting),
         },
     }
+    model["descriptor"] = {k: v for k, v in model["descriptor"].items() if v is not None}
+    return model
 
 
 DPA1 = {
@@ -59,6 +62,7 @@ DPA1 = {
     "set_davg_zero": True,
     "smooth_type_embedding": False,  # without meaning here, but TensorFlow knows no other
 }
+RADIAL = {"type": "se_e2_r", "type_one_side": True, "axis_neuron": None}
 SINGLE = {"precision": "float32"}
 MODELS = {
     "two_sided": section({"resnet_dt": True}),
@@ -72,7 +76,15 @@ MODELS = {
     "type_embedding_one_sided": section(
         {**DPA1, "type_one_side": True, "use_tebd_bias": True, "axis_neuron": 5}
     ),
+    "stripped": section({**DPA1, "tebd_input_mode": "strip", "resnet_dt": True}),
+    "protected": section({"env_protection": 0.7}),
+    "protected_type_embedding": section({**DPA1, "env_protection": 0.3}),
+    "radial": section({**RADIAL, "resnet_dt": True}),
+    "radial_excluded": section({**RADIAL, "exclude_types": [[0, 1]], "set_davg_zero": True}),
+    "radial_protected": section({**RADIAL, "env_protection": 0.7}, {"atom_ener": [-3.0, None]}),
 }
+WITH_PYTORCH = ("protected", "protected_type_embedding", "radial_protected")
+"""What TensorFlow cannot evaluate."""
 
 
 def randomise(data, rng):
@@ -129,7 +141,7 @@ def make(name):
     }
     save_dp_model(str(path), content)
     with tempfile.TemporaryDirectory() as folder:
-        frozen = Path(folder) / "model.pb"
+        frozen = Path(folder) / ("model.pth" if name in WITH_PYTORCH else "model.pb")
         convert(path, frozen)
         if name.startswith("excluded"):  # what TensorFlow writes: it means empty slots as well
             convert(frozen, path)
@@ -153,5 +165,5 @@ def make(name):
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or MODELS:
+    for wanted in sys.argv[1:] or [name for name in MODELS if name not in WITH_PYTORCH]:
         make(wanted)

@@ -111,7 +111,7 @@ struct System {
 template <class real>
 struct Table {
   int32_t n_types, one_side, n_intervals, n_features;
-  double rcut_smth = kRcutSmooth, start = -0.6, spacing = 0.25;
+  double rcut_smth = kRcutSmooth, start = -0.6, spacing = 0.25, protection = 0;
   Exact<double> davg, dstd;
   Exact<real> coefficients;
 
@@ -138,7 +138,8 @@ struct Table {
 
   int32_t n_tables() const { return one_side ? n_types : n_types * n_types; }
   dpl_environment environment() const {
-    return {kRcut, rcut_smth, n_types, one_side, davg.data(), dstd.data(), start, spacing};
+    return {kRcut,       rcut_smth, n_types, one_side,  davg.data(),
+            dstd.data(), start,     spacing, protection};
   }
   dpl_table table() const {
     return {std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32, n_tables(), n_intervals,
@@ -188,7 +189,7 @@ struct Networks {
     };
     for (int32_t a = 0; a < n_types; ++a) {
       std::vector<dpl_layer> own;
-      int32_t width = embedding * axis;
+      int32_t width = embedding * std::max(axis, 1);
       for (int32_t next : widths) {
         const double scale = 1 / std::sqrt(double(width));
         const real* weight = draw(size_t(width) * next, -scale, scale);

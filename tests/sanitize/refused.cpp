@@ -132,6 +132,8 @@ std::vector<BadModel<real>> bad_tables() {
       {"no types", [](dpl_model& m) { m.environment.n_types = 0; }},
       {"a negative number of types", [](dpl_model& m) { m.environment.n_types = INT32_MIN; }},
       {"no cutoff", [](dpl_model& m) { m.environment.rcut = 0; }},
+      {"a protection below 0", [](dpl_model& m) { m.environment.protection = -0.1; }},
+      {"a protection that is NaN", [](dpl_model& m) { m.environment.protection = kNan; }},
       {"a cutoff that is NaN", [](dpl_model& m) { m.environment.rcut = kNan; }},
       {"an infinite cutoff", [](dpl_model& m) { m.environment.rcut = kInfinity; }},
       {"a switch beyond the cutoff", [](dpl_model& m) { m.environment.rcut_smth = kRcut; }},
@@ -168,7 +170,8 @@ std::vector<BadModel<real>> bad_networks() {
     m.fitting.networks = networks.data();
   };
   return {
-      {"no axis", [](dpl_model& m) { m.fitting.n_axis = 0; }},
+      {"a negative axis", [](dpl_model& m) { m.fitting.n_axis = -1; }},
+      {"no axis but layers for one", [](dpl_model& m) { m.fitting.n_axis = 0; }},
       {"a longer axis than embedding", [](dpl_model& m) { m.fitting.n_axis = 7; }},
       {"a longer embedding than the table",
        [](dpl_model& m) { m.fitting.n_embedding = kFeatures + 1; }},

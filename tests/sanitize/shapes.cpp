@@ -30,14 +30,14 @@ System random_system(Random& random) {
 Form random_form(Random& random) {
   Form form;
   form.n_embedding = 1 + random.below(random.below(3) ? 40 : 128);
-  form.n_axis = 1 + random.below(std::min(form.n_embedding, 20));
+  form.n_axis = random.below(std::min(form.n_embedding, 20) + 1);  // 0: D = T_0
   form.n_types = 1 + random.below(kMaxTypes);
   form.one_side = random.below(2);
   form.n_intervals = 1 + random.below(random.below(2) ? 3 : 80);
   form.activation = dpl_activation(random.below(DPL_LAST_ACTIVATION + 1));
   form.with_step = random.below(2);
   form.sel = random(0.01, 200);
-  int32_t width = form.n_embedding * form.n_axis;
+  int32_t width = form.n_embedding * std::max(form.n_axis, 1);
   for (int layer = random.below(4); layer >= 0; --layer) {
     const int32_t kind = random.below(4);  // as wide, twice as wide (both residual), any
     const bool residual = width * (kind + 1) <= 260;
@@ -111,6 +111,7 @@ void one(const std::string& name, uint64_t seed) {
   Table<real> table(form.n_types, form.one_side, form.n_intervals, networks.n_features(), seed);
   table.rcut_smth = random.below(4) ? random(0, 0.99 * kRcut) : 0;
   table.start = random(-2, 2), table.spacing = random(0.01, 2);
+  table.protection = random.below(2) ? 0 : random(0, 1);
   const System own = of_types(system, form.n_types);
   const int threads = 1 + random.below(5);
   require(moments(own, table, 1) == moments(own, table, threads),

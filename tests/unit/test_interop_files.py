@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 
 import numpy as np
 import pytest
@@ -20,8 +21,13 @@ from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
+RADIAL = ["radial.pb", "radial_two_sided.pb", "radial.pth"]
+FPARAM = ["fparam.pb", "fparam.pth"]
 TYPE_EMBEDDING = "type_embedding.pb"
-COMPRESSED = ["one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"]
+COMPRESSED = [
+    *("one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"),
+    "radial_compressed.pb",
+]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
 
@@ -55,7 +61,7 @@ def differences(ours, theirs, place=""):
         yield place
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *FPARAM])
 def test_the_tree_is_that_of_deepmd_kit(name, tmp_path):
     ours, theirs = read(unpacked(name, tmp_path)), golden_tree(name)
     if name.endswith(".pb"):
@@ -99,13 +105,14 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED, TYPE_EMBEDDING])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, TYPE_EMBEDDING])
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
-    convert(unpacked(name, tmp_path), tmp_path / "model.dpl")
-    model = load_model(tmp_path / "model.dpl")
+    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")
     energy, force, virial = (1e-9, 1e-8, 1e-7) if "single" not in name else (1e-6, 5e-6, 2e-5)
     for k in range(2):
+        convert(source, target, fparam=golden["fparam"][k].tolist() if name in FPARAM else None)
+        model = load_model(target)
         positions, cell = golden["coordinates"][k].reshape(-1, 3), golden["cells"][k].reshape(3, 3)
         frame = periodic_env(positions, cell, np.ones(3, bool), golden["types"], model.rcut)
         found = model.evaluate(frame.env)
@@ -140,15 +147,27 @@ def test_saving_a_loaded_table_keeps_it_bit_for_bit(tmp_path):
     assert (tmp_path / "a.dpl").read_bytes() == (tmp_path / "b.dpl").read_bytes()
 
 
-def test_dpa1_of_pytorch_is_that_of_its_portable_file(tmp_path):
-    """`type_embedding.pth` was made of `type_embedding.dp`, whose numbers have a test elsewhere."""
-    portable = GOLDEN.parent / "type_embedding.dp"
-    expected = potential_from_tree(read_dp(portable), str(portable)).state_dict()
-    path = unpacked("type_embedding.pth", tmp_path)
-    found = potential_from_tree(read(path), str(path)).state_dict()
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert torch.equal(array, expected[name]), name
+@pytest.mark.parametrize("name", ["type_embedding", "stripped"])
+def test_dpa1_of_pytorch_is_that_of_its_portable_file(name, tmp_path):
+    """NAME.pth was made of NAME.dp, whose numbers have a test elsewhere."""
+    portable = GOLDEN.parent / f"{name}.dp"
+    expected = potential_from_tree(read_dp(portable), str(portable))
+    path = unpacked(f"{name}.pth", tmp_path)
+    found = potential_from_tree(read(path), str(path))
+    arrays = expected.state_dict()
+    assert found.state_dict().keys() == arrays.keys()
+    for key, array in found.state_dict().items():
+        assert torch.equal(array, arrays[key]), key
+    assert torch.equal(found.coefficients(), expected.coefficients())
+
+
+def test_a_stripped_type_embedding_leaves_a_table(tmp_path, capsys):
+    source, target = unpacked("stripped.pth", tmp_path), tmp_path / "model.dpl"
+    _, notes = convert(source, target)
+    assert "of which the file keeps the table alone: no training" in notes[0]
+    assert main(["check", str(target), "--quick", "-q"]) == 0
+    with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):
+        convert(target, tmp_path / "back.yaml")
 
 
 def test_a_compressed_model_cannot_begin_a_training(tmp_path):
@@ -179,6 +198,41 @@ def test_a_converted_model_can_be_checked(name, tmp_path, capsys):
     assert frame.name == "atoms at random places"
     assert main(["check", str(target), "--quick", "-q"]) == 0
     assert "checks passed" in capsys.readouterr().out
+
+
+def test_frame_parameters_are_those_given_or_the_models_own(tmp_path, capsys):
+    source, target = unpacked("fparam.pth", tmp_path), tmp_path / "own.dpl"
+    own, _ = convert(source, target)
+    assert own.provenance["fparam"] == [0.2, 5.0]
+    assert main(["info", str(target)]) == 0
+    assert "[0.2, 5.0]" in capsys.readouterr().out
+    assert main(["convert", str(source), str(tmp_path / "given.dpl"), "--fparam", "0.2", "5"]) == 0
+    assert "fixed at fparam [0.2, 5.0]" in capsys.readouterr().out
+    given, other = load_model(tmp_path / "given.dpl"), convert(source, target, fparam=[0.2, 4.0])[0]
+    with pytest.raises(InputError, match=r"own\.dpl takes no frame parameters"):
+        convert(target, tmp_path / "back.yaml", fparam=[0.2, 5.0])
+    for name, array in own.state_dict().items():
+        assert torch.equal(given.state_dict()[name], array), name
+        same = torch.equal(other.state_dict()[name], array)
+        assert same == (not name.endswith("bias_0") or name.startswith("embedding")), name
+
+
+@pytest.mark.parametrize(
+    ("name", "fparam", "message"),
+    [
+        ("fparam.pb", None, r"fitting/numb_fparam: 2 .*`dpl convert … --fparam X Y`"),
+        ("fparam.pb", ["0.3"], r"expected 2 frame parameter\(s\).*found \[0.3\]"),
+        ("fparam.pb", ["0.3", "nan"], "finite numbers"),
+        ("two_sided.pb", ["0.3"], "takes no frame parameters"),
+    ],
+)
+def test_frame_parameters_that_do_not_fit(name, fparam, message, tmp_path, capsys):
+    arguments = ["convert", str(unpacked(name, tmp_path)), str(tmp_path / "m.dpl")]
+    assert main(arguments + (["--fparam", *fparam] if fparam else [])) == 1
+    line = capsys.readouterr().err
+    assert re.search(message, line)
+    assert line.count("\n") == 1
+    assert not (tmp_path / "m.dpl").exists()
 
 
 @pytest.mark.parametrize("tolerance", ["-1", "0", "nan", "inf"])

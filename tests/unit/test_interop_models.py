@@ -81,9 +81,9 @@ def widths(draw, most=3):
 
 
 @st.composite
-def potentials(draw, precision="float64"):
+def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r")):
     """Potentials with random weights, statistics and architecture."""
-    n_types = draw(st.integers(1, 3))
+    n_types, kind = draw(st.integers(1, 3)), draw(st.sampled_from(kinds))
     neuron = draw(widths())
     pairs = [(a, b) for a in range(n_types) for b in range(a, n_types)]
     config = ModelConfig(
@@ -94,11 +94,13 @@ def potentials(draw, precision="float64"):
             "rcut_smth": draw(st.sampled_from([0.5, 2.0])),
             "sel": [draw(st.integers(40, 60)) for _ in range(n_types)],
             "neuron": neuron,
-            "axis_neuron": draw(st.integers(1, neuron[-1])),
+            "type": kind,
+            **({"axis_neuron": draw(st.integers(1, neuron[-1]))} if kind == "se_e2_a" else {}),
             "activation_function": draw(st.sampled_from(ACTIVATIONS)),
             "resnet_dt": draw(st.booleans()),
             "type_one_side": draw(st.booleans()),
             "exclude_types": draw(st.lists(st.sampled_from(pairs), max_size=1)),
+            "env_protection": draw(st.sampled_from([0.0, 0.4])),
             "precision": precision,
         },
         fitting_net={
@@ -111,12 +113,17 @@ def potentials(draw, precision="float64"):
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     davg, dstd = np.zeros((n_types, 4)), rng.uniform(0.05, 0.2, (n_types, 4))
     davg[:, 0] = rng.uniform(0, 0.1, n_types)
+    if kind == "se_e2_r":
+        dstd[:, 1:] = 1
     bias = rng.normal(size=n_types)
     as_tensor = torch.from_numpy
     statistics = Statistics(
         as_tensor(davg), as_tensor(dstd), as_tensor(bias), config.descriptor.sel, 0.9
     )
     return Potential(config, statistics, seed=draw(st.integers(0, 10**6)))
+
+
+POLAR = potentials(kinds=("se_e2_a",))
 
 
 @functools.cache
@@ -167,7 +174,7 @@ def mlp(rng, n_in, neuron, activation, output=False):
     return {"@version": 1, "neuron": neuron, "layers": layers}
 
 
-def with_type_embedding(tree, rng, width, dpa1, joined):
+def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
     """`tree` with one network for all types and the vectors of the types as further inputs."""
     model = tree["model"]
     d, f, n_types = model["descriptor"], model["fitting"], len(model["type_map"])
@@ -176,7 +183,12 @@ def with_type_embedding(tree, rng, width, dpa1, joined):
         return {"@version": 1, "ndim": 0, "ntypes": n_types, "networks": [network]}
 
     n_in = 1 + width * (1 if d["type_one_side"] else 2)
-    d["embeddings"] = single(mlp(rng, n_in, d["neuron"], d["activation_function"]))
+    first = 1 if strip else n_in
+    d["embeddings"] = single(mlp(rng, first, d["neuron"], d["activation_function"]))
+    if strip:
+        d |= {"tebd_input_mode": "strip", "smooth_type_embedding": False}
+        factors = mlp(rng, n_in - 1, d["neuron"], d["activation_function"])
+        d["embeddings_strip"] = single(factors)
     d["type_embedding"] = {
         "ntypes": n_types,
         "neuron": [n_types, width],
@@ -192,7 +204,7 @@ def with_type_embedding(tree, rng, width, dpa1, joined):
 
 
 @FEW
-@given(potentials(), st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 99))
+@given(POLAR, st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_type_embedding_is_folded_exactly(potential, width, dpa1, one_output, seed):
     potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
     tree, n_types = tree_of(potential), len(potential.type_map)
@@ -207,6 +219,55 @@ def test_type_embedding_is_folded_exactly(potential, width, dpa1, one_output, se
     expected = deepmd_numpy.atomic_energies(tree["model"], *structure(n_types))
     found = exact_energies(potential_from_tree(tree, "tree"), *structure(n_types))
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@FEW
+@given(POLAR, st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_frame_parameters_are_fixed_exactly(potential, number, mixed, vacuum, seed):
+    potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
+    tree, n_types, rng = tree_of(potential), len(potential.type_map), np.random.default_rng(seed)
+    f = tree["model"]["fitting"]
+    if mixed:
+        with_type_embedding(tree, rng, 3, dpa1=True, joined=True)
+        n_in = 1 + 3 * (1 if tree["model"]["descriptor"]["type_one_side"] else 2)
+        assume(tree["model"]["descriptor"]["neuron"][0] not in (1, 2, n_in, 2 * n_in))
+    free = f["dim_descrpt"] - (3 if mixed else 0)
+    widths = [k * n for n in (free, free + 3, f["dim_descrpt"] + number) for k in (1, 2)]
+    assume(f["neuron"][0] not in widths)  # else refused: see below
+    n_in = f["dim_descrpt"] + number
+    for k in range(1 if mixed else n_types):
+        network = mlp(rng, n_in, f["neuron"], f["activation_function"], output=True)
+        f["nets"]["networks"][k] = network
+    f["numb_fparam"] = number
+    f["@variables"] |= {
+        "fparam_avg": rng.normal(size=number),
+        "fparam_inv_std": rng.uniform(0.5, 2, number),
+    }
+    if vacuum and not mixed:
+        f["atom_ener"] = [-1.0, None, 2.0][:n_types]
+    fparam = rng.normal(size=number).tolist()
+    expected = deepmd_numpy.atomic_energies(tree["model"], *structure(n_types), fparam)
+    found = exact_energies(potential_from_tree(tree, "tree", fparam), *structure(n_types))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@FEW
+@given(POLAR, st.integers(1, 4), st.booleans(), st.integers(0, 99))
+def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joined, seed):
+    potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
+    tree, n_types = tree_of(potential), len(potential.type_map)
+    with_type_embedding(tree, np.random.default_rng(seed), width, True, joined, strip=True)
+    f = tree["model"]["fitting"]
+    free = f["dim_descrpt"] - (width if joined else 0)
+    n_in = f["dim_descrpt"]
+    assume(not joined or f["neuron"][0] not in (free, 2 * free, n_in, 2 * n_in))
+    expected = deepmd_numpy.atomic_energies(tree["model"], *structure(n_types))
+    found = potential_from_tree(tree, "tree")
+    np.testing.assert_allclose(
+        exact_energies(found, *structure(n_types)), expected, rtol=1e-10, atol=1e-10
+    )
+    with pytest.raises(InputError, match="table without networks"):
+        tree_of(found)
 
 
 # --- round trips ------------------------------------------------------------------------------
@@ -267,10 +328,13 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
         ("model/type", "zbl", "model/type: 'zbl' is not supported; only 'standard'"),
         ("model/atom_exclude_types", [0], "model/atom_exclude_types"),
         ("model/pair_exclude_types", [[0, 1]], "jump at the cutoff"),
-        (f"{D}/type", "se_e2_r", "descriptor/type: 'se_e2_r' is not supported"),
+        (f"{D}/type", "se_e3", "descriptor/type: 'se_e3' is not supported"),
+        (f"{D}/type", "se_e2_r", r"@variables/davg: expected an array of shape \(2, 54, 1\)"),
         (f"{D}/type", "hybrid", "descriptor/type: 'hybrid' is not supported"),
         (f"{D}/spin", {"use_spin": [True]}, "descriptor/spin: .* is not supported"),
-        (f"{D}/env_protection", 0.1, "descriptor/env_protection: 0.1 is not supported"),
+        (f"{D}/env_protection", -0.1, "env_protection': .*greater than or equal to 0"),
+        (f"{D}/env_protection", "none", "env_protection: expected a number"),
+        (f"{D}/env_mat/protection", 0.1, "differs from the descriptor's env_protection"),
         (f"{D}/env_mat/use_exp_switch", True, "use_exp_switch"),
         (f"{D}/exclude_types", [[0, 1]], "jump at the cutoff"),
         (f"{D}/exclude_types", [[0.5, 1]], "expected pairs of types"),
@@ -300,7 +364,8 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
         (f"{D}/embeddings/networks/0/layers/1/resnet", False, "without residual connection"),
         (f"{D}/embeddings/networks/0/layers/1/@variables/idt", None, "does not agree"),
         (f"{F}/type", "dipole", "fitting/type: 'dipole' is not supported"),
-        (f"{F}/numb_fparam", 2, "fitting/numb_fparam: 2 is not supported"),
+        (f"{F}/numb_fparam", 2, "fitting/numb_fparam: 2 .*--fparam X Y"),
+        (f"{F}/numb_aparam", 1, "fitting/numb_aparam: 1 is not supported"),
         (f"{F}/dim_case_embd", 2, "fitting/dim_case_embd: 2 is not supported"),
         (f"{F}/mixed_types", True, "fitting/mixed_types: True is not supported"),
         (f"{F}/@variables/bias_atom_e", None, "expected an array"),
@@ -321,7 +386,9 @@ def test_what_cannot_be_expressed_is_one_line_with_its_key(tree, path, value, me
     ("path", "value", "message"),
     [
         (f"{D}/attn_layer", 2, "descriptor/attn_layer: 2 is not supported; only 0"),
-        (f"{D}/tebd_input_mode", "strip", "tebd_input_mode: 'strip' is not supported"),
+        (f"{D}/type", "se_atten_v2", "type: 'se_atten_v2': .*smooth_type_embedding: false"),
+        (f"{D}/tebd_input_mode", "strip", "descriptor/embeddings_strip: the key is missing"),
+        (f"{D}/tebd_input_mode", "split", "tebd_input_mode: 'split' is not supported"),
         (f"{D}/@variables/davg", np.full((2, 54, 4), 0.1), "set_davg_zero: true"),
         (f"{D}/type_embedding/use_econf_tebd", True, "use_econf_tebd"),
         (f"{D}/type_embedding/ntypes", 3, "ntypes"),
@@ -343,6 +410,19 @@ def test_first_layer_that_adds_the_type_embedding_is_refused(width):
     layer["@variables"] |= {"w": np.zeros((9, width)), "b": np.zeros(width)}
     with pytest.raises(ModelFileError, match="adds its inputs to its output"):
         potential_from_tree(tree, "model.dp")
+
+
+@pytest.mark.parametrize("width", [36, 72, 37, 74])
+def test_first_layer_that_adds_frame_parameters_is_refused(tree, width):
+    fitting = copy.deepcopy(tree["model"]["fitting"])
+    assert fitting["dim_descrpt"] == 36
+    fitting["@variables"] |= {"fparam_avg": np.zeros(1), "fparam_inv_std": np.ones(1)}
+    for network in fitting["nets"]["networks"]:
+        variables = {"w": np.zeros((37, width)), "b": np.zeros(width), "idt": None}
+        network["layers"][0]["@variables"] = variables
+    tree = changed(tree, F, {**fitting, "numb_fparam": 1})
+    with pytest.raises(ModelFileError, match="the frame parameters among them, adds its inputs"):
+        potential_from_tree(tree, "model.dp", [0.5])
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -8,7 +8,15 @@ import torch
 from models import environment_of, random_atoms, random_potential
 from safetensors.torch import load_file, save_file
 
-from deepmd_lite.model import ModelConfig, load_model, read_header, refine_table, save_model
+from deepmd_lite import kernels
+from deepmd_lite.model import (
+    ModelConfig,
+    load_model,
+    read_header,
+    refine_table,
+    save_model,
+    statistics_from,
+)
 from deepmd_lite.model.activations import ACTIVATIONS, VALUES
 from deepmd_lite.model.networks import Embedding
 from deepmd_lite.model.table import Grid, hermite_coefficients
@@ -87,6 +95,22 @@ def test_table_agrees_with_networks_and_refines_where_it_is_too_coarse():
     error = refine_table(potential, env)
     assert error["force_ev_per_a"] <= 1e-6
     assert potential.grid.n_intervals > coarse
+
+
+@pytest.mark.parametrize("protection", [0.0, 0.5])
+def test_statistics_are_those_of_all_slots(protection):
+    """Mean and deviation of s, and of x, y, z together, over rows of neighbours and of zeros."""
+    descriptor = {"rcut": 4.0, "rcut_smth": 1.0, "sel": [40], "env_protection": protection}
+    config = ModelConfig(type_map=["Si"], repulsion=None, descriptor=descriptor)
+    env = environment_of(random_atoms("Si8", 6.0, 1), ["Si"], 4.0).env
+    centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
+    vectors = env.positions[env.indices.long()] - env.positions[centre]
+    rows = torch.zeros(env.n_local * 40, 4, dtype=torch.float64)
+    rows[: len(vectors)] = kernels.reference.environment_rows(vectors, 1.0, 4.0, protection)
+    expected = [rows[:, 0].std(correction=0), *[(rows[:, 1:] ** 2).mean().sqrt()] * 3]
+    found = statistics_from([(env, -1.0)], config)
+    torch.testing.assert_close(found.davg[0, 0], rows[:, 0].mean())
+    torch.testing.assert_close(found.dstd[0], torch.stack(expected))
 
 
 @pytest.mark.parametrize("one_side", [False, True])

@@ -30,13 +30,23 @@ SECTIONS = {
     "excluded.pb": {"exclude_types": [[0, 0]]},
     "type_embedding.pb": {"resnet_dt": True, "neuron": [5, 10]},
     "single.pb": {"type_one_side": True, "precision": "float32", "set_davg_zero": True},
+    "fparam.pb": {"type_one_side": True},
+    "fparam.pth": {"type_one_side": True},
+    "radial.pb": {"type": "se_e2_r", "type_one_side": True},
+    "radial_two_sided.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]], "resnet_dt": True},
+    "radial.pth": {"type": "se_e2_r", "type_one_side": True},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
 }
-COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth")
+COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb")
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
 """Of these the plain file is not kept."""
 CHECKPOINT = "two_sided.pth"
+FPARAM = {
+    "fparam.pb": {"numb_fparam": 2},
+    "fparam.pth": {"numb_fparam": 2, "default_fparam": [0.2, 5.0]},
+}
+"""Keys of the fitting section of models with frame parameters."""
 TYPE_EMBEDDING = "type_embedding.pb"
 """`dp convert-backend` cannot convert this one: no tree."""
 
@@ -63,6 +73,7 @@ def write_data(folder):
         "box": cells,
         "energy": -20.0 + rng.normal(size=4),
         "force": rng.normal(size=coordinates.shape),
+        "fparam": rng.normal(size=(4, 2)) * [1, 3] + [0, 4],
     }
     for name, array in arrays.items():
         np.save(folder / "set.000" / f"{name}.npy", array)
@@ -82,7 +93,9 @@ def training_input(name):
         "seed": 1,
         **section,
     }
-    fitting = {"neuron": [6, 6], "precision": precision, "seed": 2}
+    if descriptor["type"] == "se_e2_r":
+        del descriptor["axis_neuron"]
+    fitting = {"neuron": [6, 6], "precision": precision, "seed": 2, **FPARAM.get(name, {})}
     model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
     if name == TYPE_EMBEDDING:
         model["type_embedding"] = {"neuron": [2, 4], "resnet_dt": True, "seed": 4}
@@ -116,12 +129,13 @@ def dp(backend, *words, folder):
 
 
 def save_results(model, target):
-    """What DeePMD-kit computes on two frames."""
+    """What DeePMD-kit computes on two frames, each with frame parameters of its own."""
     from deepmd.infer import DeepPot
 
     coordinates, cells = frames(2)
+    given = {"fparam": np.array([[0.3, 2.5], [-1.5, 6.0]])} if model.name in FPARAM else {}
     energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
-        coordinates, cells, TYPES, atomic=True
+        coordinates, cells, TYPES, atomic=True, **given
     )
     np.savez_compressed(
         target,
@@ -132,6 +146,7 @@ def save_results(model, target):
         atomic_energies=atomic.reshape(2, -1),
         forces=force,
         virials=virial.reshape(2, 3, 3),
+        **given,
     )
 
 
@@ -181,11 +196,11 @@ def save_tree(model, target):
     (target / f"{model.name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 
 
-def save_converted(target):
+def save_converted(name, target):
     """A model of DPA-1 that `../make.py` made, as TorchScript."""
     with tempfile.TemporaryDirectory() as temporary:
-        model = Path(temporary) / "type_embedding.pth"
-        source = Path(__file__).parents[1] / "type_embedding.dp"
+        model = Path(temporary) / f"{name}.pth"
+        source = Path(__file__).parents[1] / f"{name}.dp"
         dp("pytorch", "convert-backend", str(source), model.name, folder=model.parent)
         save_file(model, target)
 
@@ -223,7 +238,8 @@ def main():
                 save_file(model, target)
         print(name, flush=True)
     if backend == "pytorch":
-        save_converted(target)
+        for name in ("type_embedding", "stripped"):
+            save_converted(name, target)
 
 
 if __name__ == "__main__":
