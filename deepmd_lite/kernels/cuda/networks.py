@@ -1,0 +1,127 @@
+"""The networks from moments to energies on a device: torch's matrix products, there and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..fitting import Fitting, Network
+
+Slope = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _tanh(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.tanh(z)
+    return y, 1.0 - y * y
+
+
+def _sigmoid(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.sigmoid(z)
+    return y, y * (1.0 - y)
+
+
+def _silu(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    s = torch.sigmoid(z)
+    return z * s, s * (1.0 + z * (1.0 - s))
+
+
+def _gelu(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    c, k = math.sqrt(2.0 / math.pi), 0.044715
+    t = torch.tanh(c * (z + k * z**3))
+    slope = 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * c * (1.0 + 3.0 * k * z * z)
+    return 0.5 * z * (1.0 + t), slope
+
+
+VALUE_AND_SLOPE: dict[str, Slope] = {
+    "linear": lambda z: (z, torch.ones_like(z)),
+    "none": lambda z: (z, torch.ones_like(z)),
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "softplus": lambda z: (torch.nn.functional.softplus(z), torch.sigmoid(z)),
+    "silu": _silu,
+    "gelu": _gelu,
+    "gelu_tf": _gelu,
+    "relu": lambda z: (torch.relu(z), (z > 0).to(z.dtype)),
+    "relu6": lambda z: (z.clamp(0.0, 6.0), ((z > 0) & (z < 6)).to(z.dtype)),
+}
+"""Activation functions, the same as `fitting.ACTIVATIONS` has."""
+
+
+class DeviceFitting:
+    """A `Fitting` in one precision on one device."""
+
+    def __init__(self, fitting: Fitting, dtype: torch.dtype, device: torch.device) -> None:
+        def moved(x: torch.Tensor) -> torch.Tensor:
+            return x.detach().to(device, dtype).contiguous()
+
+        self.n_embedding, self.n_axis = fitting.n_embedding, fitting.n_axis
+        self.activation = VALUE_AND_SLOPE[fitting.activation]
+        self.networks = [
+            Network(
+                [moved(w) for w in n.weights],
+                [moved(b) for b in n.biases],
+                [None if s is None else moved(s) for s in n.steps],
+                moved(n.weight_out),
+                n.bias_out.detach().double(),
+            )
+            for n in fitting.networks
+        ]
+
+    def bytes_per_atom(self) -> int:
+        """Working memory of an atom: moments, descriptor and layers with their gradients."""
+        widths = max(sum(w.shape[1] for w in n.weights) for n in self.networks)
+        numbers = 12 * self.n_embedding + 3 * self.n_embedding * self.n_axis + 5 * widths
+        return numbers * self.networks[0].weight_out.element_size()
+
+    def __call__(self, t: torch.Tensor, element: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies (n,) float64 eV of atoms of one element and ∂E/∂T from moments T (n, 4, m)."""
+        first = t[:, :, : self.n_axis]
+        descriptor = torch.bmm(t.transpose(1, 2), first)
+        energies, slope = self._network(self.networks[element], descriptor.flatten(1))
+        to_descriptor = slope.view_as(descriptor)
+        gradient = torch.bmm(first, to_descriptor.transpose(1, 2))
+        gradient[:, :, : self.n_axis] += torch.bmm(t, to_descriptor)
+        return energies, gradient
+
+    def _network(self, n: Network, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies of descriptors x (n, n_in), and their gradients with respect to x."""
+        slopes = []
+        for weight, bias, step in zip(n.weights, n.biases, n.steps, strict=True):
+            y, slope = self.activation(torch.addmm(bias, x, weight))
+            if step is not None:
+                y, slope = y * step, slope * step
+            n_in, n_out = weight.shape
+            if n_out == n_in:
+                y = y + x
+            elif n_out == 2 * n_in:
+                y = y + torch.cat([x, x], dim=1)
+            slopes.append(slope)
+            x = y
+        energies = (x @ n.weight_out).double() + n.bias_out.item()
+        g = n.weight_out.expand(len(x), -1)
+        for weight, slope in zip(reversed(n.weights), reversed(slopes), strict=True):
+            n_in, n_out = weight.shape
+            back = (g * slope) @ weight.T
+            if n_out == n_in:
+                back = back + g
+            elif n_out == 2 * n_in:
+                back = back + g[:, :n_in] + g[:, n_in:]
+            g = back
+        return energies, g
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products of float32 without TF32, whatever the program has chosen."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
