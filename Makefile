@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
-BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h)
+BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
+  $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h deepmd_lite/kernels/cuda/*.cu deepmd_lite/kernels/cuda/*.h)
+
+CXX_SOURCES := $(wildcard $(foreach x,cpp cu h,deepmd_lite/kernels/*.$x deepmd_lite/kernels/cuda/*.$x tests/sanitize/*.$x tests/cuda/*.$x))
 
 SANITIZE := build/sanitize
 # Address space layout randomisation can take the place of AddressSanitizer's shadow; not every
@@ -41,7 +44,7 @@ lint: $(INSTALLED)
 	$(BIN)/python -m pip install -q ruff mypy clang-format types-PyYAML types-tqdm
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h tests/sanitize/*.cpp tests/sanitize/*.h
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py

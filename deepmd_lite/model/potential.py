@@ -85,7 +85,9 @@ class Potential(nn.Module):
         self.reference_frames: tuple[Structure, ...] = ()
         """What the model's file remembers, with what the model says about it."""
         self._frozen: torch.Tensor | None = None
-        self._compiled: kernels.CompiledPotential | None = None
+        self._compiled: kernels.CompiledPotential | kernels.cuda.CudaPotential | None = None
+        self.device = "cpu"
+        """Where `evaluate` computes; everything else is done on the CPU."""
         self.to_precision(config.precision)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +108,17 @@ class Potential(nn.Module):
         if self._frozen is not None:
             self._frozen = self._frozen.to(dtype)
         self._compiled = None
+        return self
+
+    def to_device(self, name: str) -> Potential:
+        """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'.
+
+        Raises InputError, saying what is missing, where there is no such device.
+        """
+        if name != "cpu":
+            kernels.cuda.device(name)
+        if name != self.device:
+            self.device, self._compiled = name, None
         return self
 
     @property
@@ -301,7 +314,7 @@ class Potential(nn.Module):
         return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
-        """Energies, forces on all rows and virial of `env`, by the compiled potential.
+        """Energies, forces on all rows and virial of `env`, by the compiled potential on `device`.
 
         A frozen potential compiles its networks at the first call, another one at each.
         """
@@ -309,11 +322,20 @@ class Potential(nn.Module):
         if self._frozen is not None:
             self._compiled = compiled
         evaluation = compiled.evaluate(env)
-        if self.repulsion is not None:
+        if self.repulsion is not None and self.device == "cpu":
             self.repulsion.add_to(evaluation, env)
         return evaluation
 
-    def _compile(self) -> kernels.CompiledPotential:
+    def neighbor_list(
+        self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`kernels.neighbor_list`, made on `device`, where it stays for `evaluate`."""
+        if self.device == "cpu":
+            return kernels.neighbor_list(positions, types, n_local, cutoff)
+        device = kernels.cuda.device(self.device)
+        return kernels.cuda.neighbor_list(device, positions, types, n_local, cutoff)
+
+    def _compile(self) -> kernels.CompiledPotential | kernels.cuda.CudaPotential:
         with torch.no_grad():
             coefficients = self.coefficients()
         fitting = self._fitting()
@@ -322,7 +344,11 @@ class Potential(nn.Module):
             for network, bias in zip(fitting.networks, self.energy_bias, strict=True)
         ]
         fitting = replace(fitting, networks=with_bias)
-        return kernels.CompiledPotential(coefficients, self.environment(), self.sel, fitting)
+        model = coefficients, self.environment(), self.sel, fitting
+        if self.device == "cpu":
+            return kernels.CompiledPotential(*model)
+        repulsion = None if self.repulsion is None else self.repulsion.pairs()
+        return kernels.cuda.CudaPotential(kernels.cuda.device(self.device), *model, repulsion)
 
     def _fitting(self) -> kernels.Fitting:
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""

@@ -5,7 +5,7 @@ integers, so results repeat bit for bit. Training stays on the CPU.
 """
 
 from .library import Device, built, device, emulated, gpus
-from .potential import CudaPotential, neighbor_list
+from .potential import CudaPotential, forecast, neighbor_list
 
 __all__ = [
     "CudaPotential",
@@ -13,6 +13,7 @@ __all__ = [
     "built",
     "device",
     "emulated",
+    "forecast",
     "gpus",
     "neighbor_list",
 ]

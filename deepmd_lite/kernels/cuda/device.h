@@ -26,9 +26,13 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
             cudaStream_t stream, Arguments... arguments) {
   if (blocks == 0) return;
   if (shared > 48 * 1024)  // more has to be asked for
-    cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                         cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
-  kernel<<<unsigned(blocks), threads, shared, stream> > >(Parameters(arguments)...);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 }
 
 }  // namespace dpl

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ...system import InputError
 from ..fitting import Fitting, Network
 
 Slope = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -54,6 +55,14 @@ class DeviceFitting:
     """A `Fitting` in one precision on one device."""
 
     def __init__(self, fitting: Fitting, dtype: torch.dtype, device: torch.device) -> None:
+        """Raises InputError for a first layer that is not of the descriptor's size."""
+        n_in = fitting.n_embedding * fitting.n_axis
+        for network in fitting.networks:
+            if network.weights[0].shape[0] != n_in:
+                raise InputError(
+                    f"network: expected {n_in} inputs, found {network.weights[0].shape[0]}"
+                )
+
         def moved(x: torch.Tensor) -> torch.Tensor:
             return x.detach().to(device, dtype).contiguous()
 

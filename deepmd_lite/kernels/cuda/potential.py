@@ -228,8 +228,7 @@ class CudaPotential:
         free = self.device.free_bytes()
         each = self._fitting.bytes_per_atom()
         each += 2 * COLUMNS * self.n_features * self._sel.element_size()
-        list_bytes = BYTES_OF_ROW * env.n_all + BYTES_OF_LOCAL * env.n_local
-        list_bytes += BYTES_OF_EDGE * env.n_edges
+        list_bytes = forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
             size //= 2
@@ -240,6 +239,12 @@ class CudaPotential:
                 f"{free / 1e9:.3g} GB are free; use fewer atoms, or several GPUs with one rank each"
             )
         return size
+
+
+def forecast(n_local: float, n_ghosts: float, n_edges: float) -> float:
+    """Bytes that grow with the system, on the GPU; chunks of atoms come to them."""
+    rows = BYTES_OF_ROW * (n_local + n_ghosts)
+    return rows + BYTES_OF_LOCAL * n_local + BYTES_OF_EDGE * n_edges
 
 
 class _DeviceRepulsion:
