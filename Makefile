@@ -15,7 +15,11 @@ SANITIZE := build/sanitize
 # container lets a process turn it off.
 UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help quickstart test sanitize lint bench install clean
+# Where make gpu-check builds and runs: an environment that has torch with CUDA (docs/gpu.md). Nothing
+# is downloaded for it.
+GPU_PYTHON ?= $(PYTHON)
+
+.PHONY: help quickstart test sanitize lint bench install gpu-check gpu-sanitize gpu-build clean
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
@@ -25,6 +29,9 @@ help:
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        benchmarks of this machine; PEER=1: DeePMD-kit beside it; DATA=FOLDER: training too;"
 	@echo "                  RESULTS=FOLDER: write JSON and tables there (see benchmarks/)"
+	@echo "make gpu-check    on a machine with a GPU: build the CUDA kernels into the environment of GPU_PYTHON,"
+	@echo "                  test them (no test may skip) and benchmark them; RESULTS=FOLDER as above"
+	@echo "make gpu-sanitize the same build, its kernels under compute-sanitizer"
 	@echo "make clean        remove the environment and build folders"
 
 quickstart: $(INSTALLED)
@@ -53,6 +60,20 @@ bench: $(INSTALLED)
 ifneq ($(DATA),)
 	$(BIN)/python benchmarks/train.py --data $(DATA) $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/train.json)
 endif
+
+gpu-check: gpu-build
+	DPL_REQUIRE_GPU=1 $(GPU_PYTHON) -m pytest -m gpu tests/cuda
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(RESULTS),--out $(RESULTS)/gpu.json)
+
+gpu-sanitize: gpu-build
+	for tool in memcheck racecheck; do \
+	  DPL_REQUIRE_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(GPU_PYTHON) -m pytest -m gpu tests/cuda/test_cuda_kernels.py -k "moments or features or sizes" || exit 1; \
+	done
+
+gpu-build:
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.version.cuda)' || { echo "make: $(GPU_PYTHON) has no torch with CUDA; choose another: make gpu-check GPU_PYTHON=…"; exit 1; }
+	$(GPU_PYTHON) -m pip install -q --no-build-isolation --no-deps -C cmake.define.DPL_CUDA=ON -e .
 
 install: $(INSTALLED)
 

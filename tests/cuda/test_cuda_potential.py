@@ -142,6 +142,24 @@ def test_the_shipped_model_with_close_pairs(device, precision):
     assert_same(found, expected, bias, TOLERANCE[precision])
 
 
+@PRECISIONS
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["gpu"], indirect=True)
+def test_a_million_atoms(device, precision):
+    """More than emulation can do: many chunks and blocks, offsets beyond 2^27."""
+    atoms = bulk("Si", cubic=True).repeat(50)
+    atoms.rattle(0.1, seed=1)
+    model, env = silicon(atoms, precision)
+    expected, found = both(device, model, env)
+    bias = model.energy_bias[env.types[: env.n_local].long()]
+    assert_same(found, expected, bias, {"float64": 1e-10, "float32": 1e-4}[precision])
+    offsets, indices = model.to_device("cuda").neighbor_list(
+        env.positions, env.types, env.n_local, model.rcut + 0.5
+    )
+    assert torch.equal(offsets.cpu(), env.offsets)
+    assert torch.equal(indices.cpu(), env.indices)
+
+
 def test_nobody_and_atoms_alone(device):
     model = load_model(SILICON).to_device("cuda")
     types = torch.zeros(3, dtype=torch.int32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +203,36 @@ def test_doctor(build, driver, words, pretend, monkeypatch):
     found = doctor._cuda()
     assert re.search(words, found.line())
     assert found.state == ("missing" if driver else "ok")
+
+
+def test_the_benchmark(device, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import gpu
+
+    def small(precision):
+        return random_potential(gpu.TYPE_MAP, precision=precision)
+
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "stock_potential", small)
+    options = "--atoms 192 --md --precision float32 --repeats 1 --out"
+    monkeypatch.setattr("sys.argv", ["gpu.py", *options.split(), str(out)])
+    gpu.main()
+    (case,) = json.loads(out.read_text())["cases"]
+    assert case["atoms"] == 192
+    assert case["edges"] > 192 * 20
+    assert 0 < case["list"] < 60
+    assert 0 < case["evaluate"] < 60
+    assert "float32 |   192 |" in out.with_suffix(".md").read_text()
+
+
+def test_the_benchmark_without_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: device 'cuda': ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 # --- the library --------------------------------------------------------------------------------
