@@ -87,7 +87,7 @@ class Potential(nn.Module):
         self._frozen: torch.Tensor | None = None
         self._compiled: kernels.CompiledPotential | kernels.cuda.CudaPotential | None = None
         self.device = "cpu"
-        """Where `evaluate` computes; everything else is done on the CPU."""
+        """Where `evaluate` and `energies_and_forces` compute; everything else is on the CPU."""
         self.to_precision(config.precision)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Potential(nn.Module):
         return self
 
     def to_device(self, name: str) -> Potential:
-        """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'.
+        """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'. Parameters stay on the CPU.
 
         Raises InputError, saying what is missing, where there is no such device.
         """
@@ -228,7 +228,8 @@ class Potential(nn.Module):
     ) -> torch.Tensor:
         """T (n, 4, M_padded): real neighbours plus the empty slots, over N_sel."""
         n_types = len(self.type_map)
-        left = (torch.tensor(self.sel) - counts).to(raw.dtype)
+        left = (torch.tensor(self.sel, device=counts.device) - counts).to(raw.dtype)
+        types, empty = types.to(raw.device), empty.to(raw.device)
         if n_types > 1:  # spread over (centre, neighbour) so that one product serves all types
             own = torch.nn.functional.one_hot(types.long(), n_types).to(raw.dtype)
             left = (own[:, :, None] * left[:, None, :]).reshape(-1, n_types**2)
@@ -277,15 +278,18 @@ class Potential(nn.Module):
 
         What training is made of: the same as `energies` and minus its gradient, in fewer passes.
         """
-        types = env.types[: env.n_local]
+        types, home = env.types[: env.n_local], env.positions.device
         coefficients, environment = self.coefficients(), self.environment()
         atoms = (env.positions.detach(), env.types, env.offsets, env.indices)
-        raw, counts, _ = kernels.moments(*atoms, coefficients, environment)
+        on: Any = kernels  # the same functions there and on a GPU
+        if self.device != "cpu":
+            on = kernels.cuda.Operations(kernels.cuda.device(self.device))
+        raw, counts, _ = on.moments(*atoms, coefficients, environment)
         moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
-        energies, gradient = kernels.energies_and_gradients(moments, types, self._fitting())
+        energies, gradient = on.energies_and_gradients(moments, types, self._fitting())
         gradient = gradient / sum(self.sel)
-        forces = -kernels.moments_gradient(gradient, *atoms, coefficients, environment)
-        energies = energies + self.energy_bias[types.long()]
+        forces = -on.moments_gradient(gradient, *atoms, coefficients, environment).to(home)
+        energies = energies.to(home) + self.energy_bias[types.long()]
         if self.repulsion is not None:  # a constant, as far as the parameters are concerned
             constant = Evaluation(
                 torch.zeros(env.n_local, dtype=torch.float64),

@@ -66,6 +66,7 @@ class Queue {
 };
 
 dpl_status check_atoms(const dpl_cuda_atoms& atoms, int64_t begin, int64_t end);
+dpl_status check_model(const dpl_environment& environment, const dpl_table& table);
 
 inline int64_t divided_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 

@@ -100,6 +100,31 @@ DPL_API dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue,
                                              const void* grad_moments, int64_t* fixed,
                                              dpl_cuda_report* report);
 
+/* For training. The change of the moments of all local rows along tangent (n_all, 3) double, shaped
+ * as the moments: what dpl_moments_double_backward calls grad_grad_moments. */
+DPL_API dpl_status dpl_cuda_moments_tangent(const dpl_cuda_queue* queue,
+                                            const dpl_cuda_atoms* atoms,
+                                            const dpl_environment* environment,
+                                            const dpl_table* table, const double* tangent,
+                                            void* change, dpl_cuda_report* report);
+
+/* The runs of all local rows (moments.cu): bins (n_edges), n_tables · n_intervals where there is
+ * no run; rows (n_edges), that of each; sums (n_edges, DPL_POWERS, DPL_COLUMNS) real, S_kc, or its
+ * change along tangent (NULL: none). */
+DPL_API dpl_status dpl_cuda_runs(const dpl_cuda_queue* queue, const dpl_cuda_atoms* atoms,
+                                 const dpl_environment* environment, const dpl_table* table,
+                                 const double* tangent, int32_t* bins, int32_t* rows, void* sums,
+                                 dpl_cuda_report* report);
+
+/* The gradient with respect to the coefficients, of the table's shape, in DPL_CUDA_PARTS parts that
+ * are to be added up: Σ S_kc grad_moments_cm over the runs of each bin, whose places in the arrays
+ * of dpl_cuda_runs are order[first[bin]] to order[first[bin + 1] - 1]. */
+#define DPL_CUDA_PARTS 4
+DPL_API dpl_status dpl_cuda_accumulate(const dpl_cuda_queue* queue, const dpl_table* table,
+                                       const int64_t* first, const int64_t* order,
+                                       const int32_t* rows, const void* sums,
+                                       const void* grad_moments, double* parts);
+
 /* Adds the repulsion of dpl_repulsion_add: to energies (n_local), and to fixed (n_all, 3) the
  * forces. The arrays of repulsion are on the device; what they hold is not checked. */
 DPL_API dpl_status dpl_cuda_repulsion_add(const dpl_cuda_queue* queue,

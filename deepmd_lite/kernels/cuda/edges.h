@@ -30,6 +30,21 @@ struct Job {
   dpl_cuda_report* report;
 };
 
+template <class real>
+Job<real> job_of(const dpl_cuda_atoms& atoms, const dpl_environment& env, const dpl_table& table,
+                 int64_t begin, dpl_cuda_report* report) {
+  Job<real> job;
+  job.atoms = atoms, job.begin = begin, job.report = report;
+  job.limit = squared_limit(env.rcut);
+  job.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
+  job.n_types = env.n_types, job.tables_of_centre = env.type_one_side ? 0 : env.n_types;
+  job.davg = env.davg, job.dstd = env.dstd;
+  job.table_start = real(env.table_start), job.inverse_spacing = real(1 / env.table_spacing);
+  job.coefficients = static_cast<const real*>(table.coefficients);
+  job.n_intervals = table.n_intervals, job.n_features = table.n_features;
+  return job;
+}
+
 // What a block holds in shared memory beside arrays of the size of the features.
 template <class real>
 struct Hand {

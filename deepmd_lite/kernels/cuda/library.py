@@ -96,6 +96,9 @@ _ARGUMENTS: dict[str, list[Any]] = {
     ],
     "moments": [_pointer] * 4 + [_i64, _i64] + [_pointer] * 3,
     "moments_backward": [_pointer] * 4 + [_i64, _i64] + [_pointer] * 3,
+    "moments_tangent": [_pointer] * 7,
+    "runs": [_pointer] * 9,
+    "accumulate": [_pointer] * 8,
     "repulsion_add": [_pointer] * 6,
     "from_fixed": [_pointer, _i64, _pointer, _pointer, _pointer, _pointer],
 }

@@ -9,54 +9,10 @@
 // threads stand for columns of runs (S), for features (T, P) and for edges (gradients) in turn.
 // Nothing of the size of the pairs leaves the block, and each sum has one order.
 #include "device.h"
-#include "edges.h"
+#include "runs.h"
 
 namespace dpl {
 namespace {
-
-// S_kc of the runs [first, first + kRuns), one column in each thread.
-template <class real>
-__device__ void sum_runs(const Job<real>& job, Hand<real>& hand, const Centre& centre, int first) {
-  const int mine = int(threadIdx.x) / kColumns, c = int(threadIdx.x) % kColumns;
-  const int run = first + mine;
-  if (run >= centre.n_runs) return;
-  real total[kPowers] = {};
-  for (int e = hand.run_first[run]; e < hand.run_first[run + 1]; ++e) {
-    real power = hand.row[c][e];
-    const real t = hand.t[e];
-    for (int k = 0; k < kPowers; ++k, power *= t) total[k] += power;
-  }
-  const int powers = powers_of(job, hand.run_bin[run]);
-  for (int k = 0; k < kPowers; ++k)
-    hand.sums[mine][k * kColumns + c] = k < powers ? total[k] : real(0);
-}
-
-// Few features leave threads over: those form groups, each of which takes its share of the runs.
-__host__ __device__ inline int groups_of(int32_t n_features) {
-  return n_features < kThreads ? kThreads / n_features : 1;
-}
-
-// Adds Σ_k S_kc C_km of the runs in hand to total (groups, kColumns, n_features).
-template <class real>
-__device__ void spread(const Job<real>& job, const Hand<real>& hand, const Centre& centre,
-                       int first, real* total) {
-  const int n_m = job.n_features, groups = groups_of(n_m);
-  const int last = min(centre.n_runs, first + kRuns);
-  const int group = groups > 1 ? int(threadIdx.x) / n_m : 0;
-  if (group >= groups) return;
-  for (int m = int(threadIdx.x) - group * n_m; m < n_m; m += kThreads) {
-    real sum[kColumns] = {};
-    for (int run = first + group; run < last; run += groups) {
-      const real* table = job.coefficients + int64_t(hand.run_bin[run]) * kPowers * n_m + m;
-      const real* s = hand.sums[run - first];
-      for (int k = 0; k < kPowers; ++k) {
-        const real coefficient = table[k * n_m];
-        for (int c = 0; c < kColumns; ++c) sum[c] += coefficient * s[k * kColumns + c];
-      }
-    }
-    for (int c = 0; c < kColumns; ++c) total[(group * kColumns + c) * n_m + m] += sum[c];
-  }
-}
 
 template <class real>
 __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
@@ -78,17 +34,14 @@ __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
       atomicAdd(reinterpret_cast<unsigned long long*>(&job.report->beyond),
                 (unsigned long long)__popc(ballot));
     for (int first = 0; first < centre.n_runs; first += kRuns) {
-      sum_runs(job, hand, centre, first);
+      sum_runs<false>(job, hand, centre, first);
       __syncthreads();
       spread(job, hand, centre, first, total);
       __syncthreads();
     }
   }
-  for (int k = tid; k < size; k += kThreads) {
-    real sum = total[k];
-    for (int group = 1; group < groups; ++group) sum += total[group * size + k];
-    moments[int64_t(blockIdx.x) * size + k] = sum;
-  }
+  for (int k = tid; k < size; k += kThreads)
+    moments[int64_t(blockIdx.x) * size + k] = over_groups(total, n_m, k);
   for (int b = tid; b < job.n_types; b += kThreads)
     counts[int64_t(blockIdx.x) * job.n_types + b] = counted[b];
 }
@@ -190,21 +143,6 @@ __global__ void moments_backward_kernel(Job<real> job, const real* grad_moments,
 }
 
 template <class real>
-Job<real> job_of(const dpl_cuda_atoms& atoms, const dpl_environment& env, const dpl_table& table,
-                 int64_t begin, dpl_cuda_report* report) {
-  Job<real> job;
-  job.atoms = atoms, job.begin = begin, job.report = report;
-  job.limit = squared_limit(env.rcut);
-  job.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
-  job.n_types = env.n_types, job.tables_of_centre = env.type_one_side ? 0 : env.n_types;
-  job.davg = env.davg, job.dstd = env.dstd;
-  job.table_start = real(env.table_start), job.inverse_spacing = real(1 / env.table_spacing);
-  job.coefficients = static_cast<const real*>(table.coefficients);
-  job.n_intervals = table.n_intervals, job.n_features = table.n_features;
-  return job;
-}
-
-template <class real>
 void forward(const Queue& queue, const Job<real>& job, int64_t n, void* moments, int32_t* counts) {
   const size_t arrays = size_t(groups_of(job.n_features)) * kColumns * job.n_features;
   const size_t shared = sizeof(Hand<real>) + arrays * sizeof(real) + job.n_types * sizeof(int32_t);
@@ -218,29 +156,6 @@ void backward(const Queue& queue, const Job<real>& job, int64_t n, const void* g
   const size_t shared = sizeof(Hand<real>) + size_t(kColumns) * job.n_features * sizeof(real);
   launch(moments_backward_kernel<real>, n, kThreads, shared, queue.stream, job,
          static_cast<const real*>(grad_moments), fixed);
-}
-
-dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
-  if (env.n_types < 1 || env.n_types > 1024)
-    return fail(DPL_INVALID_ARGUMENT, "n_types must be 1 to 1024, found %d", env.n_types);
-  if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
-                env.rcut_smth, env.rcut);
-  if (!(env.table_spacing > 0) || !std::isfinite(env.table_start))
-    return fail(DPL_INVALID_ARGUMENT, "table: expected a positive spacing, found %g",
-                env.table_spacing);
-  const int64_t expected = env.type_one_side ? env.n_types : int64_t(env.n_types) * env.n_types;
-  if (table.n_tables != expected)
-    return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
-                (long long)expected, env.n_types, table.n_tables);
-  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
-    return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
-  if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING ||
-      table.n_features > DPL_CUDA_MAX_FEATURES)
-    return fail(DPL_INVALID_ARGUMENT,
-                "the table has %d features; expected a multiple of %d, at most %d",
-                table.n_features, DPL_FEATURE_PADDING, DPL_CUDA_MAX_FEATURES);
-  return DPL_OK;
 }
 
 }  // namespace

@@ -54,8 +54,13 @@ VALUE_AND_SLOPE: dict[str, Slope] = {
 class DeviceFitting:
     """A `Fitting` in one precision on one device."""
 
-    def __init__(self, fitting: Fitting, dtype: torch.dtype, device: torch.device) -> None:
-        """Raises InputError for a first layer that is not of the descriptor's size."""
+    def __init__(
+        self, fitting: Fitting, dtype: torch.dtype, device: torch.device, trained: bool = False
+    ) -> None:
+        """`trained`: autograd is to see the weights.
+
+        Raises InputError for a first layer that is not of the descriptor's size.
+        """
         n_in = fitting.n_embedding * fitting.n_axis
         for network in fitting.networks:
             if network.weights[0].shape[0] != n_in:
@@ -64,7 +69,7 @@ class DeviceFitting:
                 )
 
         def moved(x: torch.Tensor) -> torch.Tensor:
-            return x.detach().to(device, dtype).contiguous()
+            return (x if trained else x.detach()).to(device, dtype).contiguous()
 
         self.n_embedding, self.n_axis = fitting.n_embedding, fitting.n_axis
         self.activation = VALUE_AND_SLOPE[fitting.activation]
@@ -74,7 +79,7 @@ class DeviceFitting:
                 [moved(b) for b in n.biases],
                 [None if s is None else moved(s) for s in n.steps],
                 moved(n.weight_out),
-                n.bias_out.detach().double(),
+                (n.bias_out if trained else n.bias_out.detach()).to(device, torch.float64),
             )
             for n in fitting.networks
         ]
@@ -92,8 +97,8 @@ class DeviceFitting:
         energies, slope = self._network(self.networks[element], descriptor.flatten(1))
         to_descriptor = slope.view_as(descriptor)
         gradient = torch.bmm(first, to_descriptor.transpose(1, 2))
-        gradient[:, :, : self.n_axis] += torch.bmm(t, to_descriptor)
-        return energies, gradient
+        axis = gradient[:, :, : self.n_axis] + torch.bmm(t, to_descriptor)
+        return energies, torch.cat([axis, gradient[:, :, self.n_axis :]], dim=2)
 
     def _network(self, n: Network, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies of descriptors x (n, n_in), and their gradients with respect to x."""
@@ -109,7 +114,7 @@ class DeviceFitting:
                 y = y + torch.cat([x, x], dim=1)
             slopes.append(slope)
             x = y
-        energies = (x @ n.weight_out).double() + n.bias_out.item()
+        energies = (x @ n.weight_out).double() + n.bias_out
         g = n.weight_out.expand(len(x), -1)
         for weight, slope in zip(reversed(n.weights), reversed(slopes), strict=True):
             n_in, n_out = weight.shape

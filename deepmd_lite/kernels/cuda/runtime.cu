@@ -97,6 +97,29 @@ dpl_status check_atoms(const dpl_cuda_atoms& atoms, int64_t begin, int64_t end) 
   return DPL_OK;
 }
 
+dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
+  if (env.n_types < 1 || env.n_types > 1024)
+    return fail(DPL_INVALID_ARGUMENT, "n_types must be 1 to 1024, found %d", env.n_types);
+  if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
+    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
+                env.rcut_smth, env.rcut);
+  if (!(env.table_spacing > 0) || !std::isfinite(env.table_start))
+    return fail(DPL_INVALID_ARGUMENT, "table: expected a positive spacing, found %g",
+                env.table_spacing);
+  const int64_t expected = env.type_one_side ? env.n_types : int64_t(env.n_types) * env.n_types;
+  if (table.n_tables != expected)
+    return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
+                (long long)expected, env.n_types, table.n_tables);
+  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
+    return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
+  if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING ||
+      table.n_features > DPL_CUDA_MAX_FEATURES)
+    return fail(DPL_INVALID_ARGUMENT,
+                "the table has %d features; expected a multiple of %d, at most %d",
+                table.n_features, DPL_FEATURE_PADDING, DPL_CUDA_MAX_FEATURES);
+  return DPL_OK;
+}
+
 }  // namespace dpl
 
 const char* dpl_cuda_last_error(void) { return dpl::last_error; }
