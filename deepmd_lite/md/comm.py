@@ -194,10 +194,7 @@ def gpu_of_rank(device: str, comm: Communicator) -> str:
     if device != "cuda" or comm.size == 1:
         return device
     earlier = comm.collect(socket.gethostname())[: comm.rank].count(socket.gethostname())
-    try:
-        return f"cuda:{earlier % cuda.gpus()}"
-    except (InputError, ZeroDivisionError):
-        return device  # that there is none is said where the model is loaded
+    return cuda.in_turn(device, earlier)
 
 
 def binding(comm: Communicator) -> list[str]:

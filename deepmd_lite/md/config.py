@@ -5,7 +5,6 @@ Units K, fs, Å, u; friction in 1/fs.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..schema import Section
+from ..schema import DeviceName, Section
 from .ensemble import Ensemble, Frozen, NonNegativeFloat, Seed, listed
 from .observe.settings import Observe
 from .trajectory import NAMES
@@ -123,9 +122,8 @@ class MdConfig(Section):
     for them (the planes then depend on the machine's mood, and so do the last bits)."""
     output: Output = Output()
     guards: Guards = Guards()
-    device: str = "cpu"
-    """Where the model computes: cpu, cuda or cuda:N. Ranks of one machine take turns at its GPUs
-    where no N is given."""
+    device: DeviceName = "cpu"
+    """Where the model computes."""
     precision: Literal["float64", "float32"] | None = None
     """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
 
@@ -134,13 +132,6 @@ class MdConfig(Section):
     def _one_or_several(cls, value: object) -> object:
         models = value if isinstance(value, (list, tuple)) else [value]
         return [str(model) if isinstance(model, Path) else model for model in models]
-
-    @field_validator("device")
-    @classmethod
-    def _cpu_or_gpu(cls, value: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-            raise ValueError(f"expected 'cpu', 'cuda' or 'cuda:N', found '{value}'")
-        return value
 
     @model_validator(mode="after")
     def _deviation_of_several(self) -> MdConfig:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from ase.io import write
+from copper import copper, settings
 from models import environment_of, random_atoms, random_potential
 from test_cuda_kernels import BOTH, ONE_SIDED, TOLERANCE, Case
 
-from deepmd_lite import kernels
+from deepmd_lite import kernels, load, train
 from deepmd_lite.kernels.cuda import operations
 from deepmd_lite.system import InputError
 
@@ -142,3 +146,36 @@ def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols):
     assert torch.equal(energies, found["energies"])
     assert torch.equal(forces, found["forces"])
     assert TOLERANCE[torch.float64] < tolerance
+
+
+def test_a_training(device, tmp_path):
+    """The same as on the processor, and a restart goes on there as it was."""
+    write(tmp_path / "train.extxyz", copper(4, 1))
+    write(tmp_path / "validation.extxyz", copper(2, 2))
+
+    def trained(name, restart=False, **options):
+        steps = {"numb_steps": 4, "disp_freq": 2, **options}
+        config = settings(tmp_path, **steps)
+        config["optimizer"] = {"type": "Adam"}  # SOAP scales up what round-off decides
+        model = train(config, output=tmp_path / name, restart=restart, quiet=True)
+        rows = (tmp_path / name / "train.jsonl").read_text().splitlines()
+        return load(model).state_dict(), json.loads(rows[-1])
+
+    (expected, last), (found, last_found) = trained("cpu"), trained("gpu", device="cuda")
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, rtol=0, atol=1e-8), name
+    assert last_found["step"] == last["step"] == 4
+    assert load(tmp_path / "gpu" / "model.dpl").device == "cpu"
+    same, _ = trained("gpu", restart=True)  # the device is free: nothing is left to do
+    assert all(torch.equal(same[name], value) for name, value in found.items())
+
+
+def test_a_training_without_a_gpu(tmp_path):
+    write(tmp_path / "train.extxyz", copper(2, 1))
+    write(tmp_path / "validation.extxyz", copper(2, 2))
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match=r"^device 'cuda': .*, or use device 'cpu'"):
+        train(settings(tmp_path, device="cuda"), output=tmp_path / "out", quiet=True)
+    with pytest.raises(InputError, match=r"key 'training/device': .*expected 'cpu', 'cuda' or"):
+        train(settings(tmp_path, device="gpu"), output=tmp_path / "out", quiet=True)

@@ -22,6 +22,7 @@ from deepmd_lite.md.comm import Communicator, gpu_of_rank
 from deepmd_lite.md.config import MdConfig
 from deepmd_lite.model import load_model
 from deepmd_lite.system import InputError
+from deepmd_lite.training.parallel import Ranks
 
 SILICON = Path(__file__).parents[2] / "data" / "silicon" / "silicon.dpl"
 HEADERS = Path(kernels.cuda.__file__).parent
@@ -169,14 +170,16 @@ def test_ranks_take_turns_at_the_gpus_of_their_machine(pretend, monkeypatch):
             return [value, "elsewhere", value, value]
 
     pretend(gpus=2)
-    monkeypatch.setattr(kernels.cuda, "gpus", library.gpus)
     assert gpu_of_rank("cuda", Rank()) == "cuda:0"  # the third of its machine
     assert gpu_of_rank("cuda", Communicator()) == "cuda"
     assert gpu_of_rank("cuda:1", Rank()) == "cuda:1"
     assert gpu_of_rank("cpu", Rank()) == "cpu"
-    pretend(gpus="none")
-    monkeypatch.setattr(kernels.cuda, "gpus", library.gpus)
-    assert gpu_of_rank("cuda", Rank()) == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert Ranks(rank=3, size=4).device("cuda") == "cuda:1"
+    assert Ranks().device("cuda") == "cuda"
+    for none in ("none", 0):
+        pretend(gpus=none)
+        assert gpu_of_rank("cuda", Rank()) == "cuda"
 
 
 def test_models_of_others_stay_on_the_processor():

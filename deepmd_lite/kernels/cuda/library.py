@@ -210,6 +210,17 @@ def device(name: str) -> Device:
     return Device(_open(path), torch.device("cuda", index))
 
 
+def in_turn(name: str, k: int) -> str:
+    """For 'cuda' the GPU of the k-th process of a machine; 'cuda' as well where there is none,
+    which `device` then says."""
+    if name != "cuda" or _emulation is not None:
+        return name
+    try:
+        return f"cuda:{k % gpus()}"
+    except (InputError, ZeroDivisionError):
+        return name
+
+
 @contextmanager
 def emulated(path: Path) -> Iterator[None]:
     """For tests: every 'cuda' is the library at `path`, whose device is the host."""
