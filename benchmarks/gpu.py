@@ -8,7 +8,7 @@ is on the GPU before the clock starts. Medians of --repeats calls after two that
 
     evaluate   energies, forces and virial; µs per atom
     moments, backward, other kernels   the parts of it in this project's kernels, by CUDA events
-    networks   the rest: descriptors and fitting networks through torch
+    networks   the rest: fitting networks through torch
     list       a new neighbour list
     floor      what the flops take at the rate of a large matrix product, or the bytes at that of a
                large copy, both measured here, whichever is more; reached = floor / evaluate
@@ -101,7 +101,7 @@ def needed_bytes(shape: roofline.Shape, listed: float, size: int) -> float:
     """Bytes of an atom through the memory of the GPU: the list twice, rows of atoms; moments and
     their gradient, descriptor, layers and their gradients, each written and read as chunks pass."""
     moments, descriptor = 4 * shape.features, shape.features * shape.axis
-    numbers = 6 * moments + 6 * descriptor + 8 * sum(shape.fitting)
+    numbers = 6 * moments + 4 * descriptor + 8 * sum(shape.fitting)
     return 2 * 4 * listed + 6 * 24 + numbers * size
 
 

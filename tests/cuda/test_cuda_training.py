@@ -162,8 +162,10 @@ def test_a_training(device, tmp_path):
         return load(model).state_dict(), json.loads(rows[-1])
 
     (expected, last), (found, last_found) = trained("cpu"), trained("gpu", device="cuda")
+    # on a GPU, round-off in a gradient of nearly zero decides the direction of Adam's step
+    tolerance = 1e-8 if device.place.type == "cpu" else 1e-3
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=0, atol=1e-8), name
+        assert torch.allclose(found[name], value, rtol=0, atol=tolerance), name
     assert last_found["step"] == last["step"] == 4
     assert load(tmp_path / "gpu" / "model.dpl").device == "cpu"
     same, _ = trained("gpu", restart=True)  # the device is free: nothing is left to do

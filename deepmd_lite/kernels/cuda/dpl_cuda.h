@@ -100,6 +100,31 @@ DPL_API dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue,
                                              const void* grad_moments, int64_t* fixed,
                                              dpl_cuda_report* report);
 
+/* What makes descriptors of moments: see dpl_fitting and dpl_model. */
+typedef struct dpl_cuda_descriptor {
+  dpl_precision precision;
+  int32_t n_types, n_features, n_embedding, n_axis;
+  const void* sel;   /* (n_types) real */
+  const void* empty; /* (n_types of the centre, n_types, n_features) real: what an empty slot adds
+                        to column 0 */
+  double scale;      /* 1 / n_sel */
+} dpl_cuda_descriptor;
+
+/* Normalises the moments of n atoms, in place, and writes their descriptors (n, n_embedding,
+ * n_axis): row s is that of atom order[s] of moments, types and counts. Types are not checked. */
+DPL_API dpl_status dpl_cuda_describe(const dpl_cuda_queue* queue,
+                                     const dpl_cuda_descriptor* descriptor, int64_t n,
+                                     const int64_t* order, const int32_t* types,
+                                     const int32_t* counts, void* moments, void* descriptors);
+
+/* The way back: normalised moments become minus the derivatives, with respect to the moments before
+ * dpl_cuda_describe, of a function whose derivatives with respect to the descriptors are gradient.
+ */
+DPL_API dpl_status dpl_cuda_describe_backward(const dpl_cuda_queue* queue,
+                                              const dpl_cuda_descriptor* descriptor, int64_t n,
+                                              const int64_t* order, const void* gradient,
+                                              void* moments);
+
 /* For training. The change of the moments of all local rows along tangent (n_all, 3) double, shaped
  * as the moments: what dpl_moments_double_backward calls grad_grad_moments. */
 DPL_API dpl_status dpl_cuda_moments_tangent(const dpl_cuda_queue* queue,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,21 @@ class Table(ctypes.Structure):
     ]
 
 
+class Descriptor(ctypes.Structure):
+    """dpl_cuda_descriptor."""
+
+    _fields_ = [
+        ("precision", ctypes.c_int),
+        ("n_types", _i32),
+        ("n_features", _i32),
+        ("n_embedding", _i32),
+        ("n_axis", _i32),
+        ("sel", _pointer),
+        ("empty", _pointer),
+        ("scale", ctypes.c_double),
+    ]
+
+
 class Repulsion(ctypes.Structure):
     """dpl_repulsion."""
 
@@ -96,6 +111,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
     ],
     "moments": [_pointer] * 4 + [_i64, _i64] + [_pointer] * 3,
     "moments_backward": [_pointer] * 4 + [_i64, _i64] + [_pointer] * 3,
+    "describe": [_pointer, _pointer, _i64] + [_pointer] * 5,
+    "describe_backward": [_pointer, _pointer, _i64] + [_pointer] * 3,
     "moments_tangent": [_pointer] * 7,
     "runs": [_pointer] * 9,
     "accumulate": [_pointer] * 8,
@@ -121,7 +138,9 @@ class Device:
         queue, with_queue = self._queue(), name != "device_count"
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
         function = getattr(self.library, f"dpl_cuda_{name}")
-        status = function(*([ctypes.byref(queue)] if with_queue else []), *given)
+        # the library has a CUDA runtime of its own: both must agree which GPU is current
+        with nullcontext() if self.place.type == "cpu" else torch.cuda.device(self.place):
+            status = function(*([ctypes.byref(queue)] if with_queue else []), *given)
         if status:
             message = self.library.dpl_cuda_last_error().decode()
             raise MemoryError(message) if status == _OUT_OF_MEMORY else InputError(message)

@@ -85,10 +85,17 @@ class DeviceFitting:
         ]
 
     def bytes_per_atom(self) -> int:
-        """Working memory of an atom: moments, descriptor and layers with their gradients."""
+        """Working memory of an atom: descriptor and layers, and their gradients."""
         widths = max(sum(w.shape[1] for w in n.weights) for n in self.networks)
-        numbers = 12 * self.n_embedding + 3 * self.n_embedding * self.n_axis + 5 * widths
+        numbers = 2 * self.n_embedding * self.n_axis + 5 * widths
         return numbers * self.networks[0].weight_out.element_size()
+
+    def energies(
+        self, descriptors: torch.Tensor, element: int, gradient: torch.Tensor
+    ) -> torch.Tensor:
+        """(n,) float64 eV of atoms of one element; their gradient with respect to the descriptors
+        (n, n_embedding · n_axis) is written to `gradient`."""
+        return self._network(self.networks[element], descriptors, gradient)[0]
 
     def __call__(self, t: torch.Tensor, element: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies (n,) float64 eV of atoms of one element and ∂E/∂T from moments T (n, 4, m)."""
@@ -100,8 +107,10 @@ class DeviceFitting:
         axis = gradient[:, :, : self.n_axis] + torch.bmm(t, to_descriptor)
         return energies, torch.cat([axis, gradient[:, :, self.n_axis :]], dim=2)
 
-    def _network(self, n: Network, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Energies of descriptors x (n, n_in), and their gradients with respect to x."""
+    def _network(
+        self, n: Network, x: torch.Tensor, out: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies of descriptors x (n, n_in), and their gradients with respect to x, in `out`."""
         slopes = []
         for weight, bias, step in zip(n.weights, n.biases, n.steps, strict=True):
             y, slope = self.activation(torch.addmm(bias, x, weight))
@@ -118,13 +127,16 @@ class DeviceFitting:
         g = n.weight_out.expand(len(x), -1)
         for weight, slope in zip(reversed(n.weights), reversed(slopes), strict=True):
             n_in, n_out = weight.shape
+            plain = n_out not in (n_in, 2 * n_in)
+            if out is not None and weight is n.weights[0] and plain:
+                return energies, torch.mm(g * slope, weight.T, out=out)
             back = (g * slope) @ weight.T
             if n_out == n_in:
                 back = back + g
             elif n_out == 2 * n_in:
                 back = back + g[:, :n_in] + g[:, n_in:]
             g = back
-        return energies, g
+        return energies, g if out is None else out.copy_(g)
 
 
 @contextmanager

@@ -26,6 +26,10 @@ BYTES_OF_ROW, BYTES_OF_LOCAL, BYTES_OF_EDGE = 100, 32, 4
 offsets, energies and the order of elements; the list."""
 
 
+Chunk = tuple[int, int, torch.Tensor, list[int]]
+"""First row of some atoms, last row + 1; their order by element, int64, and how many of each."""
+
+
 @dataclass(frozen=True)
 class DeviceTable:
     """Environment and table on a device, as the kernels take them."""
@@ -74,8 +78,7 @@ class DeviceList:
     types: torch.Tensor
     offsets: torch.Tensor
     indices: torch.Tensor
-    chunks: list[tuple[int, int, list[tuple[int, torch.Tensor]]]]
-    """First and last row + 1 of each chunk; of each element in it, the rows, from its first."""
+    chunks: list[Chunk]
     source: tuple[tuple[weakref.ref[torch.Tensor], int], ...]
     """The tensors that this was made of, and how often they had been changed."""
 
@@ -121,8 +124,17 @@ class CudaPotential:
         self._table = DeviceTable.of(coefficients, environment, device.place)
         self._fitting = DeviceFitting(fitting, self.dtype, device.place)
         self._sel = torch.tensor(sel, dtype=self.dtype, device=device.place)
-        self._n_sel = float(sum(sel))
         self._empty = _empty_slots(coefficients, environment).to(device.place)
+        self._descriptor = library.Descriptor(
+            int(self.dtype == torch.float64),
+            n_types,
+            self.n_features,
+            fitting.n_embedding,
+            fitting.n_axis,
+            self._sel.data_ptr(),
+            self._empty.data_ptr(),
+            1.0 / sum(sel),
+        )
         self._repulsion = None if repulsion is None else _DeviceRepulsion(repulsion, device.place)
         self._list: DeviceList | None = None
 
@@ -153,8 +165,8 @@ class CudaPotential:
         fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.place)
         energies = torch.empty(env.n_local, dtype=torch.float64, device=self.device.place)
         with torch.no_grad(), full_precision():
-            for begin, end, elements in found.chunks:
-                energies[begin:end] = self._chunk(atoms, begin, end, elements, fixed, report)
+            for chunk in found.chunks:
+                energies[chunk[0] : chunk[1]] = self._chunk(atoms, found, chunk, fixed, report)
         if self._repulsion is not None:
             pairs = ctypes.byref(self._repulsion.pairs)
             self.device.call("repulsion_add", pairs, ctypes.byref(atoms), energies, fixed, report)
@@ -167,32 +179,30 @@ class CudaPotential:
     def _chunk(
         self,
         atoms: library.Atoms,
-        begin: int,
-        end: int,
-        elements: list[tuple[int, torch.Tensor]],
+        found: DeviceList,
+        chunk: Chunk,
         fixed: torch.Tensor,
         report: torch.Tensor,
     ) -> torch.Tensor:
-        """Energies of the rows [begin, end), whose forces are added to `fixed`."""
-        n, m, where = end - begin, self._fitting.n_embedding, self.device.place
+        """Energies of the rows of a chunk, whose forces are added to `fixed`."""
+        begin, end, order, lengths = chunk
+        n, where = end - begin, self.device.place
         raw = torch.empty(n, COLUMNS, self.n_features, dtype=self.dtype, device=where)
         counts = torch.empty(n, self.n_types, dtype=torch.int32, device=where)
         table = [ctypes.byref(x) for x in (atoms, self._table.environment, self._table.table)]
         self.device.call("moments", *table, begin, end, raw, counts, report)
-        left = self._sel - counts
+        descriptors = raw.new_empty(n, self._fitting.n_embedding * self._fitting.n_axis)
+        gradient = torch.empty_like(descriptors)
+        shape, types = ctypes.byref(self._descriptor), found.types[begin:end]
+        self.device.call("describe", shape, n, order, types, counts, raw, descriptors)
+        parts, first = [], 0
+        for element, length in enumerate(lengths):
+            rows = slice(first, first + length)
+            parts.append(self._fitting.energies(descriptors[rows], element, gradient[rows]))
+            first += length
         energies = torch.empty(n, dtype=torch.float64, device=where)
-        for element, rows in elements:
-            whole = len(rows) == n
-            t = (raw if whole else raw[rows])[:, :, :m] / self._n_sel
-            slots = left if whole else left[rows]
-            t[:, 0, :] += (slots @ self._empty[element, :, :m]) / self._n_sel
-            own, gradient = self._fitting(t, element)
-            gradient /= -self._n_sel
-            if whole:
-                energies, raw[:, :, :m] = own, gradient
-            else:
-                energies[rows], raw[rows, :, :m] = own, gradient
-        raw[:, :, m:] = 0
+        energies[order] = torch.cat(parts)
+        self.device.call("describe_backward", shape, n, order, gradient, raw)
         self.device.call("moments_backward", *table, begin, end, raw, fixed, report)
         return energies
 
@@ -209,25 +219,32 @@ class CudaPotential:
             )
         size = self._chunk_size(env)
         types = checked("types", env.types.to(where), torch.int32, (env.n_all,), where)
+        self._check_types(types)
         offsets = checked("offsets", env.offsets.to(where), torch.int64, (-1,), where)
         indices = checked("indices", env.indices.to(where), torch.int32, (-1,), where)
         chunks = []
         for begin in range(0, env.n_local, size):
             end = min(begin + size, env.n_local)
             order = torch.argsort(types[begin:end], stable=True)
-            own = types[begin:end].clamp(0, self.n_types - 1).long()  # wrong ones the kernels note
-            lengths = torch.bincount(own, minlength=self.n_types).tolist()
-            elements = zip(range(self.n_types), order.split(lengths), strict=True)
-            chunks.append((begin, end, [(a, rows) for a, rows in elements if len(rows)]))
+            lengths = torch.bincount(types[begin:end], minlength=self.n_types).tolist()
+            chunks.append((begin, end, order, lengths))
         sources = env.types, env.offsets, env.indices
         source = tuple((weakref.ref(x), x._version) for x in sources)
         return DeviceList(types, offsets, indices, chunks, source)
+
+    def _check_types(self, types: torch.Tensor) -> None:
+        wrong = ((types < 0) | (types >= self.n_types)).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            raise InputError(
+                f"the type of row {row} is {int(types[row])}; the table has {self.n_types} types"
+            )
 
     def _chunk_size(self, env: LocalEnv) -> int:
         """Atoms of a chunk for the memory that is free; InputError where it is too little."""
         free = self.device.free_bytes()
         each = self._fitting.bytes_per_atom()
-        each += 2 * COLUMNS * self.n_features * self._sel.element_size()
+        each += COLUMNS * self.n_features * self._sel.element_size() + 4 * self.n_types
         list_bytes = forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
