@@ -19,13 +19,14 @@ UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 # is downloaded for it.
 GPU_PYTHON ?= $(PYTHON)
 
-.PHONY: help quickstart test sanitize lint bench install gpu-check gpu-sanitize gpu-build clean
+.PHONY: help quickstart test sanitize sanitize-cuda lint bench install gpu-check gpu-sanitize gpu-build clean
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
 	@echo "make test         install, then run the tests (WORKERS=2 of them at a time)"
 	@echo "make sanitize     build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and call"
 	@echo "                  all of dpl.h on extreme arguments"
+	@echo "make sanitize-cuda  the same for the CUDA kernels, emulated on the host (arrays of the caller, not stacks)"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        benchmarks of this machine; PEER=1: DeePMD-kit beside it; DATA=FOLDER: training too;"
 	@echo "                  RESULTS=FOLDER: write JSON and tables there (see benchmarks/)"
@@ -46,6 +47,13 @@ sanitize:
 	cmake --build $(SANITIZE) --parallel 2
 	UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
 	  $(UNSHUFFLED) $(SANITIZE)/dpl_sanitize
+
+sanitize-cuda: $(INSTALLED)
+	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) \
+	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+	  DPL_EMULATION_FLAGS="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all --param=asan-stack=0" \
+	  $(BIN)/python -m pytest tests/cuda/test_cuda_kernels.py tests/cuda/test_cuda_potential.py \
+	    tests/cuda/test_cuda_training.py -k "emulated and not a_training"
 
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install -q ruff mypy clang-format types-PyYAML types-tqdm

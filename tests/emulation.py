@@ -17,6 +17,7 @@ FLAGS = [
     *("-std=c++17", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
     *("-ffp-contract=off", "-U_FORTIFY_SOURCE", "-DDPL_EMULATE"),
     *(f"-I{SOURCES}", f"-I{SOURCES.parent}", f"-I{EMULATOR}"),
+    *os.environ.get("DPL_EMULATION_FLAGS", "").split(),  # make sanitize-cuda
 ]
 
 
@@ -45,7 +46,7 @@ def _compile(folder: Path, library: Path) -> None:
         command = [compiler(), *FLAGS, "-x", "c++", "-c", str(source), "-o", str(made)]
         subprocess.run(command, check=True)
     whole = folder / "unfinished.so"
-    command = [compiler(), "-shared", "-Wl,--no-undefined", *map(str, objects), "-o", str(whole)]
+    command = [compiler(), *FLAGS, "-shared", *map(str, objects), "-o", str(whole)]
     subprocess.run(command, check=True)
     whole.rename(library)
 
