@@ -58,7 +58,7 @@ class Calculator(AseCalculator):
 
         `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `precision` 'float64'
         or 'float32' of the arithmetic (default: the model's); `device` 'cpu', or a GPU: 'cuda' or
-        'cuda:N'; `skin` Å. Raises InputError for a device that is not there, saying what is
+        'cuda:N' (a `Potential` that is given is moved there); `skin` Å. Raises InputError for a device that is not there, saying what is
         missing, ModelFileError for a bad file.
         """
         super().__init__(**kwargs)
