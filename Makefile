@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
-BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h)
+BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
+  $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h deepmd_lite/kernels/cuda/*.cu deepmd_lite/kernels/cuda/*.h)
+
+CXX_SOURCES := $(wildcard $(foreach x,cpp cu h,deepmd_lite/kernels/*.$x deepmd_lite/kernels/cuda/*.$x tests/sanitize/*.$x tests/cuda/*.$x))
 
 # Of `make fuzz`: damaged files; one random shape of the kernels for each fifty of them.
 CASES ?= 100000
@@ -14,17 +17,25 @@ SANITIZE := build/sanitize
 # container lets a process turn it off.
 UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help quickstart test sanitize fuzz lint bench install clean
+# Where make gpu-check builds and runs: an environment that has torch with CUDA (docs/gpu.md). Nothing
+# is downloaded for it.
+GPU_PYTHON ?= $(PYTHON)
+
+.PHONY: help quickstart test sanitize sanitize-cuda fuzz lint bench install gpu-check gpu-sanitize gpu-build clean
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
 	@echo "make test         install, then run the tests (WORKERS=2 of them at a time)"
 	@echo "make sanitize     build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and call"
 	@echo "                  all of dpl.h on extreme arguments and random shapes"
+	@echo "make sanitize-cuda  the same for the CUDA kernels, emulated on the host (arrays of the caller, not stacks)"
 	@echo "make fuzz         a night's work: CASES=100000 damaged files for the readers, random shapes for the kernels"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        benchmarks of this machine; PEER=1: DeePMD-kit beside it; DATA=FOLDER: training too;"
 	@echo "                  RESULTS=FOLDER: write JSON and tables there (see benchmarks/)"
+	@echo "make gpu-check    on a machine with a GPU: build the CUDA kernels into the environment of GPU_PYTHON,"
+	@echo "                  test them (no test may skip) and benchmark them; RESULTS=FOLDER as above"
+	@echo "make gpu-sanitize the same build, its kernels under compute-sanitizer"
 	@echo "make clean        remove the environment and build folders"
 
 quickstart: $(INSTALLED)
@@ -44,11 +55,18 @@ fuzz: $(INSTALLED)
 	DPL_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests/fuzz
 	$(MAKE) sanitize SHAPES=$$(($(CASES) / 50)) SEED=$$(date +%s)
 
+sanitize-cuda: $(INSTALLED)
+	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) \
+	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+	  DPL_EMULATION_FLAGS="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all --param=asan-stack=0" \
+	  $(BIN)/python -m pytest tests/cuda/test_cuda_kernels.py tests/cuda/test_cuda_potential.py \
+	    tests/cuda/test_cuda_training.py -k "emulated and not a_training"
+
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install -q ruff mypy clang-format types-PyYAML types-tqdm
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h tests/sanitize/*.cpp tests/sanitize/*.h
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py
@@ -57,6 +75,20 @@ bench: $(INSTALLED)
 ifneq ($(DATA),)
 	$(BIN)/python benchmarks/train.py --data $(DATA) $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/train.json)
 endif
+
+gpu-check: gpu-build
+	DPL_REQUIRE_GPU=1 $(GPU_PYTHON) -m pytest -m gpu tests/cuda
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(RESULTS),--out $(RESULTS)/gpu.json)
+
+gpu-sanitize: gpu-build
+	for tool in memcheck racecheck; do \
+	  DPL_REQUIRE_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(GPU_PYTHON) -m pytest -m gpu tests/cuda/test_cuda_kernels.py -k "moments or features or sizes" || exit 1; \
+	done
+
+gpu-build:
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.version.cuda)' || { echo "make: $(GPU_PYTHON) has no torch with CUDA; choose another: make gpu-check GPU_PYTHON=…"; exit 1; }
+	$(GPU_PYTHON) -m pip install -q --no-build-isolation --no-deps -C cmake.define.DPL_CUDA=ON -e .
 
 install: $(INSTALLED)
 

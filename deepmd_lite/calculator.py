@@ -57,17 +57,16 @@ class Calculator(AseCalculator):
         """Attach a model, or several that measure their deviation.
 
         `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `precision` 'float64'
-        or 'float32' of the arithmetic (default: the model's); `skin` Å. Raises InputError for a
-        device that this version has no kernels for, ModelFileError for a bad file.
+        or 'float32' of the arithmetic (default: the model's); `device` 'cpu', or a GPU: 'cuda' or
+        'cuda:N' (a `Potential` that is given is moved there); `skin` Å. Raises InputError for a
+        device that is not there, saying what is missing, ModelFileError for a bad file.
         """
         super().__init__(**kwargs)
-        if device != "cpu":
-            raise InputError(f"device '{device}': this version has kernels for 'cpu' only")
         if precision not in (None, "float64", "float32"):
             raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
         if not skin >= 0:
             raise InputError(f"skin {skin} Å: expected a number that is not negative")
-        self.model: Potential | Committee = loaded(model, precision)
+        self.model: Potential | Committee = loaded(model, precision, device)
         self.skin = skin
         self._list: _ReusedList | None = None
 

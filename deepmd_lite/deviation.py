@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from .data import Frame, System
 from .files import write_atomically
+from .kernels import neighbor_list
 from .model import load_model
 from .neighbors import periodic_env
 from .system import Evaluation, InputError, LocalEnv, type_indices
@@ -69,6 +70,12 @@ class Committee:
         evaluation: Evaluation = self.models[0].evaluate(env)
         return evaluation
 
+    def neighbor_list(
+        self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`kernels.neighbor_list`, made where the first model evaluates."""
+        return listed(self.models[0], positions, types, n_local, cutoff)
+
     def others(self, env: LocalEnv) -> Iterator[Evaluation]:
         """Those of all other models, in order, of the same atoms and list."""
         for model, numbers in zip(self.models[1:], self._types[1:], strict=True):
@@ -79,14 +86,31 @@ class Committee:
             yield model.evaluate(own)
 
 
-def loaded(model: Any, precision: str | None) -> Any:
-    """The model at a path or as it is, in the precision asked for; of several a `Committee`."""
+def listed(
+    model: Any, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`kernels.neighbor_list`, made where the model evaluates if it can say so."""
+    own = getattr(model, "neighbor_list", neighbor_list)
+    result: tuple[torch.Tensor, torch.Tensor] = own(positions, types, n_local, cutoff)
+    return result
+
+
+def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
+    """The model at a path or as it is, in the precision asked for; of several a `Committee`.
+
+    It evaluates on `device`: 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such
+    device, or for a model that cannot go there.
+    """
     if isinstance(model, (list, tuple)):
         names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
-        models = [loaded(m, precision) for m in model]
+        models = [loaded(m, precision, device) for m in model]
         return models[0] if len(models) == 1 else Committee(models, names)
     if isinstance(model, (str, Path)):
-        return load_model(model, precision)
+        return load_model(model, precision).to_device(device)
+    if device != getattr(model, "device", "cpu"):
+        if not hasattr(model, "to_device"):
+            raise InputError(f"device '{device}': this model computes on the CPU alone")
+        model.to_device(device)
     if precision is not None and precision != getattr(model, "precision", precision):
         raise InputError(
             f"precision '{precision}' for a Potential of {model.precision}: call its "

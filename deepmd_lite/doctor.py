@@ -245,17 +245,28 @@ def _mpi() -> Verdict:
 
 
 def _cuda() -> Verdict:
-    """A GPU and its driver; the kernels of this version run on processors alone."""
+    """What this build has for GPUs, and whether there is one: nothing is missing without."""
     driver = _nvidia_smi()
     try:
         import torch
 
-        built = torch.version.cuda
+        from .kernels import cuda
+
+        with_cuda, torch_cuda = cuda.built() is not None, torch.version.cuda
     except Exception as e:
         return Verdict("CUDA", "", f"torch cannot be imported: {e}", "reinstall torch", True)
-    torch_part = f"torch with CUDA {built}" if built else "torch without CUDA"
-    gpus = driver or "no GPU found"
-    return Verdict("CUDA", f"not needed: kernels built without it; {torch_part}; {gpus}")
+    parts = [
+        f"kernels built {'with' if with_cuda else 'without'} it",
+        f"torch with CUDA {torch_cuda}" if torch_cuda else "torch without CUDA",
+        driver or "no GPU found",
+    ]
+    if not driver:
+        return Verdict("CUDA", "not needed: " + "; ".join(parts))
+    try:
+        cuda.device("cuda")
+    except Exception as e:
+        return Verdict("CUDA", "; ".join(parts), f"the GPU cannot be used: {e}", "docs/gpu.md")
+    return Verdict("CUDA", "; ".join(parts))
 
 
 def _nvidia_smi() -> str:

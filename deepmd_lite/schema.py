@@ -5,14 +5,25 @@ from __future__ import annotations
 import difflib
 import glob
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from .system import InputError
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise ValueError(f"expected 'cpu', 'cuda' or 'cuda:N', found '{value}'")
+    return value
+
+
+DeviceName = Annotated[str, AfterValidator(_device)]
+"""Where something computes; processes of one machine take turns at its GPUs where no N is given."""
 
 
 class Section(BaseModel):

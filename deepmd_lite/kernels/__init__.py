@@ -16,7 +16,7 @@ from .checks import checked
 from .reference import COLUMNS, POWERS, Environment, Repulsion
 
 try:
-    from . import _kernels
+    from . import _kernels, cuda
     from .autograd import Moments, MomentsBackward
     from .fitting import Fitting, Network, energies_and_gradients
 except ImportError as e:
@@ -36,6 +36,7 @@ __all__ = [
     "Network",
     "Repulsion",
     "add_repulsion",
+    "cuda",
     "energies_and_gradients",
     "instruction_set",
     "instruction_sets",

@@ -44,22 +44,21 @@ class Call:
     @property
     def n_types(self) -> int: ...
     def with_coefficients(self, coefficients: Tensor) -> Call: ...
-
-def moments(call: Call, moments: Tensor, counts: Tensor) -> int: ...
-def moments_backward(
-    call: Call,
-    grad_moments: Tensor,
-    grad_positions: Tensor | None,
-    grad_coefficients: Tensor | None,
-) -> None: ...
-def moments_double_backward(
-    call: Call,
-    grad_moments: Tensor,
-    tangent: Tensor,
-    grad_grad_moments: Tensor | None,
-    grad_positions: Tensor | None,
-    grad_coefficients: Tensor | None,
-) -> None: ...
+    def moments(self, moments: Tensor, counts: Tensor) -> int: ...
+    def backward(
+        self,
+        grad_moments: Tensor,
+        grad_positions: Tensor | None,
+        grad_coefficients: Tensor | None,
+    ) -> None: ...
+    def double_backward(
+        self,
+        grad_moments: Tensor,
+        tangent: Tensor,
+        grad_grad_moments: Tensor | None,
+        grad_positions: Tensor | None,
+        grad_coefficients: Tensor | None,
+    ) -> None: ...
 
 class Network:
     def __init__(

@@ -6,7 +6,7 @@ order); a loss on forces needs the derivative of those (second order). Both are 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -14,18 +14,54 @@ from torch.autograd.function import once_differentiable
 from . import _kernels
 
 
+class Call(Protocol):
+    """One list of atoms with a table, on the processor (`_kernels.Call`) or a GPU."""
+
+    @property
+    def n_local(self) -> int:
+        """Atoms whose moments are wanted."""
+
+    @property
+    def n_types(self) -> int:
+        """Elements."""
+
+    def with_coefficients(self, coefficients: torch.Tensor) -> Call:
+        """The same with another table."""
+
+    def moments(self, moments: torch.Tensor, counts: torch.Tensor) -> int:
+        """dpl_moments; returns the edges beyond the table."""
+
+    def backward(
+        self,
+        grad_moments: torch.Tensor,
+        grad_positions: torch.Tensor | None,
+        grad_coefficients: torch.Tensor | None,
+    ) -> None:
+        """dpl_moments_backward."""
+
+    def double_backward(
+        self,
+        grad_moments: torch.Tensor,
+        tangent: torch.Tensor,
+        grad_grad_moments: torch.Tensor | None,
+        grad_positions: torch.Tensor | None,
+        grad_coefficients: torch.Tensor | None,
+    ) -> None:
+        """dpl_moments_double_backward."""
+
+
 class Moments(torch.autograd.Function):
     """(positions, coefficients, call) -> (moments, counts, beyond); see `reference.moments`."""
 
     @staticmethod
     def forward(
-        ctx: Any, positions: torch.Tensor, coefficients: torch.Tensor, call: _kernels.Call
+        ctx: Any, positions: torch.Tensor, coefficients: torch.Tensor, call: Call
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """`call` holds the same positions and coefficients, and the list and the environment."""
         shape = (call.n_local, _kernels.COLUMNS, coefficients.shape[3])
-        moments = torch.empty(shape, dtype=coefficients.dtype)
-        counts = torch.empty((call.n_local, call.n_types), dtype=torch.int32)
-        beyond = _kernels.moments(call, moments, counts)
+        moments = coefficients.new_empty(shape)
+        counts = positions.new_empty((call.n_local, call.n_types), dtype=torch.int32)
+        beyond = call.moments(moments, counts)
         ctx.save_for_backward(positions, coefficients)
         ctx.call = call
         ctx.mark_non_differentiable(counts)
@@ -56,7 +92,7 @@ class MomentsBackward(torch.autograd.Function):
         grad_moments: torch.Tensor,
         positions: torch.Tensor,
         coefficients: torch.Tensor,
-        call: _kernels.Call,
+        call: Call,
         wanted: tuple[bool, bool],
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """`wanted`: which of the gradients, positions and coefficients, to compute."""
@@ -64,7 +100,7 @@ class MomentsBackward(torch.autograd.Function):
         grad_coefficients = torch.empty_like(coefficients) if wanted[1] else None
         if any(wanted):
             grad = grad_moments.detach()
-            _kernels.moments_backward(call, grad, grad_positions, grad_coefficients)
+            call.backward(grad, grad_positions, grad_coefficients)
         ctx.save_for_backward(grad_moments, positions, coefficients)
         ctx.call = call
         ctx.set_materialize_grads(False)
@@ -91,16 +127,16 @@ class MomentsBackward(torch.autograd.Function):
                     (coefficients, to_coefficients),
                 )
             ]
-            _kernels.moments_double_backward(ctx.call, grad_moments, tangent.contiguous(), *result)
+            ctx.call.double_backward(grad_moments, tangent.contiguous(), *result)
         if table is not None:
             call = ctx.call.with_coefficients(table.contiguous())
             if to_moments:
                 part = torch.empty_like(grad_moments)
-                counts = torch.empty((call.n_local, call.n_types), dtype=torch.int32)
-                _kernels.moments(call, part, counts)
+                counts = part.new_empty((call.n_local, call.n_types), dtype=torch.int32)
+                call.moments(part, counts)
                 result[0] = part if result[0] is None else result[0].add_(part)
             if to_positions:
                 force = torch.empty_like(positions)
-                _kernels.moments_backward(call, grad_moments, force, None)
+                call.backward(grad_moments, force, None)
                 result[1] = force if result[1] is None else result[1].add_(force)
         return result[0], result[1], result[2], None, None

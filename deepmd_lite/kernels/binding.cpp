@@ -306,40 +306,42 @@ NB_MODULE(_kernels, m) {
                           const Table& table) { new (self) Call{atoms, table}; })
       .def_prop_ro("n_local", [](const Call& call) { return call.atoms.view().n_local; })
       .def_prop_ro("n_types", [](const Call& call) { return call.table.environment().n_types; })
-      .def("with_coefficients", [](const Call& call, Real coefficients) {
-        Call other = call;
-        other.table.coefficients = coefficients;
-        return other;
-      });
-  m.def("moments", [](const Call& call, Real moments, Array<int32_t, nb::ndim<2>> counts) {
-    int64_t beyond = 0;
-    run(call, [&](auto... arguments) {
-      return dpl_moments(arguments..., moments.data(), counts.data(), &beyond);
-    });
-    return beyond;
-  });
-  m.def(
-      "moments_backward",
-      [](const Call& call, Real grad_moments, std::optional<Matrix3<double>> grad_positions,
-         std::optional<Real> grad_coefficients) {
-        run(call, [&](auto... arguments) {
-          return dpl_moments_backward(arguments..., grad_moments.data(), pointer(grad_positions),
-                                      pointer(grad_coefficients));
-        });
-      },
-      nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none());
-  m.def(
-      "moments_double_backward",
-      [](const Call& call, Real grad_moments, Matrix3<const double> tangent,
-         std::optional<Real> grad_grad_moments, std::optional<Matrix3<double>> grad_positions,
-         std::optional<Real> grad_coefficients) {
-        run(call, [&](auto... arguments) {
-          return dpl_moments_double_backward(arguments..., grad_moments.data(), tangent.data(),
-                                             pointer(grad_grad_moments), pointer(grad_positions),
-                                             pointer(grad_coefficients));
-        });
-      },
-      nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none());
+      .def("with_coefficients",
+           [](const Call& call, Real coefficients) {
+             Call other = call;
+             other.table.coefficients = coefficients;
+             return other;
+           })
+      .def("moments",
+           [](const Call& call, Real moments, Array<int32_t, nb::ndim<2>> counts) {
+             int64_t beyond = 0;
+             run(call, [&](auto... arguments) {
+               return dpl_moments(arguments..., moments.data(), counts.data(), &beyond);
+             });
+             return beyond;
+           })
+      .def(
+          "backward",
+          [](const Call& call, Real grad_moments, std::optional<Matrix3<double>> grad_positions,
+             std::optional<Real> grad_coefficients) {
+            run(call, [&](auto... arguments) {
+              return dpl_moments_backward(arguments..., grad_moments.data(),
+                                          pointer(grad_positions), pointer(grad_coefficients));
+            });
+          },
+          nb::arg(), nb::arg().none(), nb::arg().none())
+      .def(
+          "double_backward",
+          [](const Call& call, Real grad_moments, Matrix3<const double> tangent,
+             std::optional<Real> grad_grad_moments, std::optional<Matrix3<double>> grad_positions,
+             std::optional<Real> grad_coefficients) {
+            run(call, [&](auto... arguments) {
+              return dpl_moments_double_backward(
+                  arguments..., grad_moments.data(), tangent.data(), pointer(grad_grad_moments),
+                  pointer(grad_positions), pointer(grad_coefficients));
+            });
+          },
+          nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none());
 
   nb::class_<Network>(m, "Network")
       .def("__init__",

@@ -6,13 +6,21 @@ import torch
 
 from ..system import InputError
 
+CPU = torch.device("cpu")
+
 
 def checked(
-    name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
+    name: str,
+    tensor: torch.Tensor,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    device: torch.device = CPU,
 ) -> torch.Tensor:
     """The tensor, contiguous, after a check of device, dtype and shape (-1: any length)."""
-    if tensor.device.type != "cpu":
-        raise InputError(f"{name}: the compiled kernels run on the CPU, found {tensor.device}")
+    if tensor.device != device:
+        if device == CPU:
+            raise InputError(f"{name}: the compiled kernels run on the CPU, found {tensor.device}")
+        raise InputError(f"{name}: expected a tensor on {device}, found {tensor.device}")
     if tensor.dtype != dtype:
         raise InputError(f"{name}: expected {dtype}, found {tensor.dtype}")
     found = tuple(tensor.shape)

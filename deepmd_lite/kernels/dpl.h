@@ -40,7 +40,8 @@ typedef enum dpl_status {
   DPL_NOT_FINITE = 2,       /* a position is NaN or infinite */
   DPL_COINCIDENT = 3,       /* two rows are nearer than 1e-6 Å */
   DPL_TOO_LARGE = 4,        /* 2^31 rows or more, or coordinates too far apart to be subtracted */
-  DPL_OUT_OF_MEMORY = 5
+  DPL_OUT_OF_MEMORY = 5,
+  DPL_DEVICE = 6 /* cuda/dpl_cuda.h alone: no GPU, no driver, or a call of the two that failed */
 } dpl_status;
 
 typedef enum dpl_precision { DPL_FLOAT32 = 0, DPL_FLOAT64 = 1 } dpl_precision;

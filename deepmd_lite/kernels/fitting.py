@@ -80,6 +80,11 @@ class Fitting:
     activation: str
     networks: Sequence[Network]
 
+    @property
+    def n_inputs(self) -> int:
+        """Numbers of a descriptor."""
+        return self.n_embedding * max(self.n_axis, 1)
+
     def compiled(self, n_features: int, dtype: torch.dtype) -> _kernels.Fitting:
         """For kernels on moments of `n_features`, in `dtype`.
 

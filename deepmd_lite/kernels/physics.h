@@ -28,6 +28,17 @@ namespace dpl {
 
 constexpr int kPowers = 6;  // coefficients of a quintic
 
+// On the host: squared distances below this are exactly those with sqrt(d2) < cutoff, rounding
+// included.
+static inline double squared_limit(double cutoff) {
+  double limit = cutoff * cutoff;
+  while (std::sqrt(limit) < cutoff) limit = std::nextafter(limit, HUGE_VAL);
+  for (double below = std::nextafter(limit, 0.0); limit > 0 && std::sqrt(below) >= cutoff;
+       below = std::nextafter(limit, 0.0))
+    limit = below;
+  return limit;
+}
+
 // `value` below is float, double, or on the host a vector of edges of either; `real` its element.
 template <class real>
 struct SwitchParameters {

@@ -42,15 +42,6 @@ dpl_status fail(dpl_status status, const char* format, ...) {
   return status;
 }
 
-double squared_limit(double cutoff) {
-  double limit = cutoff * cutoff;
-  while (std::sqrt(limit) < cutoff) limit = std::nextafter(limit, INFINITY);
-  for (double below = std::nextafter(limit, 0.0); limit > 0 && std::sqrt(below) >= cutoff;
-       below = std::nextafter(limit, 0.0))
-    limit = below;
-  return limit;
-}
-
 dpl_status check_finite(const double* positions, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const double* p = positions + 3 * i;

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "dpl.h"
+#include "physics.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -19,9 +20,6 @@ namespace dpl {
 
 // Sets the thread's dpl_last_error() and returns `status`.
 dpl_status fail(dpl_status status, const char* format, ...) __attribute__((format(printf, 2, 3)));
-
-// Squared distances below this are exactly those with sqrt(d2) < cutoff, rounding included.
-double squared_limit(double cutoff);
 
 // DPL_NOT_FINITE (naming the row) unless all of positions (n, 3) are finite.
 dpl_status check_finite(const double* positions, int64_t n);

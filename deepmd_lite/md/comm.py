@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import cuda
 from ..system import DeepmdLiteError, InputError
 
 LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
@@ -186,6 +187,14 @@ def threads_per_rank(comm: Communicator) -> int:
     cpus = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     own = (socket.gethostname(), tuple(sorted(cpus)))
     return max(1, len(own[1]) // comm.collect(own).count(own))
+
+
+def gpu_of_rank(device: str, comm: Communicator) -> str:
+    """'cuda' for the ranks of one machine: its GPUs in turn. Every rank must ask."""
+    if device != "cuda" or comm.size == 1:
+        return device
+    earlier = comm.collect(socket.gethostname())[: comm.rank].count(socket.gethostname())
+    return cuda.in_turn(device, earlier)
 
 
 def binding(comm: Communicator) -> list[str]:

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..schema import Section
+from ..schema import DeviceName, Section
 from .ensemble import Ensemble, Frozen, NonNegativeFloat, Seed, listed
 from .observe.settings import Observe
 from .trajectory import NAMES
@@ -122,7 +122,8 @@ class MdConfig(Section):
     for them (the planes then depend on the machine's mood, and so do the last bits)."""
     output: Output = Output()
     guards: Guards = Guards()
-    device: Literal["cpu"] = "cpu"
+    device: DeviceName = "cpu"
+    """Where the model computes."""
     precision: Literal["float64", "float32"] | None = None
     """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
 

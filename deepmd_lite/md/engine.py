@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import kernels
+from ..deviation import listed
 from ..system import LocalEnv
 from .comm import Communicator
 from .halo import Halo, decompose
@@ -123,7 +123,7 @@ class Engine:
             positions, types, self.ids = self.halo.exchange(state, cutoff)
         with self.stopwatch("neighbours"):
             n_local = len(state)
-            offsets, indices = kernels.neighbor_list(positions, types, n_local, cutoff)
+            offsets, indices = listed(self.model, positions, types, n_local, cutoff)
         self.env = LocalEnv(positions, types, n_local, offsets, indices)
         state.positions = positions[:n_local]  # a view: to move an atom is to move its row
         self.list_builds += 1

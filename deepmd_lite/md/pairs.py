@@ -34,12 +34,13 @@ class Pairs:
 def pairs_of(env: LocalEnv) -> Iterator[Pairs]:
     """All rows of a list in blocks. One coordinate after the other takes half the time of three."""
     coordinates, row = env.positions.T.contiguous(), 0
+    offsets = env.offsets.cpu()  # the list may be where the model computes
     while row < env.n_local:
-        begin = int(env.offsets[row])
-        end = int(torch.searchsorted(env.offsets, begin + ENTRIES, right=True)) - 1
+        begin = int(offsets[row])
+        end = int(torch.searchsorted(offsets, begin + ENTRIES, right=True)) - 1
         end = min(max(end, row + 1), env.n_local)
-        neighbors = env.indices[begin : int(env.offsets[end])]
-        lengths = env.offsets[row : end + 1].diff()
+        neighbors = env.indices[begin : int(offsets[end])].cpu()
+        lengths = offsets[row : end + 1].diff()
         squares = torch.zeros(len(neighbors), dtype=torch.float64)
         for x in coordinates:
             d = x.index_select(0, neighbors) - torch.repeat_interleave(x[row:end], lengths)

@@ -17,6 +17,7 @@ from ase import Atoms
 
 from ..deviation import Committee
 from ..geometry import cell_heights, checked_cell
+from ..kernels import cuda
 from ..system import InputError
 from .comm import Communicator, agreement
 from .committee import deviation_columns
@@ -149,6 +150,9 @@ class Plan:
         }
         if probe.n_models == 1:
             del rows["models"]
+        if c.device != "cpu":
+            own = sub.n_atoms, sub.n_ghosts, sub.n_edges
+            rows["GPU memory"] = f"{_size(cuda.forecast(*own))} for each rank, and working memory"
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
         made += c.warnings()

@@ -16,7 +16,7 @@ from ..deviation import Committee, loaded
 from ..schema import S, parse
 from ..system import InputError
 from . import restart
-from .comm import agreement, guarded, wrap
+from .comm import agreement, gpu_of_rank, guarded, wrap
 from .committee import deviation_columns
 from .config import Guards, MdConfig, Output, Velocities
 from .domain import Domain, checked_grid
@@ -56,6 +56,7 @@ class Simulation:
         skin: float = 1.0,
         grid: Sequence[int] | None = None,
         balance: str = "atoms",
+        device: str = "cpu",
         precision: str | None = None,
         output: Output | Mapping[str, Any] | None = None,
         guards: Guards | Mapping[str, Any] | None = None,
@@ -77,8 +78,9 @@ class Simulation:
         this process alone. Raises InputError for arguments that do not hold together.
         """
         self.comm = wrap(comm)
+        device = gpu_of_rank(device, self.comm)
         with agreement(self.comm):
-            self.model = loaded(model, precision)
+            self.model = loaded(model, precision, device)
             self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
             selections = [_section(Frozen, f, "frozen") for f in listed(frozen)]
             thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
@@ -374,7 +376,7 @@ def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simu
     """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
     same = (
         *("ensemble", "frozen", "velocities", "masses", "timestep", "steps", "replicate", "skin"),
-        *("grid", "balance", "precision", "output", "guards"),
+        *("grid", "balance", "device", "precision", "output", "guards"),
     )
     return Simulation(atoms, config.model, **{k: getattr(config, k) for k in same} | instead)
 

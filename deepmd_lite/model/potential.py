@@ -85,7 +85,9 @@ class Potential(nn.Module):
         self.reference_frames: tuple[Structure, ...] = ()
         """What the model's file remembers, with what the model says about it."""
         self._frozen: torch.Tensor | None = None
-        self._compiled: kernels.CompiledPotential | None = None
+        self._compiled: kernels.CompiledPotential | kernels.cuda.CudaPotential | None = None
+        self.device = "cpu"
+        """Where `evaluate` and `energies_and_forces` compute; everything else is on the CPU."""
         self.to_precision(config.precision)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +108,17 @@ class Potential(nn.Module):
         if self._frozen is not None:
             self._frozen = self._frozen.to(dtype)
         self._compiled = None
+        return self
+
+    def to_device(self, name: str) -> Potential:
+        """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'. Parameters stay on the CPU.
+
+        Raises InputError, saying what is missing, where there is no such device.
+        """
+        if name != "cpu":
+            kernels.cuda.device(name)
+        if name != self.device:
+            self.device, self._compiled = name, None
         return self
 
     @property
@@ -244,7 +257,8 @@ class Potential(nn.Module):
     ) -> torch.Tensor:
         """T (n, 4, M_padded): real neighbours plus the empty slots, over N_sel."""
         n_types = len(self.type_map)
-        left = (torch.tensor(self.sel) - counts).to(raw.dtype)
+        left = (torch.tensor(self.sel, device=counts.device) - counts).to(raw.dtype)
+        types, empty = types.to(raw.device), empty.to(raw.device)
         if n_types > 1:  # spread over (centre, neighbour) so that one product serves all types
             own = torch.nn.functional.one_hot(types.long(), n_types).to(raw.dtype)
             left = (own[:, :, None] * left[:, None, :]).reshape(-1, n_types**2)
@@ -295,15 +309,18 @@ class Potential(nn.Module):
 
         What training is made of: the same as `energies` and minus its gradient, in fewer passes.
         """
-        types = env.types[: env.n_local]
+        types, home = env.types[: env.n_local], env.positions.device
         coefficients, environment = self.coefficients(), self.environment()
         atoms = (env.positions.detach(), env.types, env.offsets, env.indices)
-        raw, counts, _ = kernels.moments(*atoms, coefficients, environment)
+        on: Any = kernels  # the same functions there and on a GPU
+        if self.device != "cpu":
+            on = kernels.cuda.Operations(kernels.cuda.device(self.device))
+        raw, counts, _ = on.moments(*atoms, coefficients, environment)
         moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
-        energies, gradient = kernels.energies_and_gradients(moments, types, self._fitting())
+        energies, gradient = on.energies_and_gradients(moments, types, self._fitting())
         gradient = gradient / sum(self.sel)
-        forces = -kernels.moments_gradient(gradient, *atoms, coefficients, environment)
-        energies = energies + self.energy_bias[types.long()]
+        forces = -on.moments_gradient(gradient, *atoms, coefficients, environment).to(home)
+        energies = energies.to(home) + self.energy_bias[types.long()]
         if self.repulsion is not None:  # a constant, as far as the parameters are concerned
             constant = Evaluation(
                 torch.zeros(env.n_local, dtype=torch.float64),
@@ -332,7 +349,7 @@ class Potential(nn.Module):
         return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
-        """Energies, forces on all rows and virial of `env`, by the compiled potential.
+        """Energies, forces on all rows and virial of `env`, by the compiled potential on `device`.
 
         A frozen potential compiles its networks at the first call, another one at each.
         """
@@ -340,11 +357,20 @@ class Potential(nn.Module):
         if self._frozen is not None:
             self._compiled = compiled
         evaluation = compiled.evaluate(env)
-        if self.repulsion is not None:
+        if self.repulsion is not None and self.device == "cpu":
             self.repulsion.add_to(evaluation, env)
         return evaluation
 
-    def _compile(self) -> kernels.CompiledPotential:
+    def neighbor_list(
+        self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`kernels.neighbor_list`, made on `device`, where it stays for `evaluate`."""
+        if self.device == "cpu":
+            return kernels.neighbor_list(positions, types, n_local, cutoff)
+        device = kernels.cuda.device(self.device)
+        return kernels.cuda.neighbor_list(device, positions, types, n_local, cutoff)
+
+    def _compile(self) -> kernels.CompiledPotential | kernels.cuda.CudaPotential:
         with torch.no_grad():
             coefficients = self.coefficients()
         fitting = self._fitting()
@@ -353,7 +379,11 @@ class Potential(nn.Module):
             for network, bias in zip(fitting.networks, self.energy_bias, strict=True)
         ]
         fitting = replace(fitting, networks=with_bias)
-        return kernels.CompiledPotential(coefficients, self.environment(), self.sel, fitting)
+        model = coefficients, self.environment(), self.sel, fitting
+        if self.device == "cpu":
+            return kernels.CompiledPotential(*model)
+        repulsion = None if self.repulsion is None else self.repulsion.pairs()
+        return kernels.cuda.CudaPotential(kernels.cuda.device(self.device), *model, repulsion)
 
     def _fitting(self) -> kernels.Fitting:
         """Descriptor and networks as the kernels take them, differentiable in the parameters."""

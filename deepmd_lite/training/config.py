@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ..model.config import FittingConfig, ModelConfig
-from ..schema import Vocabulary, located, parse, read_mapping
+from ..schema import DeviceName, Vocabulary, located, parse, read_mapping
 from .clock import parse_duration
 from .data_config import DataConfig, ValidationConfig
 from .legacy import modern
@@ -194,6 +194,9 @@ class TrainingConfig(Vocabulary):
     enable_ema, it counts only where that is true."""
     early_stop_patience: int = Field(0, ge=0)
     """End after so many displays in a row without a new lowest validation loss; 0: never."""
+    device: DeviceName = "cpu"
+    """Where energies and forces of a step, and their gradients, are computed. Weights and the
+    optimiser stay on the CPU."""
     check: bool = True
     """Look for errors in the data before the first step; false trains on them all the same."""
 

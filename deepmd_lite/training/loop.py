@@ -16,6 +16,7 @@ from typing import Any
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..files import results_folder
+from ..kernels import cuda
 from ..model import ModelConfig
 from ..schema import parse
 from ..system import InputError
@@ -94,6 +95,8 @@ def train(
         output = Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         settings = _settings(config, time_limit, checkpoint, use_pretrain_script)
+        if settings.training.device != "cpu":  # one that is missing is said before data are read
+            cuda.device(ranks.device(settings.training.device))
         with results_folder(output):
             if checkpoint is not None:
                 trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
@@ -240,6 +243,7 @@ def _restarted(
         "/save_freq",
         "/early_stop_patience",
         "/check",
+        "/device",
     )
     if settings.training.num_epoch is not None:  # the number of steps follows from the data
         ignored = (*ignored, "/num_epoch", "/numb_steps")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..kernels import cuda
 from ..system import DeepmdLiteError, InputError
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class Ranks:
     def share(self, items: Sequence[T]) -> list[T]:
         """This rank's part of `items`: every size-th one; empty where there are fewer items."""
         return list(items[self.rank :: self.size])
+
+    def device(self, name: str) -> str:
+        """'cuda' for the processes of one machine: its GPUs in turn."""
+        return cuda.in_turn(name, int(os.environ.get("LOCAL_RANK", 0))) if self.size > 1 else name
 
     def add_gradients(
         self, parameters: Sequence[torch.nn.Parameter], numbers: Sequence[float]

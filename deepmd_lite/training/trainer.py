@@ -53,10 +53,10 @@ class Trainer:
     ) -> None:
         self.config = config
         self.data = data
-        self.potential = potential
         self.clock = clock or Clock()
         self.clock.limit = config.training.time_limit
         self.ranks = ranks or Ranks()
+        self.potential = potential.to_device(self.ranks.device(config.training.device))
         self.parameters = list(potential.parameters())
         self.schedule = (
             Schedule.from_config(config.learning_rate, config.training.numb_steps)
@@ -352,7 +352,7 @@ class Trainer:
     def _refined_copy(self, state: dict[str, torch.Tensor] | None) -> Potential:
         """The model to be written: training goes on with its own table."""
         with self._averaged():
-            potential = copy.deepcopy(self.potential)
+            potential = copy.deepcopy(self.potential).to_device("cpu")
         if state is not None:
             potential.load_state_dict(state)
         refine_table(potential, self.data.table_sample)

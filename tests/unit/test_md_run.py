@@ -76,7 +76,7 @@ def test_defaults():
         ({"timestep": 0}, "key 'timestep': .*greater than 0"),
         ({"skin": 0}, "key 'skin'"),
         ({"steps": -1}, "key 'steps'"),
-        ({"device": "cuda"}, "key 'device': .*'cpu'"),
+        ({"device": "gpu"}, "key 'device': .*expected 'cpu', 'cuda' or 'cuda:N', found 'gpu'"),
         ({"precision": "float16"}, "key 'precision'"),
         ({"model": []}, "key 'model': .*at least 1"),
         ({"ensemble": {"type": "npt"}}, "has the ensembles nve, nvt-langevin.*, found 'npt'"),

@@ -1,4 +1,4 @@
-"""The distributions of every thermostat and barostat (pytest -m validation; some twenty minutes)."""
+"""The distributions of every thermostat and barostat (pytest -m validation; twenty minutes)."""
 
 import pytest
 from ensembles import MODEL, NPT, NVT, PICOSECONDS, plot, validate

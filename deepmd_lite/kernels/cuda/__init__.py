@@ -1,0 +1,22 @@
+"""The same operations on an NVIDIA GPU: `device` finds one, `CudaPotential` evaluates on it.
+
+Kernels in CUDA (dpl_cuda.h), the networks by torch's matrix products. Derivatives with respect to
+positions are summed as integers, so results repeat bit for bit.
+"""
+
+from .library import Device, built, device, emulated, gpus, in_turn
+from .operations import Operations
+from .potential import CudaPotential, forecast, neighbor_list
+
+__all__ = [
+    "CudaPotential",
+    "Device",
+    "Operations",
+    "built",
+    "device",
+    "emulated",
+    "forecast",
+    "gpus",
+    "in_turn",
+    "neighbor_list",
+]

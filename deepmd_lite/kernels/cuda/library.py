@@ -1,0 +1,268 @@
+"""libdpl_cuda through ctypes: which library, which GPU, and its functions on torch tensors.
+
+The library is opened when a GPU is first asked for, so that neither it nor a driver need be there
+otherwise. Tests open a build of the same source that runs on the host (`emulated`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...system import InputError
+from .. import _kernels
+
+NAME = "libdpl_cuda.so"
+USE_CPU = "or use device 'cpu'"
+_OUT_OF_MEMORY = 5
+_REPORT_WORDS = 7
+
+_i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+
+class Queue(ctypes.Structure):
+    """dpl_cuda_queue."""
+
+    _fields_ = [("device", _i32), ("stream", _pointer)]
+
+
+class Atoms(ctypes.Structure):
+    """dpl_cuda_atoms."""
+
+    _fields_ = [
+        ("n_all", _i64),
+        ("n_local", _i64),
+        ("positions", _pointer),
+        ("types", _pointer),
+        ("offsets", _pointer),
+        ("indices", _pointer),
+        ("n_edges", _i64),
+    ]
+
+
+class Environment(ctypes.Structure):
+    """dpl_environment."""
+
+    _fields_ = [
+        ("rcut", ctypes.c_double),
+        ("rcut_smth", ctypes.c_double),
+        ("n_types", _i32),
+        ("type_one_side", _i32),
+        ("davg", _pointer),
+        ("dstd", _pointer),
+        ("table_start", ctypes.c_double),
+        ("table_spacing", ctypes.c_double),
+        ("protection", ctypes.c_double),
+    ]
+
+
+class Table(ctypes.Structure):
+    """dpl_table."""
+
+    _fields_ = [
+        ("precision", ctypes.c_int),
+        ("n_tables", _i32),
+        ("n_intervals", _i32),
+        ("n_features", _i32),
+        ("coefficients", _pointer),
+    ]
+
+
+class Descriptor(ctypes.Structure):
+    """dpl_cuda_descriptor."""
+
+    _fields_ = [
+        ("precision", ctypes.c_int),
+        ("n_types", _i32),
+        ("n_features", _i32),
+        ("n_embedding", _i32),
+        ("n_axis", _i32),
+        ("sel", _pointer),
+        ("empty", _pointer),
+        ("scale", ctypes.c_double),
+    ]
+
+
+class Repulsion(ctypes.Structure):
+    """dpl_repulsion."""
+
+    _fields_ = [
+        ("n_types", _i32),
+        ("atomic_numbers", _pointer),
+        ("r_in", _pointer),
+        ("r_out", _pointer),
+    ]
+
+
+_ARGUMENTS: dict[str, list[Any]] = {
+    "device_count": [_pointer],
+    "report_clear": [_pointer, _pointer],
+    "report_read": [_pointer, _pointer, _i64, _i32, _pointer],
+    "neighbors_count": [
+        *(_pointer, _i64, _i64, _pointer, _pointer, ctypes.c_double, _pointer, _pointer, _pointer)
+    ],
+    "neighbors_fill": [
+        *(_pointer, _i64, _i64, _pointer, _pointer, ctypes.c_double, _pointer, _pointer, _pointer)
+    ],
+    "moments": [_pointer] * 4 + [_i64, _i64] + [_pointer] * 3,
+    "moments_backward": [_pointer] * 4 + [_i64, _i64] + [_pointer] * 3,
+    "describe": [_pointer, _pointer, _i64] + [_pointer] * 5,
+    "describe_backward": [_pointer, _pointer, _i64] + [_pointer] * 3,
+    "moments_tangent": [_pointer] * 7,
+    "runs": [_pointer] * 9,
+    "accumulate": [_pointer] * 8,
+    "repulsion_add": [_pointer] * 6,
+    "from_fixed": [_pointer, _i64, _pointer, _pointer, _pointer, _pointer],
+}
+"""Of the functions dpl_cuda_… that return a status, as dpl_cuda.h has them."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, as torch sees it, with the library that has kernels for it."""
+
+    library: ctypes.CDLL
+    place: torch.device
+    """Where tensors live that the kernels take; the CPU where the library is an emulation."""
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """dpl_cuda_`name` on the current stream; tensors are passed as their addresses.
+
+        Raises InputError with the library's message, MemoryError where memory does not suffice.
+        """
+        queue, with_queue = self._queue(), name != "device_count"
+        given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
+        function = getattr(self.library, f"dpl_cuda_{name}")
+        # the library has a CUDA runtime of its own: both must agree which GPU is current
+        with nullcontext() if self.place.type == "cpu" else torch.cuda.device(self.place):
+            status = function(*([ctypes.byref(queue)] if with_queue else []), *given)
+        if status:
+            message = self.library.dpl_cuda_last_error().decode()
+            raise MemoryError(message) if status == _OUT_OF_MEMORY else InputError(message)
+
+    def _queue(self) -> Queue:
+        if self.place.type == "cpu":
+            return Queue(0, None)
+        stream = torch.cuda.current_stream(self.place)
+        return Queue(self.place.index or 0, stream.cuda_stream)
+
+    def report(self) -> torch.Tensor:
+        """A cleared dpl_cuda_report."""
+        report = torch.empty(_REPORT_WORDS, dtype=torch.int64, device=self.place)
+        self.call("report_clear", report)
+        return report
+
+    def read(self, report: torch.Tensor, n_all: int, n_types: int) -> int:
+        """Edges beyond the table. Waits; raises InputError for the first fault in the report."""
+        beyond = _i64()
+        self.call("report_read", report, n_all, n_types, ctypes.byref(beyond))
+        return beyond.value
+
+    def free_bytes(self) -> float:
+        """Memory that torch can still have on this GPU; infinite where it is emulated."""
+        if self.place.type == "cpu":
+            return float("inf")
+        free, _ = torch.cuda.mem_get_info(self.place)
+        cached = torch.cuda.memory_reserved(self.place) - torch.cuda.memory_allocated(self.place)
+        return float(free + cached)
+
+
+_opened: dict[Path, ctypes.CDLL] = {}
+_emulation: Path | None = None
+
+
+def built() -> Path | None:
+    """The library of this build, or None where it was built without CUDA."""
+    path = Path(_kernels.__file__).parent / NAME
+    return path if path.exists() else None
+
+
+def gpus() -> int:
+    """GPUs that the library of this build finds.
+
+    Raises InputError, saying why, for a build without CUDA and where there is no driver.
+    """
+    path = built()
+    if path is None:
+        raise InputError("this build has no CUDA kernels; build it where nvcc is (docs/gpu.md)")
+    count = _i32()
+    Device(_open(path), torch.device("cpu")).call("device_count", ctypes.byref(count))
+    return count.value
+
+
+def device(name: str) -> Device:
+    """The GPU of 'cuda' (torch's current one) or 'cuda:N'.
+
+    Raises InputError, saying what is missing and what to do, where there is no such GPU, torch
+    cannot use it, or this build has no kernels for it.
+    """
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
+        raise InputError(f"device '{name}': expected 'cpu', 'cuda' or 'cuda:N'")
+    if _emulation is not None:
+        return Device(_open(_emulation), torch.device("cpu"))
+    path = built()
+    if path is None:
+        raise InputError(
+            f"device '{name}': this build has no CUDA kernels; build it where nvcc is "
+            f"(docs/gpu.md), {USE_CPU}"
+        )
+    if torch.version.cuda is None:
+        raise InputError(
+            f"device '{name}': torch {torch.__version__} was built without CUDA; install one that "
+            f"was (pytorch.org), {USE_CPU}"
+        )
+    try:
+        count = gpus()
+    except InputError as e:
+        raise InputError(f"device '{name}': no GPU can be used ({e}); {USE_CPU[3:]}") from None
+    index = int(number) if number else torch.cuda.current_device() if count else 0
+    if index >= count:
+        raise InputError(
+            f"device '{name}': {count} GPU(s) can be used here; choose one of them, {USE_CPU}"
+        )
+    return Device(_open(path), torch.device("cuda", index))
+
+
+def in_turn(name: str, k: int) -> str:
+    """For 'cuda' the GPU of the k-th process of a machine; 'cuda' as well where there is none,
+    which `device` then says."""
+    if name != "cuda" or _emulation is not None:
+        return name
+    try:
+        return f"cuda:{k % gpus()}"
+    except (InputError, ZeroDivisionError):
+        return name
+
+
+@contextmanager
+def emulated(path: Path) -> Iterator[None]:
+    """For tests: every 'cuda' is the library at `path`, whose device is the host."""
+    global _emulation
+    before, _emulation = _emulation, path
+    try:
+        yield
+    finally:
+        _emulation = before
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    if path not in _opened:
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as e:
+            raise InputError(f"{path}: cannot be loaded ({e}); build the package anew") from None
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, f"dpl_cuda_{name}")
+            function.argtypes, function.restype = arguments, ctypes.c_int
+        library.dpl_cuda_neighbors_scratch.argtypes = [_i64, _i64]
+        library.dpl_cuda_neighbors_scratch.restype = _i64
+        library.dpl_cuda_last_error.restype = ctypes.c_char_p
+        _opened[path] = library
+    return _opened[path]

@@ -1,0 +1,199 @@
+// Moments and their derivatives with respect to positions: a block of threads for each atom.
+//
+// Edges of an atom whose s̃ lies in the same interval of the same table are a run, within which all
+// that is of the size of the features factorises (../moments_block.h):
+//   forward    T_cm = Σ_runs Σ_k S_kc C_km,   S_kc = Σ_edges R_c t^k
+//   backward   Σ_m g_cm G_m(t) = Σ_k P_kc t^k,  P_kc = Σ_m C_km g_cm
+// A block takes up to kEdges neighbours in hand, one for each thread, and puts them in the order of
+// their runs. Then each run reads its 6 coefficients of a feature once, whatever its length:
+// threads stand for columns of runs (S), for features (T, P) and for edges (gradients) in turn.
+// Nothing of the size of the pairs leaves the block, and each sum has one order.
+#include "device.h"
+#include "runs.h"
+
+namespace dpl {
+namespace {
+
+template <class real>
+__global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
+  Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
+  real* total = reinterpret_cast<real*>(&hand + 1);
+  const int tid = int(threadIdx.x), n_m = job.n_features, groups = groups_of(n_m);
+  const int size = kColumns * n_m;
+  int32_t* counted = reinterpret_cast<int32_t*>(total + groups * size);
+  for (int k = tid; k < groups * size; k += kThreads) total[k] = 0;
+  for (int b = tid; b < job.n_types; b += kThreads) counted[b] = 0;
+  Centre centre = centre_of(job, hand);
+  Edge<real> edge;
+  while (take(job, hand, centre, edge)) {
+    const bool mine = tid < centre.n_edges;
+    if (mine) atomicAdd(&counted[job.atoms.rows.types[edge.neighbor]], 1);
+    const bool beyond = mine && (hand.bin[tid] + 1) % job.n_intervals == 0;
+    const unsigned ballot = __ballot_sync(kAllLanes, beyond);
+    if (lane() == 0 && ballot != 0)
+      atomicAdd(reinterpret_cast<unsigned long long*>(&job.report->beyond),
+                (unsigned long long)__popc(ballot));
+    for (int first = 0; first < centre.n_runs; first += kRuns) {
+      sum_runs<false>(job, hand, centre, first);
+      __syncthreads();
+      spread(job, hand, centre, first, total);
+      __syncthreads();
+    }
+  }
+  for (int k = tid; k < size; k += kThreads)
+    moments[int64_t(blockIdx.x) * size + k] = over_groups(total, n_m, k);
+  for (int b = tid; b < job.n_types; b += kThreads)
+    counts[int64_t(blockIdx.x) * job.n_types + b] = counted[b];
+}
+
+// Sums 24 numbers over the lanes of a warp: halves change places until each lane holds the total of
+// one of them, whose place it returns; -1 in lanes that are left over.
+template <class real>
+__device__ int sum_over_lanes(real* v) {
+  static_assert(kRunSize == 24, "halved three times, then four numbers of which the last is none");
+  int place = 0;
+  for (int half = kRunSize / 2, offset = kWarp / 2; offset >= 4; half /= 2, offset /= 2) {
+    const bool upper = lane() & offset;
+    for (int k = 0; k < half; ++k) {
+      const real given = upper ? v[k] : v[half + k];
+      v[k] = (upper ? v[half + k] : v[k]) + __shfl_xor_sync(kAllLanes, given, offset);
+    }
+    place += upper ? half : 0;
+  }
+  v[3] = 0;
+  for (int half = 2; half > 0; half /= 2) {
+    const bool upper = lane() & half;
+    for (int k = 0; k < half; ++k) {
+      const real given = upper ? v[k] : v[half + k];
+      v[k] = (upper ? v[half + k] : v[k]) + __shfl_xor_sync(kAllLanes, given, half);
+    }
+  }
+  return (lane() & 3) == 3 ? -1 : place + (lane() & 3);
+}
+
+// P_kc of the runs [first, first + kRuns), one run in each warp; gradient (kColumns, n_features).
+template <class real>
+__device__ void collect(const Job<real>& job, Hand<real>& hand, const Centre& centre, int first,
+                        const real* gradient) {
+  const int n_m = job.n_features, last = min(centre.n_runs, first + kRuns);
+  for (int run = first + int(threadIdx.x) / kWarp; run < last; run += kWarps) {
+    const real* table = job.coefficients + int64_t(hand.run_bin[run]) * kPowers * n_m;
+    real total[kRunSize] = {};
+    for (int m = lane(); m < n_m; m += kWarp) {
+      real g[kColumns];
+      for (int c = 0; c < kColumns; ++c) g[c] = gradient[c * n_m + m];
+      for (int k = 0; k < kPowers; ++k) {
+        const real coefficient = table[k * n_m + m];
+        for (int c = 0; c < kColumns; ++c) total[k * kColumns + c] += coefficient * g[c];
+      }
+    }
+    const int place = sum_over_lanes(total);
+    const int size = powers_of(job, hand.run_bin[run]) * kColumns;
+    if (place >= 0) hand.sums[run - first][place] = place < size ? total[0] : real(0);
+  }
+}
+
+// The derivative with respect to the edge vector, from P_kc of its run.
+template <class real>
+__device__ void chain(const Job<real>& job, const Hand<real>& hand, const Edge<real>& edge,
+                      const real* products, real* out) {
+  real g[kColumns], along = 0;
+  for (int c = 0; c < kColumns; ++c) {
+    real powers[kPowers], dg, unused;
+    for (int k = 0; k < kPowers; ++k) powers[k] = products[k * kColumns + c];
+    horner<1>(powers, edge.t, g[c], dg, unused);
+    along += edge.row[c] * dg;
+  }
+  for (int c = 0; c < kColumns; ++c) g[c] *= hand.scale[c];
+  g[0] += along * job.inverse_spacing * hand.scale[0];
+  EnvironmentRow<kColumns>::gradient(edge.radials, edge.x, edge.inverse_r, g, out);
+}
+
+// Four blocks at a time on a multiprocessor: in float64 nvcc 13.0 would otherwise take registers
+// for three (with this, 8 bytes a thread go to memory).
+template <class real>
+__global__ void __launch_bounds__(kThreads, 4)
+    moments_backward_kernel(Job<real> job, const real* grad_moments, int64_t* fixed) {
+  Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
+  real* gradient = reinterpret_cast<real*>(&hand + 1);
+  const int tid = int(threadIdx.x), size = kColumns * job.n_features;
+  for (int k = tid; k < size; k += kThreads)
+    gradient[k] = grad_moments[int64_t(blockIdx.x) * size + k];
+  Centre centre = centre_of(job, hand);
+  Edge<real> edge;
+  int64_t own[3] = {0, 0, 0};
+  while (take(job, hand, centre, edge)) {
+    const int run = tid < centre.n_edges ? hand.run_of[edge.place] : -1;
+    for (int first = 0; first < centre.n_runs; first += kRuns) {
+      collect(job, hand, centre, first, gradient);
+      __syncthreads();
+      if (run >= first && run < first + kRuns) {
+        real out[3];
+        chain(job, hand, edge, hand.sums[run - first], out);
+        for (int k = 0; k < 3; ++k) {
+          const int64_t part = to_fixed(double(out[k]), centre.i, *job.report);
+          own[k] -= part;
+          add(fixed[3 * int64_t(edge.neighbor) + k], part);
+        }
+      }
+      __syncthreads();
+    }
+  }
+  for (int k = 0; k < 3; ++k) {
+    const int64_t sum = warp_sum(own[k]);
+    if (lane() == 0 && sum != 0) add(fixed[3 * centre.i + k], sum);
+  }
+}
+
+template <class real>
+void forward(const Queue& queue, const Job<real>& job, int64_t n, void* moments, int32_t* counts) {
+  const size_t arrays = size_t(groups_of(job.n_features)) * kColumns * job.n_features;
+  const size_t shared = sizeof(Hand<real>) + arrays * sizeof(real) + job.n_types * sizeof(int32_t);
+  launch(moments_kernel<real>, n, kThreads, shared, queue.stream, job, static_cast<real*>(moments),
+         counts);
+}
+
+template <class real>
+void backward(const Queue& queue, const Job<real>& job, int64_t n, const void* grad_moments,
+              int64_t* fixed) {
+  const size_t shared = sizeof(Hand<real>) + size_t(kColumns) * job.n_features * sizeof(real);
+  launch(moments_backward_kernel<real>, n, kThreads, shared, queue.stream, job,
+         static_cast<const real*>(grad_moments), fixed);
+}
+
+}  // namespace
+}  // namespace dpl
+
+dpl_status dpl_cuda_moments(const dpl_cuda_queue* queue, const dpl_cuda_atoms* atoms,
+                            const dpl_environment* environment, const dpl_table* table,
+                            int64_t begin, int64_t end, void* moments, int32_t* counts,
+                            dpl_cuda_report* report) {
+  dpl_status status = dpl::check_model(*environment, *table);
+  if (status == DPL_OK) status = dpl::check_atoms(*atoms, begin, end);
+  if (status != DPL_OK) return status;
+  const dpl::Queue q(*queue);
+  if (table->precision == DPL_FLOAT64)
+    dpl::forward(q, dpl::job_of<double>(*atoms, *environment, *table, begin, report), end - begin,
+                 moments, counts);
+  else
+    dpl::forward(q, dpl::job_of<float>(*atoms, *environment, *table, begin, report), end - begin,
+                 moments, counts);
+  return q.status("the moments");
+}
+
+dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue, const dpl_cuda_atoms* atoms,
+                                     const dpl_environment* environment, const dpl_table* table,
+                                     int64_t begin, int64_t end, const void* grad_moments,
+                                     int64_t* fixed, dpl_cuda_report* report) {
+  dpl_status status = dpl::check_model(*environment, *table);
+  if (status == DPL_OK) status = dpl::check_atoms(*atoms, begin, end);
+  if (status != DPL_OK) return status;
+  const dpl::Queue q(*queue);
+  if (table->precision == DPL_FLOAT64)
+    dpl::backward(q, dpl::job_of<double>(*atoms, *environment, *table, begin, report), end - begin,
+                  grad_moments, fixed);
+  else
+    dpl::backward(q, dpl::job_of<float>(*atoms, *environment, *table, begin, report), end - begin,
+                  grad_moments, fixed);
+  return q.status("the derivatives of the moments");
+}

@@ -1,0 +1,203 @@
+"""What training asks of the kernels, on a GPU: the functions of `kernels` under the same names.
+
+Tensors are moved there where they are not, and results stay there; both are seen by autograd, so
+that weights, and their gradients, may live on the host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...system import InputError
+from ..autograd import Moments, MomentsBackward
+from ..checks import checked
+from ..fitting import Fitting
+from ..reference import COLUMNS, POWERS, Environment
+from . import library
+from .library import Device
+from .networks import DeviceFitting, full_precision
+from .potential import DeviceTable
+
+PARTS = 4
+"""DPL_CUDA_PARTS."""
+
+
+@dataclass(frozen=True)
+class DeviceCall:
+    """Atoms, their list and a table on a device: what the operations of `autograd` are made of."""
+
+    device: Device
+    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    """Positions, types, offsets and indices."""
+    coefficients: torch.Tensor
+    environment: Environment
+
+    @property
+    def n_local(self) -> int:
+        """Atoms whose moments are wanted."""
+        return len(self.rows[2]) - 1
+
+    @property
+    def n_types(self) -> int:
+        """Elements."""
+        return self.environment.n_types
+
+    def with_coefficients(self, coefficients: torch.Tensor) -> DeviceCall:
+        """The same with another table."""
+        return replace(self, coefficients=coefficients)
+
+    def moments(self, moments: torch.Tensor, counts: torch.Tensor) -> int:
+        """dpl_moments; returns the edges beyond the table."""
+        return self._call("moments", 0, self.n_local, moments, counts)
+
+    def backward(
+        self,
+        grad_moments: torch.Tensor,
+        grad_positions: torch.Tensor | None,
+        grad_coefficients: torch.Tensor | None,
+    ) -> None:
+        """dpl_moments_backward; derivatives with respect to positions are multiples of 2^-40."""
+        if grad_positions is not None:
+            fixed = torch.zeros_like(grad_positions, dtype=torch.int64)
+            n_all, report = len(fixed), self.device.report()
+            self._call("moments_backward", 0, self.n_local, grad_moments, fixed)
+            self.device.call("from_fixed", n_all, self.rows[0], fixed, grad_positions, report)
+            self.device.read(report, n_all, self.n_types)
+        if grad_coefficients is not None:
+            self._table_gradient(None, grad_moments, grad_coefficients)
+
+    def double_backward(
+        self,
+        grad_moments: torch.Tensor,
+        tangent: torch.Tensor,
+        grad_grad_moments: torch.Tensor | None,
+        grad_positions: torch.Tensor | None,
+        grad_coefficients: torch.Tensor | None,
+    ) -> None:
+        """dpl_moments_double_backward. Raises InputError where the positions' part is wanted."""
+        if grad_positions is not None:
+            raise InputError(
+                "positions: their second derivatives are not computed on a GPU; use device 'cpu'"
+            )
+        if grad_grad_moments is not None:
+            self._call("moments_tangent", tangent, grad_grad_moments)
+        if grad_coefficients is not None:
+            self._table_gradient(tangent, grad_moments, grad_coefficients)
+
+    def _table_gradient(
+        self, tangent: torch.Tensor | None, grad_moments: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        """Σ S_kc g_cm over the runs of each bin, or of their changes along the tangent."""
+        n_edges, n_bins = len(self.rows[3]), out.shape[0] * out.shape[1]
+        bins, rows = (out.new_empty(n_edges, dtype=torch.int32) for _ in range(2))
+        sums = out.new_empty(n_edges, POWERS, COLUMNS)
+        self._call("runs", tangent, bins, rows, sums)
+        ordered, order = torch.sort(bins, stable=True)
+        numbers = torch.arange(n_bins + 1, dtype=torch.int32, device=out.device)
+        first = torch.searchsorted(ordered, numbers)
+        parts = out.new_empty(PARTS, *out.shape, dtype=torch.float64)
+        table = DeviceTable.of(self.coefficients, self.environment, self.device.place)
+        arrays = first, order, rows, sums, grad_moments, parts
+        self.device.call("accumulate", ctypes.byref(table.table), *arrays)
+        out.copy_(parts.sum(dim=0))
+
+    def _call(self, name: str, *arguments: Any) -> int:
+        """The function for these atoms and this table. Waits; raises InputError for a fault."""
+        positions, report = self.rows[0], self.device.report()
+        pointers = [x.data_ptr() for x in self.rows]
+        atoms = library.Atoms(len(positions), self.n_local, *pointers, len(self.rows[3]))
+        table = DeviceTable.of(self.coefficients, self.environment, self.device.place)
+        given = [ctypes.byref(x) for x in (atoms, table.environment, table.table)]
+        self.device.call(name, *given, *arguments, report)
+        return self.device.read(report, len(positions), self.n_types)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """`kernels.moments`, `moments_gradient` and `energies_and_gradients` on a device."""
+
+    device: Device
+
+    def moments(
+        self,
+        positions: torch.Tensor,
+        types: torch.Tensor,
+        offsets: torch.Tensor,
+        indices: torch.Tensor,
+        coefficients: torch.Tensor,
+        environment: Environment,
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Twice differentiable in the coefficients, once in the positions."""
+        call = self._prepared(positions, types, offsets, indices, coefficients, environment)
+        place = self.device.place
+        result: tuple[torch.Tensor, torch.Tensor, int] = Moments.apply(
+            positions.to(place), coefficients.to(place), call
+        )
+        return result
+
+    def moments_gradient(
+        self,
+        grad_moments: torch.Tensor,
+        positions: torch.Tensor,
+        types: torch.Tensor,
+        offsets: torch.Tensor,
+        indices: torch.Tensor,
+        coefficients: torch.Tensor,
+        environment: Environment,
+    ) -> torch.Tensor:
+        """Differentiable once more, in grad_moments and coefficients."""
+        call = self._prepared(positions, types, offsets, indices, coefficients, environment)
+        place = self.device.place
+        shape = (call.n_local, COLUMNS, coefficients.shape[3])
+        grad = checked("grad_moments", grad_moments.to(place), coefficients.dtype, shape, place)
+        given = positions.to(place), coefficients.to(place)
+        found, _ = MomentsBackward.apply(grad, *given, call, (True, False))
+        result: torch.Tensor = found
+        return result
+
+    def energies_and_gradients(
+        self, moments: torch.Tensor, types: torch.Tensor, fitting: Fitting
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """By torch's own operations, which autograd differentiates."""
+        place = self.device.place
+        moments, types = moments.to(place), types.to(place)
+        networks = DeviceFitting(fitting, moments.dtype, place, trained=True)
+        t, padding = moments[:, :, : networks.n_embedding], moments.shape[2] - networks.n_embedding
+        with full_precision():
+            if len(networks.networks) == 1:
+                energies, gradient = networks(t, 0)
+            else:
+                energies = t.new_zeros(len(t), dtype=torch.float64)
+                gradient = torch.zeros_like(t)
+                for element in range(len(networks.networks)):
+                    rows = (types == element).nonzero()[:, 0]
+                    own = networks(t[rows], element)
+                    energies = energies.index_add(0, rows, own[0])
+                    gradient = gradient.index_add(0, rows, own[1])
+        return energies, torch.nn.functional.pad(gradient, (0, padding))
+
+    def _prepared(
+        self,
+        positions: torch.Tensor,
+        types: torch.Tensor,
+        offsets: torch.Tensor,
+        indices: torch.Tensor,
+        coefficients: torch.Tensor,
+        environment: Environment,
+    ) -> DeviceCall:
+        place, n_all = self.device.place, len(positions)
+        if int(offsets[-1]) != len(indices):
+            raise InputError(
+                f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices"
+            )
+        rows = (
+            checked("positions", positions.detach().to(place), torch.float64, (-1, 3), place),
+            checked("types", types.to(place), torch.int32, (n_all,), place),
+            checked("offsets", offsets.to(place), torch.int64, (-1,), place),
+            checked("indices", indices.to(place), torch.int32, (-1,), place),
+        )
+        return DeviceCall(self.device, rows, coefficients.detach().to(place), environment)

@@ -1,0 +1,164 @@
+// Errors, queues and reports; and what fixed-point derivatives become in the end.
+#include <cstdarg>
+#include <cstdio>
+
+#include "device.h"
+
+namespace dpl {
+namespace {
+
+thread_local char last_error[512] = "";
+
+constexpr int kThreads = 256;
+constexpr uint64_t kNone = ~uint64_t(0);
+
+__global__ void from_fixed_kernel(int64_t n_all, const double* positions, const int64_t* fixed,
+                                  double* gradient, dpl_cuda_report* report) {
+  constexpr double unit = 1.0 / double(int64_t(1) << DPL_CUDA_FRACTION_BITS);
+  constexpr int64_t largest = int64_t(1)
+                              << (DPL_CUDA_FRACTION_BITS + DPL_CUDA_LARGEST_EDGE_BITS + 1);
+  const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (k >= 3 * n_all) return;
+  if (!isfinite(positions[k])) note(report->not_finite, uint64_t(k / 3));
+  const int64_t sum = fixed[k];
+  if (sum > largest || sum < -largest) note(report->too_strong, uint64_t(k / 3));
+  gradient[k] = double(sum) * unit;
+}
+
+dpl_status status_of(const dpl_cuda_report& r, int64_t n_all, int32_t n_types) {
+  const auto first = [](uint64_t pair) { return (long long)(pair >> 32); };
+  const auto second = [](uint64_t pair) { return (long long)int32_t(uint32_t(pair)); };
+  if (r.bad_offsets != kNone)
+    return fail(DPL_INVALID_ARGUMENT, "offsets of row %lld do not ascend or leave the list",
+                (long long)r.bad_offsets);
+  if (r.bad_index != kNone)
+    return fail(DPL_INVALID_ARGUMENT, "row %lld lists neighbour %lld; there are %lld rows",
+                first(r.bad_index), second(r.bad_index), (long long)n_all);
+  if (r.bad_type != kNone)
+    return fail(DPL_INVALID_ARGUMENT, "the type of row %lld is not one of 0 to %d",
+                (long long)r.bad_type, n_types - 1);
+  if (r.not_finite != kNone)
+    return fail(DPL_NOT_FINITE, "the position of row %lld is not finite", (long long)r.not_finite);
+  if (r.coincident != kNone)
+    return fail(DPL_COINCIDENT, "rows %lld and %lld coincide (distance < 1e-6 Å)",
+                first(r.coincident), second(r.coincident));
+  if (r.too_strong != kNone)
+    return fail(DPL_TOO_LARGE,
+                "the force on row %lld is too large for the sums of the GPU kernels (one pair "
+                "contributes at most %g eV/Å); are atoms too close?",
+                (long long)r.too_strong, double(1 << DPL_CUDA_LARGEST_EDGE_BITS));
+  return DPL_OK;
+}
+
+}  // namespace
+
+dpl_status fail(dpl_status status, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(last_error, sizeof last_error, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+Queue::Queue(const dpl_cuda_queue& queue) : stream(static_cast<cudaStream_t>(queue.stream)) {
+  if (cudaGetDevice(&before_) != cudaSuccess || before_ == queue.device)
+    before_ = -1;
+  else
+    cudaSetDevice(queue.device);
+}
+
+Queue::~Queue() {
+  if (before_ >= 0) cudaSetDevice(before_);
+}
+
+dpl_status Queue::status(const char* what) const {
+  const cudaError_t error = cudaGetLastError();
+  if (error == cudaSuccess) return DPL_OK;
+  return fail(error == cudaErrorMemoryAllocation ? DPL_OUT_OF_MEMORY : DPL_DEVICE,
+              "the GPU refused %s: %s", what, cudaGetErrorString(error));
+}
+
+dpl_status Queue::wait() const {
+  const cudaError_t error = cudaStreamSynchronize(stream);
+  if (error == cudaSuccess) return DPL_OK;
+  return fail(DPL_DEVICE, "the GPU failed: %s", cudaGetErrorString(error));
+}
+
+dpl_status check_atoms(const dpl_cuda_atoms& atoms, int64_t begin, int64_t end) {
+  const dpl_atoms& a = atoms.rows;
+  if (a.n_local < 0 || a.n_all < a.n_local)
+    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= n_local <= n_all, found %lld and %lld",
+                (long long)a.n_local, (long long)a.n_all);
+  if (a.n_all > INT32_MAX)
+    return fail(DPL_TOO_LARGE, "%lld rows; at most 2^31 - 1", (long long)a.n_all);
+  if (begin < 0 || end < begin || end > a.n_local)
+    return fail(DPL_INVALID_ARGUMENT, "rows %lld to %lld; there are %lld", (long long)begin,
+                (long long)end, (long long)a.n_local);
+  return DPL_OK;
+}
+
+dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
+  if (env.n_types < 1 || env.n_types > 1024)
+    return fail(DPL_INVALID_ARGUMENT, "n_types must be 1 to 1024, found %d", env.n_types);
+  if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
+    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
+                env.rcut_smth, env.rcut);
+  if (!(env.protection >= 0 && std::isfinite(env.protection)))
+    return fail(DPL_INVALID_ARGUMENT, "protection must be at least 0, found %g", env.protection);
+  if (!(env.table_spacing > 0) || !std::isfinite(env.table_start))
+    return fail(DPL_INVALID_ARGUMENT, "table: expected a positive spacing, found %g",
+                env.table_spacing);
+  const int64_t expected = env.type_one_side ? env.n_types : int64_t(env.n_types) * env.n_types;
+  if (table.n_tables != expected)
+    return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
+                (long long)expected, env.n_types, table.n_tables);
+  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
+    return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
+  if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING ||
+      table.n_features > DPL_CUDA_MAX_FEATURES)
+    return fail(DPL_INVALID_ARGUMENT,
+                "the table has %d features; expected a multiple of %d, at most %d",
+                table.n_features, DPL_FEATURE_PADDING, DPL_CUDA_MAX_FEATURES);
+  return DPL_OK;
+}
+
+}  // namespace dpl
+
+const char* dpl_cuda_last_error(void) { return dpl::last_error; }
+
+dpl_status dpl_cuda_device_count(int32_t* count) {
+  int found = 0;
+  const cudaError_t error = cudaGetDeviceCount(&found);
+  *count = found;
+  if (error == cudaSuccess) return DPL_OK;
+  *count = 0;
+  cudaGetLastError();  // it would be taken for an error of the next call
+  return dpl::fail(DPL_DEVICE, "%s", cudaGetErrorString(error));
+}
+
+dpl_status dpl_cuda_report_clear(const dpl_cuda_queue* queue, dpl_cuda_report* report) {
+  const dpl::Queue q(*queue);
+  cudaMemsetAsync(report, 0xff, sizeof *report, q.stream);
+  cudaMemsetAsync(&report->beyond, 0, sizeof report->beyond, q.stream);
+  return q.status("to clear a report");
+}
+
+dpl_status dpl_cuda_report_read(const dpl_cuda_queue* queue, const dpl_cuda_report* report,
+                                int64_t n_all, int32_t n_types, int64_t* beyond) {
+  const dpl::Queue q(*queue);
+  dpl_cuda_report found;
+  cudaMemcpyAsync(&found, report, sizeof found, cudaMemcpyDeviceToHost, q.stream);
+  dpl_status status = q.status("to copy a report");
+  if (status == DPL_OK) status = q.wait();
+  if (status == DPL_OK) status = dpl::status_of(found, n_all, n_types);
+  *beyond = int64_t(found.beyond);
+  return status;
+}
+
+dpl_status dpl_cuda_from_fixed(const dpl_cuda_queue* queue, int64_t n_all, const double* positions,
+                               const int64_t* fixed, double* gradient, dpl_cuda_report* report) {
+  const dpl::Queue q(*queue);
+  dpl::launch(dpl::from_fixed_kernel, dpl::divided_up(3 * n_all, dpl::kThreads), dpl::kThreads, 0,
+              q.stream, n_all, positions, fixed, gradient, report);
+  return q.status("to convert sums");
+}

@@ -1,0 +1,41 @@
+"""The devices that every test of the CUDA kernels runs on: an emulated one, and a GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from emulation import emulated_library
+
+from deepmd_lite import kernels
+from deepmd_lite.system import InputError
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory) -> Path:
+    """The kernels compiled for the host, once for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    folder = folder / "emulation"
+    folder.mkdir(exist_ok=True)
+    return emulated_library(folder)
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    """A device; every 'cuda' in the test means it."""
+    if request.param == "emulated":
+        with kernels.cuda.emulated(request.getfixturevalue("emulation")):
+            device = kernels.cuda.device("cuda")
+            device.library.dpl_emulate_shuffle(1)
+            yield device
+        return
+    try:
+        device = kernels.cuda.device("cuda")
+    except InputError as e:
+        if os.environ.get("DPL_REQUIRE_GPU") == "1":
+            pytest.fail(str(e))
+        pytest.skip(str(e))
+    torch.cuda.synchronize(device.place)  # an error here is not one of the test
+    yield device

@@ -1,0 +1,183 @@
+"""Training's operations on a device against the reference, and a training that uses them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from ase.io import write
+from copper import copper, settings
+from models import environment_of, random_atoms, random_potential
+from test_cuda_kernels import BOTH, ONE_SIDED, TOLERANCE, Case
+
+from deepmd_lite import kernels, load, train
+from deepmd_lite.kernels.cuda import operations
+from deepmd_lite.system import InputError
+
+
+def arguments(case, coefficients):
+    return (case.positions, case.types, *case.list, coefficients, case.environment)
+
+
+def orders(on, case, dtype):
+    """Moments and forces, and what losses on them give the moments' gradient and the table."""
+    coefficients = case.coefficients.to(dtype).requires_grad_()
+    grad = case.grad.to(dtype).requires_grad_()
+    moments, _, _ = on.moments(*arguments(case, coefficients))
+    weighted = (moments * case.grad.to(moments)).sum()
+    (table,) = torch.autograd.grad(weighted, coefficients)
+    forces = on.moments_gradient(grad, *arguments(case, coefficients))
+    tangent = torch.linspace(-1.0, 1.0, forces.numel(), dtype=torch.float64)
+    loss = (forces.square() * tangent.view_as(forces).to(forces)).sum()
+    to_grad, to_table = torch.autograd.grad(loss, [grad, coefficients])
+    found = {"moments": moments, "table": table, "forces": forces}
+    found |= {"grad of forces": to_grad, "table of forces": to_table}
+    return {name: value.detach().cpu().double() for name, value in found.items()}
+
+
+class Reference:
+    """The reference under the names of the kernels."""
+
+    moments = staticmethod(kernels.reference.moments)
+
+    @staticmethod
+    def moments_gradient(grad, positions, *others):
+        positions = positions.clone().requires_grad_()
+        moments, _, _ = kernels.reference.moments(positions, *others)
+        return torch.autograd.grad(moments, positions, grad, create_graph=True)[0]
+
+
+def assert_same(found, expected, tolerance):
+    for name, truth in expected.items():
+        assert float(truth.abs().max()) > 0
+        error = float((found[name] - truth).abs().max())
+        assert error <= tolerance * float(truth.abs().max()), f"{name}: {error}"
+
+
+@BOTH
+@ONE_SIDED
+@pytest.mark.parametrize("n_features", [16, 112])
+def test_both_orders(device, dtype, one_side, n_features):
+    case = Case(n_features=n_features, one_side=one_side, n_all=40, n_local=25, skin=0.5)
+    assert case.expected()[2] > 0  # edges in the continuation of the table
+    expected = orders(Reference, case, torch.float64)
+    found = orders(kernels.cuda.Operations(device), case, dtype)
+    assert_same(found, expected, {torch.float64: 1e-9, torch.float32: 3e-5}[dtype])
+
+
+def test_more_runs_than_a_block_holds(device):
+    case = Case(n_all=400, n_local=8, one_side=False, n_types=5, seed=2, n_features=16)
+    case.positions *= 0.45
+    case.list = kernels.neighbor_list(case.positions, case.types, case.n_local, 4.5)
+    assert int(case.expected()[1].sum(dim=1).max()) > 256
+    expected = orders(Reference, case, torch.float64)
+    assert_same(orders(kernels.cuda.Operations(device), case, torch.float64), expected, 1e-9)
+
+
+@pytest.mark.parametrize(("n_all", "n_local"), [(1, 0), (1, 1)])
+def test_no_edges(device, n_all, n_local):
+    case = Case(n_all, n_local)
+    found = orders(kernels.cuda.Operations(device), case, torch.float64)
+    assert not any(value.any() for value in found.values())
+
+
+def test_the_same_bits_each_time(device):
+    case = Case(n_all=120, n_local=100, seed=6)
+    results = []
+    for seed in (0, 1, 2):
+        if device.place.type == "cpu":
+            device.library.dpl_emulate_shuffle(seed)
+        results.append(orders(kernels.cuda.Operations(device), case, torch.float32))
+    for other in results[1:]:
+        assert all(torch.equal(other[name], value) for name, value in results[0].items())
+
+
+def test_parts_are_those_of_the_header():
+    header = (operations.__file__.rpartition("/")[0]) + "/dpl_cuda.h"
+    with open(header) as text:
+        assert f"#define DPL_CUDA_PARTS {operations.PARTS}\n" in text.read()
+
+
+def test_what_is_refused(device):
+    on = kernels.cuda.Operations(device)
+    case = Case(n_all=20, n_local=12, n_features=16)
+    positions = case.positions.clone().requires_grad_()
+    moments, _, _ = on.moments(positions, *arguments(case, case.coefficients)[1:])
+    (forces,) = torch.autograd.grad(moments.sum(), positions, create_graph=True)
+    with pytest.raises(InputError, match="second derivatives are not computed on a GPU"):
+        forces.square().sum().backward()
+    case.positions[3, 0] = torch.nan
+    with pytest.raises(InputError, match="row 3 is not finite"):
+        on.moments(*arguments(case, case.coefficients))
+    case.list = case.list[0], case.list[1][1:]
+    with pytest.raises(InputError, match="offsets end at"):
+        on.moments(*arguments(case, case.coefficients))
+
+
+def gradients(potential, env):
+    """Energies, forces and what a loss on both gives every parameter."""
+    energies, forces = potential.energies_and_forces(env)
+    assert energies.device == forces.device == env.positions.device
+    virial = env.positions.T @ forces
+    loss = energies.square().mean() + forces.square().mean() + 0.1 * virial.square().mean()
+    parameters = dict(potential.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    results = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+    return {"energies": energies.detach(), "forces": forces.detach()} | results
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("symbols", ["Si16", "Si8C8"])
+def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols):
+    type_map = ("Si", "C") if "C" in symbols else ("Si",)
+    potential = random_potential(type_map, precision=precision, resnet_dt=True)
+    potential._frozen = None
+    potential.requires_grad_(True)
+    env = environment_of(random_atoms(symbols, 7.0, seed=4), type_map, potential.rcut).env
+    expected = gradients(potential, env)
+    found = gradients(potential.to_device("cuda"), env)
+    assert found.keys() == expected.keys()
+    assert len(expected) > 12
+    tolerance = {"float64": 1e-9, "float32": 2e-3}[precision]
+    assert_same(found, expected, tolerance)
+    with torch.no_grad():  # as in a validation
+        energies, forces = potential.energies_and_forces(env)
+    assert torch.equal(energies, found["energies"])
+    assert torch.equal(forces, found["forces"])
+    assert TOLERANCE[torch.float64] < tolerance
+
+
+def test_a_training(device, tmp_path):
+    """The same as on the processor, and a restart goes on there as it was."""
+    write(tmp_path / "train.extxyz", copper(4, 1))
+    write(tmp_path / "validation.extxyz", copper(2, 2))
+
+    def trained(name, restart=False, **options):
+        steps = {"numb_steps": 4, "disp_freq": 2, **options}
+        config = settings(tmp_path, **steps)
+        config["optimizer"] = {"type": "Adam"}  # SOAP scales up what round-off decides
+        model = train(config, output=tmp_path / name, restart=restart, quiet=True)
+        rows = (tmp_path / name / "train.jsonl").read_text().splitlines()
+        return load(model).state_dict(), json.loads(rows[-1])
+
+    (expected, last), (found, last_found) = trained("cpu"), trained("gpu", device="cuda")
+    # on a GPU, round-off in a gradient of nearly zero decides the direction of Adam's step
+    tolerance = 1e-8 if device.place.type == "cpu" else 1e-3
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, rtol=0, atol=tolerance), name
+    assert last_found["step"] == last["step"] == 4
+    assert load(tmp_path / "gpu" / "model.dpl").device == "cpu"
+    same, _ = trained("gpu", restart=True)  # the device is free: nothing is left to do
+    assert all(torch.equal(same[name], value) for name, value in found.items())
+
+
+def test_a_training_without_a_gpu(tmp_path):
+    write(tmp_path / "train.extxyz", copper(2, 1))
+    write(tmp_path / "validation.extxyz", copper(2, 2))
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match=r"^device 'cuda': .*, or use device 'cpu'"):
+        train(settings(tmp_path, device="cuda"), output=tmp_path / "out", quiet=True)
+    with pytest.raises(InputError, match=r"key 'training/device': .*expected 'cpu', 'cuda' or"):
+        train(settings(tmp_path, device="gpu"), output=tmp_path / "out", quiet=True)
