@@ -224,6 +224,7 @@ def accuracy(
             frozen = folder / ("frozen.pth" if peer.backend == "pytorch" else "frozen.pb")
             peer.dp("freeze", "-o", frozen, folder=folder)
             errors = peer.test(frozen, test, folder)
+        progress(f"energy {errors['energy']:.3e} eV/atom, force {errors['force']:.3e} eV/Å")
         for key, value in {**errors, "minutes": minutes}.items():
             found.setdefault(name, {}).setdefault(key, []).append(value)
 
