@@ -109,8 +109,8 @@ __device__ void chain(const Job<real>& job, const Hand<real>& hand, const Edge<r
   EnvironmentRow<kColumns>::gradient(edge.radials, edge.x, edge.inverse_r, g, out);
 }
 
-// Four blocks at a time on a multiprocessor: in float64 nvcc 13.0 would otherwise take registers for
-// three (with this, 8 bytes a thread go to memory).
+// Four blocks at a time on a multiprocessor: in float64 nvcc 13.0 would otherwise take registers
+// for three (with this, 8 bytes a thread go to memory).
 template <class real>
 __global__ void __launch_bounds__(kThreads, 4)
     moments_backward_kernel(Job<real> job, const real* grad_moments, int64_t* fixed) {
