@@ -56,10 +56,11 @@ class Calculator(AseCalculator):
     ) -> None:
         """Attach a model, or several that measure their deviation.
 
-        `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `precision` 'float64'
-        or 'float32' of the arithmetic (default: the model's); `device` 'cpu', or a GPU: 'cuda' or
-        'cuda:N' (a `Potential` that is given is moved there); `skin` Å. Raises InputError for a
-        device that is not there, saying what is missing, ModelFileError for a bad file.
+        `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `device` 'cpu', or a
+        GPU: 'cuda' or 'cuda:N' (a `Potential` that is given is moved there); `precision`
+        'float64' or 'float32' of the arithmetic (default: the model's); `skin` Å. Raises
+        InputError for a device that is not there, saying what is missing, ModelFileError for a
+        bad file.
         """
         super().__init__(**kwargs)
         if precision not in (None, "float64", "float32"):
