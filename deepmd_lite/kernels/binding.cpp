@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "dpl.h"
@@ -12,15 +13,43 @@
 namespace nb = nanobind;
 using nb::ndarray;
 
+// A tensor of torch, its memory shared.
+template <class Array>
+struct Shared : Array {
+  Shared() = default;
+  explicit Shared(Array array) : Array(std::move(array)) {}
+};
+
+// Through torch's own capsule: Tensor.__dlpack__, which nanobind asks for, takes twenty times as
+// long, more than the work on a few atoms.
+template <class Array>
+struct nanobind::detail::type_caster<Shared<Array>> {
+  NB_TYPE_CASTER(Shared<Array>, make_caster<Array>::Name)
+
+  template <class Flags>
+  bool from_python(handle tensor, Flags flags, cleanup_list* cleanup) noexcept {
+    static PyObject* const to_dlpack = PyObject_GetAttrString(
+        steal(PyImport_ImportModule("torch.utils.dlpack")).ptr(), "to_dlpack");
+    const object capsule = steal(PyObject_CallFunctionObjArgs(to_dlpack, tensor.ptr(), nullptr));
+    make_caster<Array> array;
+    if (!capsule.is_valid() || !array.from_python(capsule, flags, cleanup)) {
+      PyErr_Clear();  // no tensor: nanobind says what was expected
+      return false;
+    }
+    value = Shared<Array>(std::move(array.value));
+    return true;
+  }
+};
+
 namespace {
 
 template <class T, class... Shape>
-using Array = ndarray<T, nb::c_contig, nb::device::cpu, Shape...>;
+using Array = Shared<ndarray<T, nb::c_contig, nb::device::cpu, Shape...>>;
 template <class T>
 using Matrix3 = Array<T, nb::shape<-1, 3>>;
 template <class T>
 using Vector = Array<T, nb::ndim<1>>;
-using Real = ndarray<nb::c_contig, nb::device::cpu>;  // float32 or float64
+using Real = Shared<ndarray<nb::c_contig, nb::device::cpu>>;  // float32 or float64
 
 // Raises deepmd_lite.system.InputError with the library's message (MemoryError when out of it).
 void check(dpl_status status) {
