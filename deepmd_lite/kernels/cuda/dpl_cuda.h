@@ -111,7 +111,8 @@ typedef struct dpl_cuda_descriptor {
 } dpl_cuda_descriptor;
 
 /* Normalises the moments of n atoms, in place, and writes their descriptors (n, n_embedding,
- * n_axis), or (n, n_embedding) where n_axis is 0: row s is that of atom order[s] of moments, types and counts. Types are not checked. */
+ * n_axis), or (n, n_embedding) where n_axis is 0: row s is that of atom order[s] of moments, types
+ * and counts. Types are not checked. */
 DPL_API dpl_status dpl_cuda_describe(const dpl_cuda_queue* queue,
                                      const dpl_cuda_descriptor* descriptor, int64_t n,
                                      const int64_t* order, const int32_t* types,
