@@ -7,7 +7,8 @@ N_f degrees of freedom must be distributed as kT/2 χ²(N_f). Constant pressure:
 the mean and the variance kT V κ, with the compressibility κ from an equation of state of the same
 model at the same temperature, measured at constant volume. Each ensemble is sampled in eight runs
 of their own, whose scatter gives the errors: the modes of a crystal exchange their energies so
-slowly that parts of one run would not show it. Exit status 1 if a mean or variance is so many
+slowly that parts of one run would not show it, which is also why Langevin dynamics goes before all
+others. Exit status 1 if a mean or variance is so many
 standard errors off, or a distribution so unlike by Kolmogorov and Smirnov's test, that it happens
 by chance once in a thousand times.
 """
@@ -36,8 +37,8 @@ MODEL = Path(__file__).parents[2] / "data/silicon/silicon.dpl"
 KELVIN, PRESSURE, TIMESTEP = 600.0, 2.0, 2.0
 """K, GPa, fs."""
 PICOSECONDS = 40.0
-EQUILIBRATION = 4.0
-"""ps before anything is measured."""
+EQUILIBRATION, SETTLING = 4.0, 1.0
+"""ps by Langevin dynamics, and in each ensemble that follows, before anything is measured."""
 EVERY = 4
 """Steps between samples."""
 BLOCKS = 8
@@ -62,7 +63,10 @@ NPT: dict[str, dict[str, Any]] = {
     "npt-scr": {**TARGET, "barostat_time": 200.0, "compressibility": 0.0116},
     "npt-mtk": {**TARGET, "barostat_time": 300.0},  # oscillates with a period of 75 fs
 }
-SETTLING = {"type": "npt-scr", "barostat_time": 200.0, "compressibility": 0.0116}
+FIRST = {"type": "nvt-langevin", **NVT["nvt-langevin"]}
+"""Reaches every mode, so that all later runs begin with energies drawn from the ensemble."""
+BAROSTAT = {"type": "npt-scr", **NPT["npt-scr"]}
+"""Settles the cell: a barostat with a mass would ring for long."""
 DETERMINISTIC = ("nvt-nhc", "npt-mtk")
 COUPLINGS = ("isotropic", "anisotropic", "flexible")
 
@@ -134,28 +138,24 @@ def sampled(
 ) -> tuple[np.ndarray, int]:
     """(samples, 3): kinetic energy (eV), volume (Å³), pressure (GPa), run after run, `picoseconds`
     together; and the degrees of freedom."""
+    stages = [FIRST]
+    if "coupling" in ensemble:
+        stages.append({**BAROSTAT, "coupling": ensemble["coupling"]})
     rows = []
-    for k in range(runs):
-        noise = {} if ensemble["type"] in DETERMINISTIC else {"seed": 100 * seed + k}
-        start = atoms
-        if ensemble["type"].startswith("npt"):  # a barostat with a mass would ring for long
-            settling = {**ensemble, **SETTLING, "seed": 100 * seed + k}
-            start = _simulation(atoms, model, settling, 100 * seed + k).atoms
-        simulation = _simulation(start, model, {**ensemble, **noise}, 100 * seed + k)
+    for run in range(runs):
+        current = atoms
+        for stage in [*stages, ensemble]:
+            noise = {} if stage["type"] in DETERMINISTIC else {"seed": 100 * seed + run}
+            hot = None if current.has("momenta") else {"temperature": 2 * KELVIN, "seed": seed}
+            simulation = Simulation(
+                current, model, ensemble={**stage, **noise}, velocities=hot, timestep=TIMESTEP
+            )
+            simulation.run(round(1000 * (SETTLING if hot is None else EQUILIBRATION) / TIMESTEP))
+            current = simulation.atoms
         for _ in range(round(1000 * picoseconds / runs / TIMESTEP / EVERY)):
             thermo = simulation.run(EVERY).thermo
             rows.append((thermo.kinetic, thermo.volume, thermo.pressure * EV_PER_A3_IN_GPA))
     return np.array(rows), simulation.freedom
-
-
-def _simulation(atoms: Atoms, model: Any, ensemble: dict[str, Any], seed: int) -> Simulation:
-    """After its equilibration, which begins with the velocities of `atoms` if there are any."""
-    velocities = None if atoms.has("momenta") else {"temperature": 2 * KELVIN, "seed": seed}
-    simulation = Simulation(
-        atoms, model, ensemble=ensemble, velocities=velocities, timestep=TIMESTEP
-    )
-    simulation.run(round(1000 * EQUILIBRATION / TIMESTEP))
-    return simulation
 
 
 def kinetic_checks(name: str, kinetic: np.ndarray, freedom: int) -> list[Check]:
@@ -192,9 +192,7 @@ def equation_of_state(atoms: Atoms, model: Any, picoseconds: float, seed: int) -
     for strain in STRAINS:
         strained = atoms.copy()
         strained.set_cell(atoms.cell.array * (1 + strain), scale_atoms=True)
-        # a thermostat of its own for each mode: global ones leave their shares to slow collisions
-        ensemble = {"type": "nvt-langevin", **NVT["nvt-langevin"]}
-        rows, _ = sampled(strained, model, ensemble, picoseconds, seed, 1)
+        rows, _ = sampled(strained, model, FIRST, picoseconds, seed, 1)
         mean, error, _, _ = mean_and_variance(rows[:, 2])
         volumes.append(strained.get_volume())
         pressures.append(mean)
