@@ -144,3 +144,13 @@ class Fitting(Layers):
             weight_out=self.weight_out,
             bias_out=self.bias_out,
         )
+
+
+def generator_of(
+    seed: int | None, own: int | list[int] | None, stream: int
+) -> torch.Generator | None:
+    """Random numbers of one network: its own seed if the input gives one."""
+    if seed is None:
+        return None
+    first = own[0] if isinstance(own, list) else own
+    return torch.Generator().manual_seed(seed * 1000 + stream if first is None else first)

@@ -19,7 +19,7 @@ from ..system import Evaluation, InputError, LocalEnv
 from . import radial
 from .activations import Jet
 from .config import ModelConfig
-from .networks import Embedding, Fitting
+from .networks import Embedding, Fitting, generator_of
 from .statistics import Statistics, seen_pairs
 from .structures import Structure
 from .table import Grid, hermite_coefficients
@@ -69,12 +69,12 @@ class Potential(nn.Module):
         d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
         copies = n_types if d.type_one_side else n_types**2
         self.embedding = embedding or Embedding(
-            copies, 1, d.neuron, d.activation_function, d.resnet_dt, _generator(seed, d.seed, 1)
+            copies, 1, d.neuron, d.activation_function, d.resnet_dt, generator_of(seed, d.seed, 1)
         )
         self._seen = seen_pairs(d.exclude_types, n_types)
         # excluding (a, b) distinguishes centres, so that every pair needs a table of its own
         self._one_side = d.type_one_side and self._seen is None
-        generator = _generator(seed, f.seed, 2)
+        generator = generator_of(seed, f.seed, 2)
         self.fitting = nn.ModuleList(
             Fitting(d.width, f.neuron, f.activation_function, f.resnet_dt, generator)
             for _ in range(n_types)
@@ -398,13 +398,3 @@ class Potential(nn.Module):
             assert isinstance(fitting, Fitting)
             networks.append(fitting.as_network())
         return networks
-
-
-def _generator(
-    seed: int | None, own: int | list[int] | None, stream: int
-) -> torch.Generator | None:
-    """Random numbers of one network: its own seed if the input gives one."""
-    if seed is None:
-        return None
-    first = own[0] if isinstance(own, list) else own
-    return torch.Generator().manual_seed(seed * 1000 + stream if first is None else first)
