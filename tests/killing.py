@@ -176,7 +176,7 @@ def killed_and_whole(
     Yields the tally after each round, and in the end the tally and the files of both runs. Every
     other round one rank alone is killed.
     """
-    steps, dice, tally = 16 * rounds + 10, random.Random(seed), Tally()
+    steps, dice, tally = 30 * rounds + 60, random.Random(seed), Tally()
     killed = Killed(folder / "killed", n_ranks, steps)
     for k in range(rounds):
         if not killed.kill_once(dice, k % 2 == 1, tally):
