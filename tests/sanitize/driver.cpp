@@ -2,7 +2,7 @@
 // UndefinedBehaviorSanitizer to watch (make sanitize). Results must be finite and the same bits for
 // one thread and three; whether they are right is what tests/consistency asks.
 //
-//   dpl_sanitize [CASES [SEED]]    CASES random shapes (default 100) for each instruction set, the
+//   dpl_sanitize [CASES [SEED]]    CASES random shapes (default 50) for each instruction set, the
 //                                  first of them from SEED (default 1), the next from SEED + 1 …
 #include <thread>
 
@@ -157,7 +157,7 @@ void run(const std::string& where, const std::vector<System>& small,
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 100;
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 50;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   const char* const names[] = {"baseline", "AVX2", "AVX-512"};
   const std::vector<System> small = small_systems();
