@@ -258,7 +258,9 @@ def report(
     if arguments.out is None:
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": sys.argv[1:], "machine": facts, "peer": peer, **results}
+    # where things lie on this machine says nothing to another
+    command = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    content = {"command": command, "machine": facts, "peer": peer, **results}
     arguments.out.write_text(json.dumps(content, indent=1) + "\n")
     title = f"# {Path(sys.argv[0]).name}\n\n"
     arguments.out.with_suffix(".md").write_text(title + "\n".join(lines))

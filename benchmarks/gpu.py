@@ -146,7 +146,7 @@ def evaluation(
     whole = timed(device, turns[0], lambda: potential.evaluate(env), turns[1])
     compiled = potential._compiled
     assert isinstance(compiled, kernels.cuda.CudaPotential)
-    compiled.device = timer = TimedDevice(device.library, device.place)
+    compiled.device = timer = TimedDevice(device.native, device.place)
     potential.evaluate(env)
     clock(device)
     compiled.device = device

@@ -53,4 +53,4 @@ def _compile(folder: Path, library: Path) -> None:
 
 def shuffle(device: kernels.cuda.Device, seed: int) -> None:
     """Blocks and threads of an emulated device run in another order; 0: ascending."""
-    device.library.dpl_emulate_shuffle(ctypes.c_uint64(seed))
+    device.native.dpl_emulate_shuffle(ctypes.c_uint64(seed))

@@ -28,7 +28,7 @@ def device(request):
     if request.param == "emulated":
         with kernels.cuda.emulated(request.getfixturevalue("emulation")):
             device = kernels.cuda.device("cuda")
-            device.library.dpl_emulate_shuffle(1)
+            device.native.dpl_emulate_shuffle(1)
             yield device
         return
     try:

@@ -13,7 +13,7 @@ import torch
 from emulation import shuffle
 
 from deepmd_lite import kernels
-from deepmd_lite.kernels.cuda import library
+from deepmd_lite.kernels.cuda import native
 from deepmd_lite.kernels.cuda.potential import DeviceTable
 from deepmd_lite.system import InputError
 
@@ -63,7 +63,7 @@ class Case:
         where, n_all = device.place, len(self.positions)
         tensors = [x.to(where) for x in (self.positions, self.types, *self.list)]
         pointers = [x.data_ptr() for x in tensors]
-        atoms = library.Atoms(n_all, self.n_local, *pointers, len(tensors[3]))
+        atoms = native.Atoms(n_all, self.n_local, *pointers, len(tensors[3]))
         table = DeviceTable.of(self.coefficients.to(dtype), self.environment, where)
         arguments = [ctypes.byref(x) for x in (atoms, table.environment, table.table)]
         grad = self.grad.to(where, dtype)
@@ -314,7 +314,7 @@ def test_a_fault_leaves_the_next_call_alone(device):
 def test_arguments_are_checked_before_a_launch(device, changes, message):
     case = Case()
     table = DeviceTable.of(case.coefficients, case.environment, device.place)
-    atoms = library.Atoms(48, 30, None, None, None, None, 0)
+    atoms = native.Atoms(48, 30, None, None, None, None, 0)
     for structure in (atoms, table.environment, table.table):
         for name, value in changes.items():
             if hasattr(structure, name):

@@ -87,7 +87,7 @@ def test_the_same_bits_each_time(device):
     results = []
     for seed in (0, 1, 2):
         if device.place.type == "cpu":
-            device.library.dpl_emulate_shuffle(seed)
+            device.native.dpl_emulate_shuffle(seed)
         results.append(orders(kernels.cuda.Operations(device), case, torch.float32))
     for other in results[1:]:
         assert all(torch.equal(other[name], value) for name, value in results[0].items())

@@ -16,7 +16,7 @@ from models import random_atoms, random_potential
 
 from deepmd_lite import Calculator, doctor, kernels
 from deepmd_lite.deviation import Committee
-from deepmd_lite.kernels.cuda import library
+from deepmd_lite.kernels.cuda import native
 from deepmd_lite.md import Simulation, plan
 from deepmd_lite.md.comm import Communicator, gpu_of_rank
 from deepmd_lite.md.config import MdConfig
@@ -117,11 +117,11 @@ def pretend(monkeypatch):
                 raise InputError(gpus)
             return gpus
 
-        monkeypatch.setattr(library, "built", lambda: Path("/x.so") if build else None)
-        monkeypatch.setattr(library, "_open", lambda path: None)
+        monkeypatch.setattr(native, "built", lambda: Path("/x.so") if build else None)
+        monkeypatch.setattr(native, "_open", lambda path: None)
         monkeypatch.setattr(torch.version, "cuda", torch_cuda)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-        monkeypatch.setattr(library, "gpus", count)
+        monkeypatch.setattr(native, "gpus", count)
 
     return choose
 
@@ -201,7 +201,7 @@ def test_models_of_others_stay_on_the_processor():
 )
 def test_doctor(build, driver, words, pretend, monkeypatch):
     pretend(build=build, torch_cuda=None)
-    monkeypatch.setattr(kernels.cuda, "built", library.built)
+    monkeypatch.setattr(kernels.cuda, "built", native.built)
     monkeypatch.setattr(doctor, "_nvidia_smi", lambda: driver)
     found = doctor._cuda()
     assert re.search(words, found.line())
@@ -252,7 +252,7 @@ def test_header_is_c11(tmp_path):
 @pytest.mark.skipif(kernels.cuda.built() is None, reason="this build has no CUDA kernels")
 def test_the_library_of_this_build_can_be_opened():
     """With a driver or without: it has every function of the header and counts the GPUs."""
-    opened = library._open(kernels.cuda.built())
+    opened = native._open(kernels.cuda.built())
     declared = re.findall(r"\b(dpl_cuda_\w+)\(", (HEADERS / "dpl_cuda.h").read_text())
     assert len(declared) > 9
     assert all(hasattr(opened, name) for name in declared)

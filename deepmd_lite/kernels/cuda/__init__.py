@@ -4,7 +4,7 @@ Kernels in CUDA (dpl_cuda.h), the networks by torch's matrix products. Derivativ
 positions are summed as integers, so results repeat bit for bit.
 """
 
-from .library import Device, built, device, emulated, gpus, in_turn
+from .native import Device, built, device, emulated, gpus, in_turn
 from .operations import Operations
 from .potential import CudaPotential, forecast, neighbor_list
 

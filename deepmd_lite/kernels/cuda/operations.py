@@ -17,8 +17,8 @@ from ..autograd import Moments, MomentsBackward
 from ..checks import checked
 from ..fitting import Fitting
 from ..reference import COLUMNS, POWERS, Environment
-from . import library
-from .library import Device
+from . import native
+from .native import Device
 from .networks import DeviceFitting, full_precision
 from .potential import DeviceTable
 
@@ -109,7 +109,7 @@ class DeviceCall:
         """The function for these atoms and this table. Waits; raises InputError for a fault."""
         positions, report = self.rows[0], self.device.report()
         pointers = [x.data_ptr() for x in self.rows]
-        atoms = library.Atoms(len(positions), self.n_local, *pointers, len(self.rows[3]))
+        atoms = native.Atoms(len(positions), self.n_local, *pointers, len(self.rows[3]))
         table = DeviceTable.of(self.coefficients, self.environment, self.device.place)
         given = [ctypes.byref(x) for x in (atoms, table.environment, table.table)]
         self.device.call(name, *given, *arguments, report)

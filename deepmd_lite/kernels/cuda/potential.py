@@ -13,8 +13,8 @@ from ...system import Evaluation, InputError, LocalEnv
 from ..checks import checked
 from ..fitting import ACTIVATIONS, Fitting
 from ..reference import COLUMNS, Environment, Repulsion, table_values
-from . import library
-from .library import Device
+from . import native
+from .native import Device
 from .networks import DeviceFitting, full_precision
 
 CHUNK = 16384
@@ -34,8 +34,8 @@ Chunk = tuple[int, int, torch.Tensor, list[int]]
 class DeviceTable:
     """Environment and table on a device, as the kernels take them."""
 
-    environment: library.Environment
-    table: library.Table
+    environment: native.Environment
+    table: native.Table
     kept: tuple[torch.Tensor, ...]
     """What the two point to."""
 
@@ -50,7 +50,7 @@ class DeviceTable:
         kept = coefficients.detach().to(device), davg.to(device), dstd.to(device)
         n_tables, n_intervals, _, n_features = coefficients.shape
         return cls(
-            library.Environment(
+            native.Environment(
                 environment.rcut,
                 environment.rcut_smth,
                 environment.n_types,
@@ -61,7 +61,7 @@ class DeviceTable:
                 environment.table_spacing,
                 environment.protection,
             ),
-            library.Table(
+            native.Table(
                 int(coefficients.dtype == torch.float64),
                 n_tables,
                 n_intervals,
@@ -127,7 +127,7 @@ class CudaPotential:
         self._n_inputs = fitting.n_inputs
         self._sel = torch.tensor(sel, dtype=self.dtype, device=device.place)
         self._empty = _empty_slots(coefficients, environment).to(device.place)
-        self._descriptor = library.Descriptor(
+        self._descriptor = native.Descriptor(
             int(self.dtype == torch.float64),
             n_types,
             self.n_features,
@@ -154,7 +154,7 @@ class CudaPotential:
             self._list = None  # the old one makes room
             self._list = self._prepared(env)
         found = self._list
-        atoms = library.Atoms(
+        atoms = native.Atoms(
             n_all,
             env.n_local,
             positions.data_ptr(),
@@ -180,7 +180,7 @@ class CudaPotential:
 
     def _chunk(
         self,
-        atoms: library.Atoms,
+        atoms: native.Atoms,
         found: DeviceList,
         chunk: Chunk,
         fixed: torch.Tensor,
@@ -275,7 +275,7 @@ class _DeviceRepulsion:
             raise InputError("repulsion: expected 0 <= r_in < r_out of every pair of types")
         arrays = repulsion.atomic_numbers, r_in, r_out
         self.kept = [x.detach().to(device, torch.float64).contiguous() for x in arrays]
-        self.pairs = library.Repulsion(len(r_in), *(x.data_ptr() for x in self.kept))
+        self.pairs = native.Repulsion(len(r_in), *(x.data_ptr() for x in self.kept))
 
 
 def _empty_slots(coefficients: torch.Tensor, environment: Environment) -> torch.Tensor:
@@ -297,7 +297,7 @@ def neighbor_list(
     types = checked("types", types.to(where), torch.int32, (n_all,), where)
     if not 0 <= n_local <= n_all:
         raise InputError(f"n_local: expected 0 to {n_all}, found {n_local}")
-    size = device.library.dpl_cuda_neighbors_scratch(n_all, n_local)
+    size = device.native.dpl_cuda_neighbors_scratch(n_all, n_local)
     scratch = torch.empty(size, dtype=torch.uint8, device=where)
     offsets = torch.empty(n_local + 1, dtype=torch.int64, device=where)
     n_edges = ctypes.c_int64()

@@ -127,7 +127,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
 class Device:
     """A GPU, as torch sees it, with the library that has kernels for it."""
 
-    library: ctypes.CDLL
+    native: ctypes.CDLL
     place: torch.device
     """Where tensors live that the kernels take; the CPU where the library is an emulation."""
 
@@ -138,12 +138,12 @@ class Device:
         """
         queue, with_queue = self._queue(), name != "device_count"
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
-        function = getattr(self.library, f"dpl_cuda_{name}")
+        function = getattr(self.native, f"dpl_cuda_{name}")
         # the library has a CUDA runtime of its own: both must agree which GPU is current
         with nullcontext() if self.place.type == "cpu" else torch.cuda.device(self.place):
             status = function(*([ctypes.byref(queue)] if with_queue else []), *given)
         if status:
-            message = self.library.dpl_cuda_last_error().decode()
+            message = self.native.dpl_cuda_last_error().decode()
             raise MemoryError(message) if status == _OUT_OF_MEMORY else InputError(message)
 
     def _queue(self) -> Queue:
