@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ class DeviceCall:
     def n_types(self) -> int:
         """Elements."""
         return self.environment.n_types
+
+    @cached_property
+    def _table(self) -> DeviceTable:
+        """Made once for all orders."""
+        return DeviceTable.of(self.coefficients, self.environment, self.device.place)
 
     def with_coefficients(self, coefficients: torch.Tensor) -> DeviceCall:
         """The same with another table."""
@@ -100,9 +106,8 @@ class DeviceCall:
         numbers = torch.arange(n_bins + 1, dtype=torch.int32, device=out.device)
         first = torch.searchsorted(ordered, numbers)
         parts = out.new_empty(PARTS, *out.shape, dtype=torch.float64)
-        table = DeviceTable.of(self.coefficients, self.environment, self.device.place)
         arrays = first, order, rows, sums, grad_moments, parts
-        self.device.call("accumulate", ctypes.byref(table.table), *arrays)
+        self.device.call("accumulate", ctypes.byref(self._table.table), *arrays)
         out.copy_(parts.sum(dim=0))
 
     def _call(self, name: str, *arguments: Any) -> int:
@@ -110,7 +115,7 @@ class DeviceCall:
         positions, report = self.rows[0], self.device.report()
         pointers = [x.data_ptr() for x in self.rows]
         atoms = native.Atoms(len(positions), self.n_local, *pointers, len(self.rows[3]))
-        table = DeviceTable.of(self.coefficients, self.environment, self.device.place)
+        table = self._table
         given = [ctypes.byref(x) for x in (atoms, table.environment, table.table)]
         self.device.call(name, *given, *arguments, report)
         return self.device.read(report, len(positions), self.n_types)
