@@ -82,7 +82,14 @@ class Fitting:
 
 class Potential:
     def __init__(self, table: Table, sel: Tensor, fitting: Fitting) -> None: ...
-    def evaluate(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> int: ...
+    def evaluate(
+        self,
+        atoms: Atoms,
+        weights: Tensor | None,
+        energies: Tensor,
+        forces: Tensor,
+        virial: Tensor,
+    ) -> int: ...
 
 def add_repulsion(
     atoms: Atoms,
@@ -93,6 +100,21 @@ def add_repulsion(
     forces: Tensor,
     virial: Tensor,
 ) -> None: ...
+
+class ShortRange:
+    def __init__(
+        self,
+        coefficients: Tensor,
+        bias: Tensor,
+        rcut: float,
+        smin_alpha: float,
+        sw_rmin: float,
+        sw_rmax: float,
+        start: float,
+        spacing: float,
+    ) -> None: ...
+    def weights(self, atoms: Atoms, weights: Tensor) -> None: ...
+    def add(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> None: ...
 
 class Gradient:
     def __init__(

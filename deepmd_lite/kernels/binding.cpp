@@ -238,15 +238,16 @@ class Potential {
   Potential(const Potential&) = delete;
   Potential& operator=(const Potential&) = delete;
 
-  int64_t evaluate(const Atoms& given, Vector<double> energies, Matrix3<double> forces,
-                   Matrix3<double> virial) const {
+  int64_t evaluate(const Atoms& given, std::optional<Vector<const double>> weights,
+                   Vector<double> energies, Matrix3<double> forces, Matrix3<double> virial) const {
     const dpl_atoms atoms = given.view();
     int64_t beyond = 0;
     dpl_status status;
     {
       nb::gil_scoped_release unlocked;
-      status = dpl_potential_evaluate(handle_, &atoms, given.threads, energies.data(),
-                                      forces.data(), virial.data(), &beyond);
+      status = dpl_potential_evaluate(handle_, &atoms, weights ? weights->data() : nullptr,
+                                      given.threads, energies.data(), forces.data(), virial.data(),
+                                      &beyond);
     }
     check(status);
     return beyond;
@@ -270,6 +271,50 @@ void add_repulsion(const Atoms& given, Vector<const double> atomic_numbers,
   }
   check(status);
 }
+
+// The table of pairs that takes over from the networks at short range.
+struct ShortRange {
+  Array<const double, nb::ndim<4>> coefficients;  // (n_types, n_types, n_intervals, 4)
+  Vector<const double> bias;
+  double rcut, smin_alpha, sw_rmin, sw_rmax, start, spacing;
+
+  dpl_short_range view() const {
+    return {int32_t(coefficients.shape(0)),
+            int32_t(coefficients.shape(2)),
+            rcut,
+            smin_alpha,
+            sw_rmin,
+            sw_rmax,
+            start,
+            spacing,
+            coefficients.data(),
+            bias.data()};
+  }
+
+  void weights(const Atoms& given, Vector<double> weights) const {
+    const dpl_atoms atoms = given.view();
+    const dpl_short_range table = view();
+    dpl_status status;
+    {
+      nb::gil_scoped_release unlocked;
+      status = dpl_short_range_weights(&table, &atoms, given.threads, weights.data());
+    }
+    check(status);
+  }
+
+  void add(const Atoms& given, Vector<double> energies, Matrix3<double> forces,
+           Matrix3<double> virial) const {
+    const dpl_atoms atoms = given.view();
+    const dpl_short_range table = view();
+    dpl_status status;
+    {
+      nb::gil_scoped_release unlocked;
+      status = dpl_short_range_add(&table, &atoms, given.threads, energies.data(), forces.data(),
+                                   virial.data());
+    }
+    check(status);
+  }
+};
 
 template <class Operation>
 void run(const Call& call, Operation operation) {
@@ -385,8 +430,19 @@ NB_MODULE(_kernels, m) {
       });
   nb::class_<Potential>(m, "Potential")
       .def(nb::init<const Table&, Vector<const double>, const Fitting&>())
-      .def("evaluate", &Potential::evaluate);
+      .def("evaluate", &Potential::evaluate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
+           nb::arg());
   m.def("add_repulsion", &add_repulsion);
+  nb::class_<ShortRange>(m, "ShortRange")
+      .def("__init__",
+           [](ShortRange* self, Array<const double, nb::ndim<4>> coefficients,
+              Vector<const double> bias, double rcut, double smin_alpha, double sw_rmin,
+              double sw_rmax, double start, double spacing) {
+             new (self)
+                 ShortRange{coefficients, bias, rcut, smin_alpha, sw_rmin, sw_rmax, start, spacing};
+           })
+      .def("weights", &ShortRange::weights)
+      .def("add", &ShortRange::add);
   nb::class_<Gradient>(m, "Gradient")
       .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
                           std::vector<std::optional<Real>> steps, Real weight_out) {

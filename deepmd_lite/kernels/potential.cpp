@@ -13,8 +13,9 @@
 struct dpl_potential {
   virtual ~dpl_potential() = default;
   virtual int32_t n_types() const = 0;
-  virtual dpl_status evaluate(const dpl_atoms& atoms, int threads, double* energies, double* forces,
-                              double* virial, int64_t* beyond) const = 0;
+  virtual dpl_status evaluate(const dpl_atoms& atoms, const double* weights, int threads,
+                              double* energies, double* forces, double* virial,
+                              int64_t* beyond) const = 0;
 };
 
 namespace dpl {
@@ -49,8 +50,8 @@ class Potential final : public dpl_potential {
  public:
   explicit Potential(const dpl_model& model);
   int32_t n_types() const override { return environment_.n_types; }
-  dpl_status evaluate(const dpl_atoms& atoms, int threads, double* energies, double* forces,
-                      double* virial, int64_t* beyond) const override;
+  dpl_status evaluate(const dpl_atoms& atoms, const double* weights, int threads, double* energies,
+                      double* forces, double* virial, int64_t* beyond) const override;
 
  private:
   // The atoms of a block in order of type, and what exists for them.
@@ -63,8 +64,8 @@ class Potential final : public dpl_potential {
   };
 
   Block block(const Problem<real>& p, int64_t begin, int64_t end) const;
-  void energies(const FittingKernels<real>& kernels, const Problem<real>& p, int64_t begin,
-                Block& block) const;
+  void energies(const FittingKernels<real>& kernels, const Problem<real>& p, const double* weights,
+                int64_t begin, Block& block) const;
 
   dpl_environment environment_;
   dpl_table table_;
@@ -136,10 +137,10 @@ typename Potential<real>::Block Potential<real>::block(const Problem<real>& p, i
   return block;
 }
 
-// Energies, and the gradient of minus their sum with respect to the moments.
+// Energies, and the gradient of minus their weighted sum with respect to the moments.
 template <class real>
 void Potential<real>::energies(const FittingKernels<real>& kernels, const Problem<real>& p,
-                               int64_t begin, Block& block) const {
+                               const double* weights, int64_t begin, Block& block) const {
   const int32_t n_m = p.n_features, n_types = p.n_types;
   std::vector<real> constant(n_m);
   for (size_t k = 0; k < block.order.size(); ++k) {
@@ -162,9 +163,13 @@ void Potential<real>::energies(const FittingKernels<real>& kernels, const Proble
   }
   for (size_t k = 0; k < block.order.size(); ++k) {
     const int64_t i = block.order[k];
-    kernels.describe_backward(shape_, block.moments + i * row_,
-                              block.descriptors + int64_t(k) * stride_, real(-scale_),
-                              block.gradient + i * row_);
+    const double weight = weights ? weights[begin + i] : 1.0;
+    if (weight == 0)  // whatever the network says of atoms that are so close, infinite or not
+      std::fill_n(block.gradient + i * row_, row_, real(0));
+    else
+      kernels.describe_backward(shape_, block.moments + i * row_,
+                                block.descriptors + int64_t(k) * stride_, real(-scale_ * weight),
+                                block.gradient + i * row_);
   }
 }
 
@@ -182,9 +187,22 @@ void add_up_virial(int64_t n, const double* positions, const double* forces, int
   for (int64_t k = 0; k < 9 * n_parts; ++k) virial[k % 9] += parts[k];
 }
 
+// Edges of atoms of weight 0 that lie in the continuation of the table.
 template <class real>
-dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, int threads, double* energies,
-                                     double* forces, double* virial, int64_t* beyond) const {
+int64_t without_weight(const Problem<real>& p, const double* weights, int64_t begin, int64_t end,
+                       const Edges<real>& edges) {
+  int64_t n = 0;
+  for (int64_t i = begin; i < end; ++i)
+    if (weights[i] == 0)
+      for (int32_t e = edges.start[i - begin]; e < edges.start[i - begin + 1]; ++e)
+        n += (edges.bin[e] + 1) % p.n_intervals == 0;
+  return n;
+}
+
+template <class real>
+dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, const double* weights, int threads,
+                                     double* energies, double* forces, double* virial,
+                                     int64_t* beyond) const {
   const std::vector<int64_t> rounds = block_starts(atoms, kRoundEdges);
   Blocks<real> blocks(atoms, environment_, table_, threads, nullptr,
                       divide(atoms, rounds, threads));
@@ -200,9 +218,10 @@ dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, int threads, double
       int64_t far = 0;
       const Fault fault = blocks.kernels.gather(p, begin, end, edges, own.counts, &far);
       if (fault.status != DPL_OK) return fault;
+      if (weights) far -= without_weight(p, weights, begin, end, edges);
       blocks.kernels.sum(p, edges);
       blocks.kernels.spread(p, begin, end, edges, own.moments);
-      this->energies(fitting, p, begin, own);
+      this->energies(fitting, p, weights, begin, own);
       for (size_t i = 0; i < own.order.size(); ++i)
         energies[begin + own.order[i]] = own.energies[i];
       blocks.kernels.backward(p, begin, end, edges, own.gradient);
@@ -258,14 +277,14 @@ dpl_status dpl_potential_create(const dpl_model* model, dpl_potential** handle) 
 
 void dpl_potential_free(dpl_potential* handle) { delete handle; }
 
-dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms, int threads,
-                                  double* energies, double* forces, double* virial,
-                                  int64_t* beyond) {
+dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms,
+                                  const double* weights, int threads, double* energies,
+                                  double* forces, double* virial, int64_t* beyond) {
   try {
     if (threads < 1) return dpl::fail(DPL_INVALID_ARGUMENT, "threads must be at least 1");
     const dpl_status status = dpl::check_atoms(*atoms, handle->n_types());
     if (status != DPL_OK) return status;
-    return handle->evaluate(*atoms, threads, energies, forces, virial, beyond);
+    return handle->evaluate(*atoms, weights, threads, energies, forces, virial, beyond);
   } catch (const std::bad_alloc&) {
     return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for the energies of %lld atoms, %lld edges",
                      (long long)atoms->n_local, (long long)atoms->offsets[atoms->n_local]);

@@ -3,7 +3,9 @@
 Header (safetensors metadata, key `deepmd_lite`): format version, resolved configuration, sel,
 smallest distance, table grid and its measured error, provenance of the training. Arrays: network
 parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
-repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and
+repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) or grid, cubics and bias
+of the short-range table (`short_range.grid`, `short_range.coefficients`, `short_range.bias`, see
+`short_range`) if there is one, and
 `table.nodes` (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect
 to normalised s at each node, so that a reader needs no network library to evaluate the embedding
 (of `se_e2_r` those of the quotient that `radial` explains).
@@ -31,13 +33,14 @@ from . import reference_frames
 from .config import ModelConfig
 from .potential import Potential
 from .repulsion import Repulsion
+from .short_range import ShortRange, intervals_of
 from .statistics import Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`."""
+`env_protection` and `se_e2_r`; 5 short-range tables."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -167,7 +170,10 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         empty = torch.empty(n_types, 4, dtype=torch.float64)
         bias = torch.empty(n_types, dtype=torch.float64)
         repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
-        statistics = Statistics(empty, empty.clone(), bias, sel, min_distance, repulsion)
+        short_range = ShortRange.unset(config, intervals_of(arrays))
+        statistics = Statistics(
+            *(empty, empty.clone(), bias, sel, min_distance), repulsion, short_range
+        )
         potential = Potential(config, statistics, seed=None, grid=grid, embedding=embedding)
     arrays.pop("table.nodes", None)
     remembered = header.get("reference_frames", [])
@@ -176,9 +182,10 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     potential.load_state_dict(arrays, assign=True)
     if potential.davg[:, 1:].any() or not (potential.dstd > 0).all():
         raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
-    if potential.repulsion is not None:
+    for part in (potential.repulsion, potential.short_range):
         try:
-            potential.repulsion.check()
+            if part is not None:
+                part.check()
         except InputError as e:
             raise ModelFileError(f"{path}: {e}") from None
     potential.table_error = dict(header.get("table_error", {}))

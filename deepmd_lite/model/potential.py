@@ -60,12 +60,8 @@ class Potential(nn.Module):
         self.register_buffer("davg", statistics.davg)
         self.register_buffer("dstd", statistics.dstd)
         self.register_buffer("energy_bias", statistics.energy_bias)
-        if (config.repulsion is None) != (statistics.repulsion is None):
-            raise InputError(
-                f"model/repulsion is {config.repulsion or 'null'}, but the statistics "
-                f"{'lack' if statistics.repulsion is None else 'hold'} its radii"
-            )
-        self.repulsion = statistics.repulsion
+        statistics.check_against(config)
+        self.repulsion, self.short_range = statistics.repulsion, statistics.short_range
         d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
         copies = n_types if d.type_one_side else n_types**2
         self.embedding = embedding or Embedding(
@@ -113,9 +109,11 @@ class Potential(nn.Module):
     def to_device(self, name: str) -> Potential:
         """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'. Parameters stay on the CPU.
 
-        Raises InputError, saying what is missing, where there is no such device.
+        Raises InputError, saying what is missing, where there is none, or none for this model.
         """
         if name != "cpu":
+            if self.short_range is not None:
+                self.short_range.refuse(name)
             kernels.cuda.device(name)
         if name != self.device:
             self.device, self._compiled = name, None
@@ -127,7 +125,9 @@ class Potential(nn.Module):
         return str(self.dtype).removeprefix("torch.")
 
     def set_energy_bias(self, bias: torch.Tensor) -> None:
-        """Energies of the elements, (n_types,) float64 eV."""
+        """Energies of the elements, (n_types,) float64 eV; with them those of the table's atoms."""
+        if self.short_range is not None and self.config.srtab_add_bias:
+            self.short_range.bias = self.short_range.bias + (bias.detach() - self.energy_bias)
         self.energy_bias = bias.detach().clone()
         self._compiled = None
 
@@ -299,7 +299,9 @@ class Potential(nn.Module):
     def _repelled(
         self, energies: torch.Tensor, env: LocalEnv, positions: torch.Tensor
     ) -> torch.Tensor:
-        """With the repulsion of close pairs, if the model has it."""
+        """With the repulsion or the table of close pairs, if the model has one."""
+        if self.short_range is not None:
+            return self.short_range.energies(energies, env, positions)
         if self.repulsion is None:
             return energies
         return energies + self.repulsion.energies(env, positions)
@@ -307,7 +309,7 @@ class Potential(nn.Module):
     def energies_and_forces(self, env: LocalEnv) -> tuple[torch.Tensor, torch.Tensor]:
         """(n_local,) float64 eV and (n_all, 3) float64 eV/Å, differentiable in the parameters.
 
-        What training is made of: the same as `energies` and minus its gradient, in fewer passes.
+        What training is made of: `energies` and minus its gradient, in fewer passes.
         """
         types, home = env.types[: env.n_local], env.positions.device
         coefficients, environment = self.coefficients(), self.environment()
@@ -319,29 +321,24 @@ class Potential(nn.Module):
         moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
         energies, gradient = on.energies_and_gradients(moments, types, self._fitting())
         gradient = gradient / sum(self.sel)
+        weights = None
+        if self.short_range is not None:
+            weights = self.short_range.weights(env)
+            gradient = gradient * weights.to(gradient.dtype)[:, None, None]
         forces = -on.moments_gradient(gradient, *atoms, coefficients, environment).to(home)
         energies = energies.to(home) + self.energy_bias[types.long()]
-        if self.repulsion is not None:  # a constant, as far as the parameters are concerned
-            constant = Evaluation(
-                torch.zeros(env.n_local, dtype=torch.float64),
-                torch.zeros_like(env.positions),
-                torch.zeros(3, 3, dtype=torch.float64),
-            )
-            self.repulsion.add_to(constant, env)
-            energies, forces = energies + constant.energies, forces + constant.forces
+        if self.repulsion is not None:
+            energies, forces = self.repulsion.added(energies, forces, env)
+        if self.short_range is not None and weights is not None:
+            energies, forces = self.short_range.blended(energies, forces, env, weights)
         return energies, forces
 
     def exact_energies(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
         """As `energies`, with the embedding networks at every pair instead of the table."""
         types = env.types[: env.n_local]
+        atoms = (positions, env.types, env.offsets, env.indices)
         raw, counts = reference.moments_of(
-            self._exact_values,
-            positions,
-            env.types,
-            env.offsets,
-            env.indices,
-            self.environment(),
-            torch.float64,
+            self._exact_values, *atoms, self.environment(), torch.float64
         )
         table, s = self._slots()
         empty = self._exact_values(table, s) * s[:, None]
@@ -356,6 +353,8 @@ class Potential(nn.Module):
         compiled = self._compiled or self._compile()
         if self._frozen is not None:
             self._compiled = compiled
+        if self.short_range is not None and isinstance(compiled, kernels.CompiledPotential):
+            return self.short_range.evaluated(compiled, env)
         evaluation = compiled.evaluate(env)
         if self.repulsion is not None and self.device == "cpu":
             self.repulsion.add_to(evaluation, env)

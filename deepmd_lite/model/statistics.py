@@ -17,6 +17,7 @@ from ..kernels.reference import switch
 from ..system import InputError, LocalEnv
 from .config import ModelConfig
 from .repulsion import Repulsion
+from .short_range import ShortRange
 
 SMALLEST_DEVIATION = 0.01
 """Lower bound of dstd, as in DeePMD-kit: a direction that never varies is not blown up."""
@@ -38,6 +39,20 @@ class Statistics:
     """Smallest pair distance in the data, Å."""
     repulsion: Repulsion | None = None
     """Inside the smallest distance of each pair of elements; None where the model has none."""
+    short_range: ShortRange | None = None
+    """What `use_srtab` names; None where the model has none."""
+
+    def check_against(self, config: ModelConfig) -> None:
+        """Raises InputError where they hold what `config` has not, or lack what it has."""
+        for key, given, held, what in (
+            ("repulsion", config.repulsion, self.repulsion, "radii"),
+            ("use_srtab", config.use_srtab, self.short_range, "table"),
+        ):
+            if (given is None) != (held is None):
+                raise InputError(
+                    f"model/{key} is {given or 'null'}, but the statistics "
+                    f"{'lack' if held is None else 'hold'} its {what}"
+                )
 
 
 def smallest_distances(envs: Iterable[LocalEnv], n_types: int, rcut: float) -> torch.Tensor:
@@ -112,7 +127,8 @@ def statistics_from(
 ) -> Statistics:
     """Statistics of (environment, energy in eV or None) pairs in one pass.
 
-    Raises InputError for an element of the type map that no frame contains.
+    Raises InputError for an element of the type map that no frame contains, and as
+    `ShortRange.from_input`.
     """
     descriptor, n_types = config.descriptor, len(config.type_map)
     sums = _Sums(n_types, descriptor.exclude_types)
@@ -147,7 +163,10 @@ def statistics_from(
     if config.repulsion is not None:
         repulsion = Repulsion.beyond_data(config.type_map, distances, descriptor.rcut)
     as_tensor = torch.from_numpy
-    return Statistics(as_tensor(davg), as_tensor(dstd), as_tensor(bias), sel, nearest, repulsion)
+    short_range = ShortRange.from_input(config, as_tensor(bias))
+    return Statistics(
+        *(as_tensor(davg), as_tensor(dstd), as_tensor(bias)), sel, nearest, repulsion, short_range
+    )
 
 
 def _resolved_sel(sel: list[int] | int | str, most: np.ndarray) -> list[int]:

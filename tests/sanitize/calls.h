@@ -144,8 +144,8 @@ inline Bits evaluate(const dpl_potential* potential, const System& system, int t
   const dpl_atoms atoms = system.atoms();
   Exact<double> energies(system.n_local), forces(3 * system.n_all), virial(9);
   int64_t beyond = -1;
-  require_status(dpl_potential_evaluate(potential, &atoms, threads, energies.data(), forces.data(),
-                                        virial.data(), &beyond),
+  require_status(dpl_potential_evaluate(potential, &atoms, nullptr, threads, energies.data(),
+                                        forces.data(), virial.data(), &beyond),
                  DPL_OK);
   require_finite(energies, "energies"), require_finite(forces, "forces");
   require_finite(virial, "virial");

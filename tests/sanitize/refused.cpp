@@ -206,7 +206,7 @@ dpl_status evaluate(const dpl_potential* potential, const System& s, int threads
   const dpl_atoms atoms = s.atoms();
   Exact<double> energies(4), forces(12), virial(9);
   int64_t beyond = 0;
-  return dpl_potential_evaluate(potential, &atoms, threads, energies.data(), forces.data(),
+  return dpl_potential_evaluate(potential, &atoms, nullptr, threads, energies.data(), forces.data(),
                                 virial.data(), &beyond);
 }
 
