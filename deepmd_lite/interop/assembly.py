@@ -17,6 +17,7 @@ import numpy as np
 
 from . import nodes
 from .nodes import RADIAL, Tree
+from .table_parts import TableParts, with_table
 from .type_embedding import SMOOTH
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
@@ -97,6 +98,7 @@ class Parts:
     out_std: np.ndarray
     min_nbor_dist: float | None
     """Å."""
+    short_range: TableParts | None
 
 
 def brief(error: Exception) -> str:
@@ -139,7 +141,7 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
 
     Raises PartsError, naming key and value, for anything that these files keep elsewhere.
     """
-    for key in ("modifier", "use_srtab", "spin", "pair_type", "models"):
+    for key in ("modifier", "spin", "pair_type", "models"):
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
     found = []
@@ -204,6 +206,8 @@ def assembled(parts: Parts) -> Tree:
         parts.out_std,
         {k: parts.section.get(k) or [] for k in ("atom_exclude_types", "pair_exclude_types")},
     )
+    if parts.short_range is not None:
+        model = with_table(model, parts.short_range)
     distance = {} if parts.min_nbor_dist is None else {"min_nbor_dist": parts.min_nbor_dist}
     return {"model": model, "model_def_script": parts.section, "@variables": distance}
 

@@ -23,6 +23,7 @@ from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
 from .networks import activation, arrays, collection, layers
 from .nodes import RADIAL
+from .short_range import Found, split
 from .tables import tabulated_embedding
 from .tree import Node
 from .type_embedding import DPA1, SMOOTH, folded
@@ -45,7 +46,7 @@ def potential_from_tree(
     `fparam` that the model cannot use. The table has its first spacing, nothing is refined.
     """
     root = Node(tree, place)
-    model = root.node("model")
+    model, short_range = split(root)
     _check_model(model)
     model, fixed = at_frame_parameters(model, fparam)
     model = folded(model)
@@ -53,14 +54,20 @@ def potential_from_tree(
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     n_types = len(model.names("type_map"))
     davg, dstd = _scales(descriptor, n_types)
-    config = _config(model, _exclusions(root, model, davg))
-    sel = descriptor.integers("sel")
-    statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
+    config = _config(model, _exclusions(root, model, davg), short_range)
+    statistics = Statistics(
+        *(davg, dstd, _energy_bias(model, n_types)),
+        descriptor.integers("sel"),
+        _min_distance(root),
+        short_range=None if short_range is None else short_range.part(config),
+    )
+    _reach_switch(config, statistics)
     parameters, embedding = {}, _scaled_embedding(config, descriptor)
     tabulated = tabulated_embedding(descriptor, config, davg, dstd)
     if tabulated is not None:
         embedding = tabulated[0]
-        config.table.min_distance = max(TABLE_REACH * statistics.min_distance, tabulated[1])
+        needed = config.table.min_distance or TABLE_REACH * statistics.min_distance
+        config.table.min_distance = max(needed, tabulated[1])
     elif embedding is None:
         parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
     nets = fitting.node("nets")
@@ -136,7 +143,14 @@ def _check_protection(descriptor: Node, env_mat: Node) -> None:
         raise env_mat.refusal("protection", "differs from the descriptor's env_protection")
 
 
-def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
+def _reach_switch(config: ModelConfig, statistics: Statistics) -> None:
+    """Where a short-range table takes over, embeddings are needed down to where it alone counts."""
+    if statistics.short_range is not None:
+        reach = min(TABLE_REACH * statistics.min_distance, statistics.short_range.reach)
+        config.table.min_distance = reach
+
+
+def _config(model: Node, excluded: list[tuple[int, int]], short_range: Found | None) -> ModelConfig:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     precisions = {_precision(descriptor), _precision(fitting)}
     precision = "float32" if precisions == {"float32"} else "float64"
@@ -166,6 +180,7 @@ def _config(model: Node, excluded: list[tuple[int, int]]) -> ModelConfig:
             "precision": precision,
         },
         "repulsion": None,
+        **(short_range.keys if short_range is not None else {}),
     }
     try:
         return parse(ModelConfig, data, model.where())

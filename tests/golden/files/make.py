@@ -10,6 +10,7 @@ Every model is trained for a few steps on random water-like frames, so that its 
 NAME.SUFFIX.npz (energies eV, atomic energies eV, forces eV/Å, virials eV of two frames).
 """
 
+import contextlib
 import json
 import lzma
 import os
@@ -177,9 +178,10 @@ def save_results(model, target):
 
     coordinates, cells = (close_frames if "srtab" in model.name else frames)(2)
     given = {"fparam": np.array([[0.3, 2.5], [-1.5, 6.0]])} if model.name in FPARAM else {}
-    energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
-        coordinates, cells, TYPES, atomic=True, **given
-    )
+    with contextlib.chdir(model.parent):  # a checkpoint looks for its short-range table there
+        energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
+            coordinates, cells, TYPES, atomic=True, **given
+        )
     np.savez_compressed(
         target,
         coordinates=coordinates,
