@@ -63,8 +63,8 @@ def pairs(model: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def curves(model: Any) -> list[Curve]:
-    """Of every pair of elements, from `NEAREST` to beyond the cutoff."""
-    distances = np.geomspace(NEAREST, model.rcut + 0.1, POINTS)
+    """Of every pair of elements, from as near as they get to beyond the cutoff."""
+    distances = np.geomspace(_nearest(model), model.rcut + 0.1, POINTS)
     made = []
     for a, b, pair in pairs(model):
         far = dimer(model, a, b, model.rcut + 1.0)[0]
@@ -72,6 +72,13 @@ def curves(model: Any) -> list[Curve]:
         core = CORE * sum(_radius(name) for name in pair.split("-"))
         made.append(Curve(pair, core, distances, values[:, 0] - far, values[:, 1]))
     return made
+
+
+def _nearest(model: Any) -> float:
+    """Å: `NEAREST`, or where the model's short-range table begins."""
+    if model.short_range is None:
+        return NEAREST
+    return max(NEAREST, float(model.short_range.table().start))
 
 
 def _radius(name: str) -> float:

@@ -61,6 +61,8 @@ def _info_of_model(args: argparse.Namespace) -> int:
         if model.repulsion is None
         else f"ZBL, inside {model.repulsion.summary(model.type_map)}"
     )
+    if model.short_range is not None:
+        rows["short range"] = model.short_range.summary(model.type_map)
     if isinstance(model.embedding, TabulatedEmbedding):
         rows["embedding"] += "; a table, its networks are lost: no training"
     if not model.reference_frames:

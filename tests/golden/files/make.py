@@ -41,7 +41,7 @@ SECTIONS = {
     "srtab.pb": {"type_one_side": True},
     "srtab_radial.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]]},
     "srtab.pth": {
-        **{"type": "se_atten", "sel": 42, "attn_layer": 0, "tebd_dim": 4},
+        **{"type": "se_atten", "sel": 42, "attn_layer": 0, "tebd_dim": 4, "neuron": [3, 6]},
         **{"set_davg_zero": True, "smooth_type_embedding": False},
     },
 }
