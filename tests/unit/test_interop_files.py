@@ -28,6 +28,7 @@ COMPRESSED = [
     *("one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"),
     "radial_compressed.pb",
 ]
+SHORT_RANGE = ["srtab.pb", "srtab_compressed.pb", "srtab_radial.pb", "srtab.pth", "srtab.pt"]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
 
@@ -105,7 +106,9 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, TYPE_EMBEDDING])
+@pytest.mark.parametrize(
+    "name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, TYPE_EMBEDDING, *SHORT_RANGE]
+)
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")

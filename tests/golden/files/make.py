@@ -64,8 +64,9 @@ FPARAM = {
 }
 """Keys of the fitting section of models with frame parameters."""
 TYPE_EMBEDDING = "type_embedding.pb"
-NO_TREE = (TYPE_EMBEDDING, "srtab.pb", "srtab_radial.pb")
-"""`dp convert-backend` cannot convert these, or leaves the short-range table out."""
+NO_TREE = (TYPE_EMBEDDING, "srtab.pb", "srtab_radial.pb", "srtab.pt")
+"""`dp convert-backend` cannot convert these, leaves the short-range table out, or (the last) makes
+the tree of another file."""
 
 
 def frames(n):
@@ -271,7 +272,7 @@ def main():
                 (folder / "model.ckpt-6.pt").rename(models[-1])
             for model in models:
                 save_results(model, target / f"{model.name}.npz")
-                if name not in NO_TREE:
+                if model.name not in NO_TREE:
                     save_tree(model, target)
             if name in COMPRESSED:
                 compressed = name.replace(".", "_compressed.")
