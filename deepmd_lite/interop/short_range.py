@@ -50,7 +50,16 @@ def split(root: Node) -> tuple[Node, Found | None]:
     Raises ModelFileError for a table that is missing, not valid, or cannot be expressed.
     """
     model = root.node("model")
+    script = root.values.get("model_def_script")
+    script = script if isinstance(script, dict) else {}
+    name = script.get("use_srtab")
     if model.values.get("type") != "zbl":
+        if name:
+            raise root.refusal(
+                "model_def_script",
+                f"the training had the short-range table '{name}' (use_srtab), but the file holds "
+                "none: dp convert-backend leaves that of a .pb out; convert the .pb itself",
+            )
         return model, None
     model.version(1, 2)
     model.nothing_else(
@@ -71,9 +80,6 @@ def split(root: Node) -> tuple[Node, Found | None]:
     shared = _out_bias(model, n_types)
     both = {**_variables(networks), "out_bias": _out_bias(networks, n_types) + shared}
     networks = Node({**networks.values, "@variables": both}, networks.place, networks.parents)
-    script = root.values.get("model_def_script")
-    script = script if isinstance(script, dict) else {}
-    name = script.get("use_srtab")
     keys = {
         "use_srtab": Path(name).name if isinstance(name, str) and name else "table",
         "srtab_add_bias": script.get("srtab_add_bias", True) is not False,

@@ -46,11 +46,13 @@ def read_pair_table(path: str | Path, type_map: Sequence[str], rcut: float) -> P
     even = rows[0, 0] + spacing * np.arange(len(rows))
     wrong = np.abs(rows[:, 0] - even) > UNEVEN * spacing
     if rows[0, 0] < 0 or not spacing > 0 or wrong.any():
-        k = int(wrong.argmax()) if wrong.any() else 1
+        k = int(wrong.argmax()) if spacing > 0 and wrong.any() else 1
         raise InputError(
             f"{path}: row {k + 1} is at {rows[k, 0]:g} Å; expected distances of at least 0 Å and "
             f"equal steps, as the first two rows have: {rows[0, 0]:g} and {rows[1, 0]:g} Å"
         )
+    if rcut / spacing > MOST_ROWS:
+        raise InputError(f"{path}: steps of {spacing:g} Å are too small to go on to {rcut:g} Å")
     return PairTable(
         float(rows[0, 0]), spacing, _cubics(_continued(rows, spacing, rcut), spacing, len(type_map))
     )
@@ -83,8 +85,6 @@ def _continued(rows: np.ndarray, spacing: float, rcut: float) -> np.ndarray:
     n = math.ceil(rcut / spacing - first / spacing) - (len(rows) - 1)
     if rcut <= last or n < 1:
         return rows
-    if n > MOST_ROWS:
-        raise InputError(f"steps of {spacing:g} Å are too small for a table up to {rcut:g} Å")
     added = np.zeros((n, rows.shape[1]))
     added[:, 0] = np.linspace(last + spacing, last + spacing * n, n)
     if rows[-1, 1:].any():

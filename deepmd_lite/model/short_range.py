@@ -28,7 +28,7 @@ SMALL_JUMP = 1e-6
 def intervals_of(arrays: Mapping[str, torch.Tensor], prefix: str = "") -> int:
     """How many intervals the table among a model's arrays has; 1 where there is none."""
     found = arrays.get(f"{prefix}short_range.coefficients")
-    return int(found.shape[2]) if found is not None and found.dim() == 4 else 1
+    return max(1, int(found.shape[2])) if found is not None and found.dim() == 4 else 1
 
 
 class ShortRange(nn.Module):
