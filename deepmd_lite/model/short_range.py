@@ -21,8 +21,8 @@ from .pair_table import PairTable, read_pair_table
 
 CROWD = 0.7
 """In smin_alpha: how far above the smallest of five distances their soft minimum can be."""
-SMALL_JUMP = 1e-6
-"""eV, or Å of the soft minimum: not worth a note."""
+SMALL_JUMPS = (1e-6, 1e-4)
+"""eV of a pair, and Å of the soft minimum: not worth a note."""
 
 
 def intervals_of(arrays: Mapping[str, torch.Tensor], prefix: str = "") -> int:
@@ -159,16 +159,16 @@ class ShortRange(nn.Module):
         last = min(math.ceil(place) - 1, self.coefficients.shape[2] - 1)
         powers = (place - last) ** torch.arange(4, dtype=torch.float64)
         jump = float((self.coefficients[:, :, max(last, 0)] @ powers).abs().max())
-        if place > 0 and jump > SMALL_JUMP:
+        if place > 0 and jump > SMALL_JUMPS[0]:
             found.append(
                 f"the short-range table does not end at 0: pairs lose {jump:.2g} eV at "
                 f"{table.end:g} Å, as in DeePMD-kit"
             )
         wide = self.rcut * math.exp((self.sw_rmax - self.rcut) / self.smin_alpha)
-        if wide > SMALL_JUMP:
+        if wide > SMALL_JUMPS[1]:
             found.append(
                 f"smin_alpha {self.smin_alpha:g} Å is large: the switch to the short-range table "
-                f"jumps by {wide:.2g} Å where a neighbour passes the cutoff; 0.1 is usual"
+                f"jumps by up to {wide:.2g} Å where a neighbour passes the cutoff"
             )
         return found
 

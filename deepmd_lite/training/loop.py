@@ -131,12 +131,13 @@ def _settings(
     settings, notes = read_input(config, time_limit)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
         settings, notes = read_input(config, checkpoint.config["training"].get("time_limit"))
-    if checkpoint is not None and "repulsion" not in settings.model.model_fields_set:
-        settings.model.repulsion = checkpoint.config["model"].get("repulsion")
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
+        silent = "repulsion" not in settings.model.model_fields_set
         if of_checkpoint:
             adopt_architecture(settings, began_with)
+        if silent:
+            settings.model.repulsion = began_with.repulsion
         adopt_elements(settings, began_with, checkpoint.sel)
     for note in notes:
         log.info("note: %s", note)

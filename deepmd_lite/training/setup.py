@@ -357,8 +357,8 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
 def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None:
     """Raises InputError where the input's short-range table is not the one of the checkpoint."""
     config = settings.model
-    if config.use_srtab is None or not Path(config.use_srtab).is_file():
-        return  # the checkpoint's own is all that there is
+    if config.use_srtab is None or settings._keeps_table:
+        return
     table = read_pair_table(config.use_srtab, config.type_map, config.descriptor.rcut)
     before = checkpoint.arrays.get("model.short_range.coefficients")
     if before is None or not np.array_equal(before.numpy(), table.coefficients):

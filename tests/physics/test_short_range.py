@@ -106,7 +106,8 @@ def test_energy_and_forces_are_continuous_while_atoms_pass_through_everything():
     atoms = random_atoms("H10O6", 6.0, 7)
     start = atoms.positions[2].copy()
     nearest = atoms.get_distances(2, np.r_[0:2, 3:16], mic=True, vector=True)
-    goal = min(nearest, key=np.linalg.norm) + [0.2, -0.3, 0.1]  # past it, and on to others
+    past = np.array([0.2, -0.3, 0.1])
+    goal = min(nearest, key=np.linalg.norm) + past  # and on to others
     direction = goal / np.linalg.norm(goal)
     energies, forces, values = [], [], []
     r = np.linspace(0.0, 4.0, 4001)
