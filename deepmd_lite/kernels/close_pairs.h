@@ -2,8 +2,8 @@
 // and virial. Nearly every edge is longer, and a run that goes well has no close pair at all: the
 // search is what costs.
 //
-// Bits do not depend on the number of threads: chunks follow from n_local alone; each finds its
-// close pairs and adds to the energies of its own atoms; forces are then added in one order.
+// Bits do not depend on the number of threads: chunks follow from n_local alone, and each adds to
+// the energies and forces of its own atoms; the forces of their neighbours follow in one order.
 #pragma once
 
 #include <algorithm>
@@ -17,31 +17,41 @@ namespace dpl {
 constexpr int64_t kChunkAtoms = 256;
 constexpr double kCoincidentSquared = 1e-6 * 1e-6;  // Å²
 
-// What the edge i -> j does: force on j, its opposite on i.
-struct Contact {
-  int64_t i, j;
-  double vector[3], force[3];  // r_j - r_i
-};
-
-// Contact of an edge of length r whose energy has this slope along r.
-inline Contact contact_of(int64_t i, int64_t j, const double* vector, double r, double slope) {
-  Contact contact{i, j, {}, {}};
-  for (int k = 0; k < 3; ++k) {
-    contact.vector[k] = vector[k];
-    contact.force[k] = -slope / r * vector[k];
+// What the close pairs of a chunk of atoms do. Nobody else touches the forces of these atoms
+// meanwhile; those of their neighbours are added later, in the order of the chunks.
+class Contacts {
+ public:
+  void clear() {
+    others_.clear();
+    std::fill(virial_, virial_ + 9, 0.0);
   }
-  return contact;
-}
 
-inline void add_contacts(const std::vector<Contact>& contacts, double* forces, double* virial) {
-  for (const Contact& contact : contacts)
+  // The edge i -> j of length r, whose energy has this slope along r.
+  void add(int64_t i, int64_t j, const double* vector, double r, double slope, double* forces) {
+    Force other{j, {}};
     for (int k = 0; k < 3; ++k) {
-      forces[3 * contact.i + k] -= contact.force[k];
-      forces[3 * contact.j + k] += contact.force[k];
+      other.force[k] = -slope / r * vector[k];
+      forces[3 * i + k] -= other.force[k];
       // r_i ⊗ (−f) + r_j ⊗ f
-      for (int c = 0; c < 3; ++c) virial[3 * c + k] += contact.vector[c] * contact.force[k];
+      for (int c = 0; c < 3; ++c) virial_[3 * c + k] += vector[c] * other.force[k];
     }
-}
+    others_.push_back(other);
+  }
+
+  void add_to(double* forces, double* virial) const {
+    for (const Force& other : others_)
+      for (int k = 0; k < 3; ++k) forces[3 * other.j + k] += other.force[k];
+    for (int k = 0; k < 9; ++k) virial[k] += virial_[k];
+  }
+
+ private:
+  struct Force {
+    int64_t j;
+    double force[3];
+  };
+  std::vector<Force> others_;
+  double virial_[9] = {};
+};
 
 // Whether row i has an edge shorter than √limit or an index out of range: sums and minima without
 // a branch.

@@ -9,7 +9,7 @@ namespace dpl {
 namespace {
 
 struct Chunk {
-  std::vector<Contact> contacts;
+  Contacts contacts;
   Fault fault;
 };
 
@@ -33,8 +33,8 @@ class Search {
     }
   }
 
-  // Close pairs of the atoms [begin, end); their energies are added to those of the atoms.
-  void find(int64_t begin, int64_t end, double* energies, Chunk& chunk) const {
+  // Close pairs of the atoms [begin, end): adds to their energies and forces.
+  void find(int64_t begin, int64_t end, double* energies, double* forces, Chunk& chunk) const {
     const double* r = atoms_.positions;
     for (int64_t i = begin; i < end; ++i) {
       const double limit = limits_[atoms_.types[i]];
@@ -54,20 +54,20 @@ class Search {
           chunk.fault = {DPL_COINCIDENT, i, j};
           return;
         }
-        energies[i] += repel(i, j, vector, std::sqrt(r2), chunk.contacts);
+        energies[i] += repel(i, j, vector, std::sqrt(r2), forces, chunk.contacts);
       }
     }
   }
 
  private:
   // Half of the energy of the edge, whose forces become a contact.
-  double repel(int64_t i, int64_t j, const double* vector, double r,
-               std::vector<Contact>& contacts) const {
+  double repel(int64_t i, int64_t j, const double* vector, double r, double* forces,
+               Contacts& contacts) const {
     const RepulsionParameters& pair = pairs_[atoms_.types[i] * n_types_ + atoms_.types[j]];
     if (r >= pair.switching.rcut) return 0;
     double energy, slope;
     repulsion(pair, r, energy, slope);
-    contacts.push_back(contact_of(i, j, vector, r, 0.5 * slope));
+    contacts.add(i, j, vector, r, 0.5 * slope, forces);
     return 0.5 * energy;
   }
 
@@ -101,11 +101,11 @@ dpl_status add_repulsion(const dpl_repulsion& repulsion, const dpl_atoms& atoms,
   std::vector<Chunk> chunks((atoms.n_local + kChunkAtoms - 1) / kChunkAtoms);
   parallel_for(int64_t(chunks.size()), threads, [&](int64_t k) {
     const int64_t end = std::min(atoms.n_local, (k + 1) * kChunkAtoms);
-    search.find(k * kChunkAtoms, end, energies, chunks[k]);
+    search.find(k * kChunkAtoms, end, energies, forces, chunks[k]);
   });
   for (const Chunk& chunk : chunks)
     if (chunk.fault.status != DPL_OK) return status_of(chunk.fault, atoms.n_all);
-  for (const Chunk& chunk : chunks) add_contacts(chunk.contacts, forces, virial);
+  for (const Chunk& chunk : chunks) chunk.contacts.add_to(forces, virial);
   return DPL_OK;
 }
 

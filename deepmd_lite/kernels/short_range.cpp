@@ -10,19 +10,23 @@ namespace {
 
 constexpr int64_t kRoundChunks = 16;  // bounds the memory for contacts
 constexpr int kCubic = 4;
+constexpr double kNoShare = 1e-18;  // of a soft minimum: less than its rounding
 
 // The neighbours of one atom nearer than rcut, kept between atoms.
 struct Neighbors {
   struct Edge {
     int32_t j;
-    double vector[3], r, share;  // r_j - r_i; exp(−r/α) relative to the nearest, then over the sum
+    double vector[3], r;  // r_j - r_i
+    double share;         // exp(−r/α), relative to that of the nearest, then over their sum
+    double slope;         // of its pair energy
   };
   std::vector<Edge> edges;
   double soft_minimum;  // Å
 };
 
 struct Chunk {
-  std::vector<Contact> contacts;
+  Contacts contacts;
+  Neighbors own;
   Fault fault;
   double distance = 0;  // of a fault, Å
 };
@@ -49,32 +53,33 @@ class ShortRange {
     return {};
   }
 
-  // What the table makes of the energies, and of the forces, of the atoms [begin, end).
-  void add(int64_t begin, int64_t end, double* energies, Chunk& chunk) const {
-    Neighbors own;
+  // What the table makes of the energies and forces of the atoms [begin, end).
+  void add(int64_t begin, int64_t end, double* energies, double* forces, Chunk& chunk) const {
+    Neighbors& own = chunk.own;
     for (int64_t i = begin; i < end; ++i) {
       double value, slope;
       chunk.fault = lambda(i, own, value, slope);
       if (chunk.fault.status != DPL_OK) return;
       if (value == 0) continue;
       double energy = t_.bias[atoms_.types[i]];
-      const size_t first = chunk.contacts.size();
-      for (const Neighbors::Edge& edge : own.edges) {
+      for (Neighbors::Edge& edge : own.edges) {
         if (edge.r < t_.start) {
           chunk.fault = {DPL_COINCIDENT, i, edge.j};
           chunk.distance = edge.r;
           return;
         }
-        double pair = 0, pair_slope = 0;
-        if (edge.r < end_) spline(i, edge.j, edge.r, pair, pair_slope);
+        double pair = 0;
+        if (edge.r < end_) spline(i, edge.j, edge.r, pair, edge.slope);
         energy += 0.5 * pair;
-        if (pair_slope != 0 || slope != 0)
-          chunk.contacts.push_back(
-              contact_of(i, edge.j, edge.vector, edge.r, 0.5 * value * pair_slope));
       }
-      if (slope != 0)  // the same edges again: the energy is complete now
-        for (size_t e = 0; e < own.edges.size(); ++e)
-          add_slope(own, own.edges[e], (energy - energies[i]) * slope, chunk.contacts[first + e]);
+      // along the soft minimum d, for which ∂d/∂r = share · (1 − (r − d)/α)
+      const double along = slope == 0 ? 0 : (energy - energies[i]) * slope;
+      for (const Neighbors::Edge& edge : own.edges) {
+        double total = 0.5 * value * edge.slope;
+        if (along != 0 && edge.share > kNoShare)
+          total += along * edge.share * (1 - (edge.r - own.soft_minimum) / t_.smin_alpha);
+        if (total != 0) chunk.contacts.add(i, edge.j, edge.vector, edge.r, total, forces);
+      }
       energies[i] = value == 1 ? energy : energies[i] + value * (energy - energies[i]);
     }
   }
@@ -88,7 +93,7 @@ class ShortRange {
     for (int64_t e = atoms_.offsets[i]; e < atoms_.offsets[i + 1]; ++e) {
       const int32_t j = atoms_.indices[e];
       if (uint32_t(j) >= uint64_t(atoms_.n_all)) return {DPL_INVALID_ARGUMENT, i, j};
-      Neighbors::Edge edge{j, {}, 0, 0};
+      Neighbors::Edge edge{j, {}, 0, 0, 0};
       double square = 0;
       for (int k = 0; k < 3; ++k) {
         edge.vector[k] = r[3 * int64_t(j) + k] - r[3 * i + k];
@@ -120,15 +125,6 @@ class ShortRange {
     const double t = place - double(q);
     energy = ((c[3] * t + c[2]) * t + c[1]) * t + c[0];
     slope = ((3 * c[3] * t + 2 * c[2]) * t + c[1]) / t_.spacing;
-  }
-
-  // Adds to a contact what the edge does by the soft minimum d, of which the energy has the slope
-  // `along`: ∂d/∂r = share · (1 − (r − d)/α).
-  void add_slope(const Neighbors& own, const Neighbors::Edge& edge, double along,
-                 Contact& contact) const {
-    const double slope =
-        along * edge.share * (1 - (edge.r - own.soft_minimum) / t_.smin_alpha) / edge.r;
-    for (int k = 0; k < 3; ++k) contact.force[k] -= slope * edge.vector[k];
   }
 
   const dpl_short_range& t_;
@@ -207,11 +203,11 @@ dpl_status add(const dpl_short_range& table, const dpl_atoms& atoms, int threads
     parallel_for(n, threads, [&](int64_t k) {
       const int64_t begin = (first + k) * kChunkAtoms;
       chunks[k].contacts.clear();
-      range.add(begin, std::min(atoms.n_local, begin + kChunkAtoms), energies, chunks[k]);
+      range.add(begin, std::min(atoms.n_local, begin + kChunkAtoms), energies, forces, chunks[k]);
     });
     for (int64_t k = 0; k < n; ++k)
       if (chunks[k].fault.status != DPL_OK) return status_of(chunks[k], table, atoms.n_all);
-    for (int64_t k = 0; k < n; ++k) add_contacts(chunks[k].contacts, forces, virial);
+    for (int64_t k = 0; k < n; ++k) chunks[k].contacts.add_to(forces, virial);
   }
   return DPL_OK;
 }
