@@ -23,6 +23,7 @@ from .dp_file import read_dp, read_yaml, write_dp, write_yaml
 from .export import tree_of
 from .graph_file import read_graph
 from .short_range import learned
+from .short_range import notes as notes_on_table
 from .torch_file import read_torch
 from .type_embedding import DPA1
 
@@ -119,8 +120,7 @@ def _imported(
     if "fparam" in potential.provenance:
         notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
     if potential.short_range is not None:
-        notes.append(potential.short_range.summary(potential.type_map))
-        notes += potential.short_range.notes()
+        notes += notes_on_table(tree, potential.short_range)
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes

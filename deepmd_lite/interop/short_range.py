@@ -8,6 +8,7 @@ smin_alpha has the table's energy there; in its TensorFlow, and here, that of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +88,22 @@ def split(root: Node) -> tuple[Node, Found | None]:
     }
     bias = (_out_bias(pairs, n_types) + shared)[0, :, 0]
     return networks, Found(_table(pairs, n_types), torch.from_numpy(bias.copy()), keys)
+
+
+FARTHEST = -math.log(1e-20)
+"""In smin_alpha: nearest neighbours at which the divisor of DeePMD-kit's PyTorch takes over."""
+
+
+def notes(tree: Tree, part: ShortRange) -> list[str]:
+    """What a user should know of the table of a converted model."""
+    far = FARTHEST * part.smin_alpha
+    found = [f"short range: {part.summary(learned(tree['model'])['type_map'])}", *part.notes()]
+    if tree.get("backend") == "PyTorch" and far < part.rcut:
+        found.append(
+            f"DeePMD-kit's PyTorch gives atoms without a neighbour within {far:.1f} Å, but one "
+            "within the cutoff, the table's energy; here they have the networks'"
+        )
+    return found
 
 
 def _both(model: Node) -> list[Node]:
