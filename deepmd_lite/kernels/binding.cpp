@@ -1,65 +1,12 @@
 // The Python module _kernels: Python checks shapes; here only pointers are passed on.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/vector.h>
+#include "binding.h"
 
 #include <optional>
-#include <utility>
 #include <vector>
 
-#include "dpl.h"
-
-namespace nb = nanobind;
-using nb::ndarray;
-
-// A tensor of torch, its memory shared.
-template <class Array>
-struct Shared : Array {
-  Shared() = default;
-  explicit Shared(Array array) : Array(std::move(array)) {}
-};
-
-// Through torch's own capsule: Tensor.__dlpack__, which nanobind asks for, takes twenty times as
-// long, more than the work on a few atoms.
-template <class Array>
-struct nanobind::detail::type_caster<Shared<Array>> {
-  NB_TYPE_CASTER(Shared<Array>, make_caster<Array>::Name)
-
-  template <class Flags>
-  bool from_python(handle tensor, Flags flags, cleanup_list* cleanup) noexcept {
-    static PyObject* const to_dlpack = PyObject_GetAttrString(
-        steal(PyImport_ImportModule("torch.utils.dlpack")).ptr(), "to_dlpack");
-    const object capsule = steal(PyObject_CallFunctionObjArgs(to_dlpack, tensor.ptr(), nullptr));
-    make_caster<Array> array;
-    if (!capsule.is_valid() || !array.from_python(capsule, flags, cleanup)) {
-      PyErr_Clear();  // no tensor: nanobind says what was expected
-      return false;
-    }
-    value = Shared<Array>(std::move(array.value));
-    return true;
-  }
-};
+using namespace dpl_binding;
 
 namespace {
-
-template <class T, class... Shape>
-using Array = Shared<ndarray<T, nb::c_contig, nb::device::cpu, Shape...>>;
-template <class T>
-using Matrix3 = Array<T, nb::shape<-1, 3>>;
-template <class T>
-using Vector = Array<T, nb::ndim<1>>;
-using Real = Shared<ndarray<nb::c_contig, nb::device::cpu>>;  // float32 or float64
-
-// Raises deepmd_lite.system.InputError with the library's message (MemoryError when out of it).
-void check(dpl_status status) {
-  if (status == DPL_OK) return;
-  nb::object error = status == DPL_OUT_OF_MEMORY
-                         ? nb::module_::import_("builtins").attr("MemoryError")
-                         : nb::module_::import_("deepmd_lite.system").attr("InputError");
-  PyErr_SetString(error.ptr(), dpl_last_error());
-  throw nb::python_error();
-}
 
 class NeighborList {
  public:
@@ -88,24 +35,6 @@ class NeighborList {
   dpl_neighbors* handle_ = nullptr;
   int threads_;
   int64_t n_edges_ = 0;
-};
-
-// Atoms and their neighbours.
-struct Atoms {
-  Matrix3<const double> positions;
-  Vector<const int32_t> types;
-  Vector<const int64_t> offsets;
-  Vector<const int32_t> indices;
-  int threads;
-
-  dpl_atoms view() const {
-    return {int64_t(positions.shape(0)),
-            int64_t(offsets.shape(0)) - 1,
-            positions.data(),
-            types.data(),
-            offsets.data(),
-            indices.data()};
-  }
 };
 
 // The embedding and what finds an edge's place in it.
@@ -257,65 +186,6 @@ class Potential {
   dpl_potential* handle_ = nullptr;
 };
 
-void add_repulsion(const Atoms& given, Vector<const double> atomic_numbers,
-                   Array<const double, nb::ndim<2>> r_in, Array<const double, nb::ndim<2>> r_out,
-                   Vector<double> energies, Matrix3<double> forces, Matrix3<double> virial) {
-  const dpl_atoms atoms = given.view();
-  const dpl_repulsion repulsion{int32_t(atomic_numbers.shape(0)), atomic_numbers.data(),
-                                r_in.data(), r_out.data()};
-  dpl_status status;
-  {
-    nb::gil_scoped_release unlocked;
-    status = dpl_repulsion_add(&repulsion, &atoms, given.threads, energies.data(), forces.data(),
-                               virial.data());
-  }
-  check(status);
-}
-
-// The table of pairs that takes over from the networks at short range.
-struct ShortRange {
-  Array<const double, nb::ndim<4>> coefficients;  // (n_types, n_types, n_intervals, 4)
-  Vector<const double> bias;
-  double rcut, smin_alpha, sw_rmin, sw_rmax, start, spacing;
-
-  dpl_short_range view() const {
-    return {int32_t(coefficients.shape(0)),
-            int32_t(coefficients.shape(2)),
-            rcut,
-            smin_alpha,
-            sw_rmin,
-            sw_rmax,
-            start,
-            spacing,
-            coefficients.data(),
-            bias.data()};
-  }
-
-  void weights(const Atoms& given, Vector<double> weights) const {
-    const dpl_atoms atoms = given.view();
-    const dpl_short_range table = view();
-    dpl_status status;
-    {
-      nb::gil_scoped_release unlocked;
-      status = dpl_short_range_weights(&table, &atoms, given.threads, weights.data());
-    }
-    check(status);
-  }
-
-  void add(const Atoms& given, Vector<double> energies, Matrix3<double> forces,
-           Matrix3<double> virial) const {
-    const dpl_atoms atoms = given.view();
-    const dpl_short_range table = view();
-    dpl_status status;
-    {
-      nb::gil_scoped_release unlocked;
-      status = dpl_short_range_add(&table, &atoms, given.threads, energies.data(), forces.data(),
-                                   virial.data());
-    }
-    check(status);
-  }
-};
-
 template <class Operation>
 void run(const Call& call, Operation operation) {
   dpl_status status;
@@ -432,17 +302,7 @@ NB_MODULE(_kernels, m) {
       .def(nb::init<const Table&, Vector<const double>, const Fitting&>())
       .def("evaluate", &Potential::evaluate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
            nb::arg());
-  m.def("add_repulsion", &add_repulsion);
-  nb::class_<ShortRange>(m, "ShortRange")
-      .def("__init__",
-           [](ShortRange* self, Array<const double, nb::ndim<4>> coefficients,
-              Vector<const double> bias, double rcut, double smin_alpha, double sw_rmin,
-              double sw_rmax, double start, double spacing) {
-             new (self)
-                 ShortRange{coefficients, bias, rcut, smin_alpha, sw_rmin, sw_rmax, start, spacing};
-           })
-      .def("weights", &ShortRange::weights)
-      .def("add", &ShortRange::add);
+  bind_close_pairs(m);
   nb::class_<Gradient>(m, "Gradient")
       .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
                           std::vector<std::optional<Real>> steps, Real weight_out) {
