@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..system import LocalEnv
+from ..system import InputError, LocalEnv
 from . import reference
 
 
@@ -79,16 +79,24 @@ def switched(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """λ and the table's energies (eV), both (n_local,) float64, differentiable in positions.
 
-    Pairs nearer than the table's start continue its first cubic; the compiled operation refuses
-    them.
+    Raises InputError for a pair of an atom with λ > 0 that is nearer than the table begins.
     """
     edges = edges_of(env, positions, torch.arange(env.n_local), short_range)
     r_e = edges.vector.norm(dim=1)
     soft, _ = soft_minimum(edges.centre, r_e, env.n_local, short_range)
     value = reference.switch(soft, short_range.sw_rmin, short_range.sw_rmax)
+    _refuse_nearer(r_e.detach()[value.detach()[edges.centre] > 0], short_range)
     energy_e, _ = pair_energies(env, edges, r_e, short_range)
     bias = short_range.bias[env.types[: env.n_local].long()]
     return value, bias.index_add(0, edges.centre, 0.5 * energy_e)
+
+
+def _refuse_nearer(r: torch.Tensor, short_range: ShortRange) -> None:
+    if bool((r < short_range.start).any()):
+        raise InputError(
+            f"two atoms are {float(r.min()):.4g} Å apart; the short-range table begins at "
+            f"{short_range.start:.4g} Å"
+        )
 
 
 def soft_minimum(
@@ -138,13 +146,14 @@ def blended(
 
     `weights` (n_local,): 1 − λ_i; `energies` (n_local,) eV of the networks; `forces` (n_all, 3)
     eV/Å: minus the gradient of Σ weights_i E_i with the weights held fixed. Positions are
-    constants.
+    constants. Raises InputError as `switched`.
     """
     rows = (weights < 1).nonzero()[:, 0]
     edges = edges_of(env, env.positions.detach(), rows, short_range)
     r_e = edges.vector.norm(dim=1)
     soft, share_e = soft_minimum(edges.centre, r_e, len(rows), short_range)
     value, slope = switch_and_slope(soft, short_range)
+    _refuse_nearer(r_e, short_range)
     pair_e, pair_slope_e = pair_energies(env, edges, r_e, short_range)
     bias = short_range.bias[env.types[rows].long()]
     above = bias.index_add(0, edges.centre, 0.5 * pair_e) - energies[rows]

@@ -86,7 +86,8 @@ def gas(model: Any, n_atoms: int = 96, seed: int = 0) -> Structure:
     sphere = 4.0 / 3.0 * math.pi * model.rcut**3
     nearest = model.min_distance
     if model.short_range is not None:
-        nearest = min(nearest, model.table_min_distance())
+        reached = max(model.table_min_distance(), float(model.short_range.table().start))
+        nearest = min(nearest, reached)
     # `sel` leaves room over the largest count; hard spheres fill at most a fifth of the cell
     density = min(sum(model.sel) / 1.5 / sphere, 0.4 / nearest**3)
     length = (n_atoms / density) ** (1 / 3)

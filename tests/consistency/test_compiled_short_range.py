@@ -250,7 +250,13 @@ def test_pairs_nearer_than_the_table_begins():
     message = r"rows 3 and 5 are 0\.3 Å apart; the short-range table begins at 0\.32 Å"
     with pytest.raises(InputError, match=message):
         added(env, begun)
-    kernels.short_range_weights(env, begun)  # λ is known all the same
+    weights = kernels.short_range_weights(env, begun)  # λ is known all the same
+    message = r"two atoms are 0\.3 Å apart; the short-range table begins at 0\.32 Å"
+    energies, forces = networks(env).energies, networks(env).forces
+    with pytest.raises(InputError, match=message):
+        reference.switched(env, env.positions, begun)
+    with pytest.raises(InputError, match=message):
+        reference.blended(energies, forces, env, begun, weights)
 
 
 def test_nobody_and_atoms_alone():
