@@ -16,6 +16,7 @@ from models import (
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from deepmd_lite.certify import curves
 from deepmd_lite.interop import convert
 from deepmd_lite.model import ModelConfig, Potential, load_model, save_model
 from deepmd_lite.model.statistics import statistics_from
@@ -165,3 +166,14 @@ def test_inside_its_reach_the_table_alone_counts(alpha):
     assert float(weights[0]) < 1e-2
     none_but_one = environment_of(atoms[:3], ["H"], model.rcut).env
     assert float(model.short_range.weights(none_but_one)[0]) == 0.0
+
+
+def test_a_table_that_is_cut_inside_the_switch_fails_its_check():
+    model = short_range_potential()
+    assert [v.state for v in curves.smoothness(model)] == ["ok"] * 3
+    cut = model.short_range.coefficients[:, :, :20].contiguous()
+    model.short_range.coefficients = cut  # it ends at 1.05 Å
+    *others, verdict = curves.smoothness(model)
+    assert [v.state for v in others] == ["ok"] * 2
+    assert verdict.state == "FAILED"
+    assert "at 1.050 Å" in verdict.words
