@@ -98,7 +98,8 @@ Potential<real>::Potential(const dpl_model& model)
   table_.coefficients = coefficients;
   for (int32_t a = 0; a < n_types; ++a) {
     const double s = -davg_[a * kColumns] / dstd_[a * kColumns];
-    const double place = (s - environment_.table_start) / environment_.table_spacing;
+    const double y = environment_.table_of_distance ? -environment_.rcut : s;
+    const double place = (y - environment_.table_start) / environment_.table_spacing;
     const double q = std::floor(clamped_place(place, table_.n_intervals - 1.0));
     for (int32_t b = 0; b < n_types; ++b) {
       const int64_t table = environment_.type_one_side ? b : a * n_types + b;
