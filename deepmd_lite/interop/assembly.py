@@ -17,13 +17,12 @@ import numpy as np
 
 from . import nodes
 from .nodes import RADIAL, Tree
-from .type_embedding import SMOOTH
+from .type_embedding import DPA1, SMOOTHED
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
 
 
-DPA1 = ("dpa1", "se_atten")
 _DPA1_DEFAULTS: Tree = {
     "attn_layer": 2,
     "tebd_input_mode": "concat",
@@ -149,8 +148,6 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tr
         if not isinstance(part, dict):
             raise PartsError(f"model/{key} is missing from its training script")
         kind = part.get("type", known[-1])
-        if kind == "se_atten_v2":
-            raise PartsError(f"model/{key}/type 'se_atten_v2': {SMOOTH}")
         if kind not in known:
             raise PartsError(
                 f"model/{key}/type {_shown(kind)} is not supported; only {_names(known)}"

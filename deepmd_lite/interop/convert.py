@@ -15,6 +15,7 @@ from typing import Any
 
 from ..model import Potential, load_model, refine_table, save_model
 from ..model.structures import gas
+from ..model.fading import FadingEmbedding
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..neighbors import periodic_env
 from ..system import InputError, ModelFileError
@@ -131,7 +132,7 @@ def _kept(tree: dict[str, Any], potential: Potential) -> str:
 
 def _exact(potential: Potential) -> str:
     """What the potential's own table approximates."""
-    if isinstance(potential.embedding, ScaledEmbedding):
+    if isinstance(potential.embedding, (ScaledEmbedding, FadingEmbedding)):
         return "networks, of which the file keeps the table alone: no training"
     lost = isinstance(potential.embedding, TabulatedEmbedding)
     return "tables of the file, whose networks are lost: no training" if lost else "networks"

@@ -15,6 +15,7 @@ import torch
 
 from ..model import ModelConfig, Potential, Statistics
 from ..model.file import FINEST
+from ..model.fading import Distances, FadingEmbedding
 from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
@@ -23,9 +24,9 @@ from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
 from .networks import activation, arrays, collection, layers
 from .nodes import RADIAL
-from .tables import tabulated_embedding
+from .tables import tabulated, tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, SMOOTH, folded
+from .type_embedding import DPA1, folded
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
@@ -56,12 +57,14 @@ def potential_from_tree(
     config = _config(model, _exclusions(root, model, davg))
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
-    parameters, embedding = {}, _scaled_embedding(config, descriptor)
-    tabulated = tabulated_embedding(descriptor, config, davg, dstd)
-    if tabulated is not None:
-        embedding = tabulated[0]
-        config.table.min_distance = max(TABLE_REACH * statistics.min_distance, tabulated[1])
-    elif embedding is None:
+    parameters, embedding = {}, None
+    found = _scaled_embedding(config, descriptor, davg, dstd)
+    found = found or tabulated_embedding(descriptor, config, davg, dstd)
+    if found is not None:
+        embedding, shortest = found
+        if shortest > 0:
+            config.table.min_distance = max(TABLE_REACH * statistics.min_distance, shortest)
+    else:
         parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
     nets = fitting.node("nets")
     for a, network in enumerate(collection(nets, 1, n_types)):
@@ -92,8 +95,6 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
-    if model.node("descriptor").values.get("type") == "se_atten_v2":
-        raise model.node("descriptor").refusal("type", f"'se_atten_v2': {SMOOTH}")
     model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1)
     model.node("fitting").only("type", "ener", default="ener")
 
@@ -291,22 +292,38 @@ def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]
     return {name: torch.stack([(copy or zeros)[name] for copy in copies]) for name in known[0]}
 
 
-def _scaled_embedding(config: ModelConfig, descriptor: Node) -> TabulatedEmbedding | None:
-    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings."""
+def _scaled_embedding(
+    config: ModelConfig, descriptor: Node, davg: torch.Tensor, dstd: torch.Tensor
+) -> tuple[TabulatedEmbedding, float] | None:
+    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings.
+
+    And how near two atoms may come, Å, where a table says it (see `tabulated_embedding`), or 0.
+    """
     embeddings, d = descriptor.node("embeddings"), config.descriptor
     if embeddings.values.get("@class") != "ScaledEmbedding":
         return None
     n_types = len(config.type_map)
     n_tables = n_types if d.type_one_side else n_types**2
-    scale = embeddings.node("@variables").array("scale", (n_tables, d.neuron[-1]))
-    nets = embeddings.node("embedding")
-    (network,) = collection(nets, 0, n_types)
-    found = _hidden(
-        layers(network, nets, len(d.neuron)), 1, d.neuron, d.activation_function, d.resnet_dt
+    factors = embeddings.node("@variables").array("factors", (n_tables, d.neuron[-1]))
+    factors = torch.tensor(factors).double()
+    nets, shortest = embeddings.node("embedding"), 0.0
+    shared: Embedding | TabulatedEmbedding
+    if nets.values.get("@class") == "TabulatedEmbedding":
+        shared, shortest = tabulated(nets, 0, config, davg, dstd)
+    else:
+        (network,) = collection(nets, 0, n_types)
+        found = layers(network, nets, len(d.neuron))
+        weights = _hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt)
+        shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
+        shared.load_state_dict({name: x[None] for name, x in weights.items()})
+        shared.requires_grad_(False)
+    fading = embeddings.only("fading", None, "switch", "cubic")
+    if fading is None:
+        return ScaledEmbedding(shared, 1.0 + factors), shortest
+    distances = Distances(
+        d.rcut, d.rcut_smth, d.env_protection, davg[:, 0], dstd[:, 0], fading=fading
     )
-    shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
-    shared.load_state_dict({name: x[None] for name, x in found.items()})
-    return ScaledEmbedding(shared.requires_grad_(False), torch.tensor(scale))
+    return FadingEmbedding(shared, factors, distances), shortest
 
 
 def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:

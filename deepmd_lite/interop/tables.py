@@ -28,17 +28,24 @@ def tabulated_embedding(
     embeddings = descriptor.node("embeddings")
     if embeddings.values.get("@class") != "TabulatedEmbedding":
         return None
+    ndim = 1 if config.descriptor.type_one_side else 2
+    return tabulated(embeddings, ndim, config, davg, dstd)
+
+
+def tabulated(
+    embeddings: Node, ndim: int, config: ModelConfig, davg: torch.Tensor, dstd: torch.Tensor
+) -> tuple[TabulatedEmbedding, float]:
+    """As `tabulated_embedding`, of tables of neighbours (`ndim` 1), pairs (2) or a single one (0)."""
     d, n_types = config.descriptor, len(config.type_map)
-    ndim = 1 if d.type_one_side else 2
     embeddings.version(1)
     embeddings.only("ndim", ndim)
     embeddings.only("ntypes", n_types)
     given = embeddings.nodes("tables", n_types**ndim)
-    if not d.type_one_side:  # G_ab stands at a + n_types · b there, at a · n_types + b here
+    if ndim == 2:  # G_ab stands at a + n_types · b there, at a · n_types + b here
         given = [given[a + n_types * b] for a in range(n_types) for b in range(n_types)]
     tables = [None if node is None else _checked(node, d.neuron[-1]) for node in given]
     ends = [table["max"] for table in tables if table is not None]
-    if not ends or any(t is None and not _excluded(k, config) for k, t in enumerate(tables)):
+    if not ends or any(t is None and not _excluded(k, ndim, config) for k, t in enumerate(tables)):
         raise embeddings.refusal("tables", "a table is null; expected its coefficients")
     reach = min(ends) * dstd[:, 0] + davg[:, 0]
     if not (reach > 1.0 / (d.rcut + d.env_protection)).all():
@@ -48,10 +55,10 @@ def tabulated_embedding(
     return embedding, max(0.0, float((1.0 / reach).max()) - d.env_protection)
 
 
-def _excluded(k: int, config: ModelConfig) -> bool:
+def _excluded(k: int, ndim: int, config: ModelConfig) -> bool:
     """Whether no pair of types looks at table k."""
     n, pairs = len(config.type_map), {frozenset(p) for p in config.descriptor.exclude_types}
-    if not config.descriptor.type_one_side:
+    if ndim == 2:
         return frozenset(divmod(k, n)) in pairs
     return all(frozenset((a, k)) in pairs for a in range(n))
 

@@ -35,9 +35,9 @@ from .statistics import Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`."""
+`env_protection` and `se_e2_r`; 5 tables of the distance."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -155,6 +155,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
             float(header["grid"]["start"]),
             float(header["grid"]["spacing"]),
             int(header["grid"]["n_intervals"]),
+            bool(header["grid"].get("of_distance", False)),
         )
         sel = [int(n) for n in header["sel"]]
         min_distance = float(header["min_distance"])

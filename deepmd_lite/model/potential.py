@@ -165,7 +165,10 @@ class Potential(nn.Module):
         return self.config.table.min_distance or TABLE_REACH * self.min_distance
 
     def _initial_grid(self) -> Grid:
-        shortest = self.table_min_distance() + self.config.descriptor.env_protection
+        d, shortest = self.config.descriptor, self.table_min_distance()
+        if self.embedding.of_distance:
+            return Grid.of_distances(d.rcut, d.rcut_smth, shortest, self.config.table.spacing)
+        shortest += d.env_protection
         top = (1.0 / shortest - self.davg[:, 0]) / self.dstd[:, 0]
         low = float(self.empty_slot.min())
         return Grid.covering(low, float(top.max()), self.config.table.spacing)
@@ -184,6 +187,7 @@ class Potential(nn.Module):
             table_start=self.grid.start + shift,
             table_spacing=self.grid.spacing,
             protection=d.env_protection,
+            table_of_distance=self.grid.of_distance,
         )
 
     def jet(self) -> Jet:
@@ -221,9 +225,12 @@ class Potential(nn.Module):
             return self._frozen
         return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
 
-    def _exact_values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
-        """(n_edges, M) float64: what the tables approximate, at the first entry of each row."""
-        y_e, s_e = s_e, s_e - self._shift
+    def _exact_values(self, table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:
+        """(n_edges, M) float64: what the tables approximate, at the first entry of each row.
+
+        At −r where they are functions of the distance.
+        """
+        s_e = y_e - self._shift
         if self._seen is None:
             values = self.embedding.values(table_e, s_e)
         else:
@@ -237,18 +244,19 @@ class Potential(nn.Module):
         pair = torch.arange(n * n)
         return pair % n if self.config.descriptor.type_one_side else pair
 
-    def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Table and first entry of the row of an empty slot, for each (centre, neighbour) pair."""
+    def _slots(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of an empty slot, for each (centre, neighbour) pair: table, place y, first entry s."""
         n = len(self.type_map)
         a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
         table = b if self._one_side else a * n + b
-        return table, self.empty_slot[a] + self._shift
+        s = self.empty_slot[a] + self._shift
+        return table, torch.full_like(s, -self.rcut) if self.grid.of_distance else s, s
 
     def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
         """(n_types², M_padded): column 0 of what one empty slot of (a, b) adds to the moments."""
-        table, s = self._slots()
+        table, y, s = self._slots()
         start = self.grid.start + self._shift
-        position = ((s - start) / self.grid.spacing).to(coefficients.dtype)
+        position = ((y - start) / self.grid.spacing).to(coefficients.dtype)
         values, _ = reference.table_values(coefficients, table, position)
         return values * s.to(values.dtype)[:, None]
 
@@ -343,8 +351,8 @@ class Potential(nn.Module):
             self.environment(),
             torch.float64,
         )
-        table, s = self._slots()
-        empty = self._exact_values(table, s) * s[:, None]
+        table, y, s = self._slots()
+        empty = self._exact_values(table, y) * s[:, None]
         moments = self._normalised(raw, counts, types, empty)
         return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
 
