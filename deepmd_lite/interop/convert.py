@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..model import Potential, load_model, refine_table, save_model
-from ..model.structures import gas
 from ..model.fading import FadingEmbedding
+from ..model.structures import gas
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..neighbors import periodic_env
 from ..system import InputError, ModelFileError

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ..model import ModelConfig, Potential, Statistics
-from ..model.file import FINEST
 from ..model.fading import Distances, FadingEmbedding
+from ..model.file import FINEST
 from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
@@ -58,10 +58,10 @@ def potential_from_tree(
     sel = descriptor.integers("sel")
     statistics = Statistics(davg, dstd, _energy_bias(model, n_types), sel, _min_distance(root))
     parameters, embedding = {}, None
-    found = _scaled_embedding(config, descriptor, davg, dstd)
-    found = found or tabulated_embedding(descriptor, config, davg, dstd)
-    if found is not None:
-        embedding, shortest = found
+    tables = _scaled_embedding(config, descriptor, davg, dstd)
+    tables = tables or tabulated_embedding(descriptor, config, davg, dstd)
+    if tables is not None:
+        embedding, shortest = tables
         if shortest > 0:
             config.table.min_distance = max(TABLE_REACH * statistics.min_distance, shortest)
     else:
@@ -304,8 +304,8 @@ def _scaled_embedding(
         return None
     n_types = len(config.type_map)
     n_tables = n_types if d.type_one_side else n_types**2
-    factors = embeddings.node("@variables").array("factors", (n_tables, d.neuron[-1]))
-    factors = torch.tensor(factors).double()
+    rows = embeddings.node("@variables").array("factors", (n_tables, d.neuron[-1]))
+    factors = torch.tensor(rows).double()
     nets, shortest = embeddings.node("embedding"), 0.0
     shared: Embedding | TabulatedEmbedding
     if nets.values.get("@class") == "TabulatedEmbedding":

@@ -16,6 +16,7 @@ import numpy as np
 from ..system import ModelFileError
 from . import nodes
 from .assembly import (
+    DPA1,
     Layer,
     Parts,
     PartsError,
@@ -27,6 +28,7 @@ from .assembly import (
     one_sided_input,
     section_of,
 )
+from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
 from .nodes import RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
 
@@ -132,27 +134,37 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         raise PartsError(f"a model of type '{kind}' is not supported; only energies ('ener')")
     script = _script(graph)
     section = section_of(script.get("model", {}))
-    check_supported(section)
+    check_supported(section, DPA1)
     type_map = graph.text("model_attr/tmap").split()
-    radial = section["descriptor"].get("type") in RADIAL
-    operation = "ProdEnvMatR" if radial else "ProdEnvMatA"
+    descriptor, n_types = section["descriptor"], len(type_map)
+    radial, is_dpa1 = descriptor.get("type") in RADIAL, descriptor.get("type") in DPA1
+    operation = "ProdEnvMatAMix" if is_dpa1 else "ProdEnvMatR" if radial else "ProdEnvMatA"
     environment = graph.of(operation, "DescrptSeR" if radial else "DescrptSeA")
     if len(environment) != 1 or not type_map:
         raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
     vectors = _type_vectors(graph)
     suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
     fittings = [_fitting(graph, suffix) for suffix in suffixes]
-    sel, davg, dstd = _scales(graph, len(type_map), environment[0], radial)
-    descriptor, n_types = section["descriptor"], len(type_map)
+    sel, davg, dstd = _scales(graph, n_types, environment[0], radial, 1 if is_dpa1 else n_types)
     tables = _compressed(graph, descriptor, n_types)
+    factors = rows = None
+    if is_dpa1:
+        check_vectors(graph)
+        if tables:
+            fused = graph.of(TABLE)[0]
+            rows = factors_of_pairs(graph, fused, n_types, fading(descriptor) is not None)
+        elif f"filter_type_all/matrix_1{_OF_PAIRS}" in graph:
+            factors = _network(graph, "filter_type_all", _OF_PAIRS, -1)
 
     def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
         return [_network(graph, scope, f"_{b}", 1) for b in seen]
 
     embeddings: list[list[Layer] | None] = []
-    shared = _network(graph, "filter_type_all", "", -1) if vectors else []
-    if vectors:
+    one_side = False
+    if vectors and not tables:
+        shared = _network(graph, "filter_type_all", "", -1)
         embeddings = [shared]
+        one_side = one_sided_input(factors or shared, vectors, scalars=0 if factors else 1)
     elif not tables:
         embeddings = _in_order(graph, descriptor, n_types, networks)
     parts = Parts(
@@ -163,12 +175,14 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         sel=sel,
         davg=davg,
         dstd=dstd,
-        one_side=one_sided_input(shared, vectors) if vectors else _one_side(graph),
+        one_side=one_side if vectors else _one_side(graph),
         embeddings=embeddings,
         tables=tables,
         type_vectors=vectors,
-        type_factors=None,
-        concatenated=True,
+        type_factors=factors,
+        factor_rows=rows,
+        fading=fading(descriptor) if is_dpa1 else None,
+        concatenated=descriptor.get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
@@ -197,14 +211,14 @@ def _script(graph: _Graph) -> Tree:
 
 
 def _scales(
-    graph: _Graph, n_types: int, environment: Node, radial: bool
+    graph: _Graph, n_types: int, environment: Node, radial: bool, n_sel: int
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """sel, and davg and dstd (n_types, N_sel, 4), or 1 in the place of 4.
 
     A model whose sel was changed after training divides by the sum of the original one.
     """
     sel, columns = environment.integers("sel" if radial else "sel_a"), 1 if radial else 4
-    if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1:
+    if len(sel) != n_sel or min(sel) < 0 or sum(sel) < 1:
         raise PartsError(f"sel {sel} for {n_types} types")
     shape = (n_types, columns * sum(sel))
     davg, dstd = (
@@ -215,7 +229,7 @@ def _scales(
     if "descrpt_attr/original_sel" in graph:
         original = graph.integers("descrpt_attr/original_sel")
     if original != sel:
-        if davg.any() or len(original) != n_types or not 0 < sum(original) < 1 << 14:
+        if davg.any() or len(original) != n_sel or not 0 < sum(original) < 1 << 14:
             raise PartsError(f"sel was changed from {original} to {sel} with davg that is not 0")
         davg, dstd = (np.repeat(x[:, :1], sum(original), axis=1) for x in (davg, dstd))
     return original, davg, dstd
@@ -294,13 +308,14 @@ def _network(graph: _Graph, scope: str, suffix: str, width: int) -> list[Layer]:
     return layers
 
 
+_OF_PAIRS = "_two_side_ebd"
+"""Of the names of DPA-1's second network with `tebd_input_mode` strip."""
+
+
 def _type_vectors(graph: _Graph) -> list[Layer] | None:
     """The network of a type embedding, which it may do without."""
     if "type_embed_net/matrix_1" not in graph:
         return None
-    for side in ("one", "two"):
-        if f"filter_type_all/matrix_1_{side}_side_ebd" in graph:
-            raise PartsError("model/descriptor/tebd_input_mode 'strip' is not supported")
     return _network(graph, "type_embed_net", "", -1)
 
 
@@ -348,7 +363,7 @@ def _fitting_residual(layers: list[Layer]) -> list[bool]:
 def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None] | None:
     """Tables in the order of `_in_order`; None for a model that has none."""
     scopes: dict[str, dict[int, Tree]] = {}
-    for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion"):
+    for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion", TABLE):
         scope, _, name = node.name.rpartition("/")
         number = name.partition("_")[2] or "0"  # NAME, NAME_1, …: in the order of neighbour types
         if not number.isdecimal() or len(node.inputs) < 2:
@@ -369,4 +384,6 @@ def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None]
             raise PartsError(f"{len(found)} tables in '{scope}', expected {len(seen)}")
         return [table for _, table in sorted(found.items())]
 
+    if section.get("type") in DPA1:  # one of all types
+        return list(tables("filter_type_all", [0]))
     return _in_order(graph, section, n_types, tables)

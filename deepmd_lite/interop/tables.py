@@ -35,7 +35,7 @@ def tabulated_embedding(
 def tabulated(
     embeddings: Node, ndim: int, config: ModelConfig, davg: torch.Tensor, dstd: torch.Tensor
 ) -> tuple[TabulatedEmbedding, float]:
-    """As `tabulated_embedding`, of tables of neighbours (`ndim` 1), pairs (2) or a single one (0)."""
+    """As `tabulated_embedding`, of tables of neighbours (`ndim` 1), pairs (2) or one of all (0)."""
     d, n_types = config.descriptor, len(config.type_map)
     embeddings.version(1)
     embeddings.only("ndim", ndim)

@@ -139,6 +139,8 @@ def _parts(state: _State, section: Tree) -> Parts:
         tables=None,
         type_vectors=vectors,
         type_factors=factors,
+        factor_rows=None,
+        fading=None,
         concatenated=descriptor.get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,

@@ -42,8 +42,8 @@ def folded(model: Node) -> Node:
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     is_dpa1 = descriptor.values.get("type") in DPA1
     if descriptor.values.get("type") == SMOOTHED:
-        stripped = {"tebd_input_mode": "strip", "smooth_type_embedding": True}
-        descriptor = Node({**descriptor.values, **stripped}, descriptor.place, descriptor.parents)
+        implied = {"tebd_input_mode": "strip", "smooth_type_embedding": True}
+        descriptor = Node({**descriptor.values, **implied}, descriptor.place, descriptor.parents)
     if not is_dpa1 and not descriptor.given("type_embedding"):
         return model
     descriptor.only("type", "se_e2_a", "se_a", *DPA1)

@@ -108,10 +108,8 @@ class FadingEmbedding(TabulatedEmbedding):
             curvature = curvature * first**2 + slope * second
             slope = slope * first
             values.append(value * (1.0 + f * g))
-            slopes.append(-(slope * (1.0 + f * g) + value * df * g))
-            curvatures.append(
-                curvature * (1.0 + f * g) + 2.0 * slope * df * g + value * d2f * g
-            )
+            slopes.append(0.0 - (slope * (1.0 + f * g) + value * df * g))  # and no -0
+            curvatures.append(curvature * (1.0 + f * g) + 2.0 * slope * df * g + value * d2f * g)
         return torch.cat(values), torch.cat(slopes), torch.cat(curvatures)
 
     def values(self, table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:

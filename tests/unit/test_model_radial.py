@@ -86,7 +86,7 @@ def test_a_file_says_the_same(env, tmp_path):
     save_model(potential, tmp_path / "model.dpl")
     loaded = load_model(tmp_path / "model.dpl")
     assert torch.equal(loaded.evaluate(env).forces, potential.evaluate(env).forces)
-    assert read_header(tmp_path / "model.dpl")["format_version"] == 4
+    assert read_header(tmp_path / "model.dpl")["format_version"] == 5
 
 
 @pytest.mark.parametrize(
