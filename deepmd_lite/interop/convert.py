@@ -111,7 +111,7 @@ def _imported(
     potential.provenance = _provenance(source, tree) | potential.provenance
     save_model(potential, target, potential.provenance)
     notes = [
-        f"table of {potential.grid.n_intervals} intervals: forces within "
+        f"table of {_intervals(potential)} intervals: forces within "
         f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
         f"eV/atom of the {_exact(potential)}",
         f"DeePMD-kit keeps at most {_kept(tree, potential)}; here all count",
@@ -126,15 +126,24 @@ def _imported(
 def _kept(tree: dict[str, Any], potential: Potential) -> str:
     """How many neighbours DeePMD-kit's model sees."""
     if tree["model"]["descriptor"].get("type") in DPA1:
-        return f"sel {sum(potential.sel)} neighbours of all elements together"
-    return f"sel {potential.sel} neighbours of each element"
+        return f"sel {sum(potential.descriptor.sel)} neighbours of all elements together"
+    return f"{_sel(potential)} neighbours of each element"
+
+
+def _sel(potential: Potential) -> str:
+    return " and ".join(f"sel {d.sel} within {d.config.rcut} Å" for d in potential.descriptors)
+
+
+def _intervals(potential: Potential) -> str:
+    return " and ".join(str(d.grid.n_intervals) for d in potential.descriptors)
 
 
 def _exact(potential: Potential) -> str:
-    """What the potential's own table approximates."""
-    if isinstance(potential.embedding, (ScaledEmbedding, FadingEmbedding)):
+    """What the potential's own tables approximate."""
+    scaled = (ScaledEmbedding, FadingEmbedding)
+    if any(isinstance(d.embedding, scaled) for d in potential.descriptors):
         return "networks, of which the file keeps the table alone: no training"
-    lost = isinstance(potential.embedding, TabulatedEmbedding)
+    lost = any(isinstance(d.embedding, TabulatedEmbedding) for d in potential.descriptors)
     return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
 
@@ -147,14 +156,15 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
     writer(target, tree)
     notes = [
         f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
-        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element within "
-        f"{potential.rcut} Å, the nearest ones",
+        f"DeePMD-kit keeps at most {_sel(potential)} of the neighbours of each element, the "
+        "nearest ones",
     ]
-    if potential.config.descriptor.exclude_types and potential.davg.any():
+    each = potential.descriptors
+    if any(d.config.exclude_types and d.davg.any() for d in each):
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
-    if potential.config.descriptor.radial and not potential.config.descriptor.type_one_side:
+    if any(d.config.radial and not d.config.type_one_side for d in each):
         notes.append("with type_one_side false its TensorFlow (.pb) alone evaluates se_e2_r")
-    if potential.config.descriptor.env_protection:
+    if any(d.config.env_protection for d in each):
         notes.append("with env_protection its PyTorch (.pth) alone evaluates it")
     return potential, notes
 

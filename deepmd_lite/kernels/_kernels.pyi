@@ -74,15 +74,13 @@ class Network:
 class Fitting:
     def __init__(
         self,
-        n_features: int,
-        n_embedding: int,
-        n_axis: int,
+        shapes: list[tuple[int, int, int]],
         activation: int,
         networks: list[Network],
     ) -> None: ...
 
 class Potential:
-    def __init__(self, table: Table, sel: Tensor, fitting: Fitting) -> None: ...
+    def __init__(self, descriptors: list[tuple[Table, Tensor]], fitting: Fitting) -> None: ...
     def evaluate(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> int: ...
 
 def add_repulsion(
@@ -110,17 +108,17 @@ class Pass:
         self,
         fitting: Fitting,
         types: Tensor,
-        moments: Tensor,
+        moments: list[Tensor],
         threads: int,
         energies: Tensor,
-        grad: Tensor,
+        grad: list[Tensor],
     ) -> None: ...
     def backward(
         self,
-        moments: Tensor,
+        moments: list[Tensor],
         to_energies: Tensor,
-        to_gradients: Tensor | None,
+        to_gradients: list[Tensor] | None,
         threads: int,
-        grad: Tensor,
+        grad: list[Tensor],
         gradients: list[Gradient],
     ) -> list[float]: ...

@@ -175,27 +175,38 @@ typedef struct dpl_network {
   double bias_out;
 } dpl_network;
 
-/* Descriptor D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, and a network for each type: the
- * first layer's input is D_ma at m · n_axis + a. With n_axis 0 the descriptor is the first column
- * of the moments, D_m = T_0m. */
-typedef struct dpl_fitting {
-  dpl_precision precision;
-  int32_t n_types;
+/* The numbers D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, at m · n_axis + a. With n_axis
+ * 0 they are the first column of the moments, D_m = T_0m. */
+typedef struct dpl_shape {
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
   int32_t n_embedding; /* without padding */
   int32_t n_axis;      /* 0 to n_embedding */
+} dpl_shape;
+
+/* Descriptors, and a network for each type, whose first layer takes their numbers one descriptor
+ * after another. */
+typedef struct dpl_fitting {
+  dpl_precision precision;
+  int32_t n_types;
+  int32_t n_descriptors;   /* at least 1 */
+  const dpl_shape* shapes; /* (n_descriptors) */
   dpl_activation activation;
   const dpl_network* networks; /* (n_types) */
 } dpl_fitting;
 
-/* With n_sel = Σ sel, the moments are T = (Σ_j row_ij ⊗ G + Σ_b (sel_b − n_b) · empty_ab) / n_sel,
- * n_b the neighbours of type b nearer than rcut and empty_ab what a slot without neighbour (s = 0)
- * gives. */
-typedef struct dpl_model {
+/* One descriptor. With n_sel = Σ sel, its moments are T = (Σ_j row_ij ⊗ G + Σ_b (sel_b − n_b) ·
+ * empty_ab) / n_sel, n_b the neighbours of type b nearer than rcut and empty_ab what a slot without
+ * neighbour (s = 0) gives. */
+typedef struct dpl_descriptor {
   dpl_environment environment; /* davg of x, y and z must be 0 */
   dpl_table table;
-  const double* sel;   /* (n_types) */
-  dpl_fitting fitting; /* of the same precision, types and features */
+  const double* sel; /* (n_types) */
+} dpl_descriptor;
+
+/* Each descriptor has a cutoff of its own: a list within the largest of them serves all. */
+typedef struct dpl_model {
+  const dpl_descriptor* descriptors; /* (fitting.n_descriptors) */
+  dpl_fitting fitting;               /* of the same precision, types and features */
 } dpl_model;
 
 /* A copy of the model in the layout that evaluation reads. Evaluations from several threads at once
@@ -236,11 +247,11 @@ typedef struct dpl_pass dpl_pass;
 DPL_API dpl_status dpl_pass_create(dpl_precision precision, dpl_pass** handle);
 DPL_API void dpl_pass_free(dpl_pass* handle); /* NULL is fine */
 
-/* moments T (n, DPL_COLUMNS, n_features) real, types (n); energies E (n) eV and grad_moments,
- * shaped as the moments: ∂E_i/∂T. The weights are copied. */
+/* moments: of each descriptor T (n, DPL_COLUMNS, n_features) real; types (n); energies E (n) eV and
+ * grad_moments, shaped as the moments: ∂E_i/∂T. The weights are copied. */
 DPL_API dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64_t n,
-                                     const int32_t* types, const void* moments, int threads,
-                                     double* energies, void* grad_moments);
+                                     const int32_t* types, const void* const* moments, int threads,
+                                     double* energies, void* const* grad_moments);
 
 typedef struct dpl_layer_gradient {
   void *weight, *bias, *step; /* shaped as the layer's; step may be NULL */
@@ -254,9 +265,9 @@ typedef struct dpl_network_gradient {
 /* Derivatives of Ω = Σ_i to_energies_i E_i + Σ to_gradients · grad_moments, after
  * dpl_pass_energies with the same moments, once: grad_moments becomes ∂Ω/∂T, networks (n_types) the
  * derivatives with respect to the weights. to_gradients may be NULL: 0. */
-DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* moments,
-                                     const double* to_energies, const void* to_gradients,
-                                     int threads, void* grad_moments,
+DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* const* moments,
+                                     const double* to_energies, const void* const* to_gradients,
+                                     int threads, void* const* grad_moments,
                                      const dpl_network_gradient* networks);
 
 #ifdef __cplusplus

@@ -37,17 +37,24 @@ void pack(const real* weight, const Source& source, int32_t n_out, bool transpos
 
 dpl_status check_fitting(const dpl_fitting& fitting) {
   if (fitting.n_types < 1) return fail(DPL_INVALID_ARGUMENT, "n_types must be at least 1");
-  if (fitting.n_axis < 0 || fitting.n_embedding < 1 || fitting.n_embedding < fitting.n_axis ||
-      fitting.n_embedding > fitting.n_features || fitting.n_features % DPL_FEATURE_PADDING)
-    return fail(DPL_INVALID_ARGUMENT,
-                "expected 0 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, %d "
-                "and %d",
-                DPL_FEATURE_PADDING, fitting.n_axis, fitting.n_embedding, fitting.n_features);
+  if (fitting.n_descriptors < 1)
+    return fail(DPL_INVALID_ARGUMENT, "n_descriptors must be at least 1");
+  int64_t n_inputs = 0;
+  for (int32_t k = 0; k < fitting.n_descriptors; ++k) {
+    const dpl_shape& shape = fitting.shapes[k];
+    if (shape.n_axis < 0 || shape.n_embedding < 1 || shape.n_embedding < shape.n_axis ||
+        shape.n_embedding > shape.n_features || shape.n_features % DPL_FEATURE_PADDING)
+      return fail(DPL_INVALID_ARGUMENT,
+                  "expected 0 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, "
+                  "%d and %d",
+                  DPL_FEATURE_PADDING, shape.n_axis, shape.n_embedding, shape.n_features);
+    n_inputs += int64_t(shape.n_embedding) * std::max(shape.n_axis, 1);
+  }
   if (uint32_t(fitting.activation) > DPL_LAST_ACTIVATION)
     return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(fitting.activation));
   for (int32_t a = 0; a < fitting.n_types; ++a) {
     const dpl_network& network = fitting.networks[a];
-    int64_t width = int64_t(fitting.n_embedding) * std::max(fitting.n_axis, 1);
+    int64_t width = n_inputs;
     if (network.n_layers < 1) return fail(DPL_INVALID_ARGUMENT, "a network has no hidden layer");
     for (int32_t l = 0; l < network.n_layers; ++l) {
       if (network.layers[l].n_in != width || network.layers[l].n_out < 1)
@@ -99,23 +106,23 @@ bool Layer<real>::begin_gradient(const FittingKernels<real>& kernels, int32_t m,
 
 template <class real>
 void Fitting<real>::load(const dpl_network& network, dpl_activation activation,
-                         const DescriptorShape& shape) {
+                         const Packing& packing) {
   activation_ = activation;
   bias_out_ = network.bias_out;
   layers_.resize(network.n_layers);
-  int64_t ld_in = stride(shape);
+  int64_t ld_in = stride(packing);
   for (int32_t l = 0; l < network.n_layers; ++l) {
     const dpl_layer& given = network.layers[l];
     const int32_t n_out = given.n_out, n_full = given.n_in;
     Layer<real>& layer = layers_[l];
-    layer.n_in = l == 0 ? shape.n_packed() : n_full;
+    layer.n_in = l == 0 ? packing.n_packed() : n_full;
     layer.n_out = n_out;
     layer.ld_in = ld_in;
     ld_in = layer.ld_out = padded(n_out);
     widest_ = std::max(widest_, layer.ld_out);
     layer.copies = n_out == n_full ? 1 : n_out == 2 * n_full ? 2 : 0;
     const auto place = [&](int32_t i) {  // of the i-th number of the full input
-      return l == 0 ? shape.place(i) : i;
+      return l == 0 ? packing.place(i) : i;
     };
     layer.source.assign(layer.n_in, {-1, -1});
     for (int32_t i = 0; i < n_full; ++i) {

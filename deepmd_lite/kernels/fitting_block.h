@@ -21,6 +21,7 @@ struct DescriptorShape {
   int32_t n_axis;
 
   DPL_MEMBER bool linear() const { return n_axis == 0; }
+  DPL_MEMBER int32_t n_full() const { return linear() ? n_embedding : n_embedding * n_axis; }
   DPL_MEMBER int32_t n_packed() const {
     return linear() ? n_embedding : n_axis * n_embedding - n_axis * (n_axis - 1) / 2;
   }

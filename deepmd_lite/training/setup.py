@@ -27,7 +27,7 @@ from ..model import Potential, Repulsion, Statistics, load_model, statistics_fro
 from ..model.config import ModelConfig
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
-from ..model.statistics import smallest_distances
+from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
@@ -214,20 +214,21 @@ def _summary(frames: list[PreparedFrame]) -> str:
 # --- potentials -------------------------------------------------------------------------------
 
 
-def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[int]) -> bool:
+def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[list[int]]) -> bool:
     """Take over elements, their order and `sel` of a model that knows all those of the input.
 
+    `sel` is that of each descriptor.
     The training then goes on with the model's `type_map`: elements go by name in data, and what
     the data do not have is left as it was. Returns whether anything changed.
     """
     wanted = settings.model.type_map
     if wanted == found.type_map or not set(wanted) <= set(found.type_map):
         return False
-    pairs = settings.model.descriptor.exclude_types
     place = [found.type_map.index(name) for name in wanted]
-    settings.model.descriptor.exclude_types = [(place[a], place[b]) for a, b in pairs]
+    for k, d in enumerate(settings.model.descriptors):
+        d.exclude_types = [(place[a], place[b]) for a, b in d.exclude_types]
+        d.sel = list(sel[k]) if k < len(sel) else d.sel
     settings.model.type_map = list(found.type_map)
-    settings.model.descriptor.sel = list(sel)
     settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)
     return True
 
@@ -255,7 +256,7 @@ def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = Fal
         )
     if architecture:
         adopt_architecture(settings, model.config)
-    if adopt_elements(settings, model.config, model.sel):
+    if adopt_elements(settings, model.config, [d.sel for d in model.descriptors]):
         log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
     _check_architecture(model.config, settings.model, f"{path}")
 
@@ -278,7 +279,8 @@ def initial_potential(
         return potential
     model = load_model(init_model, settings.model.precision)
     try:
-        model.embedding_networks()
+        for d in model.descriptors:
+            d.embedding_networks()
     except InputError as e:
         raise InputError(f"{init_model}: {e}") from None
     _check_architecture(model.config, settings.model, f"{init_model}")
@@ -288,9 +290,8 @@ def initial_potential(
     repulsion = None
     if settings.model.repulsion is not None:
         repulsion = _repulsion_after(model, distances)
-    statistics = Statistics(
-        model.davg, model.dstd, model.energy_bias, model.sel, nearest, repulsion
-    )
+    scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
+    statistics = Statistics(scales, model.energy_bias, nearest, repulsion)
     potential = Potential(settings.model, statistics, seed=None)
     learned = {k: v for k, v in model.state_dict().items() if not k.startswith("repulsion.")}
     potential.load_state_dict({**potential.state_dict(), **learned})
@@ -324,13 +325,11 @@ def _report_repulsion(potential: Potential) -> None:
 def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
     """The potential of a checkpoint, its weights still to be read."""
     n_types = len(settings.model.type_map)
-    constants = torch.ones(n_types, 4, dtype=torch.float64)
+    scales = [Scales.unset(sel) for sel in checkpoint.sel]
     bias = torch.zeros(n_types, dtype=torch.float64)
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
-    statistics = Statistics(
-        constants, constants.clone(), bias, checkpoint.sel, checkpoint.min_distance, repulsion
-    )
-    return Potential(settings.model, statistics, seed=None, grid=Grid(**checkpoint.grid))
+    statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion)
+    return Potential(settings.model, statistics, None, [Grid(**g) for g in checkpoint.grid])
 
 
 def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:

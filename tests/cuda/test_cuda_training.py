@@ -140,7 +140,7 @@ def gradients(potential, env):
 def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols):
     type_map = ("Si", "C") if "C" in symbols else ("Si",)
     potential = random_potential(type_map, precision=precision, resnet_dt=True)
-    potential._frozen = None
+    potential.descriptor._frozen = None
     potential.requires_grad_(True)
     env = environment_of(random_atoms(symbols, 7.0, seed=4), type_map, potential.rcut).env
     expected = gradients(potential, env)

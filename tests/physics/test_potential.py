@@ -126,7 +126,7 @@ def test_neighbours_beyond_sel_are_not_truncated():
     potential = random_potential()
     dense = random_atoms("Si40", 7.0, 5)
     env = environment_of(dense, potential.type_map, potential.rcut).env
-    assert int(env.offsets.diff().max()) > sum(potential.sel)
+    assert int(env.offsets.diff().max()) > sum(potential.descriptor.sel)
     forces = evaluate(potential, dense)[1]
     h = 1e-4
     plus, minus = dense.copy(), dense.copy()

@@ -28,6 +28,7 @@ from deepmd_lite.model import (
     save_model,
     statistics_from,
 )
+from deepmd_lite.model.statistics import Scales
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import InputError, ModelFileError
 
@@ -117,9 +118,8 @@ def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r")):
         dstd[:, 1:] = 1
     bias = rng.normal(size=n_types)
     as_tensor = torch.from_numpy
-    statistics = Statistics(
-        as_tensor(davg), as_tensor(dstd), as_tensor(bias), config.descriptor.sel, 0.9
-    )
+    scales = Scales(as_tensor(davg), as_tensor(dstd), config.descriptor.sel)
+    statistics = Statistics([scales], as_tensor(bias), 0.9)
     return Potential(config, statistics, seed=draw(st.integers(0, 10**6)))
 
 
@@ -287,7 +287,7 @@ def test_round_trip_is_exact(tmp_path_factory, suffix, precision, data):
     write(path, tree_of(potential))
     back = potential_from_tree(read(path), str(path))
     assert back.type_map == potential.type_map
-    assert back.sel == potential.sel
+    assert back.descriptor.sel == potential.descriptor.sel
     assert back.min_distance == potential.min_distance
     assert back.config.descriptor == potential.config.descriptor
     assert back.config.fitting_net == potential.config.fitting_net
@@ -551,7 +551,7 @@ def test_tolerance_of_the_table(tmp_path):
     source, target = GOLDEN / "two_sided.dp", tmp_path / "model.dpl"
     fine, _ = convert(source, target)
     coarse, _ = convert(source, target, tolerance=1e-5)
-    assert coarse.grid.n_intervals < fine.grid.n_intervals
+    assert coarse.descriptor.grid.n_intervals < fine.descriptor.grid.n_intervals
     assert 1e-9 < coarse.table_error["force_ev_per_a"] <= 1e-5
 
 
@@ -604,8 +604,8 @@ def test_excluded_pairs_neither_count_nor_train(one_side):
     hydrogen = environment_of(atoms[4:], ["O", "H"], 4.0).env
     statistics = statistics_from([(env, -1.0)], config)
     apart = statistics_from([(oxygen, -1.0), (hydrogen, -1.0)], ModelConfig(**config.model_dump()))
-    n_sel, n_apart = sum(statistics.sel), sum(apart.sel)
-    np.testing.assert_allclose(statistics.davg * n_sel, apart.davg * n_apart)
+    (ours,), (theirs,) = statistics.scales, apart.scales
+    np.testing.assert_allclose(ours.davg * sum(ours.sel), theirs.davg * sum(theirs.sel))
     potential = Potential(config, statistics)
     energies, forces = potential.energies_and_forces(env)
     for part, local in ((oxygen, slice(0, 4)), (hydrogen, slice(4, 8))):
@@ -616,7 +616,7 @@ def test_excluded_pairs_neither_count_nor_train(one_side):
     np.testing.assert_allclose(energies.detach(), exact.detach(), atol=1e-6)
     np.testing.assert_allclose(forces.detach(), potential.evaluate(env).forces, atol=1e-12)
     energies.sum().backward()
-    weight = potential.embedding.weight_0.grad
+    weight = potential.descriptor.embedding.weight_0.grad
     if not one_side:
         assert not weight[1:3].any()
         assert weight[[0, 3]].any()
