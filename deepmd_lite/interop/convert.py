@@ -131,7 +131,9 @@ def _kept(tree: dict[str, Any], potential: Potential) -> str:
 
 
 def _sel(potential: Potential) -> str:
-    return " and ".join(f"sel {d.sel} within {d.config.rcut} Å" for d in potential.descriptors)
+    if len(potential.descriptors) == 1:
+        return f"sel {potential.descriptor.sel}"
+    return "sel " + " and ".join(f"{d.sel} ({d.config.rcut:g} Å)" for d in potential.descriptors)
 
 
 def _intervals(potential: Potential) -> str:
@@ -156,8 +158,8 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
     writer(target, tree)
     notes = [
         f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
-        f"DeePMD-kit keeps at most {_sel(potential)} of the neighbours of each element, the "
-        "nearest ones",
+        f"DeePMD-kit keeps at most {_sel(potential)} neighbours of each element within "
+        f"{potential.rcut} Å, the nearest ones",
     ]
     each = potential.descriptors
     if any(d.config.exclude_types and d.davg.any() for d in each):

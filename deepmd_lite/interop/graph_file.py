@@ -15,22 +15,11 @@ import numpy as np
 
 from ..system import ModelFileError
 from . import nodes
-from .assembly import (
-    DPA1,
-    Layer,
-    Parts,
-    PartsError,
-    assembled,
-    brief,
-    check_supported,
-    count_of_fparam,
-    floats,
-    one_sided_input,
-    section_of,
-)
+from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_sided_input
 from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
-from .nodes import RADIAL, Tree
+from .nodes import HYBRID, RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
+from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 
 LARGEST = 1 << 31
 FILLED = 1 << 28
@@ -134,55 +123,23 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         raise PartsError(f"a model of type '{kind}' is not supported; only energies ('ener')")
     script = _script(graph)
     section = section_of(script.get("model", {}))
-    check_supported(section, DPA1)
+    sections, _ = check_supported(section, DPA1)
     type_map = graph.text("model_attr/tmap").split()
-    descriptor, n_types = section["descriptor"], len(type_map)
-    radial, is_dpa1 = descriptor.get("type") in RADIAL, descriptor.get("type") in DPA1
-    operation = "ProdEnvMatAMix" if is_dpa1 else "ProdEnvMatR" if radial else "ProdEnvMatA"
-    environment = graph.of(operation, "DescrptSeR" if radial else "DescrptSeA")
-    if len(environment) != 1 or not type_map:
-        raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
     vectors = _type_vectors(graph)
+    hybrid = section["descriptor"].get("type") == HYBRID
+    places = [f"_{k}" for k in range(len(sections))] if hybrid else [""]
+    descriptors = [
+        _descriptor(graph, own, place, len(type_map), vectors)
+        for own, place in zip(sections, places, strict=True)
+    ]
     suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
     fittings = [_fitting(graph, suffix) for suffix in suffixes]
-    sel, davg, dstd = _scales(graph, n_types, environment[0], radial, 1 if is_dpa1 else n_types)
-    tables = _compressed(graph, descriptor, n_types)
-    factors = rows = None
-    if is_dpa1:
-        check_vectors(graph)
-        if tables:
-            fused = graph.of(TABLE)[0]
-            rows = factors_of_pairs(graph, fused, n_types, fading(descriptor) is not None)
-        elif f"filter_type_all/matrix_1{_OF_PAIRS}" in graph:
-            factors = _network(graph, "filter_type_all", _OF_PAIRS, -1)
-
-    def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
-        return [_network(graph, scope, f"_{b}", 1) for b in seen]
-
-    embeddings: list[list[Layer] | None] = []
-    one_side = False
-    if vectors and not tables:
-        shared = _network(graph, "filter_type_all", "", -1)
-        embeddings = [shared]
-        one_side = one_sided_input(factors or shared, vectors, scalars=0 if factors else 1)
-    elif not tables:
-        embeddings = _in_order(graph, descriptor, n_types, networks)
     parts = Parts(
         section=section,
         type_map=type_map,
-        rcut=environment[0].number("rcut" if radial else "rcut_r"),
-        rcut_smth=environment[0].number("rcut_smth" if radial else "rcut_r_smth"),
-        sel=sel,
-        davg=davg,
-        dstd=dstd,
-        one_side=one_side if vectors else _one_side(graph),
-        embeddings=embeddings,
-        tables=tables,
+        descriptors=descriptors,
         type_vectors=vectors,
-        type_factors=factors,
-        factor_rows=rows,
-        fading=fading(descriptor) if is_dpa1 else None,
-        concatenated=descriptor.get("concat_output_tebd", True) is True,
+        concatenated=sections[0].get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
@@ -207,11 +164,63 @@ def _script(graph: _Graph) -> Tree:
     return script
 
 
-# --- environment ----------------------------------------------------------------------------
+# --- descriptors ----------------------------------------------------------------------------
+
+
+def _descriptor(
+    graph: _Graph, section: Tree, place: str, n_types: int, vectors: list[Layer] | None
+) -> DescriptorParts:
+    """`place`: what scopes of the descriptor end with, '' for the only one."""
+    radial, is_dpa1 = section.get("type") in RADIAL, section.get("type") in DPA1
+    operation = "ProdEnvMatAMix" if is_dpa1 else "ProdEnvMatR" if radial else "ProdEnvMatA"
+    mean = f"descrpt_attr{place}/t_avg"
+    environment = [
+        node
+        for node in graph.of(operation, "DescrptSeR" if radial else "DescrptSeA")
+        if not place or any(name.startswith(mean) for name in node.inputs)
+    ]
+    if len(environment) != 1 or not n_types:
+        raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
+    n_sel = 1 if is_dpa1 else n_types
+    sel, davg, dstd = _scales(graph, n_types, environment[0], n_sel, radial, f"descrpt_attr{place}")
+    tables = _compressed(graph, section, n_types, place)
+
+    def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
+        return [_network(graph, scope, f"_{b}", 1) for b in seen]
+
+    factors = rows = None
+    if is_dpa1:
+        check_vectors(graph)
+        if tables:
+            rows = factors_of_pairs(graph, n_types, fading(section) is not None)
+        elif f"filter_type_all/matrix_1{_OF_PAIRS}" in graph:
+            factors = _network(graph, "filter_type_all", _OF_PAIRS, -1)
+    embeddings: list[list[Layer] | None] = []
+    one_side = False
+    if vectors and not tables:
+        shared = _network(graph, "filter_type_all", "", -1)
+        embeddings = [shared]
+        one_side = one_sided_input(factors or shared, vectors, scalars=0 if factors else 1)
+    elif not tables:
+        embeddings = _in_order(graph, section, n_types, place, networks)
+    return DescriptorParts(
+        section=section,
+        rcut=environment[0].number("rcut" if radial else "rcut_r"),
+        rcut_smth=environment[0].number("rcut_smth" if radial else "rcut_r_smth"),
+        sel=sel,
+        davg=davg,
+        dstd=dstd,
+        one_side=one_side if vectors else _one_side(graph, place),
+        embeddings=embeddings,
+        tables=tables,
+        type_factors=factors,
+        factor_rows=rows,
+        fading=fading(section) if is_dpa1 else None,
+    )
 
 
 def _scales(
-    graph: _Graph, n_types: int, environment: Node, radial: bool, n_sel: int
+    graph: _Graph, n_types: int, environment: Node, n_sel: int, radial: bool, scope: str
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """sel, and davg and dstd (n_types, N_sel, 4), or 1 in the place of 4.
 
@@ -222,12 +231,12 @@ def _scales(
         raise PartsError(f"sel {sel} for {n_types} types")
     shape = (n_types, columns * sum(sel))
     davg, dstd = (
-        graph.array(f"descrpt_attr/{name}", shape).reshape(n_types, -1, columns)
+        graph.array(f"{scope}/{name}", shape).reshape(n_types, -1, columns)
         for name in ("t_avg", "t_std")
     )
     original = sel
-    if "descrpt_attr/original_sel" in graph:
-        original = graph.integers("descrpt_attr/original_sel")
+    if f"{scope}/original_sel" in graph:
+        original = graph.integers(f"{scope}/original_sel")
     if original != sel:
         if davg.any() or len(original) != n_sel or not 0 < sum(original) < 1 << 14:
             raise PartsError(f"sel was changed from {original} to {sel} with davg that is not 0")
@@ -269,24 +278,28 @@ def _min_distance(graph: _Graph) -> float | None:
 E = TypeVar("E")
 
 
-def _one_side(graph: _Graph) -> bool:
-    return any(name.startswith("filter_type_all/") for name in graph.nodes)
+def _one_side(graph: _Graph, place: str) -> bool:
+    return any(name.startswith(f"filter_type_all{place}/") for name in graph.nodes)
 
 
 def _in_order(
-    graph: _Graph, section: Tree, n_types: int, of: Callable[[str, list[int]], list[E]]
+    graph: _Graph,
+    section: Tree,
+    n_types: int,
+    place: str,
+    of: Callable[[str, list[int]], list[E]],
 ) -> list[E | None]:
     """What `of` finds in each scope for the neighbour types that it lists, at their places.
 
     By neighbour type, or centre + neighbour · n_types; None for an excluded pair.
     """
-    if _one_side(graph):
-        return list(of("filter_type_all", list(range(n_types))))
+    if _one_side(graph, place):
+        return list(of(f"filter_type_all{place}", list(range(n_types))))
     excluded = _excluded(section)
     found: list[E | None] = [None] * n_types**2
     for a in range(n_types):
         seen = [b for b in range(n_types) if (a, b) not in excluded]
-        for b, element in zip(seen, of(f"filter_type_{a}", seen), strict=True):
+        for b, element in zip(seen, of(f"filter_type_{a}{place}", seen), strict=True):
             found[a + b * n_types] = element
     return found
 
@@ -360,7 +373,7 @@ def _fitting_residual(layers: list[Layer]) -> list[bool]:
 # --- tables ---------------------------------------------------------------------------------
 
 
-def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None] | None:
+def _compressed(graph: _Graph, section: Tree, n_types: int, place: str) -> list[Tree | None] | None:
     """Tables in the order of `_in_order`; None for a model that has none."""
     scopes: dict[str, dict[int, Tree]] = {}
     for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion", TABLE):
@@ -386,4 +399,4 @@ def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None]
 
     if section.get("type") in DPA1:  # one of all types
         return list(tables("filter_type_all", [0]))
-    return _in_order(graph, section, n_types, tables)
+    return _in_order(graph, section, n_types, place, tables)

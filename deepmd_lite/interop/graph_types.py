@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .assembly import PartsError
 from .nodes import Tree
 from .protobuf import Node
+from .sections import PartsError
 from .type_embedding import SMOOTHED
 
 TABLE = "TabulateFusionSeAtten"
@@ -20,6 +20,9 @@ class Graph(Protocol):
     """A graph by names (see `graph_file`)."""
 
     nodes: dict[str, Node]
+
+    def of(self, *operations: str) -> list[Node]:
+        """All nodes with one of these operations."""
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Finite floating-point numbers of `shape`, where -1 stands for any length."""
@@ -48,11 +51,12 @@ def check_vectors(graph: Graph) -> None:
             )
 
 
-def factors_of_pairs(graph: Graph, table: Node, n_types: int, fades: bool) -> np.ndarray:
+def factors_of_pairs(graph: Graph, n_types: int, fades: bool) -> np.ndarray:
     """(n_types², M): g of each centre a and neighbour b, at a · n_types + b, of a compressed model.
 
     Raises PartsError where the graph does not look like one.
     """
+    table = graph.of(TABLE)[0]
     name, scaled = table.inputs[-1], False
     for _ in range(8):
         node = graph.nodes.get(name.partition(":")[0])

@@ -88,7 +88,7 @@ def test_train_test_info(tmp_path, capsys):
     assert "repulsion" in shown
     assert "ZBL, inside Si-Si" in shown
     assert main(["info", str(out / "model.dpl"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format_version"] == 4
+    assert json.loads(capsys.readouterr().out)["format_version"] == 5
 
 
 def test_test_takes_the_arguments_of_dp_test(tmp_path, capsys, model):

@@ -133,7 +133,7 @@ def test_a_model_without_networks_says_so(tmp_path, capsys):
     assert main(["info", str(tmp_path / "model.dpl")]) == 0
     assert "no training" in capsys.readouterr().out
     with pytest.raises(InputError, match="table without networks"):
-        potential.embedding_networks()
+        potential.descriptor.embedding_networks()
     with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):
         convert(tmp_path / "model.dpl", tmp_path / "model.yaml")
     assert not (tmp_path / "model.yaml").exists()
@@ -160,7 +160,7 @@ def test_dpa1_of_pytorch_is_that_of_its_portable_file(name, tmp_path):
     assert found.state_dict().keys() == arrays.keys()
     for key, array in found.state_dict().items():
         assert torch.equal(array, arrays[key]), key
-    assert torch.equal(found.coefficients(), expected.coefficients())
+    assert torch.equal(found.descriptor.coefficients(), expected.descriptor.coefficients())
 
 
 @pytest.mark.parametrize("name", ["stripped.pth", "faded.pb"])

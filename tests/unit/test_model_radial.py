@@ -147,8 +147,8 @@ def test_a_converted_model_is_trained_on_and_taken_back(data, tmp_path):
     config["model"] = model.config.model_dump()
     path = train(config, output=tmp_path / "out", finetune=target, quiet=True)
     learned = load_model(path).state_dict()
-    assert torch.equal(learned["dstd"], model.dstd)
-    assert not torch.equal(learned["embedding.weight_0"], model.embedding.weight_0)
+    assert torch.equal(learned["dstd"], model.descriptor.dstd)
+    assert not torch.equal(learned["embedding.weight_0"], model.descriptor.embedding.weight_0)
     convert(path, tmp_path / "back.yaml")
     back, _ = convert(tmp_path / "back.yaml", tmp_path / "back.dpl")
     for name, array in back.state_dict().items():

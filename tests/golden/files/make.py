@@ -25,6 +25,8 @@ N_ATOMS = 18
 TYPES = [0, 1, 1] * (N_ATOMS // 3)
 
 DPA1 = {"type": "se_atten", "sel": 42, "attn_layer": 0, "neuron": [3, 6]}
+NEAR = {"rcut": 2.9, "sel": [13, 26], "neuron": [3, 6]}
+"""A descriptor of a hybrid, with another cutoff."""
 SECTIONS = {
     "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
     "one_sided.pb": {"type_one_side": True},
@@ -42,10 +44,15 @@ SECTIONS = {
     "faded.pth": {**DPA1, "type": "se_atten_v2", "rcut_smth": 2.0},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
+    "hybrid.pb": {
+        "list": [{**NEAR, "exclude_types": [[0, 0]]}, {"type": "se_e2_r", "type_one_side": True}]
+    },
+    "hybrid.pth": {"list": [{"type_one_side": True}, {**NEAR, "resnet_dt": True}]},
 }
 COMPRESSED = (
     *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
     *("stripped.pb", "faded.pb", "faded.pth"),
+    *("hybrid.pb", "hybrid.pth"),
 )
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
@@ -88,10 +95,8 @@ def write_data(folder):
         np.save(folder / "set.000" / f"{name}.npy", array)
 
 
-def training_input(name):
-    """The input file of one model."""
-    section = dict(SECTIONS[name])
-    precision = section.setdefault("precision", "float64")
+def descriptor_of(section):
+    """What differs from the common case, completed."""
     descriptor = {
         "type": "se_e2_a",
         "rcut": 3.6,
@@ -100,10 +105,21 @@ def training_input(name):
         "neuron": [2, 4],
         "axis_neuron": 3,
         "seed": 1,
+        "precision": "float64",
         **section,
     }
     if descriptor["type"] == "se_e2_r":
         del descriptor["axis_neuron"]
+    return descriptor
+
+
+def training_input(name):
+    """The input file of one model."""
+    section = SECTIONS[name]
+    precision = section.get("precision", "float64")
+    descriptor = descriptor_of(section)
+    if "list" in section:
+        descriptor = {"type": "hybrid", "list": [descriptor_of(part) for part in section["list"]]}
     fitting = {"neuron": [6, 6], "precision": precision, "seed": 2, **FPARAM.get(name, {})}
     model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
     if name == TYPE_EMBEDDING:
