@@ -24,7 +24,7 @@ from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
-from .networks import activation, arrays, collection, layers
+from .networks import activation, collection, layer_of, layers, parameters_of
 from .nodes import HYBRID, RADIAL
 from .tables import tabulated, tabulated_embedding
 from .tree import Node
@@ -322,7 +322,7 @@ def _embedding(d: DescriptorConfig, n_types: int, descriptor: Node) -> dict[str,
             copies.append(None)  # left out, since it is never evaluated
             continue
         found = layers(network, nets, len(d.neuron))
-        copies.append(_hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
+        copies.append(parameters_of(found, 1, d.neuron, d.activation_function, d.resnet_dt))
     known = [copy for copy in copies if copy is not None]
     if not known:
         raise nets.refusal("networks", "every network is null; expected weights")
@@ -350,7 +350,7 @@ def _scaled_embedding(
     else:
         (network,) = collection(nets, 0, n_types)
         found = layers(network, nets, len(d.neuron))
-        weights = _hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt)
+        weights = parameters_of(found, 1, d.neuron, d.activation_function, d.resnet_dt)
         shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
         shared.load_state_dict({name: x[None] for name, x in weights.items()})
         shared.requires_grad_(False)
@@ -366,40 +366,9 @@ def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str,
     """Parameters of the network from descriptor to energy of one element."""
     f, width = config.fitting_net, sum(d.width for d in config.descriptors)
     *found, last = layers(network, nets, len(f.neuron) + 1)
-    hidden = _hidden(found, width, f.neuron, f.activation_function, f.resnet_dt)
-    weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
+    hidden = parameters_of(found, width, f.neuron, f.activation_function, f.resnet_dt)
+    weight, bias, step = layer_of(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
     own = {name: x[None] for name, x in hidden.items()}
     return {**own, "weight_out": weight[:, 0], "bias_out": bias}
-
-
-def _hidden(
-    found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
-) -> dict[str, torch.Tensor]:
-    """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
-    hidden = {}
-    for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
-        residual = n_out in (n_in, 2 * n_in)
-        weight, bias, step = _layer(layer, (n_in, n_out), name, residual)
-        if (step is not None) != (resnet_dt and residual):
-            raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
-        hidden[f"weight_{number}"] = weight
-        hidden[f"bias_{number}"] = bias[None]
-        if step is not None:
-            hidden[f"step_{number}"] = step[None]
-        n_in = n_out
-    return hidden
-
-
-def _layer(
-    layer: Node, shape: tuple[int, int], name: str, residual: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Weight, bias and time step of a layer that must have the activation `name`."""
-    found, linear = activation(layer), {"none", "linear"}
-    if found != name and not {found, name} <= linear:
-        raise layer.refusal("activation_function", f"'{found}' where '{name}' is expected")
-    if residual and not layer.flag("resnet"):
-        raise layer.refusal("resnet", "layers without residual connection are not supported")
-    weight, bias, step = arrays(layer, shape)
-    return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)

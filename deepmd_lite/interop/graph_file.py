@@ -15,15 +15,14 @@ import numpy as np
 
 from ..system import ModelFileError
 from . import nodes
-from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_sided_input
+from .assembly import DescriptorParts, Layer, Parts, assembled, one_sided_input
+from .graph import Graph
 from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
 from .nodes import HYBRID, RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
 from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 
 LARGEST = 1 << 31
-FILLED = 1 << 28
-"""Bytes that tensors may take beyond what the file has, by repeating their last value."""
 """Bytes: protobuf itself allows no larger message."""
 
 
@@ -43,7 +42,7 @@ def read_graph(path: str | Path) -> Tree:
     except OSError as e:
         raise ModelFileError(f"{path}: cannot be read: {e.strerror or e}") from None
     try:
-        graph = _Graph(graph_nodes(memoryview(data)), len(data))
+        graph = Graph(graph_nodes(memoryview(data)), len(data))
     except WireError as e:
         raise ModelFileError(
             f"{path}: not a frozen graph of TensorFlow ({len(data)} bytes): {brief(e)}; "
@@ -56,63 +55,7 @@ def read_graph(path: str | Path) -> Tree:
         raise ModelFileError(f"{path}: {brief(e)}") from None
 
 
-class _Graph:
-    """Constants by name. Every method raises WireError or PartsError."""
-
-    def __init__(self, found: dict[str, Node], size: int) -> None:
-        """`size` of the file, bytes."""
-        self.nodes = found
-        self.room = FILLED + 4 * size
-        """Bytes of arrays that may still be made."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.nodes
-
-    def of(self, *operations: str) -> list[Node]:
-        """All nodes with one of these operations."""
-        return [node for node in self.nodes.values() if node.op in operations]
-
-    def constant(self, name: str) -> np.ndarray | bytes:
-        """The value behind a name, through identities and casts."""
-        kind = None
-        for _ in range(8):
-            node = self.nodes.get(name.partition(":")[0])
-            if node is None:
-                raise PartsError(f"the graph lacks '{name}'; freeze the model again")
-            if node.op == "Const":
-                value = node.tensor()
-                self.room -= len(value) if isinstance(value, bytes) else value.nbytes
-                if self.room < 0:
-                    raise PartsError("its tensors repeat their values beyond any model's size")
-                return value if kind is None or isinstance(value, bytes) else value.astype(kind)
-            if node.op not in ("Identity", "Cast") or not node.inputs:
-                break
-            if node.op == "Cast":
-                kind = kind or node.kind("DstT")
-            name = node.inputs[0]
-        raise PartsError(f"'{name}' is not a constant: not a frozen model; run `dp freeze` first")
-
-    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Finite floating-point numbers of `shape`, where -1 stands for any length."""
-        return floats(self.constant(name), name, shape)
-
-    def text(self, name: str) -> str:
-        value = self.constant(name)
-        if not isinstance(value, bytes):
-            raise PartsError(f"'{name}' is not a string")
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise PartsError(f"'{name}' is not UTF-8") from None
-
-    def integers(self, name: str) -> list[int]:
-        value = self.constant(name)
-        if isinstance(value, bytes) or value.dtype.kind not in "iu":
-            raise PartsError(f"'{name}' is not an array of integers")
-        return [int(n) for n in value.reshape(-1)]
-
-
-def _parts(graph: _Graph) -> tuple[Parts, Tree]:
+def _parts(graph: Graph) -> tuple[Parts, Tree]:
     """What the graph holds, and its training script."""
     if "model_attr/tmap" not in graph or "descrpt_attr/rcut" not in graph:
         raise PartsError(
@@ -151,7 +94,7 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
     return parts, script
 
 
-def _script(graph: _Graph) -> Tree:
+def _script(graph: Graph) -> Tree:
     if "train_attr/training_script" not in graph:
         raise PartsError(
             "the graph lacks its training script ('train_attr/training_script'), as before "
@@ -168,7 +111,7 @@ def _script(graph: _Graph) -> Tree:
 
 
 def _descriptor(
-    graph: _Graph, section: Tree, place: str, n_types: int, vectors: list[Layer] | None
+    graph: Graph, section: Tree, place: str, n_types: int, vectors: list[Layer] | None
 ) -> DescriptorParts:
     """`place`: what scopes of the descriptor end with, '' for the only one."""
     radial, is_dpa1 = section.get("type") in RADIAL, section.get("type") in DPA1
@@ -220,7 +163,7 @@ def _descriptor(
 
 
 def _scales(
-    graph: _Graph, n_types: int, environment: Node, n_sel: int, radial: bool, scope: str
+    graph: Graph, n_types: int, environment: Node, n_sel: int, radial: bool, scope: str
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """sel, and davg and dstd (n_types, N_sel, 4), or 1 in the place of 4.
 
@@ -244,21 +187,21 @@ def _scales(
     return original, davg, dstd
 
 
-def _bias(graph: _Graph, n_types: int) -> np.ndarray:
+def _bias(graph: Graph, n_types: int) -> np.ndarray:
     """Energies of the types; where there are none, the output layers have them in their biases."""
     if "fitting_attr/t_bias_atom_e" not in graph:
         return np.zeros(n_types)
     return graph.array("fitting_attr/t_bias_atom_e", (n_types,))
 
 
-def _out_statistics(graph: _Graph, name: str, n_types: int, default: float) -> np.ndarray:
+def _out_statistics(graph: Graph, name: str, n_types: int, default: float) -> np.ndarray:
     for scope in ("model_attr/model_attr/", "model_attr/"):
         if scope + name in graph:
             return graph.array(scope + name, (1, n_types, 1))
     return np.full((1, n_types, 1), default)
 
 
-def _fparam_scales(graph: _Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _fparam_scales(graph: Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     if not count:
         return None
     average, inverse = (
@@ -267,7 +210,7 @@ def _fparam_scales(graph: _Graph, count: int) -> tuple[np.ndarray, np.ndarray] |
     return average, inverse
 
 
-def _min_distance(graph: _Graph) -> float | None:
+def _min_distance(graph: Graph) -> float | None:
     if "train_attr/min_nbor_dist" not in graph:
         return None
     return float(graph.array("train_attr/min_nbor_dist", ()))
@@ -278,12 +221,12 @@ def _min_distance(graph: _Graph) -> float | None:
 E = TypeVar("E")
 
 
-def _one_side(graph: _Graph, place: str) -> bool:
+def _one_side(graph: Graph, place: str) -> bool:
     return any(name.startswith(f"filter_type_all{place}/") for name in graph.nodes)
 
 
 def _in_order(
-    graph: _Graph,
+    graph: Graph,
     section: Tree,
     n_types: int,
     place: str,
@@ -312,7 +255,7 @@ def _excluded(section: Tree) -> set[tuple[int, int]]:
     return {*pairs, *((b, a) for a, b in pairs)}
 
 
-def _network(graph: _Graph, scope: str, suffix: str, width: int) -> list[Layer]:
+def _network(graph: Graph, scope: str, suffix: str, width: int) -> list[Layer]:
     """Hidden layers matrix_1, matrix_2, … of a scope; `width` of the input, or -1."""
     layers: list[Layer] = []
     while not layers or f"{scope}/matrix_{len(layers) + 1}{suffix}" in graph:
@@ -325,14 +268,14 @@ _OF_PAIRS = "_two_side_ebd"
 """Of the names of DPA-1's second network with `tebd_input_mode` strip."""
 
 
-def _type_vectors(graph: _Graph) -> list[Layer] | None:
+def _type_vectors(graph: Graph) -> list[Layer] | None:
     """The network of a type embedding, which it may do without."""
     if "type_embed_net/matrix_1" not in graph:
         return None
     return _network(graph, "type_embed_net", "", -1)
 
 
-def _layer(graph: _Graph, names: str, width: int) -> Layer:
+def _layer(graph: Graph, names: str, width: int) -> Layer:
     """`names` has a place for 'matrix', 'bias', 'idt'; `width` of the input, or -1."""
     w = graph.array(names.format("matrix"), (width, -1))
     n = w.shape[1]
@@ -345,7 +288,7 @@ def _layer(graph: _Graph, names: str, width: int) -> Layer:
     return w, b, step
 
 
-def _fitting(graph: _Graph, suffix: str) -> list[Layer]:
+def _fitting(graph: Graph, suffix: str) -> list[Layer]:
     layers: list[Layer] = []
     width = -1
     while not layers or f"layer_{len(layers)}{suffix}/matrix" in graph:
@@ -373,7 +316,7 @@ def _fitting_residual(layers: list[Layer]) -> list[bool]:
 # --- tables ---------------------------------------------------------------------------------
 
 
-def _compressed(graph: _Graph, section: Tree, n_types: int, place: str) -> list[Tree | None] | None:
+def _compressed(graph: Graph, section: Tree, n_types: int, place: str) -> list[Tree | None] | None:
     """Tables in the order of `_in_order`; None for a model that has none."""
     scopes: dict[str, dict[int, Tree]] = {}
     for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion", TABLE):

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
+from .graph import Graph
 from .nodes import Tree
-from .protobuf import Node
 from .sections import PartsError
 from .type_embedding import SMOOTHED
 
 TABLE = "TabulateFusionSeAtten"
 """The operation of a compressed DPA-1, whose last input are the factors of pairs of types."""
 _LINEAR = ("Const", "MatMul", "Identity", "Reshape", "Cast")
-
-
-class Graph(Protocol):
-    """A graph by names (see `graph_file`)."""
-
-    nodes: dict[str, Node]
-
-    def of(self, *operations: str) -> list[Node]:
-        """All nodes with one of these operations."""
-
-    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Finite floating-point numbers of `shape`, where -1 stands for any length."""
 
 
 def fading(section: Tree) -> str | None:
