@@ -270,6 +270,29 @@ DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* const* moment
                                      int threads, void* const* grad_moments,
                                      const dpl_network_gradient* networks);
 
+/* --- the tables of embedding networks in training --------------------------------------------- */
+
+/* A function of one scalar: hidden layers alone, the first one of one input, all double. */
+typedef struct dpl_embedding {
+  int32_t n_layers; /* at least 1 */
+  dpl_activation activation;
+  const dpl_layer* layers;
+} dpl_embedding;
+
+/* The coefficients (n_tables, n_nodes, DPL_POWERS, n_features) real of dpl_table, from the value
+ * and two derivatives of a network each at the nodes start + k · spacing: quintics between two
+ * nodes, the parabola of the last node beyond it, features after the network's 0. */
+DPL_API dpl_status dpl_tabulate(const dpl_embedding* networks, int32_t n_tables, double start,
+                                double spacing, int32_t n_nodes, int32_t n_features,
+                                dpl_precision precision, int threads, void* coefficients);
+
+/* From the gradient of the coefficients that of each network's layers, double. */
+DPL_API dpl_status dpl_tabulate_backward(const dpl_embedding* networks, int32_t n_tables,
+                                         double start, double spacing, int32_t n_nodes,
+                                         int32_t n_features, dpl_precision precision, int threads,
+                                         const void* grad_coefficients,
+                                         const dpl_layer_gradient* const* gradients);
+
 #ifdef __cplusplus
 }
 #endif
