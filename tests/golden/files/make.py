@@ -46,7 +46,7 @@ SECTIONS = {
 }
 COMPRESSED = (
     *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
-    *("hybrid.pb", "hybrid.pth"),
+    "hybrid.pb",
 )
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
 """Of these the plain file is not kept."""
