@@ -15,7 +15,8 @@ import numpy as np
 
 from . import nodes
 from .nodes import RADIAL, Tree
-from .sections import DPA1, PartsError, check_supported, shown
+from .sections import PartsError, check_supported, shown
+from .type_embedding import DPA1, SMOOTHED
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
@@ -84,6 +85,10 @@ class Parts:
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
     type_factors: list[Layer] | None
     """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
+    factor_rows: np.ndarray | None
+    """(n_types², M): what is left of that network in a compressed graph."""
+    fading: str | None
+    """How its share fades with the distance where not as in PyTorch (see `model.fading`)."""
     concatenated: bool
     """Whether the fitting takes the vector too."""
     fparam_scales: tuple[np.ndarray, np.ndarray] | None
@@ -195,6 +200,12 @@ def _descriptor(parts: Parts, own: DescriptorParts, n_in: int) -> Tree:
     if is_dpa1:
         keys |= {key: section.get(key, value) for key, value in _DPA1_DEFAULTS.items()}
         keys |= {"type": "dpa1", "concat_output_tebd": parts.concatenated}
+        if section.get("type") == SMOOTHED:
+            keys["smooth_type_embedding"] = True
+    if parts.fading is not None:
+        keys["fading"] = parts.fading
+    if parts.factor_rows is not None:
+        keys |= {"tebd_input_mode": "strip", "type_factors": parts.factor_rows}
     if parts.type_factors is not None:
         keys["tebd_input_mode"] = "strip"
         layers = _layers(parts.type_factors, activation, [True] * len(neuron), trainable)

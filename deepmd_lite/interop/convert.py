@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import Potential, load_model, refine_table, save_model
+from ..model.fading import FadingEmbedding
 from ..model.structures import gas
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..neighbors import periodic_env
@@ -141,7 +142,8 @@ def _intervals(potential: Potential) -> str:
 
 def _exact(potential: Potential) -> str:
     """What the potential's own tables approximate."""
-    if any(isinstance(d.embedding, ScaledEmbedding) for d in potential.descriptors):
+    scaled = (ScaledEmbedding, FadingEmbedding)
+    if any(isinstance(d.embedding, scaled) for d in potential.descriptors):
         return "networks, of which the file keeps the table alone: no training"
     lost = any(isinstance(d.embedding, TabulatedEmbedding) for d in potential.descriptors)
     return "tables of the file, whose networks are lost: no training" if lost else "networks"

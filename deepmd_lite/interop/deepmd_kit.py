@@ -15,6 +15,7 @@ import torch
 
 from ..model import ModelConfig, Potential, Statistics
 from ..model.config import DescriptorConfig
+from ..model.fading import Distances, FadingEmbedding
 from ..model.file import FINEST
 from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH, prefixes_of
@@ -23,11 +24,11 @@ from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
-from .networks import activation, arrays, collection, layers
+from .networks import activation, collection, hidden, layer_of, layers
 from .nodes import HYBRID, RADIAL
-from .tables import tabulated_embedding
+from .tables import tabulated, tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, SMOOTH, folded
+from .type_embedding import DPA1, folded
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
@@ -62,14 +63,13 @@ def potential_from_tree(
     embeddings, nearest = [], [TABLE_REACH * statistics.min_distance]
     prefixes = prefixes_of(len(parts))
     for prefix, (node, s), d in zip(prefixes, each, config.descriptors, strict=True):
-        embeddings.append(_scaled_embedding(d, n_types, node))
-        tabulated = tabulated_embedding(node, d, s)
-        if tabulated is not None:
-            embeddings[-1] = tabulated[0]
-            nearest.append(tabulated[1])
-        elif embeddings[-1] is None:
+        tables = _scaled_embedding(d, s, node) or tabulated_embedding(node, d, s)
+        embeddings.append(None if tables is None else tables[0])
+        if tables is None:
             found = _embedding(d, n_types, node)
             parameters |= {f"{prefix}embedding.{k}": v for k, v in found.items()}
+        elif tables[1] > 0:
+            nearest.append(tables[1])
     if len(nearest) > 1:
         config.table.min_distance = max(nearest)
     nets = fitting.node("nets")
@@ -102,10 +102,7 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
-    descriptor = model.node("descriptor")
-    if descriptor.values.get("type") == "se_atten_v2":
-        raise descriptor.refusal("type", f"'se_atten_v2': {SMOOTH}")
-    descriptor.only("type", "se_e2_a", "se_a", *RADIAL, *DPA1, HYBRID)
+    model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1, HYBRID)
     model.node("fitting").only("type", "ener", default="ener")
 
 
@@ -325,7 +322,7 @@ def _embedding(d: DescriptorConfig, n_types: int, descriptor: Node) -> dict[str,
             copies.append(None)  # left out, since it is never evaluated
             continue
         found = layers(network, nets, len(d.neuron))
-        copies.append(_hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
+        copies.append(hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
     known = [copy for copy in copies if copy is not None]
     if not known:
         raise nets.refusal("networks", "every network is null; expected weights")
@@ -334,62 +331,44 @@ def _embedding(d: DescriptorConfig, n_types: int, descriptor: Node) -> dict[str,
 
 
 def _scaled_embedding(
-    d: DescriptorConfig, n_types: int, descriptor: Node
-) -> TabulatedEmbedding | None:
-    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings."""
-    embeddings = descriptor.node("embeddings")
+    d: DescriptorConfig, scales: Scales, descriptor: Node
+) -> tuple[TabulatedEmbedding, float] | None:
+    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings.
+
+    And how near two atoms may come, Å, where a table says it (see `tabulated_embedding`), or 0.
+    """
+    embeddings, n_types = descriptor.node("embeddings"), len(scales.sel)
     if embeddings.values.get("@class") != "ScaledEmbedding":
         return None
     n_tables = n_types if d.type_one_side else n_types**2
-    scale = embeddings.node("@variables").array("scale", (n_tables, d.neuron[-1]))
-    nets = embeddings.node("embedding")
-    (network,) = collection(nets, 0, n_types)
-    found = _hidden(
-        layers(network, nets, len(d.neuron)), 1, d.neuron, d.activation_function, d.resnet_dt
-    )
-    shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
-    shared.load_state_dict({name: x[None] for name, x in found.items()})
-    return ScaledEmbedding(shared.requires_grad_(False), torch.tensor(scale))
+    rows = embeddings.node("@variables").array("factors", (n_tables, d.neuron[-1]))
+    factors = torch.tensor(rows).double()
+    nets, shortest = embeddings.node("embedding"), 0.0
+    shared: Embedding | TabulatedEmbedding
+    if nets.values.get("@class") == "TabulatedEmbedding":
+        shared, shortest = tabulated(nets, 0, d, scales)
+    else:
+        (network,) = collection(nets, 0, n_types)
+        found = layers(network, nets, len(d.neuron))
+        weights = hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt)
+        shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
+        shared.load_state_dict({name: x[None] for name, x in weights.items()})
+        shared.requires_grad_(False)
+    fading = embeddings.only("fading", None, "switch", "cubic")
+    if fading is None:
+        return ScaledEmbedding(shared, 1.0 + factors), shortest
+    davg, dstd = scales.davg[:, 0], scales.dstd[:, 0]
+    distances = Distances(d.rcut, d.rcut_smth, d.env_protection, davg, dstd, fading)
+    return FadingEmbedding(shared, factors, distances), shortest
 
 
 def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:
     """Parameters of the network from descriptor to energy of one element."""
     f, width = config.fitting_net, sum(d.width for d in config.descriptors)
     *found, last = layers(network, nets, len(f.neuron) + 1)
-    hidden = _hidden(found, width, f.neuron, f.activation_function, f.resnet_dt)
-    weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
+    inner = hidden(found, width, f.neuron, f.activation_function, f.resnet_dt)
+    weight, bias, step = layer_of(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
-    own = {name: x[None] for name, x in hidden.items()}
+    own = {name: x[None] for name, x in inner.items()}
     return {**own, "weight_out": weight[:, 0], "bias_out": bias}
-
-
-def _hidden(
-    found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
-) -> dict[str, torch.Tensor]:
-    """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
-    hidden = {}
-    for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
-        residual = n_out in (n_in, 2 * n_in)
-        weight, bias, step = _layer(layer, (n_in, n_out), name, residual)
-        if (step is not None) != (resnet_dt and residual):
-            raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
-        hidden[f"weight_{number}"] = weight
-        hidden[f"bias_{number}"] = bias[None]
-        if step is not None:
-            hidden[f"step_{number}"] = step[None]
-        n_in = n_out
-    return hidden
-
-
-def _layer(
-    layer: Node, shape: tuple[int, int], name: str, residual: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Weight, bias and time step of a layer that must have the activation `name`."""
-    found, linear = activation(layer), {"none", "linear"}
-    if found != name and not {found, name} <= linear:
-        raise layer.refusal("activation_function", f"'{found}' where '{name}' is expected")
-    if residual and not layer.flag("resnet"):
-        raise layer.refusal("resnet", "layers without residual connection are not supported")
-    weight, bias, step = arrays(layer, shape)
-    return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)

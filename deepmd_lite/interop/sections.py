@@ -7,9 +7,6 @@ from collections import Counter
 from typing import Any
 
 from .nodes import HYBRID, Tree
-from .type_embedding import SMOOTH
-
-DPA1 = ("dpa1", "se_atten")
 
 
 class PartsError(ValueError):
@@ -85,8 +82,6 @@ def _of_type(part: Any, key: str, known: tuple[str, ...]) -> Tree:
     if not isinstance(part, dict):
         raise PartsError(f"model/{key} is missing from its training script")
     kind = part.get("type", known[-1])
-    if kind == "se_atten_v2":
-        raise PartsError(f"model/{key}/type 'se_atten_v2': {SMOOTH}")
     if kind not in known:
         raise PartsError(f"model/{key}/type {shown(kind)} is not supported; only {_names(known)}")
     return part

@@ -15,7 +15,8 @@ from ..system import ModelFileError
 from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_sided_input
 from .nodes import HYBRID, RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
-from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
+from .sections import PartsError, brief, check_supported, count_of_fparam, section_of
+from .type_embedding import DPA1
 
 _CHECKPOINT = "model.Default."
 
@@ -118,6 +119,8 @@ def _parts(state: _State, section: Tree) -> Parts:
         descriptors=descriptors,
         type_vectors=vectors,
         type_factors=factors,
+        factor_rows=None,
+        fading=None,
         concatenated=sections[0].get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,

@@ -281,4 +281,5 @@ def _table(coefficients: torch.Tensor, environment: Environment) -> _kernels.Tab
         environment.table_spacing,
         environment.protection,
         environment.type_one_side,
+        environment.table_of_distance,
     )

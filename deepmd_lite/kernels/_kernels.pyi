@@ -35,6 +35,7 @@ class Table:
         table_spacing: float,
         protection: float,
         type_one_side: bool,
+        table_of_distance: bool,
     ) -> None: ...
 
 class Call:

@@ -116,11 +116,11 @@ struct Table {
   Real coefficients;  // (n_tables, n_intervals, DPL_POWERS, n_features)
   Array<const double, nb::ndim<2>> davg, dstd;
   double rcut, rcut_smth, table_start, table_spacing, protection;
-  bool type_one_side;
+  bool type_one_side, table_of_distance;
 
   dpl_environment environment() const {
     return {rcut,        rcut_smth,   int32_t(davg.shape(0)), type_one_side, davg.data(),
-            dstd.data(), table_start, table_spacing,          protection};
+            dstd.data(), table_start, table_spacing,          protection,    table_of_distance};
   }
   dpl_table view() const {
     const bool is_double = coefficients.dtype() == nb::dtype<double>();
@@ -347,13 +347,13 @@ NB_MODULE(_kernels, m) {
               Vector<const int64_t> offsets, Vector<const int32_t> indices,
               int threads) { new (self) Atoms{positions, types, offsets, indices, threads}; });
   nb::class_<Table>(m, "Table")
-      .def("__init__",
-           [](Table* self, Real coefficients, Array<const double, nb::ndim<2>> davg,
-              Array<const double, nb::ndim<2>> dstd, double rcut, double rcut_smth,
-              double table_start, double table_spacing, double protection, bool type_one_side) {
-             new (self) Table{coefficients, davg,          dstd,       rcut,         rcut_smth,
-                              table_start,  table_spacing, protection, type_one_side};
-           });
+      .def("__init__", [](Table* self, Real coefficients, Array<const double, nb::ndim<2>> davg,
+                          Array<const double, nb::ndim<2>> dstd, double rcut, double rcut_smth,
+                          double table_start, double table_spacing, double protection,
+                          bool type_one_side, bool table_of_distance) {
+        new (self) Table{coefficients, davg,          dstd,       rcut,          rcut_smth,
+                         table_start,  table_spacing, protection, type_one_side, table_of_distance};
+      });
   nb::class_<Call>(m, "Call")
       .def("__init__", [](Call* self, const Atoms& atoms,
                           const Table& table) { new (self) Call{atoms, table}; })

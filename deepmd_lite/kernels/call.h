@@ -241,6 +241,7 @@ class Blocks {
     problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
     problem.table_start = real(env.table_start);
     problem.inverse_spacing = real(1 / env.table_spacing);
+    problem.table_of_distance = env.table_of_distance != 0;
     problem.coefficients = static_cast<const real*>(table.coefficients);
     problem.n_tables = table.n_tables, problem.n_intervals = table.n_intervals;
     problem.n_features = table.n_features;

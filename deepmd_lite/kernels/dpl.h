@@ -67,8 +67,8 @@ typedef struct dpl_atoms {
 /* What turns an edge into a normalised environment row and finds its table and place in it:
  * row = (w(r)·(1/q, x/q², y/q², z/q²) − davg[a]) / dstd[a] with q = r + protection, a the type of
  * the centre; the table is that of the neighbour's type b (type_one_side) or a·n_types + b; the
- * place is (row[0] − table_start) / table_spacing. w is 1 up to rcut_smth, 0 from rcut, a quintic
- * between. */
+ * place is (y − table_start) / table_spacing with y = row[0], or y = −r where the tables are
+ * functions of the distance. w is 1 up to rcut_smth, 0 from rcut, a quintic between. */
 typedef struct dpl_environment {
   double rcut, rcut_smth; /* Å, 0 <= rcut_smth < rcut */
   int32_t n_types;
@@ -76,7 +76,8 @@ typedef struct dpl_environment {
   const double* davg;    /* (n_types, DPL_COLUMNS) */
   const double* dstd;    /* (n_types, DPL_COLUMNS), > 0 */
   double table_start, table_spacing;
-  double protection; /* Å, >= 0 (0 in most models) */
+  double protection;         /* Å, >= 0 (0 in most models) */
+  int32_t table_of_distance; /* 0 or 1 */
 } dpl_environment;
 
 /* Interval q holds G(q + t) = Σ_k c[q][k] t^k for 0 <= t < 1. The last interval continues the

@@ -78,7 +78,8 @@ Part<real>::Part(const dpl_descriptor& given, const Packing::Part& place)
   table.coefficients = values;
   for (int32_t a = 0; a < n_types; ++a) {
     const double s = -davg[a * kColumns] / dstd[a * kColumns];
-    const double in_table = (s - env.table_start) / env.table_spacing;
+    const double y = env.table_of_distance ? -env.rcut : s;
+    const double in_table = (y - env.table_start) / env.table_spacing;
     const double q = std::floor(clamped_place(in_table, table.n_intervals - 1.0));
     for (int32_t b = 0; b < n_types; ++b) {
       const int64_t number = env.type_one_side ? b : a * n_types + b;

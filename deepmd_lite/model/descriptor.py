@@ -114,7 +114,10 @@ class Descriptor(nn.Module):
         return radial.shift_of(self.empty_slot) if self.config.radial else 0.0
 
     def _initial_grid(self, shortest: float, spacing: float) -> Grid:
-        s = 1.0 / (shortest + self.config.env_protection)
+        d = self.config
+        if self.embedding.of_distance:
+            return Grid.of_distances(d.rcut, d.rcut_smth, shortest, spacing)
+        s = 1.0 / (shortest + d.env_protection)
         top = (s - self.davg[:, 0]) / self.dstd[:, 0]
         return Grid.covering(float(self.empty_slot.min()), float(top.max()), spacing)
 
@@ -132,6 +135,7 @@ class Descriptor(nn.Module):
             table_start=self.grid.start + shift,
             table_spacing=self.grid.spacing,
             protection=d.env_protection,
+            table_of_distance=self.grid.of_distance,
         )
 
     def jet(self) -> Jet:
@@ -169,9 +173,12 @@ class Descriptor(nn.Module):
             return self._frozen
         return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
 
-    def _exact_values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
-        """(n_edges, M) float64: what the tables approximate, at the first entry of each row."""
-        y_e, s_e = s_e, s_e - self._shift
+    def _exact_values(self, table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:
+        """(n_edges, M) float64: what the tables approximate, at the first entry of each row.
+
+        At −r where they are functions of the distance.
+        """
+        s_e = y_e - self._shift
         if self._seen is None:
             values = self.embedding.values(table_e, s_e)
         else:
@@ -184,18 +191,20 @@ class Descriptor(nn.Module):
         pair = torch.arange(self.n_types**2)
         return pair % self.n_types if self.config.type_one_side else pair
 
-    def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Table and first entry of the row of an empty slot, for each (centre, neighbour) pair."""
+    def _slots(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of an empty slot, for each (centre, neighbour) pair: table, place y, first entry s."""
         n = self.n_types
         a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
         table = b if self._one_side else a * n + b
-        return table, self.empty_slot[a] + self._shift
+        s = self.empty_slot[a] + self._shift
+        y = torch.full_like(s, -self.config.rcut) if self.grid.of_distance else s
+        return table, y, s
 
     def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
         """(n_types², M_padded): column 0 of what one empty slot of (a, b) adds to the moments."""
-        table, s = self._slots()
+        table, y, s = self._slots()
         start = self.grid.start + self._shift
-        position = ((s - start) / self.grid.spacing).to(coefficients.dtype)
+        position = ((y - start) / self.grid.spacing).to(coefficients.dtype)
         values, _ = reference.table_values(coefficients, table, position)
         return values * s.to(values.dtype)[:, None]
 
@@ -232,8 +241,8 @@ class Descriptor(nn.Module):
         raw, counts = reference.moments_of(
             self._exact_values, *atoms, self.environment(), torch.float64
         )
-        table, s = self._slots()
-        empty = self._exact_values(table, s) * s[:, None]
+        table, y, s = self._slots()
+        empty = self._exact_values(table, y) * s[:, None]
         return self._normalised(raw, counts, env.types[: env.n_local], empty)
 
     def numbers(self, moments: torch.Tensor) -> torch.Tensor:

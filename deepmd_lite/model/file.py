@@ -40,7 +40,7 @@ from .tabulated import TabulatedEmbedding
 
 FORMAT_VERSION = 5
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`; 5 several descriptors."""
+`env_protection` and `se_e2_r`; 5 several descriptors and tables of the distance."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -165,7 +165,12 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         config = parse(ModelConfig, header["config"], f"{path}: header/config")
         several = len(config.descriptors) > 1
         grids = [
-            Grid(float(g["start"]), float(g["spacing"]), int(g["n_intervals"]))
+            Grid(
+                float(g["start"]),
+                float(g["spacing"]),
+                int(g["n_intervals"]),
+                bool(g.get("of_distance", False)),
+            )
             for g in (header["grid"] if several else [header["grid"]])
         ]
         sels = [[int(n) for n in s] for s in (header["sel"] if several else [header["sel"]])]

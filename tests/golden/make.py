@@ -66,6 +66,7 @@ DPA1 = {
     "set_davg_zero": True,
     "smooth_type_embedding": False,  # without meaning here, but TensorFlow knows no other
 }
+FADED = {"type": "se_atten_v2", "sel": 54, "attn_layer": 0, "tebd_dim": 4, "rcut_smth": 2.0}
 RADIAL = {"type": "se_e2_r", "type_one_side": True, "axis_neuron": None}
 SINGLE = {"precision": "float32"}
 NEAR = {"rcut": 3.0, "sel": [16, 20], "neuron": [4, 8], "axis_neuron": 2, "seed": 5}
@@ -83,6 +84,8 @@ MODELS = {
         {**DPA1, "type_one_side": True, "use_tebd_bias": True, "axis_neuron": 5}
     ),
     "stripped": section({**DPA1, "tebd_input_mode": "strip", "resnet_dt": True}),
+    "faded": section({**FADED, "resnet_dt": True}),
+    "faded_one_sided": section({**FADED, "type_one_side": True, "env_protection": 0.3}),
     "protected": section({"env_protection": 0.7}),
     "protected_type_embedding": section({**DPA1, "env_protection": 0.3}),
     "hybrid": section({"list": [NEAR, {"type_one_side": True}]}),
@@ -93,7 +96,10 @@ MODELS = {
     "radial_excluded": section({**RADIAL, "exclude_types": [[0, 1]], "set_davg_zero": True}),
     "radial_protected": section({**RADIAL, "env_protection": 0.7}, {"atom_ener": [-3.0, None]}),
 }
-WITH_PYTORCH = ("protected", "protected_type_embedding", "radial_protected")
+WITH_PYTORCH = (
+    *("faded", "faded_one_sided"),
+    *("protected", "protected_type_embedding", "radial_protected"),
+)
 """What TensorFlow cannot evaluate."""
 
 

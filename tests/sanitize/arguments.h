@@ -112,6 +112,7 @@ template <class real>
 struct Table {
   int32_t n_types, one_side, n_intervals, n_features;
   double rcut = kRcut, rcut_smth = kRcutSmooth, start = -0.6, spacing = 0.25, protection = 0;
+  int32_t of_distance = 0;
   Exact<double> davg, dstd;
   Exact<real> coefficients;
 
@@ -138,8 +139,8 @@ struct Table {
 
   int32_t n_tables() const { return one_side ? n_types : n_types * n_types; }
   dpl_environment environment() const {
-    return {rcut,        rcut_smth, n_types, one_side,  davg.data(),
-            dstd.data(), start,     spacing, protection};
+    return {rcut,        rcut_smth, n_types, one_side,   davg.data(),
+            dstd.data(), start,     spacing, protection, of_distance};
   }
   dpl_table table() const {
     return {std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32, n_tables(), n_intervals,

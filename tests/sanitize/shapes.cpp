@@ -120,6 +120,8 @@ void one(const std::string& name, uint64_t seed) {
   table.rcut_smth = random.below(4) ? random(0, 0.99 * kRcut) : 0;
   table.start = random(-2, 2), table.spacing = random(0.01, 2);
   table.protection = random.below(2) ? 0 : random(0, 1);
+  table.of_distance = random.below(2);
+  if (table.of_distance) table.start = random(-2, 1) * kRcut;
   const System own = of_types(system, form.n_types);
   const int threads = 1 + random.below(5);
   require(moments(own, table, 1) == moments(own, table, threads),

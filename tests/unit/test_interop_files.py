@@ -24,10 +24,11 @@ PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_side
 RADIAL = ["radial.pb", "radial_two_sided.pb", "radial.pth"]
 FPARAM = ["fparam.pb", "fparam.pth"]
 HYBRID = ["hybrid.pb", "hybrid.pth"]
-TYPE_EMBEDDING = "type_embedding.pb"
+TYPE_EMBEDDING = ["type_embedding.pb", "mixed.pb", "stripped.pb", "faded.pb"]
 COMPRESSED = [
     *("one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"),
-    *("radial_compressed.pb", "hybrid_compressed.pb"),
+    *("radial_compressed.pb", "stripped_compressed.pb"),
+    *("faded_compressed.pb", "faded_compressed.pth", "hybrid_compressed.pb"),
 ]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
@@ -110,7 +111,7 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, TYPE_EMBEDDING])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING])
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")
@@ -143,10 +144,11 @@ def test_a_model_without_networks_says_so(tmp_path, capsys):
     assert not (tmp_path / "model.yaml").exists()
 
 
-def test_saving_a_loaded_table_keeps_it_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("name", ["excluded_compressed.pb", "faded.pb"])
+def test_saving_a_loaded_table_keeps_it_bit_for_bit(name, tmp_path):
     from deepmd_lite.model import save_model
 
-    convert(unpacked("excluded_compressed.pb", tmp_path), tmp_path / "a.dpl")
+    convert(unpacked(name, tmp_path), tmp_path / "a.dpl")
     model = load_model(tmp_path / "a.dpl")
     save_model(model, tmp_path / "b.dpl", model.provenance)
     assert (tmp_path / "a.dpl").read_bytes() == (tmp_path / "b.dpl").read_bytes()
@@ -166,8 +168,9 @@ def test_dpa1_of_pytorch_is_that_of_its_portable_file(name, tmp_path):
     assert torch.equal(found.descriptor.coefficients(), expected.descriptor.coefficients())
 
 
-def test_a_stripped_type_embedding_leaves_a_table(tmp_path, capsys):
-    source, target = unpacked("stripped.pth", tmp_path), tmp_path / "model.dpl"
+@pytest.mark.parametrize("name", ["stripped.pth", "faded.pb"])
+def test_a_stripped_type_embedding_leaves_a_table(name, tmp_path, capsys):
+    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     _, notes = convert(source, target)
     assert "of which the file keeps the table alone: no training" in notes[0]
     assert main(["check", str(target), "--quick", "-q"]) == 0

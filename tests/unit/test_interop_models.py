@@ -183,7 +183,7 @@ def mlp(rng, n_in, neuron, activation, output=False):
     return {"@version": 1, "neuron": neuron, "layers": layers}
 
 
-def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
+def with_type_embedding(tree, rng, width, dpa1, joined, strip=False, fades=False):
     """`tree` with one network for all types and the vectors of the types as further inputs."""
     model = tree["model"]
     d, f, n_types = model["descriptor"], model["fitting"], len(model["type_map"])
@@ -195,7 +195,7 @@ def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
     first = 1 if strip else n_in
     d["embeddings"] = single(mlp(rng, first, d["neuron"], d["activation_function"]))
     if strip:
-        d |= {"tebd_input_mode": "strip", "smooth_type_embedding": False}
+        d |= {"tebd_input_mode": "strip", "smooth_type_embedding": fades}
         factors = mlp(rng, n_in - 1, d["neuron"], d["activation_function"])
         d["embeddings_strip"] = single(factors)
     d["type_embedding"] = {
@@ -205,7 +205,8 @@ def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
     }
     if dpa1:
         d |= {"type": "dpa1", "sel": [sum(d["sel"])], "attn_layer": 0, "concat_output_tebd": joined}
-        d["@variables"]["davg"][:] = 0
+        if not fades:
+            d["@variables"]["davg"][:] = 0
     f["mixed_types"] = True
     f["dim_descrpt"] += width if joined else 0
     network = mlp(rng, f["dim_descrpt"], f["neuron"], f["activation_function"], output=True)
@@ -261,11 +262,13 @@ def test_frame_parameters_are_fixed_exactly(potential, number, mixed, vacuum, se
 
 
 @FEW
-@given(POLAR, st.integers(1, 4), st.booleans(), st.integers(0, 99))
-def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joined, seed):
+@given(POLAR, st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joined, fades, seed):
     potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
     tree, n_types = tree_of(potential), len(potential.type_map)
-    with_type_embedding(tree, np.random.default_rng(seed), width, True, joined, strip=True)
+    assume(not (fades and tree["model"]["descriptor"]["exclude_types"]))  # refused: see below
+    rng = np.random.default_rng(seed)
+    with_type_embedding(tree, rng, width, True, joined, strip=True, fades=fades)
     f = tree["model"]["fitting"]
     free = f["dim_descrpt"] - (width if joined else 0)
     n_in = f["dim_descrpt"]
@@ -402,7 +405,7 @@ def test_what_cannot_be_expressed_is_one_line_with_its_key(tree, path, value, me
     ("path", "value", "message"),
     [
         (f"{D}/attn_layer", 2, "descriptor/attn_layer: 2 is not supported; only 0"),
-        (f"{D}/type", "se_atten_v2", "type: 'se_atten_v2': .*smooth_type_embedding: false"),
+        (f"{D}/type", "se_atten_v2", "descriptor/embeddings_strip: the key is missing"),
         (f"{D}/tebd_input_mode", "strip", "descriptor/embeddings_strip: the key is missing"),
         (f"{D}/tebd_input_mode", "split", "tebd_input_mode: 'split' is not supported"),
         (f"{D}/@variables/davg", np.full((2, 54, 4), 0.1), "set_davg_zero: true"),

@@ -60,6 +60,7 @@ class DeviceTable:
                 environment.table_start,
                 environment.table_spacing,
                 environment.protection,
+                int(environment.table_of_distance),
             ),
             native.Table(
                 int(coefficients.dtype == torch.float64),
@@ -287,7 +288,8 @@ def _empty_slots(coefficients: torch.Tensor, environment: Environment) -> torch.
     n = environment.n_types
     a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
     s = (-environment.davg[:, 0] / environment.dstd[:, 0])[a]
-    place = ((s - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
+    y = torch.full_like(s, -environment.rcut) if environment.table_of_distance else s
+    place = ((y - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
     values, _ = table_values(coefficients, b if environment.type_one_side else a * n + b, place)
     return (values * s.to(values.dtype)[:, None]).reshape(n, n, -1)
 

@@ -26,6 +26,7 @@ TYPES = [0, 1, 1] * (N_ATOMS // 3)
 
 NEAR = {"rcut": 2.9, "sel": [13, 26], "neuron": [3, 6]}
 """A descriptor of a hybrid, with another cutoff."""
+DPA1 = {"type": "se_atten", "sel": 42, "attn_layer": 0, "neuron": [3, 6]}
 SECTIONS = {
     "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
     "one_sided.pb": {"type_one_side": True},
@@ -37,6 +38,10 @@ SECTIONS = {
     "radial.pb": {"type": "se_e2_r", "type_one_side": True},
     "radial_two_sided.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]], "resnet_dt": True},
     "radial.pth": {"type": "se_e2_r", "type_one_side": True},
+    "mixed.pb": {**DPA1, "set_davg_zero": True, "resnet_dt": True, "tebd_dim": 3},
+    "stripped.pb": {**DPA1, "set_davg_zero": True, "tebd_input_mode": "strip"},
+    "faded.pb": {**DPA1, "type": "se_atten_v2", "rcut_smth": 2.0},
+    "faded.pth": {**DPA1, "type": "se_atten_v2", "rcut_smth": 2.0},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
     "hybrid.pb": {
@@ -46,9 +51,9 @@ SECTIONS = {
 }
 COMPRESSED = (
     *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
-    "hybrid.pb",
+    *("hybrid.pb", "stripped.pb", "faded.pb", "faded.pth"),
 )
-ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
+ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
 CHECKPOINT = "two_sided.pth"
 FPARAM = {
@@ -57,7 +62,8 @@ FPARAM = {
 }
 """Keys of the fitting section of models with frame parameters."""
 TYPE_EMBEDDING = "type_embedding.pb"
-"""`dp convert-backend` cannot convert this one: no tree."""
+NO_TREE = (TYPE_EMBEDDING, "mixed.pb", "stripped.pb", "faded.pb")
+"""`dp convert-backend` cannot convert these."""
 
 
 def frames(n):
@@ -242,7 +248,7 @@ def main():
                 (folder / "model.ckpt-6.pt").rename(models[-1])
             for model in models:
                 save_results(model, target / f"{model.name}.npz")
-                if name != TYPE_EMBEDDING:
+                if name not in NO_TREE:
                     save_tree(model, target)
             if name in COMPRESSED:
                 compressed = name.replace(".", "_compressed.")
