@@ -15,8 +15,8 @@ import numpy as np
 
 from . import nodes
 from .nodes import RADIAL, Tree
-from .sections import PartsError, check_supported, shown
-from .type_embedding import DPA1, SMOOTHED
+from .sections import DPA1, PartsError, check_supported, shown
+from .type_embedding import SMOOTHED
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
@@ -69,6 +69,12 @@ class DescriptorParts:
     """Hidden layers of each network; None for an excluded pair."""
     tables: list[Tree | None] | None
     """Tables (see `nodes`) in their place, in a compressed model."""
+    type_factors: list[Layer] | None = None
+    """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
+    factor_rows: np.ndarray | None = None
+    """(n_types², M): what is left of that network in a compressed graph."""
+    fading: str | None = None
+    """How its share fades with the distance where not as in PyTorch (see `model.fading`)."""
 
 
 @dataclass
@@ -83,12 +89,6 @@ class Parts:
     type_vectors: list[Layer] | None
     """Layers that give each type its vector. All types and pairs then share one network, whose
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
-    type_factors: list[Layer] | None
-    """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
-    factor_rows: np.ndarray | None
-    """(n_types², M): what is left of that network in a compressed graph."""
-    fading: str | None
-    """How its share fades with the distance where not as in PyTorch (see `model.fading`)."""
     concatenated: bool
     """Whether the fitting takes the vector too."""
     fparam_scales: tuple[np.ndarray, np.ndarray] | None
@@ -200,15 +200,15 @@ def _descriptor(parts: Parts, own: DescriptorParts, n_in: int) -> Tree:
     if is_dpa1:
         keys |= {key: section.get(key, value) for key, value in _DPA1_DEFAULTS.items()}
         keys |= {"type": "dpa1", "concat_output_tebd": parts.concatenated}
-        if section.get("type") == SMOOTHED:
+        if section["type"] == SMOOTHED:
             keys["smooth_type_embedding"] = True
-    if parts.fading is not None:
-        keys["fading"] = parts.fading
-    if parts.factor_rows is not None:
-        keys |= {"tebd_input_mode": "strip", "type_factors": parts.factor_rows}
-    if parts.type_factors is not None:
+    if own.fading is not None:
+        keys["fading"] = own.fading
+    if own.factor_rows is not None:
+        keys |= {"tebd_input_mode": "strip", "type_factors": own.factor_rows}
+    if own.type_factors is not None:
         keys["tebd_input_mode"] = "strip"
-        layers = _layers(parts.type_factors, activation, [True] * len(neuron), trainable)
+        layers = _layers(own.type_factors, activation, [True] * len(neuron), trainable)
         network = nodes.embedding_network(layers, resnet_dt)
         keys["embeddings_strip"] = nodes.collection([network], 0, n_types, "embedding_network")
     return nodes.descriptor(keys, embeddings, own.davg, own.dstd)

@@ -24,7 +24,7 @@ from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
-from .networks import activation, collection, hidden, layer_of, layers
+from .networks import activation, collection, layer_of, layers, parameters_of
 from .nodes import HYBRID, RADIAL
 from .tables import tabulated, tabulated_embedding
 from .tree import Node
@@ -322,7 +322,7 @@ def _embedding(d: DescriptorConfig, n_types: int, descriptor: Node) -> dict[str,
             copies.append(None)  # left out, since it is never evaluated
             continue
         found = layers(network, nets, len(d.neuron))
-        copies.append(hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
+        copies.append(parameters_of(found, 1, d.neuron, d.activation_function, d.resnet_dt))
     known = [copy for copy in copies if copy is not None]
     if not known:
         raise nets.refusal("networks", "every network is null; expected weights")
@@ -350,7 +350,7 @@ def _scaled_embedding(
     else:
         (network,) = collection(nets, 0, n_types)
         found = layers(network, nets, len(d.neuron))
-        weights = hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt)
+        weights = parameters_of(found, 1, d.neuron, d.activation_function, d.resnet_dt)
         shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
         shared.load_state_dict({name: x[None] for name, x in weights.items()})
         shared.requires_grad_(False)
@@ -366,9 +366,9 @@ def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str,
     """Parameters of the network from descriptor to energy of one element."""
     f, width = config.fitting_net, sum(d.width for d in config.descriptors)
     *found, last = layers(network, nets, len(f.neuron) + 1)
-    inner = hidden(found, width, f.neuron, f.activation_function, f.resnet_dt)
+    hidden = parameters_of(found, width, f.neuron, f.activation_function, f.resnet_dt)
     weight, bias, step = layer_of(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
-    own = {name: x[None] for name, x in inner.items()}
+    own = {name: x[None] for name, x in hidden.items()}
     return {**own, "weight_out": weight[:, 0], "bias_out": bias}

@@ -1,4 +1,4 @@
-"""Constants of a frozen graph of TensorFlow, by name."""
+"""A frozen graph of TensorFlow by the names of its nodes."""
 
 from __future__ import annotations
 

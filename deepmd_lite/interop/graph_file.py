@@ -20,8 +20,7 @@ from .graph import Graph
 from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
 from .nodes import HYBRID, RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
-from .sections import PartsError, brief, check_supported, count_of_fparam, section_of
-from .type_embedding import DPA1
+from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 
 LARGEST = 1 << 31
 """Bytes: protobuf itself allows no larger message."""
@@ -69,32 +68,21 @@ def _parts(graph: Graph) -> tuple[Parts, Tree]:
     section = section_of(script.get("model", {}))
     sections, _ = check_supported(section, DPA1)
     type_map = graph.text("model_attr/tmap").split()
-    first, n_types = sections[0], len(type_map)
-    is_dpa1 = first.get("type") in DPA1
     vectors = _type_vectors(graph)
-    suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
-    fittings = [_fitting(graph, suffix) for suffix in suffixes]
-    factors = rows = None
-    if is_dpa1:
-        check_vectors(graph)
-        if fused := graph.of(TABLE):
-            rows = factors_of_pairs(graph, fused[0], n_types, fading(first) is not None)
-        elif f"filter_type_all/matrix_1{_OF_PAIRS}" in graph:
-            factors = _network(graph, "filter_type_all", _OF_PAIRS, -1)
     hybrid = section["descriptor"].get("type") == HYBRID
     places = [f"_{k}" for k in range(len(sections))] if hybrid else [""]
+    descriptors = [
+        _descriptor(graph, own, place, len(type_map), vectors)
+        for own, place in zip(sections, places, strict=True)
+    ]
+    suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
+    fittings = [_fitting(graph, suffix) for suffix in suffixes]
     parts = Parts(
         section=section,
         type_map=type_map,
-        descriptors=[
-            _descriptor(graph, own, place, n_types, vectors, factors)
-            for own, place in zip(sections, places, strict=True)
-        ],
+        descriptors=descriptors,
         type_vectors=vectors,
-        type_factors=factors,
-        factor_rows=rows,
-        fading=fading(first) if is_dpa1 else None,
-        concatenated=first.get("concat_output_tebd", True) is True,
+        concatenated=sections[0].get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
@@ -123,12 +111,7 @@ def _script(graph: Graph) -> Tree:
 
 
 def _descriptor(
-    graph: Graph,
-    section: Tree,
-    place: str,
-    n_types: int,
-    vectors: list[Layer] | None,
-    factors: list[Layer] | None,
+    graph: Graph, section: Tree, place: str, n_types: int, vectors: list[Layer] | None
 ) -> DescriptorParts:
     """`place`: what scopes of the descriptor end with, '' for the only one."""
     radial, is_dpa1 = section.get("type") in RADIAL, section.get("type") in DPA1
@@ -141,13 +124,20 @@ def _descriptor(
     ]
     if len(environment) != 1 or not n_types:
         raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
-    n_sel, scope = 1 if is_dpa1 else n_types, f"descrpt_attr{place}"
-    sel, davg, dstd = _scales(graph, n_types, environment[0], radial, scope, n_sel)
+    n_sel = 1 if is_dpa1 else n_types
+    sel, davg, dstd = _scales(graph, n_types, environment[0], n_sel, radial, f"descrpt_attr{place}")
     tables = _compressed(graph, section, n_types, place)
 
     def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
         return [_network(graph, scope, f"_{b}", 1) for b in seen]
 
+    factors = rows = None
+    if is_dpa1:
+        check_vectors(graph)
+        if tables:
+            rows = factors_of_pairs(graph, n_types, fading(section) is not None)
+        elif f"filter_type_all/matrix_1{_OF_PAIRS}" in graph:
+            factors = _network(graph, "filter_type_all", _OF_PAIRS, -1)
     embeddings: list[list[Layer] | None] = []
     one_side = False
     if vectors and not tables:
@@ -166,11 +156,14 @@ def _descriptor(
         one_side=one_side if vectors else _one_side(graph, place),
         embeddings=embeddings,
         tables=tables,
+        type_factors=factors,
+        factor_rows=rows,
+        fading=fading(section) if is_dpa1 else None,
     )
 
 
 def _scales(
-    graph: Graph, n_types: int, environment: Node, radial: bool, scope: str, n_sel: int
+    graph: Graph, n_types: int, environment: Node, n_sel: int, radial: bool, scope: str
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """sel, and davg and dstd (n_types, N_sel, 4), or 1 in the place of 4.
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from .graph import Graph
 from .nodes import Tree
-from .protobuf import Node
 from .sections import PartsError
 from .type_embedding import SMOOTHED
 
@@ -38,11 +37,12 @@ def check_vectors(graph: Graph) -> None:
             )
 
 
-def factors_of_pairs(graph: Graph, table: Node, n_types: int, fades: bool) -> np.ndarray:
+def factors_of_pairs(graph: Graph, n_types: int, fades: bool) -> np.ndarray:
     """(n_types², M): g of each centre a and neighbour b, at a · n_types + b, of a compressed model.
 
     Raises PartsError where the graph does not look like one.
     """
+    table = graph.of(TABLE)[0]
     name, scaled = table.inputs[-1], False
     for _ in range(8):
         node = graph.nodes.get(name.partition(":")[0])

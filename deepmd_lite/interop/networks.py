@@ -84,22 +84,22 @@ def activation(section: Node, smooth: bool = False) -> str:
     return name
 
 
-def hidden(
+def parameters_of(
     found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
 ) -> dict[str, torch.Tensor]:
     """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
-    made = {}
+    hidden = {}
     for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
         residual = n_out in (n_in, 2 * n_in)
         weight, bias, step = layer_of(layer, (n_in, n_out), name, residual)
         if (step is not None) != (resnet_dt and residual):
             raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
-        made[f"weight_{number}"] = weight
-        made[f"bias_{number}"] = bias[None]
+        hidden[f"weight_{number}"] = weight
+        hidden[f"bias_{number}"] = bias[None]
         if step is not None:
-            made[f"step_{number}"] = step[None]
+            hidden[f"step_{number}"] = step[None]
         n_in = n_out
-    return made
+    return hidden
 
 
 def layer_of(

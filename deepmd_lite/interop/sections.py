@@ -7,6 +7,17 @@ from collections import Counter
 from typing import Any
 
 from .nodes import HYBRID, Tree
+from .type_embedding import DPA1
+
+__all__ = [
+    "DPA1",
+    "PartsError",
+    "brief",
+    "check_supported",
+    "count_of_fparam",
+    "section_of",
+    "shown",
+]
 
 
 class PartsError(ValueError):

@@ -15,8 +15,7 @@ from ..system import ModelFileError
 from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_sided_input
 from .nodes import HYBRID, RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
-from .sections import PartsError, brief, check_supported, count_of_fparam, section_of
-from .type_embedding import DPA1
+from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 
 _CHECKPOINT = "model.Default."
 
@@ -99,14 +98,11 @@ def _parts(state: _State, section: Tree) -> Parts:
         raise PartsError("model/type_map is not a list of names")
     n_types = len(type_map)
     vectors = _layers(state, _TYPE_EMBEDDING, n_types) if is_dpa1 else None
-    factors, strip = None, f"{_DESCRIPTOR}.se_atten.filter_layers_strip.networks.0"
-    if state.find(f"{strip}.layers.0.matrix") is not None:
-        factors = _layers(state, strip)
     places = [_DESCRIPTOR]
     if section["descriptor"].get("type") == HYBRID:
         places = [f"{_DESCRIPTOR}.descrpt_list.{k}" for k in range(len(sections))]
     descriptors = [
-        _descriptor(state, own, place, n_types, vectors, factors)
+        _descriptor(state, own, place, n_types, vectors)
         for own, place in zip(sections, places, strict=True)
     ]
     fittings = [
@@ -118,9 +114,6 @@ def _parts(state: _State, section: Tree) -> Parts:
         type_map=type_map,
         descriptors=descriptors,
         type_vectors=vectors,
-        type_factors=factors,
-        factor_rows=None,
-        fading=None,
         concatenated=sections[0].get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,
@@ -138,7 +131,6 @@ def _descriptor(
     place: str,
     n_types: int,
     vectors: list[Layer] | None,
-    factors: list[Layer] | None,
 ) -> DescriptorParts:
     radial, is_dpa1 = section.get("type") in RADIAL, vectors is not None
     if not radial:
@@ -147,6 +139,9 @@ def _descriptor(
     rcut, smooth = (section.get(key) for key in ("rcut", "rcut_smth"))
     if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
         raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
+    factors, strip = None, f"{place}.filter_layers_strip.networks.0"
+    if state.find(f"{strip}.layers.0.matrix") is not None:
+        factors = _layers(state, strip)
     embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors, factors)
     if n_types == 1 and vectors is None:  # the same networks either way
         one_side = radial or section.get("type_one_side") is True
@@ -161,6 +156,7 @@ def _descriptor(
         one_side=one_side,
         embeddings=embeddings,
         tables=None,
+        type_factors=factors,
     )
 
 

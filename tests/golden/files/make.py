@@ -24,9 +24,9 @@ import numpy as np
 N_ATOMS = 18
 TYPES = [0, 1, 1] * (N_ATOMS // 3)
 
+DPA1 = {"type": "se_atten", "sel": 42, "attn_layer": 0, "neuron": [3, 6]}
 NEAR = {"rcut": 2.9, "sel": [13, 26], "neuron": [3, 6]}
 """A descriptor of a hybrid, with another cutoff."""
-DPA1 = {"type": "se_atten", "sel": 42, "attn_layer": 0, "neuron": [3, 6]}
 SECTIONS = {
     "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
     "one_sided.pb": {"type_one_side": True},
@@ -51,7 +51,7 @@ SECTIONS = {
 }
 COMPRESSED = (
     *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
-    *("hybrid.pb", "stripped.pb", "faded.pb", "faded.pth"),
+    *("stripped.pb", "faded.pb", "faded.pth", "hybrid.pb"),
 )
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
