@@ -15,6 +15,7 @@ from golden_files import read, unpacked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deepmd_lite.interop import graph as graph_module
 from deepmd_lite.interop import potential_from_tree
 from deepmd_lite.interop.pickled import _CALLS, ArchiveError
 from deepmd_lite.interop.protobuf import (
