@@ -58,12 +58,22 @@ def atomic_energies(model, positions, cell, types, fparam=()):
     n_types, vectors = len(model["type_map"]), None
     if "type_embedding" in d:
         vectors = network(d["type_embedding"]["embedding"], np.eye(n_types))
+    parts = [descriptors(p, positions, cell, types, n_types, vectors) for p in d.get("list", [d])]
+    energies = [
+        fitted(f, np.hstack([p[i] for p in parts]), a, vectors, fparam) for i, a in enumerate(types)
+    ]
+    bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
+    return np.array(energies) + bias[types]
+
+
+def descriptors(d, positions, cell, types, n_types, vectors):
+    """(1, width) of every atom, by the one descriptor `d`."""
     excluded = {tuple(p) for a, b in d["exclude_types"] for p in ((a, b), (b, a))}
     by_type = len(d["sel"]) == n_types
     fades = d["type"] == "se_atten_v2" or (
         d.get("tebd_input_mode") == "strip" and d["smooth_type_embedding"]
     )
-    energies = []
+    found = []
     for i, a in enumerate(types):
         davg, dstd = (d["@variables"][key][a, 0] for key in ("davg", "dstd"))
         j, rows, w = rows_around(i, positions, cell, d)
@@ -89,12 +99,10 @@ def atomic_energies(model, positions, cell, types, fparam=()):
             moments = moments + g.T @ (np.ones_like(r) if radial else r)
         moments = moments / sum(d["sel"])
         if radial:
-            descriptor = moments.T / 5
+            found.append(moments.T / 5)
         else:
-            descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
-        energies.append(fitted(f, descriptor, a, vectors, fparam))
-    bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
-    return np.array(energies) + bias[types]
+            found.append((moments @ moments[: d["axis_neuron"]].T).reshape(1, -1))
+    return found
 
 
 def embedding(d, s, a, b, n_types, vectors, fading):

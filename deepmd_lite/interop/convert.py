@@ -166,7 +166,9 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
     if any(d.config.radial and not d.config.type_one_side for d in each):
         notes.append("with type_one_side false its TensorFlow (.pb) alone evaluates se_e2_r")
-    if any(d.config.env_protection for d in each):
+    if len({d.config.env_protection for d in each}) > 1:
+        notes.append("no backend of it evaluates descriptors of different env_protection")
+    elif any(d.config.env_protection for d in each):
         notes.append("with env_protection its PyTorch (.pth) alone evaluates it")
     return potential, notes
 

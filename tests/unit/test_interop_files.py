@@ -23,11 +23,12 @@ from deepmd_lite.training import train
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
 RADIAL = ["radial.pb", "radial_two_sided.pb", "radial.pth"]
 FPARAM = ["fparam.pb", "fparam.pth"]
+HYBRID = ["hybrid.pb", "hybrid.pth"]
 TYPE_EMBEDDING = ["type_embedding.pb", "mixed.pb", "stripped.pb", "faded.pb"]
 COMPRESSED = [
     *("one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"),
     *("radial_compressed.pb", "stripped_compressed.pb"),
-    *("faded_compressed.pb", "faded_compressed.pth"),
+    *("faded_compressed.pb", "faded_compressed.pth", "hybrid_compressed.pb"),
 ]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
@@ -62,15 +63,19 @@ def differences(ours, theirs, place=""):
         yield place
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *FPARAM])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *FPARAM, *HYBRID])
 def test_the_tree_is_that_of_deepmd_kit(name, tmp_path):
     ours, theirs = read(unpacked(name, tmp_path)), golden_tree(name)
     if name.endswith(".pb"):
         # the graph computes with cutoffs in float32, its script has them in decimals; and a graph
         # without statistics of neighbours has no '@variables' there
-        for part in (ours["model"]["descriptor"], ours["model"]["descriptor"]["env_mat"]):
-            assert part["rcut"] == float(np.float32(3.6))
-            part["rcut"] = 3.6
+        descriptor = ours["model"]["descriptor"]
+        for part in descriptor.get("list", [descriptor]):
+            rcut = 3.6 if sum(part["sel"]) == 42 else 2.9
+            assert part["rcut"] == part["env_mat"]["rcut"] == float(np.float32(rcut))
+            part["rcut"] = part["env_mat"]["rcut"] = rcut
+        for part in descriptor.get("list", ()):
+            part["type_map"] = None  # its TensorFlow does not tell the parts of a hybrid
         assert ours.pop("@variables") == {}
         assert "loss" in ours["training_script"]
     assert list(differences(ours, theirs)) == []
@@ -106,7 +111,7 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *TYPE_EMBEDDING])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING])
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")

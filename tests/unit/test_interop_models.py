@@ -82,28 +82,36 @@ def widths(draw, most=3):
 
 
 @st.composite
-def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r")):
-    """Potentials with random weights, statistics and architecture."""
-    n_types, kind = draw(st.integers(1, 3)), draw(st.sampled_from(kinds))
-    neuron = draw(widths())
+def descriptors(draw, n_types, kinds, rcut=3.5):
+    """The section of a descriptor, but for its precision, and its mean and deviation of 1/r."""
+    kind, neuron = draw(st.sampled_from(kinds)), draw(widths())
     pairs = [(a, b) for a in range(n_types) for b in range(a, n_types)]
+    return {
+        "rcut": rcut,
+        "rcut_smth": draw(st.sampled_from([0.5, 2.0])),
+        "sel": [draw(st.integers(40, 60)) for _ in range(n_types)],
+        "neuron": neuron,
+        "type": kind,
+        **({"axis_neuron": draw(st.integers(1, neuron[-1]))} if kind == "se_e2_a" else {}),
+        "activation_function": draw(st.sampled_from(ACTIVATIONS)),
+        "resnet_dt": draw(st.booleans()),
+        "type_one_side": draw(st.booleans()),
+        "exclude_types": draw(st.lists(st.sampled_from(pairs), max_size=1)),
+        "env_protection": draw(st.sampled_from([0.0, 0.4])),
+    }
+
+
+@st.composite
+def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r"), cutoffs=(3.5,)):
+    """Potentials with random weights, statistics and architecture; a descriptor for each cutoff."""
+    n_types = draw(st.integers(1, 3))
+    parts = [
+        {**draw(descriptors(n_types, kinds, rcut)), "precision": precision} for rcut in cutoffs
+    ]
     config = ModelConfig(
         type_map=["O", "H", "C"][:n_types],
         repulsion=None,
-        descriptor={
-            "rcut": 3.5,
-            "rcut_smth": draw(st.sampled_from([0.5, 2.0])),
-            "sel": [draw(st.integers(40, 60)) for _ in range(n_types)],
-            "neuron": neuron,
-            "type": kind,
-            **({"axis_neuron": draw(st.integers(1, neuron[-1]))} if kind == "se_e2_a" else {}),
-            "activation_function": draw(st.sampled_from(ACTIVATIONS)),
-            "resnet_dt": draw(st.booleans()),
-            "type_one_side": draw(st.booleans()),
-            "exclude_types": draw(st.lists(st.sampled_from(pairs), max_size=1)),
-            "env_protection": draw(st.sampled_from([0.0, 0.4])),
-            "precision": precision,
-        },
+        descriptor=parts[0] if len(parts) == 1 else {"type": "hybrid", "list": parts},
         fitting_net={
             "neuron": draw(widths()),
             "activation_function": draw(st.sampled_from([*ACTIVATIONS, "relu", "relu6"])),
@@ -112,18 +120,19 @@ def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r")):
         },
     )
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    davg, dstd = np.zeros((n_types, 4)), rng.uniform(0.05, 0.2, (n_types, 4))
-    davg[:, 0] = rng.uniform(0, 0.1, n_types)
-    if kind == "se_e2_r":
-        dstd[:, 1:] = 1
-    bias = rng.normal(size=n_types)
-    as_tensor = torch.from_numpy
-    scales = Scales(as_tensor(davg), as_tensor(dstd), config.descriptor.sel)
-    statistics = Statistics([scales], as_tensor(bias), 0.9)
+    scales, as_tensor = [], torch.from_numpy
+    for d in config.descriptors:
+        davg, dstd = np.zeros((n_types, 4)), rng.uniform(0.05, 0.2, (n_types, 4))
+        davg[:, 0] = rng.uniform(0, 0.1, n_types)
+        if d.radial:
+            dstd[:, 1:] = 1
+        scales.append(Scales(as_tensor(davg), as_tensor(dstd), d.sel))
+    statistics = Statistics(scales, as_tensor(rng.normal(size=n_types)), 0.9)
     return Potential(config, statistics, seed=draw(st.integers(0, 10**6)))
 
 
 POLAR = potentials(kinds=("se_e2_a",))
+HYBRID = potentials(cutoffs=(2.8, 3.5, 3.1))
 
 
 @functools.cache
@@ -140,7 +149,7 @@ def exact_energies(potential, positions, cell, types):
 
 
 @FEW
-@given(potentials(), st.booleans())
+@given(st.one_of(potentials(), HYBRID), st.booleans())
 def test_energies_are_those_of_the_definition(potential, vacuum):
     tree = tree_of(potential)
     rng = np.random.default_rng(0)
@@ -281,13 +290,14 @@ def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joine
 @settings(FEW, max_examples=6)
 @given(data=st.data())
 def test_round_trip_is_exact(tmp_path_factory, suffix, precision, data):
-    potential = data.draw(potentials(precision))
+    cutoffs = data.draw(st.sampled_from([(3.5,), (2.8, 3.5)]))
+    potential = data.draw(potentials(precision, cutoffs=cutoffs))
     path = tmp_path_factory.mktemp("trip") / f"model{suffix}"
     write, read = {".dp": (write_dp, read_dp), ".yaml": (write_yaml, read_yaml)}[suffix]
     write(path, tree_of(potential))
     back = potential_from_tree(read(path), str(path))
     assert back.type_map == potential.type_map
-    assert back.descriptor.sel == potential.descriptor.sel
+    assert [d.sel for d in back.descriptors] == [d.sel for d in potential.descriptors]
     assert back.min_distance == potential.min_distance
     assert back.config.descriptor == potential.config.descriptor
     assert back.config.fitting_net == potential.config.fitting_net
@@ -333,7 +343,13 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
         ("model/pair_exclude_types", [[0, 1]], "jump at the cutoff"),
         (f"{D}/type", "se_e3", "descriptor/type: 'se_e3' is not supported"),
         (f"{D}/type", "se_e2_r", r"@variables/davg: expected an array of shape \(2, 54, 1\)"),
-        (f"{D}/type", "hybrid", "descriptor/type: 'hybrid' is not supported"),
+        (f"{D}/type", "hybrid", "descriptor/@version: version 2 is not known"),
+        (D, {"type": "hybrid"}, "descriptor/list: the key is missing"),
+        (D, {"type": "hybrid", "list": []}, "descriptor/list: expected a list of 1"),
+        (D, {"type": "hybrid", "list": [None]}, "descriptor/list: a descriptor is null"),
+        (D, {"type": "hybrid", "list": [], "@version": 2}, "version 2 is not known"),
+        (D, {"type": "hybrid", "list": [{"type": "dpa1"}]}, "list/0/type: 'dpa1' is not supported"),
+        (D, {"type": "hybrid", "list": [{"type": "hybrid"}]}, "list/0/type: 'hybrid' is not sup"),
         (f"{D}/spin", {"use_spin": [True]}, "descriptor/spin: .* is not supported"),
         (f"{D}/env_protection", -0.1, "env_protection': .*greater than or equal to 0"),
         (f"{D}/env_protection", "none", "env_protection: expected a number"),

@@ -51,8 +51,7 @@ SECTIONS = {
 }
 COMPRESSED = (
     *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
-    *("stripped.pb", "faded.pb", "faded.pth"),
-    *("hybrid.pb", "hybrid.pth"),
+    *("stripped.pb", "faded.pb", "faded.pth", "hybrid.pb"),
 )
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
