@@ -74,7 +74,7 @@ def save_structure(atoms: Atoms, path: Path) -> Path:
 def neighbors_and_runs(atoms: Atoms, potential: Potential) -> tuple[float, float]:
     """Mean numbers of neighbours within the cutoff and of the table intervals that they lie in."""
     env = environment_of(atoms, potential.rcut)
-    environment = potential.environment()
+    environment = potential.descriptor.environment()
     centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
     neighbor = env.indices.long()
     vectors = env.positions[neighbor] - env.positions[centre]

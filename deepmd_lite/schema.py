@@ -152,7 +152,7 @@ def _without_comments(data: Any) -> Any:
 
 
 def _sentence(section: type[Section], err: Any) -> str:
-    loc = [str(p) for p in err["loc"]]
+    loc = [str(p) for p in err["loc"] if not str(p).startswith("<")]  # tags of unions
     key = "/".join(loc)
     if err["type"] == "extra_forbidden":
         known = _known_keys(section, loc[:-1])

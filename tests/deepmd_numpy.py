@@ -37,7 +37,7 @@ def network(node, x):
 
 
 def rows_around(i, positions, cell, d):
-    """Types' places (n,) and rows (1/q, x/q², y/q², z/q²) · switch (n, 4) of all images in rcut."""
+    """Of all images in rcut: places (n,), rows (1/q, x/q², y/q², z/q²) · w (n, 4), w (n, 1)."""
     reach = int(np.ceil(d["rcut"] * np.linalg.norm(np.linalg.inv(cell), axis=0).max()))
     shifts = np.array(list(itertools.product(range(-reach, reach + 1), repeat=3)))
     vectors = (positions[None] + (shifts @ cell)[:, None] - positions[i]).reshape(-1, 3)
@@ -48,7 +48,8 @@ def rows_around(i, positions, cell, d):
     w = 1 + u**3 * (-6 * u**2 + 15 * u - 10)
     j = np.tile(np.arange(len(positions)), len(shifts))[near]
     q = r[:, None] + d["env_protection"]
-    return j, w[:, None] * np.hstack([1 / q, vectors / q**2])
+    w = w[:, None]
+    return j, w * np.hstack([1 / q, vectors / q**2]), w
 
 
 def atomic_energies(model, positions, cell, types, fparam=()):
@@ -57,38 +58,54 @@ def atomic_energies(model, positions, cell, types, fparam=()):
     n_types, vectors = len(model["type_map"]), None
     if "type_embedding" in d:
         vectors = network(d["type_embedding"]["embedding"], np.eye(n_types))
+    parts = [descriptors(p, positions, cell, types, n_types, vectors) for p in d.get("list", [d])]
+    energies = [
+        fitted(f, np.hstack([p[i] for p in parts]), a, vectors, fparam) for i, a in enumerate(types)
+    ]
+    bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
+    return np.array(energies) + bias[types]
+
+
+def descriptors(d, positions, cell, types, n_types, vectors):
+    """(1, width) of every atom, by the one descriptor `d`."""
     excluded = {tuple(p) for a, b in d["exclude_types"] for p in ((a, b), (b, a))}
     by_type = len(d["sel"]) == n_types
-    energies = []
+    fades = d["type"] == "se_atten_v2" or (
+        d.get("tebd_input_mode") == "strip" and d["smooth_type_embedding"]
+    )
+    found = []
     for i, a in enumerate(types):
         davg, dstd = (d["@variables"][key][a, 0] for key in ("davg", "dstd"))
-        j, rows = rows_around(i, positions, cell, d)
+        j, rows, w = rows_around(i, positions, cell, d)
         radial = d["type"] in ("se_e2_r", "se_r")
         rows = rows[:, : len(davg)]
         moments = np.zeros((d["neuron"][-1], 1 if radial else 4))
         for b in range(n_types):
-            r = rows[types[j] == b]
-            if by_type:
-                assert len(r) <= d["sel"][b]
-                r = np.vstack([r, np.zeros((d["sel"][b] - len(r), len(davg)))])
+            r, fading = rows[types[j] == b], w[types[j] == b]
+            slots = len(r)
+            if fades and b == 0:  # an empty slot has no type that would count
+                slots += sum(d["sel"]) - len(rows)
+            elif by_type and not fades:
+                slots = d["sel"][b]
+            assert slots >= len(r)
+            fading = np.vstack([fading, np.zeros((slots - len(r), 1))])
+            r = np.vstack([r, np.zeros((slots - len(r), len(davg)))])
             r = (r - davg) / dstd
             if (a, b) in excluded:
                 if not (radial and d["type_one_side"]):
                     continue
                 r = 0 * r
-            g = embedding(d, r[:, :1], a, b, n_types, vectors)
+            g = embedding(d, r[:, :1], a, b, n_types, vectors, fading if fades else 1)
             moments = moments + g.T @ (np.ones_like(r) if radial else r)
         moments = moments / sum(d["sel"])
         if radial:
-            descriptor = moments.T / 5
+            found.append(moments.T / 5)
         else:
-            descriptor = (moments @ moments[: d["axis_neuron"]].T).reshape(1, -1)
-        energies.append(fitted(f, descriptor, a, vectors, fparam))
-    bias = f["@variables"]["bias_atom_e"][:, 0] + model["@variables"]["out_bias"][0, :, 0]
-    return np.array(energies) + bias[types]
+            found.append((moments @ moments[: d["axis_neuron"]].T).reshape(1, -1))
+    return found
 
 
-def embedding(d, s, a, b, n_types, vectors):
+def embedding(d, s, a, b, n_types, vectors, fading):
     """G of neighbours of type b around type a, (n, M)."""
     networks = d["embeddings"]["networks"]
     if vectors is None:
@@ -96,7 +113,7 @@ def embedding(d, s, a, b, n_types, vectors):
     inputs = [vectors[b]] if d["type_one_side"] else [vectors[b], vectors[a]]
     if d.get("tebd_input_mode") == "strip":
         factors = network(d["embeddings_strip"]["networks"][0], np.hstack(inputs)[None])
-        return network(networks[0], s) * (1 + factors)
+        return network(networks[0], s) * (1 + fading * factors)
     return network(networks[0], np.hstack([s, *(np.tile(v, (len(s), 1)) for v in inputs)]))
 
 

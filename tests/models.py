@@ -8,6 +8,7 @@ from ase import Atoms
 
 from deepmd_lite.model import ModelConfig, Potential, Statistics, statistics_from
 from deepmd_lite.model.short_range import ShortRange
+from deepmd_lite.model.statistics import Scales
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import type_indices
 
@@ -31,6 +32,34 @@ def random_atoms(symbols: str, length: float, seed: int, skew: float = 0.0) -> A
             break
         atoms.positions += push.sum(axis=1)
     return atoms
+
+
+NEAR = {"rcut": 4.0, "rcut_smth": 1.0, "neuron": [6, 12], "axis_neuron": 4}
+FAR = {"rcut": 5.5, "rcut_smth": 0.5, "neuron": [5, 10], "type": "se_e2_r", "type_one_side": True}
+BETWEEN = {**NEAR, "rcut": 4.8, "neuron": [7, 21], "axis_neuron": 5, "exclude_types": [[0, 1]]}
+"""Descriptors of hybrids, of which none has the size, the cutoff or the tables of another."""
+
+
+def hybrid_config(parts=(NEAR, FAR), precision="float64", type_map=("H", "O"), **fitting):
+    """The section `model` of a hybrid."""
+    return ModelConfig(
+        type_map=list(type_map),
+        descriptor={"type": "hybrid", "list": [{**p, "precision": precision} for p in parts]},
+        fitting_net={"neuron": [24, 24], "precision": precision, **fitting},
+    )
+
+
+def hybrid_potential(*arguments, **fitting) -> Potential:
+    """Arguments as of `hybrid_config`; random weights, not frozen."""
+    config = hybrid_config(*arguments, **fitting)
+    symbols = "".join(f"{t}{16 // len(config.type_map)}" for t in config.type_map)
+    rcut = max(d.rcut for d in config.descriptors)
+    env = environment_of(random_atoms(symbols, 7.0, 3), config.type_map, rcut).env
+    potential = Potential(config, statistics_from([(env, -16.0)], config), seed=3)
+    with torch.no_grad():  # forces of some eV/Å
+        for network in potential.fitting:
+            network.weight_out *= 30.0
+    return potential
 
 
 def random_potential(
@@ -89,9 +118,8 @@ def short_range_potential(type_map=("H", "O"), precision="float64", **keys) -> P
             }
         )
         part = ShortRange.from_input(config, base.energy_bias)
-    statistics = Statistics(
-        *(base.davg, base.dstd, base.energy_bias, base.sel, base.min_distance), short_range=part
-    )
+    scales = [Scales(d.davg, d.dstd, d.sel) for d in base.descriptors]
+    statistics = Statistics(scales, base.energy_bias, base.min_distance, short_range=part)
     potential = Potential(config, statistics, seed=None)
     learned = {k: v for k, v in base.state_dict().items() if not k.startswith("repulsion.")}
     potential.load_state_dict({**potential.state_dict(), **learned})

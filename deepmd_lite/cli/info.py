@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..units import EV_PER_A3_IN_GPA
 from .common import EPILOG, table
+
+if TYPE_CHECKING:
+    from ..model.descriptor import Descriptor
 
 
 def add_info(verbs: argparse._SubParsersAction) -> None:
@@ -34,28 +38,23 @@ def _info_of_restart(args: argparse.Namespace) -> int:
 
 def _info_of_model(args: argparse.Namespace) -> int:
     from ..model import load_model, read_header
-    from ..model.tabulated import TabulatedEmbedding
 
     header = read_header(args.file)
     if args.json:
         print(json.dumps(header, indent=2))
         return 0
     model = load_model(args.file)
-    d, f, grid = model.config.descriptor, model.config.fitting_net, model.grid
-    table_bytes = model.coefficients().numel() * model.coefficients().element_size()
-    axis = "" if d.radial else f"axis {d.axis_neuron}, "
-    rows = {
-        "elements": " ".join(model.type_map),
-        "descriptor": f"{d.type}, rcut {d.rcut:g} Å, rcut_smth {d.rcut_smth:g} Å, sel {model.sel}",
-        "embedding": f"{_widths(d.neuron)}, {axis}{d.activation_function}",
+    f = model.config.fitting_net
+    rows = {"elements": " ".join(model.type_map)}
+    for k, d in enumerate(model.descriptors, 1):
+        which = f" {k}" if len(model.descriptors) > 1 else ""
+        found = _descriptor(d, model.table_min_distance())
+        rows |= {name + which: value for name, value in found.items()}
+    rows |= {
         "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "precision": f"trained in {model.config.precision}",
-        "table": f"{grid.n_intervals} intervals, {table_bytes / 1024:.0f} KiB, "
-        f"pairs down to {model.table_min_distance():.2f} Å",
     }
-    if d.env_protection:
-        rows["descriptor"] += f", env_protection {d.env_protection:g} Å"
     rows["repulsion"] = (
         "none"
         if model.repulsion is None
@@ -63,8 +62,6 @@ def _info_of_model(args: argparse.Namespace) -> int:
     )
     if model.short_range is not None:
         rows["short range"] = model.short_range.summary(model.type_map)
-    if isinstance(model.embedding, TabulatedEmbedding):
-        rows["embedding"] += "; a table, its networks are lost: no training"
     if not model.reference_frames:
         rows["reference frame"] = "none: nothing is compared when the file is read"
     for frame in model.reference_frames:
@@ -84,6 +81,26 @@ def _info_of_model(args: argparse.Namespace) -> int:
         f"units: eV, Å; stress = -virial/volume, tension positive; 1 eV/Å³ = {EV_PER_A3_IN_GPA} GPa"
     )
     return 0
+
+
+def _descriptor(d: Descriptor, nearest: float) -> dict[str, str]:
+    """What to tell of one descriptor, whose table covers pairs down to `nearest` Å."""
+    from ..model.tabulated import TabulatedEmbedding
+
+    config, numbers = d.config, d.coefficients()
+    axis = "" if config.radial else f"axis {config.axis_neuron}, "
+    rows = {
+        "descriptor": f"{config.type}, rcut {config.rcut:g} Å, rcut_smth {config.rcut_smth:g} Å, "
+        f"sel {d.sel}",
+        "embedding": f"{_widths(config.neuron)}, {axis}{config.activation_function}",
+        "table": f"{d.grid.n_intervals} intervals, "
+        f"{numbers.numel() * numbers.element_size() / 1024:.0f} KiB, pairs down to {nearest:.2f} Å",
+    }
+    if config.env_protection:
+        rows["descriptor"] += f", env_protection {config.env_protection:g} Å"
+    if isinstance(d.embedding, TabulatedEmbedding):
+        rows["embedding"] += "; a table, its networks are lost: no training"
+    return rows
 
 
 def _widths(layers: list[int]) -> str:

@@ -7,8 +7,6 @@ unfinished input whose defaults have changed since.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +15,14 @@ import numpy as np
 
 from . import nodes
 from .nodes import RADIAL, Tree
+from .sections import DPA1, PartsError, check_supported, shown
 from .table_parts import TableParts, with_table
-from .type_embedding import SMOOTH
+from .type_embedding import SMOOTHED
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """Weight (in, out), bias (out,), time step (out,) or None."""
 
 
-DPA1 = ("dpa1", "se_atten")
 _DPA1_DEFAULTS: Tree = {
     "attn_layer": 2,
     "tebd_input_mode": "concat",
@@ -33,10 +31,6 @@ _DPA1_DEFAULTS: Tree = {
 }
 """Of the keys that decide whether such a model can be expressed."""
 _FLOATS = ("float16", "float32", "float64")
-
-
-class PartsError(ValueError):
-    """Parts that do not make a model, or not one that can be expressed."""
 
 
 def floats(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -57,12 +51,11 @@ def floats(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @dataclass
-class Parts:
-    """What a model file holds; arrays as DeePMD-kit has them."""
+class DescriptorParts:
+    """What a model file holds of one descriptor; arrays as DeePMD-kit has them."""
 
     section: Tree
-    """The `model` section of the training input."""
-    type_map: list[str]
+    """Of the training input."""
     rcut: float
     """Å."""
     rcut_smth: float
@@ -77,11 +70,26 @@ class Parts:
     """Hidden layers of each network; None for an excluded pair."""
     tables: list[Tree | None] | None
     """Tables (see `nodes`) in their place, in a compressed model."""
+    type_factors: list[Layer] | None = None
+    """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
+    factor_rows: np.ndarray | None = None
+    """(n_types², M): what is left of that network in a compressed graph."""
+    fading: str | None = None
+    """How its share fades with the distance where not as in PyTorch (see `model.fading`)."""
+
+
+@dataclass
+class Parts:
+    """What a model file holds."""
+
+    section: Tree
+    """The `model` section of the training input."""
+    type_map: list[str]
+    descriptors: list[DescriptorParts]
+    """The one, or those of a hybrid."""
     type_vectors: list[Layer] | None
     """Layers that give each type its vector. All types and pairs then share one network, whose
     inputs the vectors are beside s (embedding) or the descriptor (fitting)."""
-    type_factors: list[Layer] | None
-    """Layers of the second network of DPA-1 with `tebd_input_mode` strip."""
     concatenated: bool
     """Whether the fitting takes the vector too."""
     fparam_scales: tuple[np.ndarray, np.ndarray] | None
@@ -99,87 +107,6 @@ class Parts:
     min_nbor_dist: float | None
     """Å."""
     short_range: TableParts | None
-
-
-def brief(error: Exception) -> str:
-    """The message of an error as one short line: a damaged file may have put anything in it."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def section_of(script: str | Tree) -> Tree:
-    """A section of an input file, from JSON or a mapping. Raises PartsError."""
-    try:
-        section = json.loads(script) if isinstance(script, str) else script
-    except (ValueError, RecursionError):
-        raise PartsError("its training script is not JSON") from None
-    if not isinstance(section, dict):
-        raise PartsError("its training script is not a mapping")
-    return _plain(section, Counter(), 0)
-
-
-MOST_VALUES, MOST_DEPTH = 100_000, 20
-"""Of a training script; the longest have some hundred values."""
-
-
-def _plain(value: Any, counted: Counter, depth: int) -> Any:
-    """A copy of JSON's types alone: a pickle may hold others, or refer to itself."""
-    counted["values"] += 1
-    if counted["values"] > MOST_VALUES or depth > MOST_DEPTH:
-        raise PartsError("its training script is larger than any")
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(inner, counted, depth + 1) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner, counted, depth + 1) for inner in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise PartsError(f"its training script holds a value of {type(value).__name__}")
-
-
-def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[Tree, Tree]:
-    """The descriptor and fitting sections of an energy model `se_e2_a`, `se_e2_r` or one of `also`.
-
-    Raises PartsError, naming key and value, for anything that these files keep elsewhere.
-    """
-    for key in ("modifier", "spin", "pair_type", "models"):
-        if section.get(key):
-            raise PartsError(f"model/{key} is not supported")
-    found = []
-    descriptors = ("se_e2_a", "se_e2_r", *also, "se_r", "se_a")
-    for key, known in (("descriptor", descriptors), ("fitting_net", ("ener",))):
-        part = section.get(key)
-        if not isinstance(part, dict):
-            raise PartsError(f"model/{key} is missing from its training script")
-        kind = part.get("type", known[-1])
-        if kind == "se_atten_v2":
-            raise PartsError(f"model/{key}/type 'se_atten_v2': {SMOOTH}")
-        if kind not in known:
-            raise PartsError(
-                f"model/{key}/type {_shown(kind)} is not supported; only {_names(known)}"
-            )
-        found.append(part)
-    if section.get("type", "standard") != "standard":
-        raise PartsError(f"model/type {_shown(section['type'])} is not supported; only standard")
-    if found[1].get("numb_aparam"):
-        number = _shown(found[1]["numb_aparam"])
-        raise PartsError(f"model/fitting_net/numb_aparam {number} is not supported")
-    return found[0], found[1]
-
-
-def count_of_fparam(section: Tree) -> int:
-    """How many frame parameters the fitting section asks for. Raises PartsError."""
-    count = section["fitting_net"].get("numb_fparam", 0)
-    if not isinstance(count, int) or not 0 <= count < 1 << 16:
-        raise PartsError(f"model/fitting_net/numb_fparam {_shown(count)} is not a number of them")
-    return int(count)
-
-
-def _names(known: tuple[str, ...]) -> str:
-    return " or ".join(name for name in known if name not in ("se_a", "se_r"))
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
 
 
 def one_sided_input(network: list[Layer], vectors: list[Layer], scalars: int = 1) -> bool:
@@ -200,7 +127,7 @@ def assembled(parts: Parts) -> Tree:
     """
     model = nodes.model(
         parts.type_map,
-        _descriptor(parts),
+        nodes.one_or_hybrid(_descriptors(parts)),
         _fitting(parts),
         parts.out_bias,
         parts.out_std,
@@ -212,43 +139,59 @@ def assembled(parts: Parts) -> Tree:
     return {"model": model, "model_def_script": parts.section, "@variables": distance}
 
 
-def _descriptor(parts: Parts) -> Tree:
-    section, _ = check_supported(parts.section, DPA1)
-    is_dpa1 = section.get("type") in DPA1
-    n_types, ndim = len(parts.type_map), 1 if parts.one_side else 2
-    if parts.type_vectors is not None:
-        ndim = 0
-    resnet_dt, trainable = section.get("resnet_dt", False), section.get("trainable", True)
-    activation = section.get("activation_function", "tanh")
-    neuron, precision = _widths(parts, section)
+def _descriptors(parts: Parts) -> list[Tree]:
     n_in = parts.fittings[0][0][0].shape[0]
     if parts.fparam_scales is not None:
         n_in -= len(parts.fparam_scales[0])
     if parts.type_vectors is not None and parts.concatenated:
         n_in -= parts.type_vectors[-1][0].shape[1]
+    if len(parts.descriptors) == 1:
+        return [_descriptor(parts, parts.descriptors[0], n_in)]
+    found = []
+    for own in parts.descriptors:
+        features = _widths(own)[0][-1]
+        axis = 1 if own.section.get("type") in RADIAL else own.section.get("axis_neuron", 4)
+        if type(axis) is not int:
+            raise PartsError(f"model/descriptor/list: axis_neuron {shown(axis)} is not a number")
+        found.append(_descriptor(parts, own, features * axis))
+        n_in -= features * axis
+    if n_in != 0:
+        raise PartsError(f"a fitting net with {n_in} inputs more than the descriptors have")
+    return found
+
+
+def _descriptor(parts: Parts, own: DescriptorParts, n_in: int) -> Tree:
+    """Of a descriptor of `n_in` numbers."""
+    section, is_dpa1 = own.section, own.section.get("type") in DPA1
+    n_types, ndim = len(parts.type_map), 1 if own.one_side else 2
+    if parts.type_vectors is not None:
+        ndim = 0
+    resnet_dt, trainable = section.get("resnet_dt", False), section.get("trainable", True)
+    activation = section.get("activation_function", "tanh")
+    neuron, precision = _widths(own)
     radial = section.get("type") in RADIAL
     if n_in <= 0 or n_in % neuron[-1] or (radial and n_in != neuron[-1]):
         raise PartsError(f"{n_in} inputs of a fitting net for {neuron[-1]} features")
-    if parts.tables is not None:
-        embeddings = nodes.tabulated_embedding(parts.tables, ndim, n_types)
+    if own.tables is not None:
+        embeddings = nodes.tabulated_embedding(own.tables, ndim, n_types)
     else:
         absent = _zeros(neuron, resnet_dt, precision)
         networks = [
             nodes.embedding_network(
                 _layers(e or absent, activation, [True] * len(neuron), trainable), resnet_dt
             )
-            for e in parts.embeddings
+            for e in own.embeddings
         ]
         embeddings = nodes.collection(networks, ndim, n_types, "embedding_network")
     keys = {
-        "rcut": parts.rcut,
-        "rcut_smth": parts.rcut_smth,
-        "sel": parts.sel,
+        "rcut": own.rcut,
+        "rcut_smth": own.rcut_smth,
+        "sel": own.sel,
         "neuron": neuron,
         **({"type": "se_r"} if radial else {"axis_neuron": n_in // neuron[-1]}),
         "resnet_dt": resnet_dt,
         "trainable": trainable,
-        "type_one_side": parts.one_side,
+        "type_one_side": own.one_side,
         "exclude_types": section.get("exclude_types") or [],
         "env_protection": section.get("env_protection", 0.0),
         "set_davg_zero": section.get("set_davg_zero", False),
@@ -261,12 +204,18 @@ def _descriptor(parts: Parts) -> Tree:
     if is_dpa1:
         keys |= {key: section.get(key, value) for key, value in _DPA1_DEFAULTS.items()}
         keys |= {"type": "dpa1", "concat_output_tebd": parts.concatenated}
-    if parts.type_factors is not None:
+        if section["type"] == SMOOTHED:
+            keys["smooth_type_embedding"] = True
+    if own.fading is not None:
+        keys["fading"] = own.fading
+    if own.factor_rows is not None:
+        keys |= {"tebd_input_mode": "strip", "type_factors": own.factor_rows}
+    if own.type_factors is not None:
         keys["tebd_input_mode"] = "strip"
-        layers = _layers(parts.type_factors, activation, [True] * len(neuron), trainable)
+        layers = _layers(own.type_factors, activation, [True] * len(neuron), trainable)
         network = nodes.embedding_network(layers, resnet_dt)
         keys["embeddings_strip"] = nodes.collection([network], 0, n_types, "embedding_network")
-    return nodes.descriptor(keys, embeddings, parts.davg, parts.dstd)
+    return nodes.descriptor(keys, embeddings, own.davg, own.dstd)
 
 
 def _type_embedding(parts: Parts) -> Tree:
@@ -283,19 +232,17 @@ def _type_embedding(parts: Parts) -> Tree:
     return nodes.type_embedding(nodes.embedding_network(made, resnet_dt), section, parts.type_map)
 
 
-def _widths(parts: Parts, section: Tree) -> tuple[list[int], str]:
+def _widths(own: DescriptorParts) -> tuple[list[int], str]:
     """Widths and precision of the embedding networks; of tables, as far as they tell."""
-    for e in parts.embeddings:
+    for e in own.embeddings:
         if e is not None:
             return [int(w.shape[1]) for w, _, _ in e], e[0][0].dtype.name
-    for table in parts.tables or []:
+    for table in own.tables or []:
         if table is not None:
             coefficients = table["@variables"]["coefficients"]
-            hidden = section.get("neuron") or [0]
+            hidden = own.section.get("neuron") or [0]
             if not isinstance(hidden, list) or not all(type(n) is int for n in hidden):
-                raise PartsError(
-                    f"model/descriptor/neuron {_shown(hidden)} is not a list of widths"
-                )
+                raise PartsError(f"model/descriptor/neuron {shown(hidden)} is not a list of widths")
             hidden = hidden[:-1]
             return [*hidden, int(coefficients.shape[1])], coefficients.dtype.name
     raise PartsError("every pair of types is excluded")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import Potential, load_model, refine_table, save_model
+from ..model.fading import FadingEmbedding
 from ..model.structures import gas
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..neighbors import periodic_env
@@ -112,7 +113,7 @@ def _imported(
     potential.provenance = _provenance(source, tree) | potential.provenance
     save_model(potential, target, potential.provenance)
     notes = [
-        f"table of {potential.grid.n_intervals} intervals: forces within "
+        f"table of {_intervals(potential)} intervals: forces within "
         f"{error['force_ev_per_a']:.0e} eV/Å, energies within {error['energy_ev_per_atom']:.0e} "
         f"eV/atom of the {_exact(potential)}",
         f"DeePMD-kit keeps at most {_kept(tree, potential)}; here all count",
@@ -129,15 +130,26 @@ def _imported(
 def _kept(tree: dict[str, Any], potential: Potential) -> str:
     """How many neighbours DeePMD-kit's model sees."""
     if learned(tree["model"])["descriptor"].get("type") in DPA1:
-        return f"sel {sum(potential.sel)} neighbours of all elements together"
-    return f"sel {potential.sel} neighbours of each element"
+        return f"sel {sum(potential.descriptor.sel)} neighbours of all elements together"
+    return f"{_sel(potential)} neighbours of each element"
+
+
+def _sel(potential: Potential) -> str:
+    if len(potential.descriptors) == 1:
+        return f"sel {potential.descriptor.sel}"
+    return "sel " + " and ".join(f"{d.sel} ({d.config.rcut:g} Å)" for d in potential.descriptors)
+
+
+def _intervals(potential: Potential) -> str:
+    return " and ".join(str(d.grid.n_intervals) for d in potential.descriptors)
 
 
 def _exact(potential: Potential) -> str:
-    """What the potential's own table approximates."""
-    if isinstance(potential.embedding, ScaledEmbedding):
+    """What the potential's own tables approximate."""
+    scaled = (ScaledEmbedding, FadingEmbedding)
+    if any(isinstance(d.embedding, scaled) for d in potential.descriptors):
         return "networks, of which the file keeps the table alone: no training"
-    lost = isinstance(potential.embedding, TabulatedEmbedding)
+    lost = any(isinstance(d.embedding, TabulatedEmbedding) for d in potential.descriptors)
     return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
 
@@ -150,14 +162,17 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
     writer(target, tree)
     notes = [
         f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
-        f"DeePMD-kit keeps at most sel {potential.sel} neighbours of each element within "
+        f"DeePMD-kit keeps at most {_sel(potential)} neighbours of each element within "
         f"{potential.rcut} Å, the nearest ones",
     ]
-    if potential.config.descriptor.exclude_types and potential.davg.any():
+    each = potential.descriptors
+    if any(d.config.exclude_types and d.davg.any() for d in each):
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")
-    if potential.config.descriptor.radial and not potential.config.descriptor.type_one_side:
+    if any(d.config.radial and not d.config.type_one_side for d in each):
         notes.append("with type_one_side false its TensorFlow (.pb) alone evaluates se_e2_r")
-    if potential.config.descriptor.env_protection:
+    if len({d.config.env_protection for d in each}) > 1:
+        notes.append("no backend of it evaluates descriptors of different env_protection")
+    elif any(d.config.env_protection for d in each):
         notes.append("with env_protection its PyTorch (.pth) alone evaluates it")
     return potential, notes
 

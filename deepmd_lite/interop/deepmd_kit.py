@@ -14,19 +14,22 @@ import numpy as np
 import torch
 
 from ..model import ModelConfig, Potential, Statistics
+from ..model.config import DescriptorConfig
+from ..model.fading import Distances, FadingEmbedding
 from ..model.file import FINEST
 from ..model.networks import Embedding
-from ..model.potential import TABLE_REACH
+from ..model.potential import TABLE_REACH, prefixes_of
+from ..model.statistics import Scales
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
-from .networks import activation, arrays, collection, layers
-from .nodes import RADIAL
+from .networks import activation, collection, layer_of, layers, parameters_of
+from .nodes import HYBRID, RADIAL
 from .short_range import Found, split
-from .tables import tabulated_embedding
+from .tables import tabulated, tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, SMOOTH, folded
+from .type_embedding import DPA1, folded
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
@@ -50,36 +53,41 @@ def potential_from_tree(
     _check_model(model)
     model, fixed = at_frame_parameters(model, fparam)
     model = folded(model)
-    _check_parts(model)
-    descriptor, fitting = model.node("descriptor"), model.node("fitting")
+    fitting, parts = model.node("fitting"), descriptors_of(model)
+    _check_parts(fitting, parts)
     n_types = len(model.names("type_map"))
-    davg, dstd = _scales(descriptor, n_types)
-    config = _config(model, _exclusions(root, model, davg), short_range)
+    scales = [_scales(node, n_types) for node in parts]
+    each = list(zip(parts, scales, strict=True))
+    excluded = [_exclusions(root, model, node, s.davg) for node, s in each]
+    config = _config(model, parts, excluded, short_range)
+    table = None if short_range is None else short_range.part(config)
     statistics = Statistics(
-        *(davg, dstd, _energy_bias(model, n_types)),
-        descriptor.integers("sel"),
-        _min_distance(root),
-        short_range=None if short_range is None else short_range.part(config),
+        scales, _energy_bias(model, n_types), _min_distance(root), short_range=table
     )
-    _reach_switch(config, statistics)
-    parameters, embedding = {}, _scaled_embedding(config, descriptor)
-    tabulated = tabulated_embedding(descriptor, config, davg, dstd)
-    if tabulated is not None:
-        embedding = tabulated[0]
-        needed = config.table.min_distance or TABLE_REACH * statistics.min_distance
-        config.table.min_distance = max(needed, tabulated[1])
-    elif embedding is None:
-        parameters = {f"embedding.{k}": v for k, v in _embedding(config, descriptor).items()}
+    parameters: dict[str, torch.Tensor] = {}
+    embeddings, nearest = [], [_reach(statistics)]
+    prefixes = prefixes_of(len(parts))
+    for prefix, (node, s), d in zip(prefixes, each, config.descriptors, strict=True):
+        tables = _scaled_embedding(d, s, node) or tabulated_embedding(node, d, s)
+        embeddings.append(None if tables is None else tables[0])
+        if tables is None:
+            found = _embedding(d, n_types, node)
+            parameters |= {f"{prefix}embedding.{k}": v for k, v in found.items()}
+        elif tables[1] > 0:
+            nearest.append(tables[1])
+    if len(nearest) > 1 or table is not None:
+        config.table.min_distance = max(nearest)
     nets = fitting.node("nets")
     for a, network in enumerate(collection(nets, 1, n_types)):
         found = _fitting(config, nets, network)
         parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
-        potential = Potential(config, statistics, seed=None, embedding=embedding)
-    if potential.grid.n_intervals > FINEST:
-        raise descriptor.node("@variables").refusal(
-            "dstd", f"too small for a table: {dstd[:, 0].tolist()}"
-        )
+        potential = Potential(config, statistics, seed=None, embeddings=embeddings)
+    for node, own in zip(parts, potential.descriptors, strict=True):
+        if own.grid.n_intervals > FINEST:
+            raise node.node("@variables").refusal(
+                "dstd", f"too small for a table: {own.dstd[:, 0].tolist()}"
+            )
     potential.load_state_dict(parameters, strict=False, assign=True)
     potential.to_precision(config.precision).requires_grad_(False)
     _subtract_vacuum(potential, fitting)
@@ -99,14 +107,43 @@ def _check_model(model: Node) -> None:
         *("type", "type_map", "atom_exclude_types", "pair_exclude_types", "descriptor", "fitting"),
         *("rcond", "preset_out_bias"),  # how the bias was found: the bias itself is given
     )
-    if model.node("descriptor").values.get("type") == "se_atten_v2":
-        raise model.node("descriptor").refusal("type", f"'se_atten_v2': {SMOOTH}")
-    model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1)
+    model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1, HYBRID)
     model.node("fitting").only("type", "ener", default="ener")
 
 
-def _check_parts(model: Node) -> None:
-    descriptor, fitting = model.node("descriptor"), model.node("fitting")
+def descriptors_of(model: Node) -> list[Node]:
+    """The descriptor, or each one of a hybrid, whose numbers stand one after another."""
+    descriptor = model.node("descriptor")
+    if descriptor.values.get("type") != HYBRID:
+        return [descriptor]
+    descriptor.version(1)
+    descriptor.nothing_else("type", "list")
+    given = descriptor.values.get("list")
+    count = len(given) if isinstance(given, list) else 0
+    parts = [node for node in descriptor.nodes("list", max(count, 1)) if node is not None]
+    if len(parts) != count:
+        raise descriptor.refusal("list", "a descriptor is null")
+    for node in parts:
+        node.only("type", "se_e2_a", "se_a", *RADIAL)
+        if node.given("type_embedding"):
+            raise node.refusal("type_embedding", "is not supported in a hybrid")
+    return parts
+
+
+def _check_parts(fitting: Node, parts: Sequence[Node]) -> None:
+    for descriptor in parts:
+        _check_descriptor(descriptor)
+    fitting.version(1, 2, 3, 4)
+    fitting.only("mixed_types", False, None)
+    fitting.only("dim_out", 1, default=1)
+    fitting.nothing_else(
+        *("type", "type_map", "ntypes", "dim_descrpt", "dim_out", "var_name", "neuron"),
+        *("resnet_dt", "activation_function", "precision", "mixed_types", "nets", "atom_ener"),
+        *("trainable", "rcond", "layer_name"),
+    )
+
+
+def _check_descriptor(descriptor: Node) -> None:
     descriptor.version(1, 2, 3)
     descriptor.nothing_else(
         *("type", "type_map", "rcut", "rcut_smth", "sel", "neuron", "axis_neuron", "resnet_dt"),
@@ -119,14 +156,6 @@ def _check_parts(model: Node) -> None:
         env_mat = descriptor.node("env_mat")
         _check_protection(descriptor, env_mat)
         env_mat.only("use_exp_switch", False, None)
-    fitting.version(1, 2, 3, 4)
-    fitting.only("mixed_types", False, None)
-    fitting.only("dim_out", 1, default=1)
-    fitting.nothing_else(
-        *("type", "type_map", "ntypes", "dim_descrpt", "dim_out", "var_name", "neuron"),
-        *("resnet_dt", "activation_function", "precision", "mixed_types", "nets", "atom_ener"),
-        *("trainable", "rcond", "layer_name"),
-    )
 
 
 def _protection(descriptor: Node) -> float:
@@ -143,36 +172,31 @@ def _check_protection(descriptor: Node, env_mat: Node) -> None:
         raise env_mat.refusal("protection", "differs from the descriptor's env_protection")
 
 
-def _reach_switch(config: ModelConfig, statistics: Statistics) -> None:
-    """Where a short-range table takes over, embeddings are needed down to where it alone counts."""
-    if statistics.short_range is not None:
-        reach = min(TABLE_REACH * statistics.min_distance, statistics.short_range.reach)
-        config.table.min_distance = reach
+def _reach(statistics: Statistics) -> float:
+    """Å: smallest distance at which embeddings are needed.
+
+    Where a short-range table takes over, that is where it alone counts.
+    """
+    reach = TABLE_REACH * statistics.min_distance
+    return reach if statistics.short_range is None else min(reach, statistics.short_range.reach)
 
 
-def _config(model: Node, excluded: list[tuple[int, int]], short_range: Found | None) -> ModelConfig:
-    descriptor, fitting = model.node("descriptor"), model.node("fitting")
-    precisions = {_precision(descriptor), _precision(fitting)}
+def _config(
+    model: Node,
+    parts: Sequence[Node],
+    excluded: Sequence[list[tuple[int, int]]],
+    short_range: Found | None,
+) -> ModelConfig:
+    fitting = model.node("fitting")
+    precisions = {_precision(section) for section in (*parts, fitting)}
     precision = "float32" if precisions == {"float32"} else "float64"
-    radial = descriptor.values["type"] in RADIAL
-    axis = {} if radial else {"axis_neuron": int(descriptor.number("axis_neuron"))}
+    each = [
+        {**_descriptor(node), "exclude_types": pairs, "precision": precision}
+        for node, pairs in zip(parts, excluded, strict=True)
+    ]
     data = {
         "type_map": model.names("type_map"),
-        "descriptor": {
-            "type": "se_e2_r" if radial else "se_e2_a",
-            "rcut": descriptor.number("rcut"),
-            "rcut_smth": descriptor.number("rcut_smth"),
-            "sel": descriptor.integers("sel"),
-            "neuron": descriptor.integers("neuron"),
-            **axis,
-            "activation_function": activation(descriptor, smooth=True),
-            "resnet_dt": descriptor.flag("resnet_dt"),
-            "type_one_side": descriptor.flag("type_one_side"),
-            "exclude_types": excluded,
-            "set_davg_zero": descriptor.flag("set_davg_zero"),
-            "env_protection": _protection(descriptor),
-            "precision": precision,
-        },
+        "descriptor": each[0] if len(each) == 1 else {"type": HYBRID, "list": each},
         "fitting_net": {
             "neuron": fitting.integers("neuron"),
             "activation_function": activation(fitting),
@@ -186,6 +210,24 @@ def _config(model: Node, excluded: list[tuple[int, int]], short_range: Found | N
         return parse(ModelConfig, data, model.where())
     except InputError as e:
         raise ModelFileError(str(e)) from None
+
+
+def _descriptor(node: Node) -> dict[str, Any]:
+    """Its section of an input."""
+    radial = node.values["type"] in RADIAL
+    return {
+        "type": "se_e2_r" if radial else "se_e2_a",
+        "rcut": node.number("rcut"),
+        "rcut_smth": node.number("rcut_smth"),
+        "sel": node.integers("sel"),
+        "neuron": node.integers("neuron"),
+        **({} if radial else {"axis_neuron": int(node.number("axis_neuron"))}),
+        "activation_function": activation(node, smooth=True),
+        "resnet_dt": node.flag("resnet_dt"),
+        "type_one_side": node.flag("type_one_side"),
+        "set_davg_zero": node.flag("set_davg_zero"),
+        "env_protection": _protection(node),
+    }
 
 
 def _precision(section: Node) -> str:
@@ -204,10 +246,10 @@ def _min_distance(root: Node) -> float:
     return found
 
 
-def _scales(descriptor: Node, n_types: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """davg and dstd, each (n_types, 4), which the file repeats for every slot."""
-    variables = descriptor.node("@variables")
-    slots = sum(descriptor.integers("sel"))
+def _scales(descriptor: Node, n_types: int) -> Scales:
+    """sel, davg and dstd, which the file repeats for every slot."""
+    variables, sel = descriptor.node("@variables"), descriptor.integers("sel")
+    slots = sum(sel)
     columns = 1 if descriptor.values["type"] in RADIAL else 4
     found = []
     for key, missing in (("davg", 0.0), ("dstd", 1.0)):
@@ -223,17 +265,18 @@ def _scales(descriptor: Node, n_types: int) -> tuple[torch.Tensor, torch.Tensor]
         raise variables.refusal("davg", "means of x, y and z are not 0; only that of 1/r may be")
     if not (dstd > 0).all():
         raise variables.refusal("dstd", "holds deviations that are not positive")
-    return davg, dstd
+    return Scales(davg, dstd, sel)
 
 
-def _exclusions(root: Node, model: Node, davg: torch.Tensor) -> list[tuple[int, int]]:
+def _exclusions(
+    root: Node, model: Node, descriptor: Node, davg: torch.Tensor
+) -> list[tuple[int, int]]:
     """Pairs of types that do not see each other.
 
     Here, as in TensorFlow, neither neighbours nor empty slots of such a pair count. Where davg is
     not 0 DeePMD-kit's other backends count the empty slots; their energy then jumps when an atom
     passes the cutoff, which no sum of smooth terms does.
     """
-    descriptor = model.node("descriptor")
     by_descriptor = descriptor.pairs("exclude_types") if descriptor.given("exclude_types") else []
     by_model = model.pairs("pair_exclude_types") if model.given("pair_exclude_types") else []
     if by_model and descriptor.values["type"] in RADIAL and not descriptor.flag("type_one_side"):
@@ -274,8 +317,8 @@ def _subtract_vacuum(potential: Potential, fitting: Node) -> None:
     n_types = len(potential.type_map)
     if not isinstance(given, list) or len(given) not in (0, n_types):
         raise fitting.refusal("atom_ener", f"expected a list of {n_types} energies or nulls")
-    d = potential.config.descriptor
-    empty = torch.zeros(1, d.width, dtype=potential.dtype)
+    width = sum(d.width for d in potential.config.descriptors)
+    empty = torch.zeros(1, width, dtype=potential.dtype)
     for a, energy in enumerate(given):
         if energy is not None:
             potential.energy_bias[a] -= potential.fitting[a](empty)[0].double()
@@ -284,9 +327,8 @@ def _subtract_vacuum(potential: Potential, fitting: Node) -> None:
 # --- networks -------------------------------------------------------------------------------
 
 
-def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]:
-    """Parameters of the embedding networks under their names in the potential."""
-    d, n_types = config.descriptor, len(config.type_map)
+def _embedding(d: DescriptorConfig, n_types: int, descriptor: Node) -> dict[str, torch.Tensor]:
+    """Parameters of the embedding networks under their names in the descriptor."""
     nets = descriptor.node("embeddings")
     networks = collection(nets, 1 if d.type_one_side else 2, n_types)
     if not d.type_one_side:  # G_ab stands at a + n_types · b there, at a · n_types + b here
@@ -298,7 +340,7 @@ def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]
             copies.append(None)  # left out, since it is never evaluated
             continue
         found = layers(network, nets, len(d.neuron))
-        copies.append(_hidden(found, 1, d.neuron, d.activation_function, d.resnet_dt))
+        copies.append(parameters_of(found, 1, d.neuron, d.activation_function, d.resnet_dt))
     known = [copy for copy in copies if copy is not None]
     if not known:
         raise nets.refusal("networks", "every network is null; expected weights")
@@ -306,62 +348,45 @@ def _embedding(config: ModelConfig, descriptor: Node) -> dict[str, torch.Tensor]
     return {name: torch.stack([(copy or zeros)[name] for copy in copies]) for name in known[0]}
 
 
-def _scaled_embedding(config: ModelConfig, descriptor: Node) -> TabulatedEmbedding | None:
-    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings."""
-    embeddings, d = descriptor.node("embeddings"), config.descriptor
+def _scaled_embedding(
+    d: DescriptorConfig, scales: Scales, descriptor: Node
+) -> tuple[TabulatedEmbedding, float] | None:
+    """That of a `ScaledEmbedding` (see `type_embedding`); None for other embeddings.
+
+    And how near two atoms may come, Å, where a table says it (see `tabulated_embedding`), or 0.
+    """
+    embeddings, n_types = descriptor.node("embeddings"), len(scales.sel)
     if embeddings.values.get("@class") != "ScaledEmbedding":
         return None
-    n_types = len(config.type_map)
     n_tables = n_types if d.type_one_side else n_types**2
-    scale = embeddings.node("@variables").array("scale", (n_tables, d.neuron[-1]))
-    nets = embeddings.node("embedding")
-    (network,) = collection(nets, 0, n_types)
-    found = _hidden(
-        layers(network, nets, len(d.neuron)), 1, d.neuron, d.activation_function, d.resnet_dt
-    )
-    shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
-    shared.load_state_dict({name: x[None] for name, x in found.items()})
-    return ScaledEmbedding(shared.requires_grad_(False), torch.tensor(scale))
+    rows = embeddings.node("@variables").array("factors", (n_tables, d.neuron[-1]))
+    factors = torch.tensor(rows).double()
+    nets, shortest = embeddings.node("embedding"), 0.0
+    shared: Embedding | TabulatedEmbedding
+    if nets.values.get("@class") == "TabulatedEmbedding":
+        shared, shortest = tabulated(nets, 0, d, scales)
+    else:
+        (network,) = collection(nets, 0, n_types)
+        found = layers(network, nets, len(d.neuron))
+        weights = parameters_of(found, 1, d.neuron, d.activation_function, d.resnet_dt)
+        shared = Embedding(1, 1, d.neuron, d.activation_function, d.resnet_dt, None)
+        shared.load_state_dict({name: x[None] for name, x in weights.items()})
+        shared.requires_grad_(False)
+    fading = embeddings.only("fading", None, "switch", "cubic")
+    if fading is None:
+        return ScaledEmbedding(shared, 1.0 + factors), shortest
+    davg, dstd = scales.davg[:, 0], scales.dstd[:, 0]
+    distances = Distances(d.rcut, d.rcut_smth, d.env_protection, davg, dstd, fading)
+    return FadingEmbedding(shared, factors, distances), shortest
 
 
 def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:
     """Parameters of the network from descriptor to energy of one element."""
-    d, f = config.descriptor, config.fitting_net
+    f, width = config.fitting_net, sum(d.width for d in config.descriptors)
     *found, last = layers(network, nets, len(f.neuron) + 1)
-    hidden = _hidden(found, d.width, f.neuron, f.activation_function, f.resnet_dt)
-    weight, bias, step = _layer(last, (f.neuron[-1], 1), "none", residual=False)
+    hidden = parameters_of(found, width, f.neuron, f.activation_function, f.resnet_dt)
+    weight, bias, step = layer_of(last, (f.neuron[-1], 1), "none", residual=False)
     if step is not None:
         raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
     own = {name: x[None] for name, x in hidden.items()}
     return {**own, "weight_out": weight[:, 0], "bias_out": bias}
-
-
-def _hidden(
-    found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
-) -> dict[str, torch.Tensor]:
-    """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
-    hidden = {}
-    for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
-        residual = n_out in (n_in, 2 * n_in)
-        weight, bias, step = _layer(layer, (n_in, n_out), name, residual)
-        if (step is not None) != (resnet_dt and residual):
-            raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
-        hidden[f"weight_{number}"] = weight
-        hidden[f"bias_{number}"] = bias[None]
-        if step is not None:
-            hidden[f"step_{number}"] = step[None]
-        n_in = n_out
-    return hidden
-
-
-def _layer(
-    layer: Node, shape: tuple[int, int], name: str, residual: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Weight, bias and time step of a layer that must have the activation `name`."""
-    found, linear = activation(layer), {"none", "linear"}
-    if found != name and not {found, name} <= linear:
-        raise layer.refusal("activation_function", f"'{found}' where '{name}' is expected")
-    if residual and not layer.flag("resnet"):
-        raise layer.refusal("resnet", "layers without residual connection are not supported")
-    weight, bias, step = arrays(layer, shape)
-    return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..model import Potential
+from ..model.descriptor import Descriptor
 from ..system import InputError
 from . import nodes
 from .deepmd_kit import SOFTWARE
@@ -29,22 +30,21 @@ def tree_of(potential: Potential) -> Tree:
             "only beside descriptors with a type embedding, not beside se_e2_a or se_e2_r"
         )
     config, type_map = potential.config, potential.type_map
-    d = config.descriptor
+    parts = [_descriptor(potential, descriptor) for descriptor in potential.descriptors]
     model = nodes.model(
         type_map,
-        _descriptor(potential),
+        nodes.one_or_hybrid(parts),
         _fitting(potential),
         np.zeros((1, len(type_map), 1)),
         np.ones((1, len(type_map), 1)),
         {"atom_exclude_types": [], "pair_exclude_types": []},
     )
+    sections = [_section(d) for d in potential.descriptors]
     script = {
         "type_map": type_map,
-        "descriptor": {
-            **d.model_dump(exclude={"type", "sel"}, exclude_defaults=True),
-            "type": d.type,
-            "sel": potential.sel,
-        },
+        "descriptor": sections[0]
+        if len(sections) == 1
+        else {"type": nodes.HYBRID, "list": sections},
         "fitting_net": {
             **config.fitting_net.model_dump(exclude={"atom_ener"}, exclude_defaults=True),
             "type": "ener",
@@ -59,9 +59,16 @@ def tree_of(potential: Potential) -> Tree:
     }
 
 
-def _descriptor(potential: Potential) -> Tree:
-    d, n_types = potential.config.descriptor, len(potential.type_map)
-    networks = [_embedding_network(potential, p) for p in range(potential.embedding.copies)]
+def _section(descriptor: Descriptor) -> Tree:
+    """Of the training input."""
+    d = descriptor.config
+    given = d.model_dump(exclude={"type", "sel"}, exclude_defaults=True)
+    return {**given, "type": d.type, "sel": descriptor.sel}
+
+
+def _descriptor(potential: Potential, descriptor: Descriptor) -> Tree:
+    d, n_types = descriptor.config, len(potential.type_map)
+    networks = [_embedding_network(descriptor, p) for p in range(descriptor.embedding.copies)]
     if not d.type_one_side:  # G_ab stands at a · n_types + b here, at a + n_types · b there
         networks = [networks[a * n_types + b] for b in range(n_types) for a in range(n_types)]
     section = {
@@ -69,7 +76,7 @@ def _descriptor(potential: Potential) -> Tree:
         "type_map": potential.type_map,
         "rcut": d.rcut,
         "rcut_smth": d.rcut_smth,
-        "sel": potential.sel,
+        "sel": descriptor.sel,
         "neuron": d.neuron,
         **({} if d.radial else {"axis_neuron": d.axis_neuron}),
         "resnet_dt": d.resnet_dt,
@@ -84,14 +91,14 @@ def _descriptor(potential: Potential) -> Tree:
     ndim = 1 if d.type_one_side else 2
     embeddings = nodes.collection(networks, ndim, n_types, "embedding_network")
     davg, dstd = (
-        np.repeat(scale.numpy()[:, None, : 1 if d.radial else 4], sum(potential.sel), axis=1)
-        for scale in (potential.davg, potential.dstd)
+        np.repeat(scale.numpy()[:, None, : 1 if d.radial else 4], sum(descriptor.sel), axis=1)
+        for scale in (descriptor.davg, descriptor.dstd)
     )
     return nodes.descriptor(section, embeddings, davg, dstd)
 
 
-def _embedding_network(potential: Potential, p: int) -> Tree:
-    d, own = potential.config.descriptor, potential.embedding_networks()
+def _embedding_network(descriptor: Descriptor, p: int) -> Tree:
+    d, own = descriptor.config, descriptor.embedding_networks()
     layers = []
     for number in range(len(d.neuron)):
         weight, bias, step = own.parameters_of(number)
@@ -101,7 +108,7 @@ def _embedding_network(potential: Potential, p: int) -> Tree:
 
 
 def _fitting(potential: Potential) -> Tree:
-    d, f = potential.config.descriptor, potential.config.fitting_net
+    f = potential.config.fitting_net
     networks = []
     for network in potential.fitting_networks():
         hidden = zip(network.weights, network.biases, network.steps, strict=True)
@@ -110,7 +117,7 @@ def _fitting(potential: Potential) -> Tree:
         networks.append(nodes.fitting_network([*layers, output], f.resnet_dt))
     section = {
         "type_map": potential.type_map,
-        "dim_descrpt": d.width,
+        "dim_descrpt": sum(d.width for d in potential.config.descriptors),
         "neuron": f.neuron,
         "resnet_dt": f.resnet_dt,
         "activation_function": f.activation_function,

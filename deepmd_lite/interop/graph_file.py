@@ -15,25 +15,15 @@ import numpy as np
 
 from ..system import ModelFileError
 from . import nodes
-from .assembly import (
-    Layer,
-    Parts,
-    PartsError,
-    assembled,
-    brief,
-    check_supported,
-    count_of_fparam,
-    floats,
-    one_sided_input,
-    section_of,
-)
-from .nodes import RADIAL, Tree
+from .assembly import DescriptorParts, Layer, Parts, assembled, one_sided_input
+from .graph import Graph
+from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
+from .nodes import HYBRID, RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
+from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 from .table_parts import TableParts
 
 LARGEST = 1 << 31
-FILLED = 1 << 28
-"""Bytes that tensors may take beyond what the file has, by repeating their last value."""
 """Bytes: protobuf itself allows no larger message."""
 
 
@@ -53,7 +43,7 @@ def read_graph(path: str | Path) -> Tree:
     except OSError as e:
         raise ModelFileError(f"{path}: cannot be read: {e.strerror or e}") from None
     try:
-        graph = _Graph(graph_nodes(memoryview(data)), len(data))
+        graph = Graph(graph_nodes(memoryview(data)), len(data))
     except WireError as e:
         raise ModelFileError(
             f"{path}: not a frozen graph of TensorFlow ({len(data)} bytes): {brief(e)}; "
@@ -66,63 +56,7 @@ def read_graph(path: str | Path) -> Tree:
         raise ModelFileError(f"{path}: {brief(e)}") from None
 
 
-class _Graph:
-    """Constants by name. Every method raises WireError or PartsError."""
-
-    def __init__(self, found: dict[str, Node], size: int) -> None:
-        """`size` of the file, bytes."""
-        self.nodes = found
-        self.room = FILLED + 4 * size
-        """Bytes of arrays that may still be made."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.nodes
-
-    def of(self, *operations: str) -> list[Node]:
-        """All nodes with one of these operations."""
-        return [node for node in self.nodes.values() if node.op in operations]
-
-    def constant(self, name: str) -> np.ndarray | bytes:
-        """The value behind a name, through identities and casts."""
-        kind = None
-        for _ in range(8):
-            node = self.nodes.get(name.partition(":")[0])
-            if node is None:
-                raise PartsError(f"the graph lacks '{name}'; freeze the model again")
-            if node.op == "Const":
-                value = node.tensor()
-                self.room -= len(value) if isinstance(value, bytes) else value.nbytes
-                if self.room < 0:
-                    raise PartsError("its tensors repeat their values beyond any model's size")
-                return value if kind is None or isinstance(value, bytes) else value.astype(kind)
-            if node.op not in ("Identity", "Cast") or not node.inputs:
-                break
-            if node.op == "Cast":
-                kind = kind or node.kind("DstT")
-            name = node.inputs[0]
-        raise PartsError(f"'{name}' is not a constant: not a frozen model; run `dp freeze` first")
-
-    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Finite floating-point numbers of `shape`, where -1 stands for any length."""
-        return floats(self.constant(name), name, shape)
-
-    def text(self, name: str) -> str:
-        value = self.constant(name)
-        if not isinstance(value, bytes):
-            raise PartsError(f"'{name}' is not a string")
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise PartsError(f"'{name}' is not UTF-8") from None
-
-    def integers(self, name: str) -> list[int]:
-        value = self.constant(name)
-        if isinstance(value, bytes) or value.dtype.kind not in "iu":
-            raise PartsError(f"'{name}' is not an array of integers")
-        return [int(n) for n in value.reshape(-1)]
-
-
-def _parts(graph: _Graph) -> tuple[Parts, Tree]:
+def _parts(graph: Graph) -> tuple[Parts, Tree]:
     """What the graph holds, and its training script."""
     if "model_attr/tmap" not in graph or "descrpt_attr/rcut" not in graph:
         raise PartsError(
@@ -133,43 +67,23 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
         raise PartsError(f"a model of type '{kind}' is not supported; only energies ('ener')")
     script = _script(graph)
     section = section_of(script.get("model", {}))
-    check_supported(section)
+    sections, _ = check_supported(section, DPA1)
     type_map = graph.text("model_attr/tmap").split()
-    radial = section["descriptor"].get("type") in RADIAL
-    operation = "ProdEnvMatR" if radial else "ProdEnvMatA"
-    environment = graph.of(operation, "DescrptSeR" if radial else "DescrptSeA")
-    if len(environment) != 1 or not type_map:
-        raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
     vectors = _type_vectors(graph)
+    hybrid = section["descriptor"].get("type") == HYBRID
+    places = [f"_{k}" for k in range(len(sections))] if hybrid else [""]
+    descriptors = [
+        _descriptor(graph, own, place, len(type_map), vectors)
+        for own, place in zip(sections, places, strict=True)
+    ]
     suffixes = [""] if vectors else [f"_type_{a}" for a in range(len(type_map))]
     fittings = [_fitting(graph, suffix) for suffix in suffixes]
-    sel, davg, dstd = _scales(graph, len(type_map), environment[0], radial)
-    descriptor, n_types = section["descriptor"], len(type_map)
-    tables = _compressed(graph, descriptor, n_types)
-
-    def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
-        return [_network(graph, scope, f"_{b}", 1) for b in seen]
-
-    embeddings: list[list[Layer] | None] = []
-    shared = _network(graph, "filter_type_all", "", -1) if vectors else []
-    if vectors:
-        embeddings = [shared]
-    elif not tables:
-        embeddings = _in_order(graph, descriptor, n_types, networks)
     parts = Parts(
         section=section,
         type_map=type_map,
-        rcut=environment[0].number("rcut" if radial else "rcut_r"),
-        rcut_smth=environment[0].number("rcut_smth" if radial else "rcut_r_smth"),
-        sel=sel,
-        davg=davg,
-        dstd=dstd,
-        one_side=one_sided_input(shared, vectors) if vectors else _one_side(graph),
-        embeddings=embeddings,
-        tables=tables,
+        descriptors=descriptors,
         type_vectors=vectors,
-        type_factors=None,
-        concatenated=True,
+        concatenated=sections[0].get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(graph, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=_fitting_residual(fittings[0]),
@@ -182,7 +96,7 @@ def _parts(graph: _Graph) -> tuple[Parts, Tree]:
     return parts, script
 
 
-def _script(graph: _Graph) -> Tree:
+def _script(graph: Graph) -> Tree:
     if "train_attr/training_script" not in graph:
         raise PartsError(
             "the graph lacks its training script ('train_attr/training_script'), as before "
@@ -195,53 +109,110 @@ def _script(graph: _Graph) -> Tree:
     return script
 
 
-# --- environment ----------------------------------------------------------------------------
+# --- descriptors ----------------------------------------------------------------------------
+
+
+def _descriptor(
+    graph: Graph, section: Tree, place: str, n_types: int, vectors: list[Layer] | None
+) -> DescriptorParts:
+    """`place`: what scopes of the descriptor end with, '' for the only one."""
+    radial, is_dpa1 = section.get("type") in RADIAL, section.get("type") in DPA1
+    operation = "ProdEnvMatAMix" if is_dpa1 else "ProdEnvMatR" if radial else "ProdEnvMatA"
+    mean = f"descrpt_attr{place}/t_avg"
+    environment = [
+        node
+        for node in graph.of(operation, "DescrptSeR" if radial else "DescrptSeA")
+        if not place or any(name.startswith(mean) for name in node.inputs)
+    ]
+    if len(environment) != 1 or not n_types:
+        raise PartsError(f"expected one operation '{operation}', found {len(environment)}")
+    n_sel = 1 if is_dpa1 else n_types
+    sel, davg, dstd = _scales(graph, n_types, environment[0], n_sel, radial, f"descrpt_attr{place}")
+    tables = _compressed(graph, section, n_types, place)
+
+    def networks(scope: str, seen: list[int]) -> list[list[Layer]]:
+        return [_network(graph, scope, f"_{b}", 1) for b in seen]
+
+    factors = rows = None
+    if is_dpa1:
+        check_vectors(graph)
+        if tables:
+            rows = factors_of_pairs(graph, n_types, fading(section) is not None)
+        elif f"filter_type_all/matrix_1{_OF_PAIRS}" in graph:
+            factors = _network(graph, "filter_type_all", _OF_PAIRS, -1)
+    embeddings: list[list[Layer] | None] = []
+    one_side = False
+    if vectors and not tables:
+        shared = _network(graph, "filter_type_all", "", -1)
+        embeddings = [shared]
+        one_side = one_sided_input(factors or shared, vectors, scalars=0 if factors else 1)
+    elif not tables:
+        embeddings = _in_order(graph, section, n_types, place, networks)
+    return DescriptorParts(
+        section=section,
+        rcut=environment[0].number("rcut" if radial else "rcut_r"),
+        rcut_smth=environment[0].number("rcut_smth" if radial else "rcut_r_smth"),
+        sel=sel,
+        davg=davg,
+        dstd=dstd,
+        one_side=one_side if vectors else _one_side(graph, place),
+        embeddings=embeddings,
+        tables=tables,
+        type_factors=factors,
+        factor_rows=rows,
+        fading=fading(section) if is_dpa1 else None,
+    )
 
 
 def _scales(
-    graph: _Graph, n_types: int, environment: Node, radial: bool
+    graph: Graph, n_types: int, environment: Node, n_sel: int, radial: bool, scope: str
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """sel, and davg and dstd (n_types, N_sel, 4), or 1 in the place of 4.
 
     A model whose sel was changed after training divides by the sum of the original one.
     """
     sel, columns = environment.integers("sel" if radial else "sel_a"), 1 if radial else 4
-    if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1:
+    if len(sel) != n_sel or min(sel) < 0 or sum(sel) < 1:
         raise PartsError(f"sel {sel} for {n_types} types")
     shape = (n_types, columns * sum(sel))
     davg, dstd = (
-        graph.array(f"descrpt_attr/{name}", shape).reshape(n_types, -1, columns)
+        graph.array(f"{scope}/{name}", shape).reshape(n_types, -1, columns)
         for name in ("t_avg", "t_std")
     )
     original = sel
-    if "descrpt_attr/original_sel" in graph:
-        original = graph.integers("descrpt_attr/original_sel")
+    if f"{scope}/original_sel" in graph:
+        original = graph.integers(f"{scope}/original_sel")
     if original != sel:
-        if davg.any() or len(original) != n_types or not 0 < sum(original) < 1 << 14:
+        if davg.any() or len(original) != n_sel or not 0 < sum(original) < 1 << 14:
             raise PartsError(f"sel was changed from {original} to {sel} with davg that is not 0")
         davg, dstd = (np.repeat(x[:, :1], sum(original), axis=1) for x in (davg, dstd))
     return original, davg, dstd
 
 
-def _bias(graph: _Graph, n_types: int) -> np.ndarray:
+def _bias(graph: Graph, n_types: int) -> np.ndarray:
     """Energies of the types; where there are none, the output layers have them in their biases."""
     if "fitting_attr/t_bias_atom_e" not in graph:
         return np.zeros(n_types)
     return graph.array("fitting_attr/t_bias_atom_e", (n_types,))
 
 
-def _out_statistics(graph: _Graph, name: str, n_types: int, default: float) -> np.ndarray:
+def _out_statistics(graph: Graph, name: str, n_types: int, default: float) -> np.ndarray:
     for scope in ("model_attr/model_attr/", "model_attr/"):
         if scope + name in graph:
             return graph.array(scope + name, (1, n_types, 1))
     return np.full((1, n_types, 1), default)
 
 
-def _short_range(graph: _Graph, section: Tree, bias: np.ndarray) -> TableParts | None:
+def _short_range(graph: Graph, section: Tree, bias: np.ndarray) -> TableParts | None:
     """The table and radii of a model with `use_srtab`; `bias` (n_types,) eV of the networks."""
     found = graph.of("SoftMinSwitch")
     if not found:
         return None
+    if section["descriptor"].get("type") in DPA1 and len(bias) > 1:
+        raise PartsError(
+            "model/use_srtab: DeePMD-kit's TensorFlow looks every neighbour up in the table as the "
+            "first element where the descriptor is se_atten; train with PyTorch or se_e2_a"
+        )
     zero = np.zeros((1, len(bias), 1))
     added = section.get("srtab_add_bias", True)
     return TableParts(
@@ -255,7 +226,7 @@ def _short_range(graph: _Graph, section: Tree, bias: np.ndarray) -> TableParts |
     )
 
 
-def _fparam_scales(graph: _Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _fparam_scales(graph: Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     if not count:
         return None
     average, inverse = (
@@ -264,7 +235,7 @@ def _fparam_scales(graph: _Graph, count: int) -> tuple[np.ndarray, np.ndarray] |
     return average, inverse
 
 
-def _min_distance(graph: _Graph) -> float | None:
+def _min_distance(graph: Graph) -> float | None:
     if "train_attr/min_nbor_dist" not in graph:
         return None
     return float(graph.array("train_attr/min_nbor_dist", ()))
@@ -275,24 +246,28 @@ def _min_distance(graph: _Graph) -> float | None:
 E = TypeVar("E")
 
 
-def _one_side(graph: _Graph) -> bool:
-    return any(name.startswith("filter_type_all/") for name in graph.nodes)
+def _one_side(graph: Graph, place: str) -> bool:
+    return any(name.startswith(f"filter_type_all{place}/") for name in graph.nodes)
 
 
 def _in_order(
-    graph: _Graph, section: Tree, n_types: int, of: Callable[[str, list[int]], list[E]]
+    graph: Graph,
+    section: Tree,
+    n_types: int,
+    place: str,
+    of: Callable[[str, list[int]], list[E]],
 ) -> list[E | None]:
     """What `of` finds in each scope for the neighbour types that it lists, at their places.
 
     By neighbour type, or centre + neighbour · n_types; None for an excluded pair.
     """
-    if _one_side(graph):
-        return list(of("filter_type_all", list(range(n_types))))
+    if _one_side(graph, place):
+        return list(of(f"filter_type_all{place}", list(range(n_types))))
     excluded = _excluded(section)
     found: list[E | None] = [None] * n_types**2
     for a in range(n_types):
         seen = [b for b in range(n_types) if (a, b) not in excluded]
-        for b, element in zip(seen, of(f"filter_type_{a}", seen), strict=True):
+        for b, element in zip(seen, of(f"filter_type_{a}{place}", seen), strict=True):
             found[a + b * n_types] = element
     return found
 
@@ -305,7 +280,7 @@ def _excluded(section: Tree) -> set[tuple[int, int]]:
     return {*pairs, *((b, a) for a, b in pairs)}
 
 
-def _network(graph: _Graph, scope: str, suffix: str, width: int) -> list[Layer]:
+def _network(graph: Graph, scope: str, suffix: str, width: int) -> list[Layer]:
     """Hidden layers matrix_1, matrix_2, … of a scope; `width` of the input, or -1."""
     layers: list[Layer] = []
     while not layers or f"{scope}/matrix_{len(layers) + 1}{suffix}" in graph:
@@ -314,17 +289,18 @@ def _network(graph: _Graph, scope: str, suffix: str, width: int) -> list[Layer]:
     return layers
 
 
-def _type_vectors(graph: _Graph) -> list[Layer] | None:
+_OF_PAIRS = "_two_side_ebd"
+"""Of the names of DPA-1's second network with `tebd_input_mode` strip."""
+
+
+def _type_vectors(graph: Graph) -> list[Layer] | None:
     """The network of a type embedding, which it may do without."""
     if "type_embed_net/matrix_1" not in graph:
         return None
-    for side in ("one", "two"):
-        if f"filter_type_all/matrix_1_{side}_side_ebd" in graph:
-            raise PartsError("model/descriptor/tebd_input_mode 'strip' is not supported")
     return _network(graph, "type_embed_net", "", -1)
 
 
-def _layer(graph: _Graph, names: str, width: int) -> Layer:
+def _layer(graph: Graph, names: str, width: int) -> Layer:
     """`names` has a place for 'matrix', 'bias', 'idt'; `width` of the input, or -1."""
     w = graph.array(names.format("matrix"), (width, -1))
     n = w.shape[1]
@@ -337,7 +313,7 @@ def _layer(graph: _Graph, names: str, width: int) -> Layer:
     return w, b, step
 
 
-def _fitting(graph: _Graph, suffix: str) -> list[Layer]:
+def _fitting(graph: Graph, suffix: str) -> list[Layer]:
     layers: list[Layer] = []
     width = -1
     while not layers or f"layer_{len(layers)}{suffix}/matrix" in graph:
@@ -365,10 +341,10 @@ def _fitting_residual(layers: list[Layer]) -> list[bool]:
 # --- tables ---------------------------------------------------------------------------------
 
 
-def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None] | None:
+def _compressed(graph: Graph, section: Tree, n_types: int, place: str) -> list[Tree | None] | None:
     """Tables in the order of `_in_order`; None for a model that has none."""
     scopes: dict[str, dict[int, Tree]] = {}
-    for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion"):
+    for node in graph.of("TabulateFusionSeA", "TabulateFusionSeR", "TabulateFusion", TABLE):
         scope, _, name = node.name.rpartition("/")
         number = name.partition("_")[2] or "0"  # NAME, NAME_1, …: in the order of neighbour types
         if not number.isdecimal() or len(node.inputs) < 2:
@@ -389,4 +365,6 @@ def _compressed(graph: _Graph, section: Tree, n_types: int) -> list[Tree | None]
             raise PartsError(f"{len(found)} tables in '{scope}', expected {len(seen)}")
         return [table for _, table in sorted(found.items())]
 
-    return _in_order(graph, section, n_types, tables)
+    if section.get("type") in DPA1:  # one of all types
+        return list(tables("filter_type_all", [0]))
+    return _in_order(graph, section, n_types, place, tables)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..model.activations import ACTIVATIONS, VALUES
 from .tree import Node
@@ -80,3 +82,34 @@ def activation(section: Node, smooth: bool = False) -> str:
             "activation_function", f"'{name}' is not supported {where} {', '.join(sorted(known))}"
         )
     return name
+
+
+def parameters_of(
+    found: Sequence[Node], n_in: int, widths: Sequence[int], name: str, resnet_dt: bool
+) -> dict[str, torch.Tensor]:
+    """`weight_l` (in, out), `bias_l` and `step_l` (1, out) of layers with activation `name`."""
+    hidden = {}
+    for number, (layer, n_out) in enumerate(zip(found, widths, strict=True)):
+        residual = n_out in (n_in, 2 * n_in)
+        weight, bias, step = layer_of(layer, (n_in, n_out), name, residual)
+        if (step is not None) != (resnet_dt and residual):
+            raise layer.refusal("@variables", "the time step 'idt' does not agree with resnet_dt")
+        hidden[f"weight_{number}"] = weight
+        hidden[f"bias_{number}"] = bias[None]
+        if step is not None:
+            hidden[f"step_{number}"] = step[None]
+        n_in = n_out
+    return hidden
+
+
+def layer_of(
+    layer: Node, shape: tuple[int, int], name: str, residual: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Weight, bias and time step of a layer that must have the activation `name`."""
+    found, linear = activation(layer), {"none", "linear"}
+    if found != name and not {found, name} <= linear:
+        raise layer.refusal("activation_function", f"'{found}' where '{name}' is expected")
+    if residual and not layer.flag("resnet"):
+        raise layer.refusal("resnet", "layers without residual connection are not supported")
+    weight, bias, step = arrays(layer, shape)
+    return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)

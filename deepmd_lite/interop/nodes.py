@@ -20,6 +20,7 @@ import numpy as np
 
 Tree = dict[str, Any]
 
+HYBRID = "hybrid"
 RADIAL = ("se_e2_r", "se_r")
 """Names of the descriptor of distances alone, whose rows have one column."""
 
@@ -157,6 +158,13 @@ def descriptor(section: Tree, embeddings: Tree, davg: np.ndarray, dstd: np.ndarr
         "@variables": {"davg": davg, "dstd": dstd},
         "spin": None,
     }
+
+
+def one_or_hybrid(parts: list[Tree]) -> Tree:
+    """The only one of the descriptors, or the hybrid of all."""
+    if len(parts) == 1:
+        return parts[0]
+    return {"@class": "Descriptor", "type": HYBRID, "@version": 1, "list": parts}
 
 
 def type_embedding(network: Tree, section: Tree, type_map: list[str]) -> Tree:

@@ -10,37 +10,46 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..model import ModelConfig
+from ..model.config import DescriptorConfig
+from ..model.statistics import Scales
 from ..model.tabulated import TabulatedEmbedding
 from . import nodes
 from .tree import Node
 
 
 def tabulated_embedding(
-    descriptor: Node, config: ModelConfig, davg: torch.Tensor, dstd: torch.Tensor
+    descriptor: Node, d: DescriptorConfig, scales: Scales
 ) -> tuple[TabulatedEmbedding, float] | None:
     """The tables of a `TabulatedEmbedding`, in the order of ours; None where networks are given.
 
     And how near two atoms may come, Å, so that s̃ stays inside every table, for every centre:
-    s < 1/(r + env_protection), which may reach what the tables end at. davg, dstd (n_types, 4).
+    s < 1/(r + env_protection), which may reach what the tables end at.
     Raises ModelFileError for tables that are not valid.
     """
     embeddings = descriptor.node("embeddings")
     if embeddings.values.get("@class") != "TabulatedEmbedding":
         return None
-    d, n_types = config.descriptor, len(config.type_map)
-    ndim = 1 if d.type_one_side else 2
+    return tabulated(embeddings, 1 if d.type_one_side else 2, d, scales)
+
+
+def tabulated(
+    embeddings: Node, ndim: int, d: DescriptorConfig, scales: Scales
+) -> tuple[TabulatedEmbedding, float]:
+    """As `tabulated_embedding`, of tables of neighbours (`ndim` 1), pairs (2) or one of all (0)."""
+    n_types = len(scales.sel)
     embeddings.version(1)
     embeddings.only("ndim", ndim)
     embeddings.only("ntypes", n_types)
     given = embeddings.nodes("tables", n_types**ndim)
-    if not d.type_one_side:  # G_ab stands at a + n_types · b there, at a · n_types + b here
+    if ndim == 2:  # G_ab stands at a + n_types · b there, at a · n_types + b here
         given = [given[a + n_types * b] for a in range(n_types) for b in range(n_types)]
     tables = [None if node is None else _checked(node, d.neuron[-1]) for node in given]
     ends = [table["max"] for table in tables if table is not None]
-    if not ends or any(t is None and not _excluded(k, config) for k, t in enumerate(tables)):
+    if not ends or any(
+        t is None and not _excluded(k, ndim, d, n_types) for k, t in enumerate(tables)
+    ):
         raise embeddings.refusal("tables", "a table is null; expected its coefficients")
-    reach = min(ends) * dstd[:, 0] + davg[:, 0]
+    reach = min(ends) * scales.dstd[:, 0] + scales.davg[:, 0]
     if not (reach > 1.0 / (d.rcut + d.env_protection)).all():
         raise embeddings.refusal("tables", f"end at {min(ends)}, before any distance within rcut")
     found = [_pieces(table, d.neuron[-1]) for table in tables]
@@ -48,10 +57,10 @@ def tabulated_embedding(
     return embedding, max(0.0, float((1.0 / reach).max()) - d.env_protection)
 
 
-def _excluded(k: int, config: ModelConfig) -> bool:
-    """Whether no pair of types looks at table k."""
-    n, pairs = len(config.type_map), {frozenset(p) for p in config.descriptor.exclude_types}
-    if not config.descriptor.type_one_side:
+def _excluded(k: int, ndim: int, d: DescriptorConfig, n: int) -> bool:
+    """Whether no pair of the n types looks at table k."""
+    pairs = {frozenset(p) for p in d.exclude_types}
+    if ndim == 2:
         return frozenset(divmod(k, n)) in pairs
     return all(frozenset((a, k)) in pairs for a in range(n))
 

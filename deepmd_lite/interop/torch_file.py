@@ -12,21 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..system import ModelFileError
-from .assembly import (
-    DPA1,
-    Layer,
-    Parts,
-    PartsError,
-    assembled,
-    brief,
-    check_supported,
-    count_of_fparam,
-    floats,
-    one_sided_input,
-    section_of,
-)
-from .nodes import RADIAL, Tree
+from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_sided_input
+from .nodes import HYBRID, RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
+from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 from .table_parts import TableParts
 
 _CHECKPOINT = "model.Default."
@@ -135,46 +124,32 @@ def _short_range(state: _State, section: Tree) -> TableParts | None:
 
 
 def _parts(state: _State, section: Tree, table: TableParts | None) -> Parts:
-    descriptor, _ = check_supported(section, DPA1)
+    sections, _ = check_supported(section, DPA1)
     if section.get("type_embedding"):
         raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
-    is_dpa1 = descriptor.get("type") in DPA1
-    radial = descriptor.get("type") in RADIAL
-    place = "atomic_model.descriptor" if radial else f"atomic_model.descriptor.{_INSIDE[is_dpa1]}"
+    is_dpa1 = sections[0].get("type") in DPA1
     type_map = section.get("type_map")
     if not isinstance(type_map, list) or not all(isinstance(name, str) for name in type_map):
         raise PartsError("model/type_map is not a list of names")
     n_types = len(type_map)
-    sel = _sel(descriptor, n_types, is_dpa1)
-    rcut, smooth = (descriptor.get(key) for key in ("rcut", "rcut_smth"))
-    if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
-        raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
     vectors = _layers(state, _TYPE_EMBEDDING, n_types) if is_dpa1 else None
-    factors = None
-    if state.find(f"{place}.filter_layers_strip.networks.0.layers.0.matrix") is not None:
-        factors = _layers(state, f"{place}.filter_layers_strip.networks.0")
-    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors, factors)
-    if n_types == 1 and vectors is None:  # the same networks either way
-        one_side = radial or descriptor.get("type_one_side") is True
+    places = [_DESCRIPTOR]
+    if section["descriptor"].get("type") == HYBRID:
+        places = [f"{_DESCRIPTOR}.descrpt_list.{k}" for k in range(len(sections))]
+    descriptors = [
+        _descriptor(state, own, place, n_types, vectors)
+        for own, place in zip(sections, places, strict=True)
+    ]
     fittings = [
         _layers(state, f"{_FITTING}.filter_layers.networks.{a}")
         for a in range(1 if is_dpa1 else n_types)
     ]
-    slots = (n_types, sum(sel), 1 if radial else 4)
     return Parts(
         section=section,
         type_map=type_map,
-        rcut=float(rcut),
-        rcut_smth=float(smooth),
-        sel=sel,
-        davg=state.array(f"{place}.mean", slots),
-        dstd=state.array(f"{place}.stddev", slots),
-        one_side=one_side,
-        embeddings=embeddings,
-        tables=None,
+        descriptors=descriptors,
         type_vectors=vectors,
-        type_factors=factors,
-        concatenated=descriptor.get("concat_output_tebd", True) is True,
+        concatenated=sections[0].get("concat_output_tebd", True) is True,
         fparam_scales=_fparam_scales(state, count_of_fparam(section)),
         fittings=fittings,
         fitting_residual=[True] * (len(fittings[0]) - 1),
@@ -186,6 +161,42 @@ def _parts(state: _State, section: Tree, table: TableParts | None) -> Parts:
     )
 
 
+def _descriptor(
+    state: _State,
+    section: Tree,
+    place: str,
+    n_types: int,
+    vectors: list[Layer] | None,
+) -> DescriptorParts:
+    radial, is_dpa1 = section.get("type") in RADIAL, vectors is not None
+    if not radial:
+        place = f"{place}.{_INSIDE[is_dpa1]}"
+    sel = _sel(section, n_types, is_dpa1)
+    rcut, smooth = (section.get(key) for key in ("rcut", "rcut_smth"))
+    if not isinstance(rcut, (int, float)) or not isinstance(smooth, (int, float)):
+        raise PartsError("model/descriptor/rcut and rcut_smth are not numbers")
+    factors, strip = None, f"{place}.filter_layers_strip.networks.0"
+    if state.find(f"{strip}.layers.0.matrix") is not None:
+        factors = _layers(state, strip)
+    embeddings, one_side = _embeddings(state, f"{place}.filter_layers", n_types, vectors, factors)
+    if n_types == 1 and vectors is None:  # the same networks either way
+        one_side = radial or section.get("type_one_side") is True
+    slots = (n_types, sum(sel), 1 if radial else 4)
+    return DescriptorParts(
+        section=section,
+        rcut=float(rcut),
+        rcut_smth=float(smooth),
+        sel=sel,
+        davg=state.array(f"{place}.mean", slots),
+        dstd=state.array(f"{place}.stddev", slots),
+        one_side=one_side,
+        embeddings=embeddings,
+        tables=None,
+        type_factors=factors,
+    )
+
+
+_DESCRIPTOR = "atomic_model.descriptor"
 _SMIN_ALPHA = 0.1
 """Å: whatever the input says, PyTorch's side trains with this one."""
 _INSIDE = {False: "sea", True: "se_atten"}

@@ -6,6 +6,7 @@ DeePMD-kit writes a model as dicts, lists, numbers and arrays, with the version 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,8 +68,8 @@ class Node:
             found = found.item()
         if isinstance(found, bool) or not isinstance(found, (int, float, np.number)):
             raise self.refusal(key, f"expected a number, found {_shown(found)}")
-        if not np.isfinite(found):
-            raise self.refusal(key, f"expected a finite number, found {found}")
+        if not abs(found) < sys.float_info.max:  # an integer may be larger
+            raise self.refusal(key, f"expected a finite number, found {_shown(found)}")
         return float(found)
 
     def integers(self, key: str) -> list[int]:

@@ -6,13 +6,14 @@ are therefore exact. Two descriptors have that form: `se_atten` (DPA-1) without 
 which empty slots may not count, since they have a type of their own there; and `se_e2_a` with a key
 `type_embedding`, as TensorFlow has it. Input order: scalar, neighbour's vector, centre's vector.
 
-With `tebd_input_mode: strip` DPA-1 has G_ab(s) = G(s) ⊙ (1 + g_ab), g_ab a second network of the
-vectors: one of our own nodes holds G and the factors,
+With `tebd_input_mode: strip` DPA-1 has G_ab(s) = G(s) ⊙ (1 + f g_ab), g_ab a second network of the
+vectors and f 1, or with `smooth_type_embedding` a fading with the distance (see `model.fading`):
+one of our own nodes holds G and the factors,
 
     {"@class": "ScaledEmbedding", "@version": 1, "embedding": collection of the one network,
-     "@variables": {"scale": (n_types or n_types², M)}}
+     "fading": null, "switch" or "cubic", "@variables": {"factors": (n_types or n_types², M)}}
 
-rows by neighbour b, or at a · n_types + b.
+rows by neighbour b, or at a · n_types + b, always so with a fading.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from ..model.activations import VALUES
 from .networks import activation, arrays, collection, layers, with_constant_inputs
 from .tree import Node
 
-DPA1 = ("dpa1", "se_atten")
+SMOOTHED = "se_atten_v2"
+"""DPA-1 with a smoothed `strip`, whose keys do not say so."""
+DPA1 = ("dpa1", "se_atten", SMOOTHED)
 MOST_TYPES = 24
 """Beyond, the tables of all pairs would take gigabytes."""
 
@@ -38,11 +41,14 @@ def folded(model: Node) -> Node:
     """
     descriptor, fitting = model.node("descriptor"), model.node("fitting")
     is_dpa1 = descriptor.values.get("type") in DPA1
+    if descriptor.values.get("type") == SMOOTHED:
+        implied = {"tebd_input_mode": "strip", "smooth_type_embedding": True}
+        descriptor = Node({**descriptor.values, **implied}, descriptor.place, descriptor.parents)
     if not is_dpa1 and not descriptor.given("type_embedding"):
         return model
     descriptor.only("type", "se_e2_a", "se_a", *DPA1)
     if is_dpa1:
-        _check_dpa1(descriptor)
+        _check_dpa1(descriptor, bool(model.values.get("pair_exclude_types")))
     n_types = len(model.names("type_map"))
     if n_types > MOST_TYPES:
         raise model.refusal(
@@ -58,6 +64,7 @@ def folded(model: Node) -> Node:
         **{k: v for k, v in descriptor.values.items() if k not in DPA1_KEYS},
         "@version": 2,
         "type": "se_e2_a",
+        "type_one_side": one_side and not _fades(descriptor),
         "embeddings": embeddings(descriptor, vectors, one_side),
     }
     if is_dpa1:  # one number for all types; only their sum matters here
@@ -77,32 +84,39 @@ DPA1_KEYS = (
     *("use_tebd_bias", "attn", "attn_layer", "attn_dotr", "attn_mask", "attention_layers"),
     *("scaling_factor", "normalize", "temperature", "trainable_ln", "ln_eps", "lmax"),
     *("smooth_type_embedding", "embeddings_strip"),  # with "strip" or attention only
+    *("fading", "type_factors"),  # our own
 )
 """Keys of DPA-1 that mean nothing once its type embedding is folded."""
 
 
-def _check_dpa1(descriptor: Node) -> None:
+def _check_dpa1(descriptor: Node, excludes: bool) -> None:
+    """`excludes`: whether the model excludes pairs of types that the descriptor does not name."""
     descriptor.version(1, 2, 3, 4)
     descriptor.only("attn_layer", 0)
-    mode = descriptor.only("tebd_input_mode", "concat", "strip", default="concat")
-    if mode == "strip" and descriptor.flag("smooth_type_embedding"):
-        raise descriptor.refusal("smooth_type_embedding", SMOOTH)
+    descriptor.only("tebd_input_mode", "concat", "strip", default="concat")
     descriptor.only("lmax", 1, None)
     variables = descriptor.node("@variables")
-    if variables.array("davg", (-1, -1, 4)).any():
+    if not variables.array("davg", (-1, -1, 4)).any():
+        return
+    if not _fades(descriptor):
         raise variables.refusal(
             "davg",
             "not 0 together with a type embedding, which gives empty slots a type of their own; "
-            "only models with set_davg_zero: true are supported",
+            "only models with set_davg_zero: true, or with strip and smooth_type_embedding",
+        )
+    if excludes or descriptor.values.get("exclude_types"):
+        raise variables.refusal(
+            "davg",
+            "not 0 together with exclude_types makes energies jump at the cutoff; only with "
+            "set_davg_zero: true",
         )
 
 
-SMOOTH = (
-    "true together with tebd_input_mode 'strip' (always so in se_atten_v2) fades the type embedding"
-    " with the distance, which no table over s does; train with smooth_type_embedding: false"
-)
-"""How it could be done: T = Σ R̃ ⊗ G + Σ_b g_ab ⊙ Σ_{j of b} w R̃ ⊗ G, moments of rows w R̃ beside
-those of R̃."""
+def _fades(descriptor: Node) -> bool:
+    """Whether the share of the type embedding fades with the distance."""
+    return descriptor.values.get("tebd_input_mode") == "strip" and descriptor.flag(
+        "smooth_type_embedding"
+    )
 
 
 def _vectors(embedding: Node, n_types: int) -> np.ndarray:
@@ -141,18 +155,25 @@ def _folded_embeddings(descriptor: Node, vectors: np.ndarray, one_side: bool) ->
 
 def _scaled_embedding(descriptor: Node, vectors: np.ndarray, one_side: bool) -> dict[str, Any]:
     """See the top of this module."""
-    n_types = len(vectors)
+    n_types, fading = len(vectors), None
     inputs = vectors
     if not one_side:
         centre, neighbor = np.repeat(vectors, n_types, axis=0), np.tile(vectors, (n_types, 1))
         inputs = np.hstack([neighbor, centre])
     n_layers = len(descriptor.integers("neuron"))
-    network = _single(descriptor.node("embeddings_strip"))
+    if descriptor.given("type_factors"):  # of a compressed model, whose network is lost
+        factors = descriptor.array("type_factors", (len(inputs), -1))
+    else:
+        factors = _output(_single(descriptor.node("embeddings_strip")), n_layers, inputs)
+    if _fades(descriptor):
+        fading = descriptor.only("fading", "switch", "cubic", default="switch")
+        factors = np.tile(factors, (n_types, 1)) if one_side else factors
     return {
         "@class": "ScaledEmbedding",
         "@version": 1,
         "embedding": descriptor.node("embeddings").values,
-        "@variables": {"scale": 1.0 + _output(network, n_layers, inputs)},
+        "fading": fading,
+        "@variables": {"factors": factors},
     }
 
 

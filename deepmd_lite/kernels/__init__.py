@@ -7,6 +7,7 @@ never a fallback: without the compiled module this package cannot be imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +19,7 @@ from .reference import COLUMNS, POWERS, Environment, Repulsion
 try:
     from . import _kernels, cuda
     from .autograd import Moments, MomentsBackward
-    from .fitting import Fitting, Network, energies_and_gradients
+    from .fitting import Fitting, Network, Shape, energies_and_gradients
     from .short_range import ShortRange
 except ImportError as e:
     raise ImportError(
@@ -32,10 +33,12 @@ __all__ = [
     "FEATURE_PADDING",
     "POWERS",
     "CompiledPotential",
+    "Descriptor",
     "Environment",
     "Fitting",
     "Network",
     "Repulsion",
+    "Shape",
     "ShortRange",
     "add_repulsion",
     "add_short_range",
@@ -158,32 +161,40 @@ def moments_gradient(
     return result
 
 
+@dataclass(frozen=True)
+class Descriptor:
+    """What turns neighbours into normalised moments."""
+
+    coefficients: torch.Tensor
+    """As in `moments`."""
+    environment: Environment
+    sel: Sequence[float]
+    """Slots of each element."""
+
+
 class CompiledPotential:
     """A whole model in the layout that the compiled evaluation reads: a copy, it never changes."""
 
-    def __init__(
-        self,
-        coefficients: torch.Tensor,
-        environment: Environment,
-        sel: Sequence[float],
-        fitting: Fitting,
-    ) -> None:
-        """`coefficients` as in `moments`; `sel`: one number for each element.
-
-        Raises InputError for shapes that do not fit.
-        """
-        coefficients = _checked_coefficients(coefficients.detach(), environment)
-        n_types = environment.n_types
-        if len(sel) != n_types or len(fitting.networks) != n_types:
+    def __init__(self, descriptors: Sequence[Descriptor], fitting: Fitting) -> None:
+        """Raises InputError for shapes that do not fit."""
+        n_features, parts = [], []
+        for d in descriptors:
+            n_types = d.environment.n_types
+            if len(d.sel) != n_types or len(fitting.networks) != n_types:
+                raise InputError(
+                    f"expected sel and networks of {n_types} elements, found {len(d.sel)} and "
+                    f"{len(fitting.networks)}"
+                )
+            coefficients = _checked_coefficients(d.coefficients.detach(), d.environment)
+            n_features.append(coefficients.shape[3])
+            sel = torch.tensor(d.sel, dtype=torch.float64)
+            parts.append((_table(coefficients, d.environment), sel))
+        if not len(parts) == len(fitting.shapes) > 0:
             raise InputError(
-                f"expected sel and networks of {n_types} elements, found {len(sel)} and "
-                f"{len(fitting.networks)}"
+                f"expected shapes of {len(parts)} descriptors, found {len(fitting.shapes)}"
             )
-        self._potential = _kernels.Potential(
-            _table(coefficients, environment),
-            torch.tensor(sel, dtype=torch.float64),
-            fitting.compiled(coefficients.shape[3], coefficients.dtype),
-        )
+        dtype = descriptors[0].coefficients.dtype
+        self._potential = _kernels.Potential(parts, fitting.compiled(n_features, dtype))
 
     def evaluate(self, env: LocalEnv, weights: torch.Tensor | None = None) -> Evaluation:
         """Energies, forces on all rows and virial of `env`, on torch.get_num_threads() threads.
@@ -321,4 +332,5 @@ def _table(coefficients: torch.Tensor, environment: Environment) -> _kernels.Tab
         environment.table_spacing,
         environment.protection,
         environment.type_one_side,
+        environment.table_of_distance,
     )

@@ -35,6 +35,7 @@ class Table:
         table_spacing: float,
         protection: float,
         type_one_side: bool,
+        table_of_distance: bool,
     ) -> None: ...
 
 class Call:
@@ -73,15 +74,13 @@ class Network:
 class Fitting:
     def __init__(
         self,
-        n_features: int,
-        n_embedding: int,
-        n_axis: int,
+        shapes: list[tuple[int, int, int]],
         activation: int,
         networks: list[Network],
     ) -> None: ...
 
 class Potential:
-    def __init__(self, table: Table, sel: Tensor, fitting: Fitting) -> None: ...
+    def __init__(self, descriptors: list[tuple[Table, Tensor]], fitting: Fitting) -> None: ...
     def evaluate(
         self,
         atoms: Atoms,
@@ -131,17 +130,17 @@ class Pass:
         self,
         fitting: Fitting,
         types: Tensor,
-        moments: Tensor,
+        moments: list[Tensor],
         threads: int,
         energies: Tensor,
-        grad: Tensor,
+        grad: list[Tensor],
     ) -> None: ...
     def backward(
         self,
-        moments: Tensor,
+        moments: list[Tensor],
         to_energies: Tensor,
-        to_gradients: Tensor | None,
+        to_gradients: list[Tensor] | None,
         threads: int,
-        grad: Tensor,
+        grad: list[Tensor],
         gradients: list[Gradient],
     ) -> list[float]: ...

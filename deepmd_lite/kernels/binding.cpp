@@ -1,7 +1,11 @@
 // The Python module _kernels: Python checks shapes; here only pointers are passed on.
 #include "binding.h"
 
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+
 #include <optional>
+#include <tuple>
 #include <vector>
 
 using namespace dpl_binding;
@@ -42,11 +46,11 @@ struct Table {
   Real coefficients;  // (n_tables, n_intervals, DPL_POWERS, n_features)
   Array<const double, nb::ndim<2>> davg, dstd;
   double rcut, rcut_smth, table_start, table_spacing, protection;
-  bool type_one_side;
+  bool type_one_side, table_of_distance;
 
   dpl_environment environment() const {
     return {rcut,        rcut_smth,   int32_t(davg.shape(0)), type_one_side, davg.data(),
-            dstd.data(), table_start, table_spacing,          protection};
+            dstd.data(), table_start, table_spacing,          protection,    table_of_distance};
   }
   dpl_table view() const {
     const bool is_double = coefficients.dtype() == nb::dtype<double>();
@@ -69,9 +73,12 @@ struct Network {
   double bias_out;
 };
 
+using Shape = std::tuple<int, int, int>;  // n_features, n_embedding, n_axis of a descriptor
+
 // The networks of all elements and what they are applied to.
 struct Fitting {
-  int n_features, n_embedding, n_axis, activation;
+  std::vector<Shape> shapes;
+  int activation;
   std::vector<Network> networks;
 
   // Calls operation with a dpl_fitting that is valid as long as the call.
@@ -90,9 +97,12 @@ struct Fitting {
       list.push_back({int32_t(layers.back().size()), layers.back().data(),
                       network.weight_out.data(), network.bias_out});
     }
+    std::vector<dpl_shape> forms;
+    for (const auto& [features, embedding, axis] : shapes)
+      forms.push_back({features, embedding, axis});
     const bool is_double = networks.at(0).weight_out.dtype() == nb::dtype<double>();
     operation(dpl_fitting{is_double ? DPL_FLOAT64 : DPL_FLOAT32, int32_t(networks.size()),
-                          n_features, n_embedding, n_axis, dpl_activation(activation),
+                          int32_t(forms.size()), forms.data(), dpl_activation(activation),
                           list.data()});
   }
 };
@@ -104,6 +114,12 @@ struct Gradient {
   Real weight_out;
 };
 
+std::vector<void*> pointers(const std::vector<Real>& arrays) {
+  std::vector<void*> found;
+  for (const Real& array : arrays) found.push_back(array.data());
+  return found;
+}
+
 class Pass {
  public:
   explicit Pass(bool is_double) {
@@ -113,20 +129,25 @@ class Pass {
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;
 
-  void energies(const Fitting& fitting, Vector<const int32_t> types, Real moments, int threads,
-                Vector<double> energies, Real grad) {
+  void energies(const Fitting& fitting, Vector<const int32_t> types,
+                const std::vector<Real>& moments, int threads, Vector<double> energies,
+                const std::vector<Real>& grad) {
+    const auto given = pointers(moments), out = pointers(grad);
     dpl_status status = DPL_OK;
     fitting.with_view([&](const dpl_fitting& view) {
       nb::gil_scoped_release unlocked;
       status = dpl_pass_energies(handle_, &view, int64_t(types.shape(0)), types.data(),
-                                 moments.data(), threads, energies.data(), grad.data());
+                                 given.data(), threads, energies.data(), out.data());
     });
     check(status);
   }
 
-  std::vector<double> backward(Real moments, Vector<const double> to_energies,
-                               std::optional<Real> to_gradients, int threads, Real grad,
+  std::vector<double> backward(const std::vector<Real>& moments, Vector<const double> to_energies,
+                               const std::optional<std::vector<Real>>& to_gradients, int threads,
+                               const std::vector<Real>& grad,
                                const std::vector<Gradient>& gradients) {
+    const auto given = pointers(moments), out = pointers(grad);
+    const auto along = to_gradients ? pointers(*to_gradients) : std::vector<void*>();
     std::vector<std::vector<dpl_layer_gradient>> layers;
     std::vector<dpl_network_gradient> list;
     std::vector<double> bias_out(gradients.size());
@@ -141,9 +162,9 @@ class Pass {
     dpl_status status;
     {
       nb::gil_scoped_release unlocked;
-      status = dpl_pass_backward(handle_, moments.data(), to_energies.data(),
-                                 to_gradients ? to_gradients->data() : nullptr, threads,
-                                 grad.data(), list.data());
+      status = dpl_pass_backward(handle_, given.data(), to_energies.data(),
+                                 to_gradients ? along.data() : nullptr, threads, out.data(),
+                                 list.data());
     }
     check(status);
     return bias_out;
@@ -155,10 +176,14 @@ class Pass {
 
 class Potential {
  public:
-  Potential(const Table& table, Vector<const double> sel, const Fitting& fitting) {
+  Potential(const std::vector<std::pair<Table, Vector<const double>>>& descriptors,
+            const Fitting& fitting) {
+    std::vector<dpl_descriptor> list;
+    for (const auto& [table, sel] : descriptors)
+      list.push_back({table.environment(), table.view(), sel.data()});
     dpl_status status = DPL_OK;
     fitting.with_view([&](const dpl_fitting& view) {
-      const dpl_model model{table.environment(), table.view(), sel.data(), view};
+      const dpl_model model{list.data(), view};
       status = dpl_potential_create(&model, &handle_);
     });
     check(status);
@@ -238,13 +263,13 @@ NB_MODULE(_kernels, m) {
               Vector<const int64_t> offsets, Vector<const int32_t> indices,
               int threads) { new (self) Atoms{positions, types, offsets, indices, threads}; });
   nb::class_<Table>(m, "Table")
-      .def("__init__",
-           [](Table* self, Real coefficients, Array<const double, nb::ndim<2>> davg,
-              Array<const double, nb::ndim<2>> dstd, double rcut, double rcut_smth,
-              double table_start, double table_spacing, double protection, bool type_one_side) {
-             new (self) Table{coefficients, davg,          dstd,       rcut,         rcut_smth,
-                              table_start,  table_spacing, protection, type_one_side};
-           });
+      .def("__init__", [](Table* self, Real coefficients, Array<const double, nb::ndim<2>> davg,
+                          Array<const double, nb::ndim<2>> dstd, double rcut, double rcut_smth,
+                          double table_start, double table_spacing, double protection,
+                          bool type_one_side, bool table_of_distance) {
+        new (self) Table{coefficients, davg,          dstd,       rcut,          rcut_smth,
+                         table_start,  table_spacing, protection, type_one_side, table_of_distance};
+      });
   nb::class_<Call>(m, "Call")
       .def("__init__", [](Call* self, const Atoms& atoms,
                           const Table& table) { new (self) Call{atoms, table}; })
@@ -294,12 +319,11 @@ NB_MODULE(_kernels, m) {
              new (self) Network{weights, biases, steps, weight_out, bias_out};
            });
   nb::class_<Fitting>(m, "Fitting")
-      .def("__init__", [](Fitting* self, int n_features, int n_embedding, int n_axis,
-                          int activation, std::vector<Network> networks) {
-        new (self) Fitting{n_features, n_embedding, n_axis, activation, networks};
-      });
+      .def("__init__",
+           [](Fitting* self, std::vector<Shape> shapes, int activation,
+              std::vector<Network> networks) { new (self) Fitting{shapes, activation, networks}; });
   nb::class_<Potential>(m, "Potential")
-      .def(nb::init<const Table&, Vector<const double>, const Fitting&>())
+      .def(nb::init<const std::vector<std::pair<Table, Vector<const double>>>&, const Fitting&>())
       .def("evaluate", &Potential::evaluate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
            nb::arg());
   bind_close_pairs(m);

@@ -90,16 +90,10 @@ BlockKernels<real> kernels() {
   return baseline_kernels<real>();
 }
 
-// The scratch of one thread for at most n edges of a block of at most n_atoms atoms.
+// The arrays of one problem's edges, taken from where `next` and `next_whole` point to.
 template <class real>
-Edges<real> scratch(int64_t n, int64_t n_atoms, int64_t n_bins, bool tangent) {
-  n = (n + 64) / 16 * 16;
-  n_atoms = (n_atoms + 32) / 16 * 16;
-  const int64_t n_real =
-      3 + 1 + kColumns + kContracted + 3 + 2 * kRunSize + (tangent ? 3 + kColumns + 1 : 0);
-  const int64_t n_whole = 5 * n + 2 * n_atoms + n_bins;
-  real* next = workspace().edges.get<real>(n * n_real);
-  int32_t* next_whole = workspace().runs.get<int32_t>(n_whole);
+Edges<real> carved(int64_t n, int64_t n_atoms, int64_t n_bins, bool tangent, real*& next,
+                   int32_t*& next_whole) {
   const auto take = [&](int64_t each = 1) { return (next += n * each) - n * each; };
   const auto take_whole = [&](int64_t size) { return (next_whole += size) - size; };
   Edges<real> edges{};
@@ -124,6 +118,26 @@ Edges<real> scratch(int64_t n, int64_t n_atoms, int64_t n_bins, bool tangent) {
   return edges;
 }
 
+// The scratch of one thread for the edges of each of `problems`, at most n of each, of a block of
+// at most n_atoms atoms.
+template <class real>
+std::vector<Edges<real>> scratch(int64_t n, int64_t n_atoms,
+                                 const std::vector<Problem<real>>& problems) {
+  n = (n + 64) / 16 * 16;
+  n_atoms = (n_atoms + 32) / 16 * 16;
+  const bool tangent = problems[0].tangent != nullptr;
+  const int64_t n_real =
+      3 + 1 + kColumns + kContracted + 3 + 2 * kRunSize + (tangent ? 3 + kColumns + 1 : 0);
+  int64_t n_whole = 0;
+  for (const Problem<real>& problem : problems) n_whole += 5 * n + 2 * n_atoms + problem.n_bins();
+  real* next = workspace().edges.get<real>(n * n_real * int64_t(problems.size()));
+  int32_t* next_whole = workspace().runs.get<int32_t>(n_whole);
+  std::vector<Edges<real>> all;
+  for (const Problem<real>& problem : problems)
+    all.push_back(carved(n, n_atoms, problem.n_bins(), tangent, next, next_whole));
+  return all;
+}
+
 // Where blocks of consecutive atoms begin, and n_local. A block ends as soon as it costs `cost`, in
 // edges: the list alone decides, never the number of threads.
 inline std::vector<int64_t> block_starts(const dpl_atoms& a, int64_t cost) {
@@ -135,36 +149,20 @@ inline std::vector<int64_t> block_starts(const dpl_atoms& a, int64_t cost) {
   return starts;
 }
 
-// The arguments of one call in `real`, and its blocks.
+// The arguments of one call in `real`, a problem for each descriptor, and its blocks.
 template <class real>
 class Blocks {
  public:
-  Blocks(const dpl_atoms& a, const dpl_environment& env, const dpl_table& table, int threads,
+  Blocks(const dpl_atoms& a, const std::vector<dpl_descriptor>& descriptors, int threads,
          const double* tangent, std::vector<int64_t> starts)
       : kernels(dpl::kernels<real>()), starts(std::move(starts)), threads(threads) {
-    for (int32_t k = 0; k < env.n_types * kColumns; ++k) {
-      mean_.push_back(real(env.davg[k]));
-      inverse_width_.push_back(real(1.0 / env.dstd[k]));
-    }
-    problem.n_all = a.n_all, problem.n_local = a.n_local;
-    problem.positions = a.positions, problem.types = a.types;
-    problem.offsets = a.offsets, problem.indices = a.indices;
-    problem.tangent = tangent;
-    problem.limit = squared_limit(env.rcut);
-    problem.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
-    problem.protection = real(env.protection);
-    problem.mean = mean_.data(), problem.inverse_width = inverse_width_.data();
-    problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
-    problem.table_start = real(env.table_start);
-    problem.inverse_spacing = real(1 / env.table_spacing);
-    problem.coefficients = static_cast<const real*>(table.coefficients);
-    problem.n_tables = table.n_tables, problem.n_intervals = table.n_intervals;
-    problem.n_features = table.n_features;
+    for (const dpl_descriptor& d : descriptors)
+      problems.push_back(problem(a, d.environment, d.table, tangent));
   }
   Blocks(const Blocks&) = delete;
   Blocks& operator=(const Blocks&) = delete;
 
-  Problem<real> problem{};
+  std::vector<Problem<real>> problems;
   const BlockKernels<real> kernels;
   const std::vector<int64_t> starts;  // first atom of each block, and n_local
   const int threads;
@@ -178,7 +176,7 @@ class Blocks {
     for (int64_t first = 0, last, n = all().last; first < n; first = last) {
       last = first + 1;
       while (last < n && starts[last + 1] - starts[first] <= max_atoms &&
-             problem.offsets[starts[last + 1]] - problem.offsets[starts[first]] <= kRoundEdges)
+             edges_before(last + 1) - edges_before(first) <= kRoundEdges)
         ++last;
       list.push_back(round(first, last));
     }
@@ -197,15 +195,15 @@ class Blocks {
     return list;
   }
 
-  // body(block, first atom, end, edges) -> Fault on the blocks of a round; keeps the fault of the
-  // lowest row. Returns whether all is well so far.
+  // body(block, first atom, end, edges of each problem) -> Fault on the blocks of a round; keeps
+  // the fault of the lowest row. Returns whether all is well so far.
   template <class Body>
   bool run(const Round& round, Body body) {
     parallel_for(round.last - round.first, threads, [&](int64_t k) {
       const int64_t block = round.first + k;
       const int64_t begin = starts[block], end = starts[block + 1];
-      Edges<real> edges = scratch<real>(problem.offsets[end] - problem.offsets[begin], end - begin,
-                                        problem.n_bins(), problem.tangent != nullptr);
+      std::vector<Edges<real>> edges =
+          scratch(edges_before(block + 1) - edges_before(block), end - begin, problems);
       const Fault fault = body(block, begin, end, edges);
       if (fault.status != DPL_OK) {
 #pragma omp critical(dpl_fault)
@@ -215,14 +213,42 @@ class Blocks {
     return fault_.status == DPL_OK;
   }
 
-  dpl_status status() const { return status_of(fault_, problem.n_all); }
+  dpl_status status() const { return status_of(fault_, problems[0].n_all); }
 
  private:
   Round round(int64_t first, int64_t last) const {
-    return {first, last, problem.offsets[starts[first]], problem.offsets[starts[last]]};
+    return {first, last, edges_before(first), edges_before(last)};
+  }
+  int64_t edges_before(int64_t block) const { return problems[0].offsets[starts[block]]; }
+
+  Problem<real> problem(const dpl_atoms& a, const dpl_environment& env, const dpl_table& table,
+                        const double* tangent) {
+    scales_.emplace_back();
+    for (int32_t k = 0; k < env.n_types * kColumns; ++k)
+      scales_.back().push_back(real(env.davg[k]));
+    for (int32_t k = 0; k < env.n_types * kColumns; ++k)
+      scales_.back().push_back(real(1.0 / env.dstd[k]));
+    Problem<real> problem{};
+    problem.n_all = a.n_all, problem.n_local = a.n_local;
+    problem.positions = a.positions, problem.types = a.types;
+    problem.offsets = a.offsets, problem.indices = a.indices;
+    problem.tangent = tangent;
+    problem.limit = squared_limit(env.rcut);
+    problem.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
+    problem.protection = real(env.protection);
+    problem.mean = scales_.back().data();
+    problem.inverse_width = problem.mean + env.n_types * kColumns;
+    problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
+    problem.table_start = real(env.table_start);
+    problem.inverse_spacing = real(1 / env.table_spacing);
+    problem.table_of_distance = env.table_of_distance != 0;
+    problem.coefficients = static_cast<const real*>(table.coefficients);
+    problem.n_tables = table.n_tables, problem.n_intervals = table.n_intervals;
+    problem.n_features = table.n_features;
+    return problem;
   }
 
-  std::vector<real> mean_, inverse_width_;
+  std::vector<std::vector<real>> scales_;  // of each problem: means, then inverse widths
   Fault fault_;
 };
 

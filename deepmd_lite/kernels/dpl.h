@@ -67,8 +67,8 @@ typedef struct dpl_atoms {
 /* What turns an edge into a normalised environment row and finds its table and place in it:
  * row = (w(r)·(1/q, x/q², y/q², z/q²) − davg[a]) / dstd[a] with q = r + protection, a the type of
  * the centre; the table is that of the neighbour's type b (type_one_side) or a·n_types + b; the
- * place is (row[0] − table_start) / table_spacing. w is 1 up to rcut_smth, 0 from rcut, a quintic
- * between. */
+ * place is (y − table_start) / table_spacing with y = row[0], or y = −r where the tables are
+ * functions of the distance. w is 1 up to rcut_smth, 0 from rcut, a quintic between. */
 typedef struct dpl_environment {
   double rcut, rcut_smth; /* Å, 0 <= rcut_smth < rcut */
   int32_t n_types;
@@ -76,7 +76,8 @@ typedef struct dpl_environment {
   const double* davg;    /* (n_types, DPL_COLUMNS) */
   const double* dstd;    /* (n_types, DPL_COLUMNS), > 0 */
   double table_start, table_spacing;
-  double protection; /* Å, >= 0 (0 in most models) */
+  double protection;         /* Å, >= 0 (0 in most models) */
+  int32_t table_of_distance; /* 0 or 1 */
 } dpl_environment;
 
 /* Interval q holds G(q + t) = Σ_k c[q][k] t^k for 0 <= t < 1. The last interval continues the
@@ -174,27 +175,38 @@ typedef struct dpl_network {
   double bias_out;
 } dpl_network;
 
-/* Descriptor D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, and a network for each type: the
- * first layer's input is D_ma at m · n_axis + a. With n_axis 0 the descriptor is the first column
- * of the moments, D_m = T_0m. */
-typedef struct dpl_fitting {
-  dpl_precision precision;
-  int32_t n_types;
+/* The numbers D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, at m · n_axis + a. With n_axis
+ * 0 they are the first column of the moments, D_m = T_0m. */
+typedef struct dpl_shape {
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
   int32_t n_embedding; /* without padding */
   int32_t n_axis;      /* 0 to n_embedding */
+} dpl_shape;
+
+/* Descriptors, and a network for each type, whose first layer takes their numbers one descriptor
+ * after another. */
+typedef struct dpl_fitting {
+  dpl_precision precision;
+  int32_t n_types;
+  int32_t n_descriptors;   /* at least 1 */
+  const dpl_shape* shapes; /* (n_descriptors) */
   dpl_activation activation;
   const dpl_network* networks; /* (n_types) */
 } dpl_fitting;
 
-/* With n_sel = Σ sel, the moments are T = (Σ_j row_ij ⊗ G + Σ_b (sel_b − n_b) · empty_ab) / n_sel,
- * n_b the neighbours of type b nearer than rcut and empty_ab what a slot without neighbour (s = 0)
- * gives. */
-typedef struct dpl_model {
+/* One descriptor. With n_sel = Σ sel, its moments are T = (Σ_j row_ij ⊗ G + Σ_b (sel_b − n_b) ·
+ * empty_ab) / n_sel, n_b the neighbours of type b nearer than rcut and empty_ab what a slot without
+ * neighbour (s = 0) gives. */
+typedef struct dpl_descriptor {
   dpl_environment environment; /* davg of x, y and z must be 0 */
   dpl_table table;
-  const double* sel;   /* (n_types) */
-  dpl_fitting fitting; /* of the same precision, types and features */
+  const double* sel; /* (n_types) */
+} dpl_descriptor;
+
+/* Each descriptor has a cutoff of its own: a list within the largest of them serves all. */
+typedef struct dpl_model {
+  const dpl_descriptor* descriptors; /* (fitting.n_descriptors) */
+  dpl_fitting fitting;               /* of the same precision, types and features */
 } dpl_model;
 
 /* A copy of the model in the layout that evaluation reads. Evaluations from several threads at once
@@ -263,11 +275,11 @@ typedef struct dpl_pass dpl_pass;
 DPL_API dpl_status dpl_pass_create(dpl_precision precision, dpl_pass** handle);
 DPL_API void dpl_pass_free(dpl_pass* handle); /* NULL is fine */
 
-/* moments T (n, DPL_COLUMNS, n_features) real, types (n); energies E (n) eV and grad_moments,
- * shaped as the moments: ∂E_i/∂T. The weights are copied. */
+/* moments: of each descriptor T (n, DPL_COLUMNS, n_features) real; types (n); energies E (n) eV and
+ * grad_moments, shaped as the moments: ∂E_i/∂T. The weights are copied. */
 DPL_API dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64_t n,
-                                     const int32_t* types, const void* moments, int threads,
-                                     double* energies, void* grad_moments);
+                                     const int32_t* types, const void* const* moments, int threads,
+                                     double* energies, void* const* grad_moments);
 
 typedef struct dpl_layer_gradient {
   void *weight, *bias, *step; /* shaped as the layer's; step may be NULL */
@@ -281,10 +293,33 @@ typedef struct dpl_network_gradient {
 /* Derivatives of Ω = Σ_i to_energies_i E_i + Σ to_gradients · grad_moments, after
  * dpl_pass_energies with the same moments, once: grad_moments becomes ∂Ω/∂T, networks (n_types) the
  * derivatives with respect to the weights. to_gradients may be NULL: 0. */
-DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* moments,
-                                     const double* to_energies, const void* to_gradients,
-                                     int threads, void* grad_moments,
+DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* const* moments,
+                                     const double* to_energies, const void* const* to_gradients,
+                                     int threads, void* const* grad_moments,
                                      const dpl_network_gradient* networks);
+
+/* --- the tables of embedding networks in training --------------------------------------------- */
+
+/* A function of one scalar: hidden layers alone, the first one of one input, all double. */
+typedef struct dpl_embedding {
+  int32_t n_layers; /* at least 1 */
+  dpl_activation activation;
+  const dpl_layer* layers;
+} dpl_embedding;
+
+/* The coefficients (n_tables, n_nodes, DPL_POWERS, n_features) real of dpl_table, from the value
+ * and two derivatives of a network each at the nodes start + k · spacing: quintics between two
+ * nodes, the parabola of the last node beyond it, features after the network's 0. */
+DPL_API dpl_status dpl_tabulate(const dpl_embedding* networks, int32_t n_tables, double start,
+                                double spacing, int32_t n_nodes, int32_t n_features,
+                                dpl_precision precision, int threads, void* coefficients);
+
+/* From the gradient of the coefficients that of each network's layers, double. */
+DPL_API dpl_status dpl_tabulate_backward(const dpl_embedding* networks, int32_t n_tables,
+                                         double start, double spacing, int32_t n_nodes,
+                                         int32_t n_features, dpl_precision precision, int threads,
+                                         const void* grad_coefficients,
+                                         const dpl_layer_gradient* const* gradients);
 
 #ifdef __cplusplus
 }

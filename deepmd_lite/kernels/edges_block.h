@@ -68,15 +68,15 @@ DPL_INLINE Fault gather_atom(const Problem<real>& p, int64_t i, Edges<real>& edg
 template <class real>
 struct Geometry {
   using vec = typename Simd<real>::vec;
-  vec x[3], inverse_r;
+  vec x[3], r, inverse_r;
   Radial<vec> radials;
 
   DPL_INLINE Geometry at(const Problem<real>& p, const Edges<real>& edges, int32_t e) {
     Geometry g;
     for (int k = 0; k < 3; ++k) g.x[k] = Simd<real>::load(edges.x[k] + e);
-    const vec r = square_root(g.x[0] * g.x[0] + g.x[1] * g.x[1] + g.x[2] * g.x[2]);
-    g.inverse_r = 1 / r;
-    g.radials = radial(p.switching, p.protection, r, g.inverse_r);
+    g.r = square_root(g.x[0] * g.x[0] + g.x[1] * g.x[1] + g.x[2] * g.x[2]);
+    g.inverse_r = 1 / g.r;
+    g.radials = radial(p.switching, p.protection, g.r, g.inverse_r);
     return g;
   }
 };
@@ -101,7 +101,8 @@ void prepare_atom(const Problem<real>& p, int64_t i, int32_t begin, Edges<real>&
       row[c] = (row[c] - mean[c]) * scale[c];
       S::store(edges.row[c] + e, row[c]);
     }
-    const vec place = (row[0] - p.table_start) * p.inverse_spacing;
+    const vec y = p.table_of_distance ? -g.r : row[0];
+    const vec place = (y - p.table_start) * p.inverse_spacing;
     const ivec q = __builtin_convertvector(clamped_place(place, real(last)), ivec);
     S::store(edges.t + e, place - __builtin_convertvector(q, vec));
     S::store(edges.bin + e, S::load(edges.bin + e) * p.n_intervals + q);
@@ -111,7 +112,10 @@ void prepare_atom(const Problem<real>& p, int64_t i, int32_t begin, Edges<real>&
       for (int k = 0; k < 3; ++k) d[k] = S::load(edges.d[k] + e);
       Row::tangent(g.radials, g.x, g.inverse_r, d, change);
       for (int c = 0; c < kColumns; ++c) S::store(edges.change[c] + e, change[c] * scale[c]);
-      S::store(edges.shift + e, change[0] * (scale[0] * p.inverse_spacing));
+      vec shift = change[0] * scale[0];
+      if (p.table_of_distance)
+        shift = -(g.x[0] * d[0] + g.x[1] * d[1] + g.x[2] * d[2]) * g.inverse_r;
+      S::store(edges.shift + e, shift * p.inverse_spacing);
     }
   }
 }

@@ -9,15 +9,51 @@
 
 namespace dpl {
 
-inline DescriptorShape shape_of(const dpl_fitting& fitting) {
-  return {fitting.n_features, fitting.n_embedding, fitting.n_axis};
-}
+// The descriptors of a fitting and where the numbers of each stand, full and packed.
+class Packing {
+ public:
+  struct Part {
+    DescriptorShape shape;
+    int64_t row;                  // numbers of an atom's moments
+    int32_t first, first_packed;  // numbers of the descriptors before it
+  };
+  Packing() = default;
+  explicit Packing(const dpl_fitting& fitting) {
+    for (int32_t k = 0; k < fitting.n_descriptors; ++k) {
+      const dpl_shape& s = fitting.shapes[k];
+      const DescriptorShape shape{s.n_features, s.n_embedding, s.n_axis};
+      parts_.push_back({shape, int64_t(kColumns) * s.n_features, n_full_, n_packed_});
+      n_full_ += shape.n_full();
+      n_packed_ += shape.n_packed();
+    }
+  }
+
+  const std::vector<Part>& parts() const { return parts_; }
+  int32_t n_packed() const { return n_packed_; }
+  // Where the i-th number of the full descriptors stands.
+  int32_t place(int32_t i) const {
+    size_t k = parts_.size() - 1;
+    while (i < parts_[k].first) --k;
+    return parts_[k].first_packed + parts_[k].shape.place(i - parts_[k].first);
+  }
+
+ private:
+  std::vector<Part> parts_;
+  int32_t n_full_ = 0, n_packed_ = 0;
+};
 
 // Whether sizes, activation and layers fit together.
 dpl_status check_fitting(const dpl_fitting& fitting);
 
 template <class real>
 FittingKernels<real> fitting_kernels();
+
+// As many columns as `multiply` writes: numbers after the last one are 0 in every layer.
+template <class real>
+int64_t padded(int64_t n) {
+  constexpr int64_t half = kPanel<real> / 2;
+  return (n + half - 1) / half * half;
+}
 
 // A hidden layer, its weights in the layout that `multiply` reads.
 template <class real>
@@ -28,10 +64,14 @@ struct Layer {
   std::vector<real> bias, step;
   bool has_step;
   int copies;  // how often the input is added to the output
-  // First layer: the one or two inputs of the full descriptor that each packed one stands for (-1:
+  // First layer: the one or two inputs of the full descriptors that each packed one stands for (-1:
   // none), and the packed input that is added to each output.
   std::vector<std::pair<int32_t, int32_t>> source;
   std::vector<int32_t> residual;
+
+  // Copies the weights of a layer whose numbers of input are `ld_in` apart; with `packing` the
+  // input is packed.
+  void load(const dpl_layer& given, int64_t ld_in, const Packing* packing);
 
   // y (m, ld_out) += the input x, as residual connections want it.
   void add_residual(const FittingKernels<real>& kernels, int32_t m, const real* x, real* y) const;
@@ -45,12 +85,12 @@ template <class real>
 class Fitting {
  public:
   // Copies the weights; those of another call are replaced.
-  void load(const dpl_network& network, dpl_activation activation, const DescriptorShape& shape);
+  void load(const dpl_network& network, dpl_activation activation, const Packing& packing);
 
-  // Distance of two descriptors in memory, with room for what `describe` writes beyond the last
-  // number.
-  static int64_t stride(const DescriptorShape& shape) {
-    return padded(shape.n_packed() + DPL_FEATURE_PADDING);
+  // Distance of two atoms' descriptors in memory, with room for what `describe` writes beyond the
+  // last number.
+  static int64_t stride(const Packing& packing) {
+    return padded<real>(packing.n_packed() + DPL_FEATURE_PADDING);
   }
 
   // How many numbers of scratch `run` needs for m atoms.
@@ -66,11 +106,6 @@ class Fitting {
   dpl_activation activation() const { return activation_; }
 
  private:
-  // As many columns as `multiply` writes: numbers after the last one are 0 in every layer.
-  static int64_t padded(int64_t n) {
-    constexpr int64_t half = kPanel<real> / 2;
-    return (n + half - 1) / half * half;
-  }
   void forward(const FittingKernels<real>& kernels, const Layer<real>& layer, int32_t m,
                const real* x, real* slope, real* y) const;
 

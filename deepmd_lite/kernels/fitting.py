@@ -42,7 +42,8 @@ class Network:
     """
 
     weights: list[torch.Tensor]
-    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a, or D_m."""
+    """(n_in, n_out) of each layer; the first one's input is D_ma at m · n_axis + a, or D_m, of one
+    descriptor after another."""
     biases: list[torch.Tensor]
     """(n_out,)."""
     steps: list[torch.Tensor | None]
@@ -70,23 +71,30 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Fitting:
-    """The descriptor D_ma = Σ_c T_cm T_ca, or D_m = T_0m, and the networks of all elements."""
+class Shape:
+    """The numbers D_ma = Σ_c T_cm T_ca of one descriptor, or D_m = T_0m."""
 
     n_embedding: int
-    """Features m of the descriptor; the moments are padded beyond."""
+    """Features m; the moments are padded beyond."""
     n_axis: int
     """Features a; 0: the descriptor is the first column of the moments."""
-    activation: str
-    networks: Sequence[Network]
 
     @property
     def n_inputs(self) -> int:
-        """Numbers of a descriptor."""
+        """How many numbers there are."""
         return self.n_embedding * max(self.n_axis, 1)
 
-    def compiled(self, n_features: int, dtype: torch.dtype) -> _kernels.Fitting:
-        """For kernels on moments of `n_features`, in `dtype`.
+
+@dataclass(frozen=True)
+class Fitting:
+    """Descriptors, which the networks of all elements take one after another."""
+
+    shapes: Sequence[Shape]
+    activation: str
+    networks: Sequence[Network]
+
+    def compiled(self, n_features: Sequence[int], dtype: torch.dtype) -> _kernels.Fitting:
+        """For kernels on moments of `n_features` of each descriptor, in `dtype`.
 
         Raises InputError for an unknown activation or arrays that do not fit together.
         """
@@ -98,7 +106,11 @@ class Fitting:
             raise InputError("fitting: expected a network for each element, found none")
         networks = [_compiled(network, dtype) for network in self.networks]
         activation = ACTIVATIONS[self.activation]
-        return _kernels.Fitting(n_features, self.n_embedding, self.n_axis, activation, networks)
+        shapes = [
+            (n, shape.n_embedding, shape.n_axis)
+            for n, shape in zip(n_features, self.shapes, strict=True)
+        ]
+        return _kernels.Fitting(shapes, activation, networks)
 
 
 def _compiled(network: Network, dtype: torch.dtype) -> _kernels.Network:
@@ -128,25 +140,31 @@ def _compiled(network: Network, dtype: torch.dtype) -> _kernels.Network:
 
 
 def energies_and_gradients(
-    moments: torch.Tensor, types: torch.Tensor, fitting: Fitting
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Energies (n,) float64 eV and their gradients (n, 4, n_features) with respect to the moments.
+    moments: Sequence[torch.Tensor], types: torch.Tensor, fitting: Fitting
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Energies (n,) float64 eV and their gradients with respect to the moments, of their shapes.
 
-    `moments` T (n, 4, n_features) float64 or float32, normalised and padded; `types` (n,) int32.
-    Differentiable once in the moments and in the networks' arrays; the same bits for any number
-    of threads. Raises InputError for wrong shapes and dtypes.
+    `moments`: T (n, 4, n_features) of each descriptor, float64 or float32, normalised and padded;
+    `types` (n,) int32. Differentiable once in the moments and in the networks' arrays; the same
+    bits for any number of threads. Raises InputError for wrong shapes and dtypes.
     """
     types = checked("types", types, torch.int32, (-1,))
-    dtype = torch.float32 if moments.dtype == torch.float32 else torch.float64
-    moments = checked("moments", moments, dtype, (len(types), _kernels.COLUMNS, -1))
-    if moments.shape[2] % _kernels.FEATURE_PADDING:
+    if len(moments) != len(fitting.shapes):
         raise InputError(
-            f"moments: {moments.shape[2]} features; pad with zeros to a multiple of "
-            f"{_kernels.FEATURE_PADDING}"
+            f"moments: expected those of {len(fitting.shapes)} descriptors, found {len(moments)}"
         )
+    dtype = torch.float32 if moments[0].dtype == torch.float32 else torch.float64
+    shape = (len(types), _kernels.COLUMNS, -1)
+    given = [checked("moments", t, dtype, shape) for t in moments]
+    for t in given:
+        if t.shape[2] % _kernels.FEATURE_PADDING:
+            raise InputError(
+                f"moments: {t.shape[2]} features; pad with zeros to a multiple of "
+                f"{_kernels.FEATURE_PADDING}"
+            )
     arrays = [array for network in fitting.networks for array in network.arrays()]
-    result: tuple[torch.Tensor, torch.Tensor] = _Energies.apply(moments, types, fitting, *arrays)
-    return result
+    energies, *gradients = _Energies.apply(types, fitting, *given, *arrays)
+    return energies, gradients
 
 
 class _Lease:
@@ -167,56 +185,62 @@ class _Lease:
 
 
 class _Energies(torch.autograd.Function):
-    """(moments, types, fitting, arrays of the networks) → (energies, gradients)."""
+    """(types, fitting, moments of each descriptor, arrays of the networks) → (energies, gradients).
+
+    Gradients with respect to the moments, of each descriptor.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        moments: torch.Tensor,
-        types: torch.Tensor,
-        fitting: Fitting,
-        *arrays: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`arrays` are those of `fitting`, given once more for autograd to see."""
-        energies = torch.empty(len(moments), dtype=torch.float64)
-        gradients = torch.empty_like(moments)
-        lease = _Lease(moments.dtype)
-        compiled = fitting.compiled(moments.shape[2], moments.dtype)
+        ctx: Any, types: torch.Tensor, fitting: Fitting, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The arrays among `tensors` are those of `fitting`, given once more for autograd."""
+        moments = [t.detach() for t in tensors[: len(fitting.shapes)]]
+        energies = torch.empty(len(types), dtype=torch.float64)
+        gradients = [torch.empty_like(t) for t in moments]
+        lease = _Lease(moments[0].dtype)
+        compiled = fitting.compiled([t.shape[2] for t in moments], moments[0].dtype)
         threads = torch.get_num_threads()
-        lease.compiled.energies(compiled, types, moments.detach(), threads, energies, gradients)
-        ctx.save_for_backward(moments)
+        lease.compiled.energies(compiled, types, moments, threads, energies, gradients)
+        ctx.save_for_backward(*tensors[: len(fitting.shapes)])
         ctx.lease, ctx.fitting = lease, fitting
         ctx.set_materialize_grads(False)
-        return energies, gradients
+        return energies, *gradients
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, to_energies: torch.Tensor | None, to_gradients: torch.Tensor | None
+        ctx: Any, to_energies: torch.Tensor | None, *to_gradients: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
         """Cotangents of moments and arrays from those of energies and gradients."""
-        (moments,) = ctx.saved_tensors
+        moments = [t.detach() for t in ctx.saved_tensors]
         if to_energies is None:
-            to_energies = torch.zeros(len(moments), dtype=torch.float64)
+            to_energies = torch.zeros(len(moments[0]), dtype=torch.float64)
         out = [
             Network.of_arrays(
                 [
-                    None if x is None else torch.empty(x.shape, dtype=moments.dtype)
+                    None if x is None else torch.empty(x.shape, dtype=moments[0].dtype)
                     for x in network.arrays()
                 ],
                 len(network.weights),
             )
             for network in ctx.fitting.networks
         ]
-        grad = torch.empty_like(moments)
+        along = None
+        if any(g is not None for g in to_gradients):
+            along = [
+                torch.zeros_like(t) if g is None else g.contiguous()
+                for t, g in zip(moments, to_gradients, strict=True)
+            ]
+        grad = [torch.empty_like(t) for t in moments]
         biases = ctx.lease.compiled.backward(
-            moments.detach(),
+            moments,
             to_energies.contiguous(),
-            None if to_gradients is None else to_gradients.contiguous(),
+            along,
             torch.get_num_threads(),
             grad,
             [_kernels.Gradient(n.weights, n.biases, n.steps, n.weight_out) for n in out],
         )
         for network, bias in zip(out, biases, strict=True):
             network.bias_out.fill_(bias)
-        return grad, None, None, *(array for network in out for array in network.arrays())
+        return None, None, *grad, *(array for network in out for array in network.arrays())

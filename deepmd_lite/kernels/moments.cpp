@@ -18,11 +18,12 @@ class Call {
  public:
   Call(const dpl_atoms& a, const dpl_environment& env, const dpl_table& table, int threads,
        const double* tangent)
-      : blocks_(a, env, table, threads, tangent, block_starts(a, kBlockEdges)) {}
+      : blocks_(a, {{env, table, nullptr}}, threads, tangent, block_starts(a, kBlockEdges)) {}
 
   dpl_status moments(real* out, int32_t* counts, int64_t* beyond) {
     std::atomic<int64_t> n_beyond{0};
-    blocks_.run(blocks_.all(), [&](int64_t, int64_t begin, int64_t end, Edges<real>& edges) {
+    blocks_.run(blocks_.all(), [&](int64_t, int64_t begin, int64_t end, auto& each) {
+      Edges<real>& edges = each[0];
       int64_t n = 0;
       const Fault fault = kernels_.gather(p_, begin, end, edges, counts + begin * p_.n_types, &n);
       if (fault.status != DPL_OK) return fault;
@@ -49,7 +50,8 @@ class Call {
       if (grad_positions)
         to_positions.begin(round, blocks_.starts, p_.offsets, p_.indices, threads);
       if (grad_coefficients) to_table.begin(round);
-      const auto body = [&](int64_t block, int64_t begin, int64_t end, Edges<real>& edges) {
+      const auto body = [&](int64_t block, int64_t begin, int64_t end, auto& each) {
+        Edges<real>& edges = each[0];
         int64_t unused = 0;
         const Fault fault = kernels_.gather(p_, begin, end, edges, nullptr, &unused);
         if (fault.status != DPL_OK) return fault;
@@ -74,7 +76,7 @@ class Call {
 
  private:
   Blocks<real> blocks_;
-  const Problem<real>& p_ = blocks_.problem;
+  const Problem<real>& p_ = blocks_.problems[0];
   const BlockKernels<real>& kernels_ = blocks_.kernels;
   const int64_t row_ = int64_t(kColumns) * p_.n_features;  // the moments of one atom
 };

@@ -162,27 +162,32 @@ void chain_atom(const Problem<real>& p, int64_t i, int32_t begin, int32_t end, E
   using vec = typename S::vec;
   using Row = EnvironmentRow<kColumns>;
   const real* scale = p.inverse_width + p.types[i] * kColumns;
-  const real h = p.inverse_spacing;
+  // of the place with respect to the row's first entry, and to r
+  const real by_row = p.table_of_distance ? real(0) : p.inverse_spacing * scale[0];
+  const real by_r = p.table_of_distance ? -p.inverse_spacing : real(0);
   for (int32_t e = begin; e < end; e += S::lanes) {
     const auto geometry = Geometry<real>::at(p, edges, e);
     const auto contracted = [&](int k) { return S::load(edges.contracted[k] + e); };
     vec g[kColumns], out[3];
     for (int c = 0; c < kColumns; ++c) g[c] = contracted(c) * scale[c];
-    g[0] += contracted(4) * (h * scale[0]);
+    g[0] += contracted(4) * by_row;
+    const vec outward = contracted(4) * by_r;
     if (Order == 1) {
-      Row::gradient(geometry.radials, geometry.x, geometry.inverse_r, g, out);
+      Row::gradient(geometry.radials, geometry.x, geometry.inverse_r, g, outward, out);
     } else {
       vec change[kColumns], g2[kColumns], d[3];
       for (int c = 0; c < kColumns; ++c) change[c] = S::load(edges.change[c] + e);
       for (int k = 0; k < 3; ++k) d[k] = S::load(edges.d[k] + e);
-      vec along = contracted(9) * change[0] * h;
+      const vec shift = S::load(edges.shift + e);
+      vec along = contracted(9) * shift;
       for (int c = 0; c < kColumns; ++c) {
         along += contracted(5 + c) * change[c];
-        g2[c] = contracted(5 + c) * change[0] * (h * scale[c]);
+        g2[c] = contracted(5 + c) * shift * scale[c];
       }
-      g2[0] += along * (h * scale[0]);
-      Row::gradient(geometry.radials, geometry.x, geometry.inverse_r, g2, out);
-      Row::add_tangent_gradient(geometry.radials, geometry.x, geometry.inverse_r, d, g, out);
+      g2[0] += along * by_row;
+      Row::gradient(geometry.radials, geometry.x, geometry.inverse_r, g2, along * by_r, out);
+      Row::add_tangent_gradient(geometry.radials, geometry.x, geometry.inverse_r, d, g, outward,
+                                out);
     }
     for (int k = 0; k < 3; ++k) S::store(edges.gradient[k] + e, out[k]);
   }

@@ -40,6 +40,7 @@ struct Problem {
   bool type_one_side;
 
   real table_start, inverse_spacing;
+  bool table_of_distance;
   const real* coefficients;  // (n_tables, n_intervals, kPowers, n_features)
   int32_t n_tables, n_intervals, n_features;
 

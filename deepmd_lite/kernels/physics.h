@@ -133,23 +133,24 @@ struct EnvironmentRow<4> {
     for (int k = 0; k < 3; ++k) change[1 + k] = f.dp * rho * x[k] + f.p * d[k];
   }
 
-  // out = gradient with respect to the edge vector of Σ_c g[c] row[c].
+  // out = gradient with respect to the edge vector of Σ_c g[c] row[c] + outward r.
   template <class value>
   DPL_INLINE void gradient(const Radial<value>& f, const value* x, value inverse_r, const value* g,
-                           value* out) {
+                           value outward, value* out) {
     const value gx = g[1] * x[0] + g[2] * x[1] + g[3] * x[2];
-    const value along = (g[0] * f.ds + gx * f.dp) * inverse_r;
+    const value along = (g[0] * f.ds + gx * f.dp + outward) * inverse_r;
     for (int k = 0; k < 3; ++k) out[k] = along * x[k] + f.p * g[1 + k];
   }
 
-  // out += gradient with respect to the edge vector of Σ_c g[c] tangent(d)[c].
+  // out += gradient with respect to the edge vector of Σ_c g[c] tangent(d)[c] + outward dr, dr the
+  // change of r.
   template <class value>
   DPL_INLINE void add_tangent_gradient(const Radial<value>& f, const value* x, value inverse_r,
-                                       const value* d, const value* g, value* out) {
+                                       const value* d, const value* g, value outward, value* out) {
     const value rho = (x[0] * d[0] + x[1] * d[1] + x[2] * d[2]) * inverse_r;
     const value gx = g[1] * x[0] + g[2] * x[1] + g[3] * x[2];
     const value gd = g[1] * d[0] + g[2] * d[1] + g[3] * d[2];
-    const value first = g[0] * f.ds + gx * f.dp;  // coefficient of rho
+    const value first = g[0] * f.ds + gx * f.dp + outward;  // coefficient of rho
     const value along =
         ((g[0] * f.d2s + gx * f.d2p - first * inverse_r) * rho + gd * f.dp) * inverse_r;
     for (int k = 0; k < 3; ++k)

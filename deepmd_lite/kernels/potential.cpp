@@ -45,132 +45,226 @@ std::vector<int64_t> divide(const dpl_atoms& a, const std::vector<int64_t>& roun
   return starts;
 }
 
+// A copy of a descriptor and what follows from it. A descriptor of another cutoff than the list's
+// sees fewer edges.
+template <class real>
+struct Part {
+  dpl_descriptor own;  // with the arrays below
+  Packing::Part place;
+  std::vector<double> davg, dstd, sel;
+  double scale;  // 1 / n_sel
+  Buffer coefficients;
+  std::vector<real> empty;  // (n_types of the centre, n_types, n_features)
+
+  Part(const dpl_descriptor& given, const Packing::Part& place);
+  Part(Part&&) = default;
+};
+
+template <class real>
+Part<real>::Part(const dpl_descriptor& given, const Packing::Part& place)
+    : own(given), place(place) {
+  dpl_environment& env = own.environment;
+  dpl_table& table = own.table;
+  const int32_t n_types = env.n_types, n_m = table.n_features;
+  davg.assign(env.davg, env.davg + n_types * kColumns);
+  dstd.assign(env.dstd, env.dstd + n_types * kColumns);
+  sel.assign(own.sel, own.sel + n_types);
+  env.davg = davg.data(), env.dstd = dstd.data(), own.sel = sel.data();
+  double n_sel = 0;
+  for (double n : sel) n_sel += n;
+  scale = 1 / n_sel;
+  const int64_t size = int64_t(table.n_tables) * table.n_intervals * kPowers * n_m;
+  real* values = coefficients.get<real>(size);
+  std::copy_n(static_cast<const real*>(table.coefficients), size, values);
+  table.coefficients = values;
+  for (int32_t a = 0; a < n_types; ++a) {
+    const double s = -davg[a * kColumns] / dstd[a * kColumns];
+    const double y = env.table_of_distance ? -env.rcut : s;
+    const double in_table = (y - env.table_start) / env.table_spacing;
+    const double q = std::floor(clamped_place(in_table, table.n_intervals - 1.0));
+    for (int32_t b = 0; b < n_types; ++b) {
+      const int64_t number = env.type_one_side ? b : a * n_types + b;
+      const real* c = values + (number * table.n_intervals + int64_t(q)) * kPowers * n_m;
+      const int powers = q == table.n_intervals - 1 ? 3 : kPowers;  // the end is a parabola
+      for (int32_t m = 0; m < n_m; ++m) {
+        double g = 0;
+        for (int k = powers - 1; k >= 0; --k) g = g * (in_table - q) + double(c[k * n_m + m]);
+        empty.push_back(real(s * g));
+      }
+    }
+  }
+}
+
+// Adds the edge gradients of one problem to those of another whose cutoff is not smaller: its edges
+// are among them, in the same order.
+template <class real>
+void add_gradients(int64_t n_atoms, const Edges<real>& from, Edges<real>& to) {
+  for (int64_t i = 0; i < n_atoms; ++i)
+    for (int32_t e = from.start[i], place = to.start[i]; e < from.start[i + 1]; ++e, ++place) {
+      while (to.neighbor[place] != from.neighbor[e]) ++place;
+      for (int k = 0; k < 3; ++k) to.gradient[k][place] += from.gradient[k][e];
+    }
+}
+
 template <class real>
 class Potential final : public dpl_potential {
  public:
   explicit Potential(const dpl_model& model);
-  int32_t n_types() const override { return environment_.n_types; }
+  int32_t n_types() const override { return int32_t(fittings_.size()); }
   dpl_status evaluate(const dpl_atoms& atoms, const double* weights, int threads, double* energies,
                       double* forces, double* virial, int64_t* beyond) const override;
 
  private:
   // The atoms of a block in order of type, and what exists for them.
   struct Block {
-    std::vector<int32_t> order, first;  // first of each type, and the end
-    int32_t* counts;                    // (n, n_types) neighbours
-    real *moments, *gradient;           // (n, row_) in the order of the list
-    real* descriptors;                  // (n, stride) in order of type
-    double* energies;                   // (n) in order of type
+    std::vector<int32_t> order, first;     // first of each type, and the end
+    std::vector<int32_t*> counts;          // of each part (n, n_types) neighbours
+    std::vector<real*> moments, gradient;  // of each part (n, row) in the order of the list
+    real* descriptors;                     // (n, stride) in order of type
+    double* energies;                      // (n) in order of type
   };
 
-  Block block(const Problem<real>& p, int64_t begin, int64_t end) const;
-  void energies(const FittingKernels<real>& kernels, const Problem<real>& p, const double* weights,
+  Block block(const int32_t* types, int64_t begin, int64_t end) const;
+  void energies(const FittingKernels<real>& kernels, const int32_t* types, const double* weights,
                 int64_t begin, Block& block) const;
+  void describe(const FittingKernels<real>& kernels, size_t part, const int32_t* types,
+                int64_t begin, Block& block) const;
+  Fault evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels,
+                 const double* weights, int64_t begin, int64_t end, std::vector<Edges<real>>& edges,
+                 double* energies, int64_t* beyond) const;
 
-  dpl_environment environment_;
-  dpl_table table_;
-  DescriptorShape shape_;
-  std::vector<double> davg_, dstd_, sel_;
-  double scale_;  // 1 / n_sel
-  Buffer coefficients_;
-  std::vector<real> empty_;  // (n_types of the centre, n_types, n_features)
+  Packing packing_;
+  std::vector<Part<real>> parts_;
+  size_t widest_ = 0;  // the part of the largest cutoff
   std::vector<Fitting<real>> fittings_;
-  int64_t row_, stride_;
+  int64_t rows_ = 0, stride_;  // numbers of an atom's moments, of all parts together
 };
 
 template <class real>
 Potential<real>::Potential(const dpl_model& model)
-    : environment_(model.environment),
-      table_(model.table),
-      shape_(shape_of(model.fitting)),
-      row_(int64_t(kColumns) * model.table.n_features),
-      stride_(Fitting<real>::stride(shape_)) {
-  const int32_t n_types = environment_.n_types, n_m = table_.n_features;
-  davg_.assign(environment_.davg, environment_.davg + n_types * kColumns);
-  dstd_.assign(environment_.dstd, environment_.dstd + n_types * kColumns);
-  environment_.davg = davg_.data(), environment_.dstd = dstd_.data();
-  sel_.assign(model.sel, model.sel + n_types);
-  double n_sel = 0;
-  for (double n : sel_) n_sel += n;
-  scale_ = 1 / n_sel;
-  const int64_t size = int64_t(table_.n_tables) * table_.n_intervals * kPowers * n_m;
-  real* coefficients = coefficients_.get<real>(size);
-  std::copy_n(static_cast<const real*>(table_.coefficients), size, coefficients);
-  table_.coefficients = coefficients;
-  for (int32_t a = 0; a < n_types; ++a) {
-    const double s = -davg_[a * kColumns] / dstd_[a * kColumns];
-    const double place = (s - environment_.table_start) / environment_.table_spacing;
-    const double q = std::floor(clamped_place(place, table_.n_intervals - 1.0));
-    for (int32_t b = 0; b < n_types; ++b) {
-      const int64_t table = environment_.type_one_side ? b : a * n_types + b;
-      const real* c = coefficients + (table * table_.n_intervals + int64_t(q)) * kPowers * n_m;
-      const int powers = q == table_.n_intervals - 1 ? 3 : kPowers;  // the end is a parabola
-      for (int32_t m = 0; m < n_m; ++m) {
-        double g = 0;
-        for (int k = powers - 1; k >= 0; --k) g = g * (place - q) + double(c[k * n_m + m]);
-        empty_.push_back(real(s * g));
-      }
-    }
+    : packing_(model.fitting), stride_(Fitting<real>::stride(packing_)) {
+  for (int32_t p = 0; p < model.fitting.n_descriptors; ++p) {
+    parts_.emplace_back(model.descriptors[p], packing_.parts()[p]);
+    rows_ += packing_.parts()[p].row;
+    if (parts_[p].own.environment.rcut > parts_[widest_].own.environment.rcut) widest_ = p;
   }
-  fittings_.resize(n_types);
-  for (int32_t a = 0; a < n_types; ++a)
-    fittings_[a].load(model.fitting.networks[a], model.fitting.activation, shape_);
+  fittings_.resize(model.fitting.n_types);
+  for (size_t a = 0; a < fittings_.size(); ++a)
+    fittings_[a].load(model.fitting.networks[a], model.fitting.activation, packing_);
 }
 
 template <class real>
-typename Potential<real>::Block Potential<real>::block(const Problem<real>& p, int64_t begin,
+typename Potential<real>::Block Potential<real>::block(const int32_t* types, int64_t begin,
                                                        int64_t end) const {
-  const int64_t n = end - begin;
+  const int64_t n = end - begin, n_types = int64_t(fittings_.size());
+  const int64_t n_parts = int64_t(parts_.size());
   Workspace& memory = workspace();
   Block block;
-  block.moments = memory.moments.get<real>(2 * n * row_);
-  block.gradient = block.moments + n * row_;
+  real* rows = memory.moments.get<real>(2 * n * rows_);
   block.descriptors = memory.descriptors.get<real>(n * stride_ + DPL_FEATURE_PADDING);
-  block.energies = memory.atoms.get<double>(n * (1 + p.n_types));
-  block.counts = reinterpret_cast<int32_t*>(block.energies + n);
-  block.first.assign(p.n_types + 1, 0);
-  for (int64_t i = begin; i < end; ++i) ++block.first[p.types[i] + 1];
-  for (int32_t a = 0; a < p.n_types; ++a) block.first[a + 1] += block.first[a];
+  block.energies = memory.atoms.get<double>(n * (1 + n_types * n_parts));
+  int32_t* counts = reinterpret_cast<int32_t*>(block.energies + n);
+  for (const Part<real>& part : parts_) {
+    block.moments.push_back(rows), rows += n * part.place.row;
+    block.gradient.push_back(rows), rows += n * part.place.row;
+    block.counts.push_back(counts), counts += n * n_types;
+  }
+  block.first.assign(n_types + 1, 0);
+  for (int64_t i = begin; i < end; ++i) ++block.first[types[i] + 1];
+  for (int64_t a = 0; a < n_types; ++a) block.first[a + 1] += block.first[a];
   std::vector<int32_t> next(block.first);
   block.order.resize(n);
-  for (int64_t i = begin; i < end; ++i) block.order[next[p.types[i]]++] = int32_t(i - begin);
+  for (int64_t i = begin; i < end; ++i) block.order[next[types[i]]++] = int32_t(i - begin);
   return block;
+}
+
+// Normalised moments of one part, and its place in the descriptors.
+template <class real>
+void Potential<real>::describe(const FittingKernels<real>& kernels, size_t part,
+                               const int32_t* types, int64_t begin, Block& block) const {
+  const Part<real>& own = parts_[part];
+  const int32_t n_m = own.place.shape.n_features, n_types = this->n_types();
+  std::vector<real> constant(n_m);
+  for (size_t k = 0; k < block.order.size(); ++k) {
+    const int32_t i = block.order[k];
+    const real* empty = own.empty.data() + int64_t(types[begin + i]) * n_types * n_m;
+    std::fill(constant.begin(), constant.end(), real(0));
+    for (int32_t b = 0; b < n_types; ++b, empty += n_m) {
+      const real left = real(own.sel[b] - block.counts[part][int64_t(i) * n_types + b]);
+      for (int32_t m = 0; m < n_m; ++m) constant[m] += left * empty[m];
+    }
+    real* moments = block.moments[part] + i * own.place.row;
+    kernels.normalise(n_m, constant.data(), real(own.scale), moments);
+    kernels.describe(own.place.shape, moments,
+                     block.descriptors + int64_t(k) * stride_ + own.place.first_packed);
+  }
 }
 
 // Energies, and the gradient of minus their weighted sum with respect to the moments.
 template <class real>
-void Potential<real>::energies(const FittingKernels<real>& kernels, const Problem<real>& p,
+void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_t* types,
                                const double* weights, int64_t begin, Block& block) const {
-  const int32_t n_m = p.n_features, n_types = p.n_types;
-  std::vector<real> constant(n_m);
-  for (size_t k = 0; k < block.order.size(); ++k) {
-    const int32_t i = block.order[k];
-    const real* empty = empty_.data() + int64_t(p.types[begin + i]) * n_types * n_m;
-    std::fill(constant.begin(), constant.end(), real(0));
-    for (int32_t b = 0; b < n_types; ++b, empty += n_m) {
-      const real left = real(sel_[b] - block.counts[int64_t(i) * n_types + b]);
-      for (int32_t m = 0; m < n_m; ++m) constant[m] += left * empty[m];
-    }
-    kernels.normalise(n_m, constant.data(), real(scale_), block.moments + i * row_);
-    kernels.describe(shape_, block.moments + i * row_, block.descriptors + int64_t(k) * stride_);
-  }
-  for (int32_t a = 0; a < n_types; ++a) {
+  for (size_t p = 0; p < parts_.size(); ++p) describe(kernels, p, types, begin, block);
+  for (int32_t a = 0; a < n_types(); ++a) {
     const int32_t first = block.first[a], m = block.first[a + 1] - first;
     if (m == 0) continue;
     real* scratch = workspace().layers.template get<real>(fittings_[a].scratch_size(m));
     fittings_[a].run(kernels, m, block.descriptors + first * stride_, scratch,
                      block.energies + first);
   }
-  for (size_t k = 0; k < block.order.size(); ++k) {
-    const int64_t i = block.order[k];
-    const double weight = weights ? weights[begin + i] : 1.0;
-    if (weight == 0)  // whatever the network says of atoms that are so close, infinite or not
-      std::fill_n(block.gradient + i * row_, row_, real(0));
-    else
-      kernels.describe_backward(shape_, block.moments + i * row_,
-                                block.descriptors + int64_t(k) * stride_, real(-scale_ * weight),
-                                block.gradient + i * row_);
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    const Packing::Part& place = parts_[p].place;
+    for (size_t k = 0; k < block.order.size(); ++k) {
+      const int64_t i = block.order[k];
+      const double weight = weights ? weights[begin + i] : 1.0;
+      real* gradient = block.gradient[p] + i * place.row;
+      if (weight == 0)  // whatever the network says of atoms that are so close, infinite or not
+        std::fill_n(gradient, place.row, real(0));
+      else
+        kernels.describe_backward(place.shape, block.moments[p] + i * place.row,
+                                  block.descriptors + int64_t(k) * stride_ + place.first_packed,
+                                  real(-parts_[p].scale * weight), gradient);
+    }
   }
+}
+
+// Edges of atoms of weight 0 that lie in the continuation of the table.
+template <class real>
+int64_t without_weight(const Problem<real>& p, const double* weights, int64_t begin, int64_t end,
+                       const Edges<real>& edges) {
+  int64_t n = 0;
+  for (int64_t i = begin; i < end; ++i)
+    if (weights[i] == 0)
+      for (int32_t e = edges.start[i - begin]; e < edges.start[i - begin + 1]; ++e)
+        n += (edges.bin[e] + 1) % p.n_intervals == 0;
+  return n;
+}
+
+// Energies of the atoms of a block, and the edge gradients of all parts among those of the widest.
+template <class real>
+Fault Potential<real>::evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels,
+                                const double* weights, int64_t begin, int64_t end,
+                                std::vector<Edges<real>>& edges, double* energies,
+                                int64_t* beyond) const {
+  const int32_t* types = blocks.problems[0].types;
+  Block own = block(types, begin, end);
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    const Problem<real>& problem = blocks.problems[p];
+    int64_t far = 0;
+    const Fault fault = blocks.kernels.gather(problem, begin, end, edges[p], own.counts[p], &far);
+    if (fault.status != DPL_OK) return fault;
+    if (weights) far -= without_weight(problem, weights, begin, end, edges[p]);
+    *beyond = std::max(*beyond, far);  // an edge is one, for however many parts it is too short
+    blocks.kernels.sum(problem, edges[p]);
+    blocks.kernels.spread(problem, begin, end, edges[p], own.moments[p]);
+  }
+  this->energies(kernels, types, weights, begin, own);
+  for (size_t i = 0; i < own.order.size(); ++i) energies[begin + own.order[i]] = own.energies[i];
+  for (size_t p = 0; p < parts_.size(); ++p)
+    blocks.kernels.backward(blocks.problems[p], begin, end, edges[p], own.gradient[p]);
+  for (size_t p = 0; p < parts_.size(); ++p)
+    if (p != widest_) add_gradients(end - begin, edges[p], edges[widest_]);
+  return {};
 }
 
 // (3, 3) Σ over rows of position ⊗ force.
@@ -187,45 +281,25 @@ void add_up_virial(int64_t n, const double* positions, const double* forces, int
   for (int64_t k = 0; k < 9 * n_parts; ++k) virial[k % 9] += parts[k];
 }
 
-// Edges of atoms of weight 0 that lie in the continuation of the table.
-template <class real>
-int64_t without_weight(const Problem<real>& p, const double* weights, int64_t begin, int64_t end,
-                       const Edges<real>& edges) {
-  int64_t n = 0;
-  for (int64_t i = begin; i < end; ++i)
-    if (weights[i] == 0)
-      for (int32_t e = edges.start[i - begin]; e < edges.start[i - begin + 1]; ++e)
-        n += (edges.bin[e] + 1) % p.n_intervals == 0;
-  return n;
-}
-
 template <class real>
 dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, const double* weights, int threads,
                                      double* energies, double* forces, double* virial,
                                      int64_t* beyond) const {
   const std::vector<int64_t> rounds = block_starts(atoms, kRoundEdges);
-  Blocks<real> blocks(atoms, environment_, table_, threads, nullptr,
-                      divide(atoms, rounds, threads));
-  const Problem<real>& p = blocks.problem;
+  std::vector<dpl_descriptor> descriptors;
+  for (const Part<real>& part : parts_) descriptors.push_back(part.own);
+  Blocks<real> blocks(atoms, descriptors, threads, nullptr, divide(atoms, rounds, threads));
   const FittingKernels<real> fitting = fitting_kernels<real>();
   PositionGradient to_forces(forces, atoms.n_all, workspace());
   std::fill(forces, forces + 3 * atoms.n_all, 0.0);
   std::atomic<int64_t> n_beyond{0};
   for (const Round& round : blocks.rounds_of(rounds)) {
     to_forces.begin(round, blocks.starts, atoms.offsets, atoms.indices, threads);
-    const auto body = [&](int64_t k, int64_t begin, int64_t end, Edges<real>& edges) {
-      Block own = block(p, begin, end);
+    const auto body = [&](int64_t k, int64_t begin, int64_t end, auto& edges) {
       int64_t far = 0;
-      const Fault fault = blocks.kernels.gather(p, begin, end, edges, own.counts, &far);
+      const Fault fault = evaluate(blocks, fitting, weights, begin, end, edges, energies, &far);
       if (fault.status != DPL_OK) return fault;
-      if (weights) far -= without_weight(p, weights, begin, end, edges);
-      blocks.kernels.sum(p, edges);
-      blocks.kernels.spread(p, begin, end, edges, own.moments);
-      this->energies(fitting, p, weights, begin, own);
-      for (size_t i = 0; i < own.order.size(); ++i)
-        energies[begin + own.order[i]] = own.energies[i];
-      blocks.kernels.backward(p, begin, end, edges, own.gradient);
-      to_forces.add(k, begin, end, edges);
+      to_forces.add(k, begin, end, edges[widest_]);
       n_beyond += far;
       return fault;
     };
@@ -237,24 +311,30 @@ dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, const double* weigh
   return DPL_OK;
 }
 
-dpl_status check_potential(const dpl_model& model) {
-  dpl_status status = check_model(model.environment, model.table);
-  if (status == DPL_OK) status = check_fitting(model.fitting);
+dpl_status check_descriptor(const dpl_descriptor& d, const dpl_fitting& fitting,
+                            const dpl_shape& shape) {
+  const dpl_status status = check_model(d.environment, d.table);
   if (status != DPL_OK) return status;
-  if (model.fitting.precision != model.table.precision ||
-      model.fitting.n_types != model.environment.n_types ||
-      model.fitting.n_features != model.table.n_features)
+  if (fitting.precision != d.table.precision || fitting.n_types != d.environment.n_types ||
+      shape.n_features != d.table.n_features)
     return fail(DPL_INVALID_ARGUMENT, "precision, types or features of table and fitting differ");
   double n_sel = 0;
-  for (int32_t a = 0; a < model.environment.n_types; ++a) {
-    n_sel += model.sel[a];
+  for (int32_t a = 0; a < d.environment.n_types; ++a) {
+    n_sel += d.sel[a];
     for (int c = 1; c < kColumns; ++c)
-      if (model.environment.davg[a * kColumns + c] != 0)
+      if (d.environment.davg[a * kColumns + c] != 0)
         return fail(DPL_INVALID_ARGUMENT, "davg of x, y and z must be 0");
   }
   if (!(n_sel > 0) || !std::isfinite(n_sel))
     return fail(DPL_INVALID_ARGUMENT, "the sum of sel must be positive, found %g", n_sel);
   return DPL_OK;
+}
+
+dpl_status check_potential(const dpl_model& model) {
+  dpl_status status = check_fitting(model.fitting);
+  for (int32_t p = 0; status == DPL_OK && p < model.fitting.n_descriptors; ++p)
+    status = check_descriptor(model.descriptors[p], model.fitting, model.fitting.shapes[p]);
+  return status;
 }
 
 }  // namespace
@@ -265,7 +345,7 @@ dpl_status dpl_potential_create(const dpl_model* model, dpl_potential** handle) 
   try {
     const dpl_status status = dpl::check_potential(*model);
     if (status != DPL_OK) return status;
-    if (model->table.precision == DPL_FLOAT64)
+    if (model->fitting.precision == DPL_FLOAT64)
       *handle = new dpl::Potential<double>(*model);
     else
       *handle = new dpl::Potential<float>(*model);

@@ -36,11 +36,13 @@ class Environment:
     type_one_side: bool
     """Table of an edge: the neighbour's type b; otherwise `a * n_types + b` for centre type a."""
     table_start: float
-    """Normalised s at which interval 0 begins."""
+    """Normalised s (or minus the distance, Å) at which interval 0 begins."""
     table_spacing: float
-    """Width of an interval in normalised s."""
+    """Width of an interval, in the same."""
     protection: float = 0.0
     """Added to distances that are divided by, Å: DeePMD-kit's `env_protection`."""
+    table_of_distance: bool = False
+    """Whether tables are functions of −r, Å, instead of normalised s."""
 
     @property
     def n_types(self) -> int:
@@ -135,9 +137,9 @@ def moments(
     """
     beyond = 0
 
-    def embed(table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
+    def embed(table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:
         nonlocal beyond
-        position_e = (s_e - environment.table_start) / environment.table_spacing
+        position_e = (y_e - environment.table_start) / environment.table_spacing
         values_em, beyond_e = table_values(coefficients, table_e, position_e)
         beyond = int(beyond_e.sum())
         return values_em
@@ -159,8 +161,8 @@ def moments_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The moments and counts of `moments` for any embedding.
 
-    `embed` maps table numbers (n_edges,) and normalised s (n_edges,) of arithmetic type `dtype`
-    to features (n_edges, n_features).
+    `embed` maps table numbers (n_edges,) and what tables are functions of (n_edges,), normalised s
+    or −r (Å), of arithmetic type `dtype`, to features (n_edges, n_features).
     """
     n_local, n_types = len(offsets) - 1, environment.n_types
     centre_e = torch.repeat_interleave(torch.arange(n_local), offsets.diff())
@@ -175,7 +177,8 @@ def moments_of(
     )
     rows_ec = ((rows_ec - environment.davg[a_e]) / environment.dstd[a_e]).to(dtype)
     table_e = b_e if environment.type_one_side else a_e * n_types + b_e
-    values_em = embed(table_e, rows_ec[:, 0])
+    y_e = -vectors_ec.norm(dim=1).to(dtype) if environment.table_of_distance else rows_ec[:, 0]
+    values_em = embed(table_e, y_e)
     outer_ecm = rows_ec[:, :, None] * values_em[:, None, :]
     total = torch.zeros(n_local, *outer_ecm.shape[1:], dtype=outer_ecm.dtype)
     total = total.index_add(0, centre_e, outer_ecm)

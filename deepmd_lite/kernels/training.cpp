@@ -17,9 +17,11 @@
 struct dpl_pass {
   virtual ~dpl_pass() = default;
   virtual void energies(const dpl_fitting& fitting, int64_t n, const int32_t* types,
-                        const void* moments, int threads, double* energies, void* grad) = 0;
-  virtual void backward(const void* moments, const double* to_energies, const void* to_gradients,
-                        int threads, void* grad, const dpl_network_gradient* networks) = 0;
+                        const void* const* moments, int threads, double* energies,
+                        void* const* grad) = 0;
+  virtual void backward(const void* const* moments, const double* to_energies,
+                        const void* const* to_gradients, int threads, void* const* grad,
+                        const dpl_network_gradient* networks) = 0;
   dpl_precision precision;
   bool kept = false;  // whether the way back can be gone
 };
@@ -31,13 +33,21 @@ constexpr int64_t kRows = 64;    // most atoms of a block
 constexpr int64_t kFewRows = 8;  // least, if it can be
 constexpr int32_t kInputs = 48;  // inputs of a layer whose weights one thread derives
 
+// The moments of an atom among those of one descriptor, or what is shaped as they are.
+template <class real, class Any>
+real* row_of(const Packing::Part& part, Any* moments, int64_t atom) {
+  return static_cast<real*>(moments) + atom * part.row;
+}
+
 template <class real>
 class Pass final : public dpl_pass {
  public:
-  void energies(const dpl_fitting& fitting, int64_t n, const int32_t* types, const void* moments,
-                int threads, double* energies, void* grad) override;
-  void backward(const void* moments, const double* to_energies, const void* to_gradients,
-                int threads, void* grad, const dpl_network_gradient* networks) override;
+  void energies(const dpl_fitting& fitting, int64_t n, const int32_t* types,
+                const void* const* moments, int threads, double* energies,
+                void* const* grad) override;
+  void backward(const void* const* moments, const double* to_energies,
+                const void* const* to_gradients, int threads, void* const* grad,
+                const dpl_network_gradient* networks) override;
 
  private:
   // What is kept of a layer, each (atoms of the type, ld_out): argument of the function, step times
@@ -62,32 +72,38 @@ class Pass final : public dpl_pass {
   };
 
   void divide(int threads);
-  void forward_block(const Block& block, const real* moments, double* energies, real* grad);
-  void backward_block(const Block& block, const real* moments, const double* to_energies,
-                      const real* to_gradients, real* grad);
+  void forward_block(const Block& block, const void* const* moments, double* energies,
+                     void* const* grad);
+  void backward_block(const Block& block, const void* const* moments, const double* to_energies,
+                      const void* const* to_gradients, void* const* grad);
+  // body(part, its number) for each descriptor
+  template <class Body>
+  void each_part(Body body) const {
+    for (size_t p = 0; p < packing_.parts().size(); ++p) body(packing_.parts()[p], p);
+  }
   void weights(Group& group, size_t l, int32_t first, const dpl_layer_gradient& out);
   void biases(Group& group, const double* to_energies, const dpl_network_gradient& out);
 
-  DescriptorShape shape_{};
+  Packing packing_;
   FittingKernels<real> kernels_{};
-  int64_t stride_ = 0, row_ = 0;
+  int64_t stride_ = 0;
   std::vector<Group> groups_;
   std::vector<Block> blocks_;
 };
 
 template <class real>
 void Pass<real>::energies(const dpl_fitting& fitting, int64_t n, const int32_t* types,
-                          const void* moments, int threads, double* energies, void* grad) {
-  shape_ = shape_of(fitting);
+                          const void* const* moments, int threads, double* energies,
+                          void* const* grad) {
+  packing_ = Packing(fitting);
   kernels_ = fitting_kernels<real>();
-  stride_ = Fitting<real>::stride(shape_);
-  row_ = int64_t(kColumns) * shape_.n_features;
+  stride_ = Fitting<real>::stride(packing_);
   groups_.resize(fitting.n_types);
   for (Group& group : groups_) group.atoms.clear();
   for (int64_t i = 0; i < n; ++i) groups_[types[i]].atoms.push_back(int32_t(i));
   parallel_for(fitting.n_types, threads, [&](int64_t a) {
     Group& group = groups_[a];
-    group.fitting.load(fitting.networks[a], fitting.activation, shape_);
+    group.fitting.load(fitting.networks[a], fitting.activation, packing_);
     for (Buffer* buffer : {&group.d, &group.grad, &group.tangent, &group.adjoint})
       buffer->template get<real>(group.size() * stride_ + DPL_FEATURE_PADDING);
     group.levels.resize(group.fitting.layers().size());
@@ -95,10 +111,8 @@ void Pass<real>::energies(const dpl_fitting& fitting, int64_t n, const int32_t* 
       group.levels[l].reserve(group.size() * group.fitting.layers()[l].ld_out);
   });
   divide(threads);
-  parallel_for(int64_t(blocks_.size()), threads, [&](int64_t k) {
-    forward_block(blocks_[k], static_cast<const real*>(moments), energies,
-                  static_cast<real*>(grad));
-  });
+  parallel_for(int64_t(blocks_.size()), threads,
+               [&](int64_t k) { forward_block(blocks_[k], moments, energies, grad); });
 }
 
 // As many blocks of each type for every thread. An atom's numbers do not depend on its block.
@@ -117,8 +131,8 @@ void Pass<real>::divide(int threads) {
 }
 
 template <class real>
-void Pass<real>::forward_block(const Block& block, const real* moments, double* energies,
-                               real* grad) {
+void Pass<real>::forward_block(const Block& block, const void* const* moments, double* energies,
+                               void* const* grad) {
   Group& group = *block.group;
   const auto& layers = group.fitting.layers();
   const int32_t* atoms = group.atoms.data() + block.first;
@@ -128,8 +142,11 @@ void Pass<real>::forward_block(const Block& block, const real* moments, double* 
   const auto rows = [&](Buffer& buffer, size_t l) {
     return buffer.template data<real>() + block.first * layers[l].ld_out;
   };
-  for (int32_t k = 0; k < n; ++k)
-    kernels_.describe(shape_, moments + atoms[k] * row_, d + k * stride_);
+  each_part([&](const Packing::Part& part, size_t p) {  // in order: each ends where the next begins
+    for (int32_t k = 0; k < n; ++k)
+      kernels_.describe(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+                        d + k * stride_ + part.first_packed);
+  });
   const real* in = d;
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
@@ -159,16 +176,20 @@ void Pass<real>::forward_block(const Block& block, const real* moments, double* 
     kernels_.multiply(n, layer.n_in, layer.n_out, q, layer.ld_out,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
-  for (int32_t k = 0; k < n; ++k)
-    kernels_.describe_backward(shape_, moments + atoms[k] * row_, gradient + k * stride_, real(1),
-                               grad + atoms[k] * row_);
+  each_part([&](const Packing::Part& part, size_t p) {
+    for (int32_t k = 0; k < n; ++k)
+      kernels_.describe_backward(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+                                 gradient + k * stride_ + part.first_packed, real(1),
+                                 row_of<real>(part, grad[p], atoms[k]));
+  });
 }
 
 // Per layer: u, v the tangents of the function's argument and of the output, x the gradient of Ω
 // with respect to the output. In the end x is p, g is q and u what the step's gradient sums up.
 template <class real>
-void Pass<real>::backward_block(const Block& block, const real* moments, const double* to_energies,
-                                const real* to_gradients, real* grad) {
+void Pass<real>::backward_block(const Block& block, const void* const* moments,
+                                const double* to_energies, const void* const* to_gradients,
+                                void* const* grad) {
   Group& group = *block.group;
   const auto& layers = group.fitting.layers();
   const int32_t* atoms = group.atoms.data() + block.first;
@@ -179,9 +200,12 @@ void Pass<real>::backward_block(const Block& block, const real* moments, const d
   const auto rows = [&](Buffer& buffer, size_t l) {
     return buffer.template data<real>() + block.first * layers[l].ld_out;
   };
-  for (int32_t k = 0; k < n; ++k)
-    kernels_.describe_tangent(shape_, moments + atoms[k] * row_, to_gradients + atoms[k] * row_,
-                              tangent + k * stride_);
+  each_part([&](const Packing::Part& part, size_t p) {
+    for (int32_t k = 0; k < n; ++k)
+      kernels_.describe_tangent(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+                                row_of<const real>(part, to_gradients[p], atoms[k]),
+                                tangent + k * stride_ + part.first_packed);
+  });
   const real* in = tangent;
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
@@ -212,16 +236,20 @@ void Pass<real>::backward_block(const Block& block, const real* moments, const d
     kernels_.multiply(n, layer.n_in, layer.n_out, x, layer.ld_out,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
-  std::vector<real> part(row_);
-  for (int32_t k = 0; k < n; ++k) {
-    real* out = grad + atoms[k] * row_;
-    kernels_.describe_backward(shape_, moments + atoms[k] * row_, adjoint + k * stride_, real(1),
-                               out);
-    if (shape_.linear()) continue;  // no second derivative
-    kernels_.describe_backward(shape_, to_gradients + atoms[k] * row_, gradient + k * stride_,
-                               real(1), part.data());
-    kernels_.add(row_, part.data(), out);
-  }
+  std::vector<real> along;
+  each_part([&](const Packing::Part& part, size_t p) {
+    along.resize(part.row);
+    for (int32_t k = 0; k < n; ++k) {
+      const int64_t place = k * stride_ + part.first_packed;
+      real* out = row_of<real>(part, grad[p], atoms[k]);
+      kernels_.describe_backward(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+                                 adjoint + place, real(1), out);
+      if (part.shape.linear()) continue;  // no second derivative
+      kernels_.describe_backward(part.shape, row_of<const real>(part, to_gradients[p], atoms[k]),
+                                 gradient + place, real(1), along.data());
+      kernels_.add(part.row, along.data(), out);
+    }
+  });
 }
 
 // Gradient of the weights of the inputs [first, first + kInputs) of layer l.
@@ -271,18 +299,21 @@ void Pass<real>::biases(Group& group, const double* to_energies, const dpl_netwo
 }
 
 template <class real>
-void Pass<real>::backward(const void* moments, const double* to_energies, const void* to_gradients,
-                          int threads, void* grad, const dpl_network_gradient* networks) {
+void Pass<real>::backward(const void* const* moments, const double* to_energies,
+                          const void* const* to_gradients, int threads, void* const* grad,
+                          const dpl_network_gradient* networks) {
   std::vector<real> zeros;
+  std::vector<const void*> all_zero;
   if (!to_gradients) {
-    int64_t n = 0;
+    int64_t n = 0, widest = 0;
     for (const Group& group : groups_) n += group.size();
-    zeros.assign(n * row_, real(0));
-    to_gradients = zeros.data();
+    for (const Packing::Part& part : packing_.parts()) widest = std::max(widest, part.row);
+    zeros.assign(n * widest, real(0));
+    all_zero.assign(packing_.parts().size(), zeros.data());
+    to_gradients = all_zero.data();
   }
   parallel_for(int64_t(blocks_.size()), threads, [&](int64_t k) {
-    backward_block(blocks_[k], static_cast<const real*>(moments), to_energies,
-                   static_cast<const real*>(to_gradients), static_cast<real*>(grad));
+    backward_block(blocks_[k], moments, to_energies, to_gradients, grad);
   });
   struct Task {
     size_t type, layer;
@@ -333,8 +364,8 @@ dpl_status dpl_pass_create(dpl_precision precision, dpl_pass** handle) {
 void dpl_pass_free(dpl_pass* handle) { delete handle; }
 
 dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64_t n,
-                             const int32_t* types, const void* moments, int threads,
-                             double* energies, void* grad_moments) {
+                             const int32_t* types, const void* const* moments, int threads,
+                             double* energies, void* const* grad_moments) {
   return dpl::checked(threads, [&] {
     const dpl_status status = dpl::check_fitting(*fitting);
     if (status != DPL_OK) return status;
@@ -353,8 +384,9 @@ dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64
   });
 }
 
-dpl_status dpl_pass_backward(dpl_pass* handle, const void* moments, const double* to_energies,
-                             const void* to_gradients, int threads, void* grad_moments,
+dpl_status dpl_pass_backward(dpl_pass* handle, const void* const* moments,
+                             const double* to_energies, const void* const* to_gradients,
+                             int threads, void* const* grad_moments,
                              const dpl_network_gradient* networks) {
   return dpl::checked(threads, [&] {
     if (!handle->kept)

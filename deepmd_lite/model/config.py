@@ -6,9 +6,10 @@ physics and are not supported are errors.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ..schema import Section, Vocabulary
 from .activations import ACTIVATIONS, VALUES
@@ -23,6 +24,7 @@ PRECISIONS = {
 
 
 AXIS_NEURON = 4
+HYBRID = "hybrid"
 SHORT_NAMES = {"se_a": "se_e2_a", "se_r": "se_e2_r"}
 """Other names of descriptors."""
 
@@ -133,6 +135,29 @@ class DescriptorConfig(Vocabulary):
         return self.neuron[-1] * max(self.n_axis, 1)
 
 
+class HybridConfig(Vocabulary):
+    """Several descriptors, whose numbers the fitting takes one after another."""
+
+    type: Literal["hybrid"]
+    list: Annotated[Sequence[DescriptorConfig], Field(min_length=1)]
+
+    @property
+    def rcut(self) -> float:
+        """The largest cutoff, Å."""
+        return max(d.rcut for d in self.list)
+
+
+def _kind(value: Any) -> str:
+    found = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return "<hybrid>" if found == HYBRID else "<one>"
+
+
+AnyDescriptor = Annotated[
+    Annotated[DescriptorConfig, Tag("<one>")] | Annotated[HybridConfig, Tag("<hybrid>")],
+    Discriminator(_kind),
+]
+
+
 class FittingConfig(Vocabulary):
     """The network from descriptor to atomic energy, one for each element."""
 
@@ -198,7 +223,7 @@ class ModelConfig(Vocabulary):
 
     type_map: list[str] = Field(min_length=1)
     type: Literal["standard"] = "standard"
-    descriptor: DescriptorConfig = DescriptorConfig()
+    descriptor: AnyDescriptor = DescriptorConfig()
     fitting_net: FittingConfig = FittingConfig()
     table: TableConfig = TableConfig()
     repulsion: Literal["zbl"] | None = "zbl"
@@ -252,37 +277,53 @@ class ModelConfig(Vocabulary):
             rmin, rmax = self.sw_rmin, self.sw_rmax
             if rmin is None or rmax is None:
                 raise ValueError("use_srtab needs sw_rmin and sw_rmax, Å, which are missing")
-            if not rmin < rmax <= self.descriptor.rcut:
+            if not rmin < rmax <= self.rcut:
                 raise ValueError(
                     f"expected sw_rmin < sw_rmax <= descriptor/rcut, found {rmin:g}, {rmax:g} and "
-                    f"{self.descriptor.rcut:g} Å"
+                    f"{self.rcut:g} Å"
                 )
         return self
 
     @model_validator(mode="after")
     def _check_together(self) -> ModelConfig:
         n = len(self.type_map)
-        sel = self.descriptor.sel
-        if isinstance(sel, int):
-            raise ValueError("descriptor/sel: expected one number for each element, or 'auto'")
-        if isinstance(sel, list) and len(sel) != n:
-            raise ValueError(f"descriptor/sel has {len(sel)} entries for {n} elements in type_map")
-        if any(not 0 <= a < n for pair in self.descriptor.exclude_types for a in pair):
-            raise ValueError(
-                f"descriptor/exclude_types {self.descriptor.exclude_types} names types beyond "
-                f"0 … {n - 1}, the places in type_map"
-            )
+        for k, d in enumerate(self.descriptors):
+            several = isinstance(self.descriptor, HybridConfig)
+            self._check_descriptor(d, f"descriptor/list/{k}" if several else "descriptor")
         if self.fitting_net.atom_ener and len(self.fitting_net.atom_ener) != n:
             raise ValueError(
                 f"fitting_net/atom_ener has {len(self.fitting_net.atom_ener)} entries "
                 f"for {n} elements in type_map"
             )
-        if self.descriptor.precision != self.fitting_net.precision:
+        return self
+
+    def _check_descriptor(self, d: DescriptorConfig, where: str) -> None:
+        n, sel = len(self.type_map), d.sel
+        if isinstance(sel, int):
+            raise ValueError(f"{where}/sel: expected one number for each element, or 'auto'")
+        if isinstance(sel, list) and len(sel) != n:
+            raise ValueError(f"{where}/sel has {len(sel)} entries for {n} elements in type_map")
+        if any(not 0 <= a < n for pair in d.exclude_types for a in pair):
             raise ValueError(
-                f"descriptor/precision {self.descriptor.precision} differs from "
+                f"{where}/exclude_types {d.exclude_types} names types beyond "
+                f"0 … {n - 1}, the places in type_map"
+            )
+        if d.precision != self.fitting_net.precision:
+            raise ValueError(
+                f"{where}/precision {d.precision} differs from "
                 f"fitting_net/precision {self.fitting_net.precision}; give one precision"
             )
-        return self
+
+    @property
+    def descriptors(self) -> list[DescriptorConfig]:
+        """The one, or those of a hybrid."""
+        d = self.descriptor
+        return list(d.list) if isinstance(d, HybridConfig) else [d]
+
+    @property
+    def rcut(self) -> float:
+        """The largest cutoff of the descriptors, Å."""
+        return max(d.rcut for d in self.descriptors)
 
     @property
     def precision(self) -> str:
@@ -293,7 +334,7 @@ class ModelConfig(Vocabulary):
         """What a person who comes from DeePMD-kit should know about keys that were given."""
         given = self.model_fields_set
         found = []
-        if "sel" in self.descriptor.model_fields_set:
+        if any("sel" in d.model_fields_set for d in self.descriptors):
             found.append(
                 "model/descriptor/sel is used as a normalisation only: no neighbour is cut off"
             )

@@ -10,8 +10,10 @@ of the short-range table (`short_range.grid`, `short_range.coefficients`, `short
 to normalised s at each node, so that a reader needs no network library to evaluate the embedding
 (of `se_e2_r` those of the quotient that `radial` explains).
 Where the networks of the embedding are lost (a compressed model of DeePMD-kit), `embedding.nodes`
-stands in their place: the same numbers for each of them, float64. `reference.K.…`: structures
-with energies and forces, evaluated again by every reader (see `reference_frames`).
+stands in their place: the same numbers for each of them, float64. Names of the K-th of several
+descriptors begin with `descriptors.K.`, and the header lists sel and grid of each.
+`reference.K.…`: structures with energies and forces, evaluated again by every reader (see
+`reference_frames`).
 """
 
 from __future__ import annotations
@@ -30,17 +32,19 @@ from ..files import write_atomically
 from ..schema import parse
 from ..system import InputError, LocalEnv, ModelFileError
 from . import reference_frames
+from .activations import Jet
 from .config import ModelConfig
-from .potential import Potential
+from .potential import Potential, prefixes_of
 from .repulsion import Repulsion
 from .short_range import ShortRange, intervals_of
-from .statistics import Statistics
+from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
 FORMAT_VERSION = 5
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`; 5 short-range tables."""
+`env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and short-range
+tables."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -83,14 +87,19 @@ def refine_table(
     potential.to_precision("float64")
     try:
         error = measure_table(potential, env)
-        while error["force_ev_per_a"] > tolerance and potential.grid.n_intervals < FINEST:
+        while error["force_ev_per_a"] > tolerance and not _finest(potential):
             factor = 1.1 * (error["force_ev_per_a"] / tolerance) ** 0.2
-            potential.grid = potential.grid.refined(min(2.0, factor))
+            for d in potential.descriptors:
+                d.grid = d.grid.refined(min(2.0, factor))
             error = measure_table(potential, env)
     finally:
         potential.to_precision(own)
     potential.table_error = error
     return error
+
+
+def _finest(potential: Potential) -> bool:
+    return any(d.grid.n_intervals >= FINEST for d in potential.descriptors)
 
 
 def save_model(
@@ -109,28 +118,32 @@ def save_model(
     header = {
         "format_version": FORMAT_VERSION,
         "config": potential.config.model_dump(),
-        "sel": potential.sel,
+        "sel": _given([d.sel for d in potential.descriptors]),
         "min_distance": potential.min_distance,
-        "grid": asdict(potential.grid),
+        "grid": _given([asdict(d.grid) for d in potential.descriptors]),
         "table_error": potential.table_error,
         "provenance": provenance or {},
     }
     header["reference_frames"], frames = reference_frames.to_file(
         reference_frames.remembered(potential)
     )
-    with torch.no_grad():
-        nodes = torch.stack(potential.jet(), dim=2)
-    arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()}
-    arrays["table.nodes"] = nodes.contiguous()
-    arrays |= frames
-    if isinstance(potential.embedding, TabulatedEmbedding):
-        arrays["embedding.nodes"] = _embedding_nodes(potential)
+    arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()} | frames
+    for prefix, descriptor in zip(potential.prefixes, potential.descriptors, strict=True):
+        with torch.no_grad():
+            arrays[f"{prefix}table.nodes"] = _nodes(descriptor.jet())
+        if isinstance(descriptor.embedding, TabulatedEmbedding):
+            jet = descriptor.embedding.jet(descriptor.grid.nodes())
+            arrays[f"{prefix}embedding.nodes"] = _nodes(jet)
     write_atomically(path, serialise(arrays, metadata={"deepmd_lite": json.dumps(header)}))
 
 
-def _embedding_nodes(potential: Potential) -> torch.Tensor:
-    """(n_networks, n_nodes, 3, M) float64."""
-    jet = potential.embedding.jet(potential.grid.nodes())
+def _given(each: list[Any]) -> Any:
+    """What the header holds of the descriptors: a list where there are several."""
+    return each if len(each) > 1 else each[0]
+
+
+def _nodes(jet: Jet) -> torch.Tensor:
+    """(n_tables, n_nodes, 3, M) float64."""
     return torch.stack(jet, dim=2).contiguous()
 
 
@@ -154,33 +167,37 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     header, arrays = _open(path)
     try:
         config = parse(ModelConfig, header["config"], f"{path}: header/config")
-        grid = Grid(
-            float(header["grid"]["start"]),
-            float(header["grid"]["spacing"]),
-            int(header["grid"]["n_intervals"]),
-        )
-        sel = [int(n) for n in header["sel"]]
+        several = len(config.descriptors) > 1
+        grids = [
+            Grid(
+                float(g["start"]),
+                float(g["spacing"]),
+                int(g["n_intervals"]),
+                bool(g.get("of_distance", False)),
+            )
+            for g in (header["grid"] if several else [header["grid"]])
+        ]
+        sels = [[int(n) for n in s] for s in (header["sel"] if several else [header["sel"]])]
         min_distance = float(header["min_distance"])
     except (KeyError, TypeError, ValueError) as e:
         raise ModelFileError(f"{path}: the header is not valid: {e}") from None
     n_types = len(config.type_map)
-    _check_numbers(path, grid, sel, min_distance, n_types)
-    embedding = _tabulated(path, config, grid, arrays.pop("embedding.nodes", None))
+    _check_numbers(path, config, grids, sels, min_distance)
+    embeddings = _tabulated(path, config, grids, arrays)
     with torch.device("meta"):  # nothing is allocated before the shapes are known to agree
-        empty = torch.empty(n_types, 4, dtype=torch.float64)
+        scales = [Scales.unset(sel) for sel in sels]
         bias = torch.empty(n_types, dtype=torch.float64)
         repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
         short_range = ShortRange.unset(config, intervals_of(arrays))
-        statistics = Statistics(
-            *(empty, empty.clone(), bias, sel, min_distance), repulsion, short_range
-        )
-        potential = Potential(config, statistics, seed=None, grid=grid, embedding=embedding)
-    arrays.pop("table.nodes", None)
+        statistics = Statistics(scales, bias, min_distance, repulsion, short_range)
+        potential = Potential(config, statistics, None, grids, embeddings)
+    for prefix in potential.prefixes:
+        arrays.pop(f"{prefix}table.nodes", None)
     remembered = header.get("reference_frames", [])
     frames = reference_frames.from_file(remembered, arrays, n_types, str(path))
     _check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
-    if potential.davg[:, 1:].any() or not (potential.dstd > 0).all():
+    if any(d.davg[:, 1:].any() or not (d.dstd > 0).all() for d in potential.descriptors):
         raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
     for part in (potential.repulsion, potential.short_range):
         try:
@@ -245,30 +262,49 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _tabulated(
-    path: str | Path, config: ModelConfig, grid: Grid, nodes: torch.Tensor | None
-) -> TabulatedEmbedding | None:
-    """The embedding, where the file holds a table in the place of its networks."""
-    if nodes is None:
-        return None
-    n_types, d = len(config.type_map), config.descriptor
-    copies = n_types if d.type_one_side else n_types**2
-    expected = torch.empty(
-        (copies, grid.n_intervals + 1, 3, d.neuron[-1]), dtype=torch.float64, device="meta"
-    )
-    _check_arrays(path, {"embedding.nodes": expected}, {"embedding.nodes": nodes})
-    return TabulatedEmbedding.on_grid(grid, nodes.double())
+    path: str | Path, config: ModelConfig, grids: list[Grid], arrays: dict[str, torch.Tensor]
+) -> list[TabulatedEmbedding | None]:
+    """The embeddings for which the file holds tables in the place of networks.
+
+    Takes their arrays out of `arrays`.
+    """
+    found: list[TabulatedEmbedding | None] = []
+    n_types = len(config.type_map)
+    prefixes = prefixes_of(len(grids))
+    for prefix, d, grid in zip(prefixes, config.descriptors, grids, strict=True):
+        name = f"{prefix}embedding.nodes"
+        if name not in arrays:
+            found.append(None)
+            continue
+        shape = (n_types if d.type_one_side else n_types**2, grid.n_intervals + 1, 3, d.neuron[-1])
+        expected = torch.empty(shape, dtype=torch.float64, device="meta")
+        nodes = arrays.pop(name)
+        _check_arrays(path, {name: expected}, {name: nodes})
+        found.append(TabulatedEmbedding.on_grid(grid, nodes.double()))
+    return found
 
 
 def _check_numbers(
-    path: str | Path, grid: Grid, sel: list[int], min_distance: float, n_types: int
+    path: str | Path,
+    config: ModelConfig,
+    grids: list[Grid],
+    sels: list[list[int]],
+    min_distance: float,
 ) -> None:
-    finite = all(math.isfinite(x) for x in (grid.start, grid.spacing, min_distance))
-    if not finite or grid.spacing <= 0 or not 1 <= grid.n_intervals <= 2 * FINEST:
-        raise ModelFileError(f"{path}: header/grid is not valid: {grid}")
-    if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1 or min_distance <= 0:
+    n_types, n = len(config.type_map), len(config.descriptors)
+    if len(grids) != n or len(sels) != n:
         raise ModelFileError(
-            f"{path}: header/sel {sel} or min_distance {min_distance} is not valid"
+            f"{path}: header/grid and sel of {len(grids)} and {len(sels)} descriptors, expected {n}"
         )
+    for grid in grids:
+        finite = all(math.isfinite(x) for x in (grid.start, grid.spacing, min_distance))
+        if not finite or grid.spacing <= 0 or not 1 <= grid.n_intervals <= 2 * FINEST:
+            raise ModelFileError(f"{path}: header/grid is not valid: {grid}")
+    for sel in sels:
+        if len(sel) != n_types or min(sel) < 0 or sum(sel) < 1 or min_distance <= 0:
+            raise ModelFileError(
+                f"{path}: header/sel {sel} or min_distance {min_distance} is not valid"
+            )
 
 
 def _check_arrays(

@@ -73,6 +73,8 @@ class Layers(nn.Module):
 class Embedding(Layers):
     """G(s): scalar → features, one network for each table."""
 
+    of_distance = False
+
     def jet(self, s_k: torch.Tensor) -> Jet:
         """Value, first and second derivative at `s_k` (n_nodes,), each (n_tables, n_nodes, M).
 

@@ -1,12 +1,12 @@
-"""The potential: neighbourhoods → moments → descriptor → atomic energies → forces and virial.
+"""The potential: neighbourhoods → descriptors → atomic energies → forces and virial.
 
-With T = Σ G ⊗ R̃ / N_sel over the N_sel slots of an atom (DESIGN of DeepPot-SE, NeurIPS 2018), a
-slot without a neighbour has R = 0 and contributes a constant, so the ragged sum over real
-neighbours plus (sel_b − n_b) times that constant is the same T with nothing ever truncated.
+D = [D_1 | D_2 | …] of one or several descriptors (DeePMD-kit's `hybrid`), each with a cutoff of its
+own; one list of neighbours within the largest of them serves all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,26 +14,31 @@ import torch
 from torch import nn
 
 from .. import kernels
-from ..kernels import reference
 from ..system import Evaluation, InputError, LocalEnv
-from . import radial
-from .activations import Jet
 from .config import ModelConfig
-from .networks import Embedding, Fitting, generator_of
-from .statistics import Statistics, seen_pairs
+from .descriptor import Descriptor, Descriptors
+from .networks import Fitting, generator_of
+from .statistics import Statistics
 from .structures import Structure
-from .table import Grid, hermite_coefficients
+from .table import Grid
 from .tabulated import TabulatedEmbedding
 
 TABLE_REACH = 0.75
 """The table ends at this fraction of the smallest distance in the training data."""
+STREAMS = 2
+"""Random numbers of the first descriptor come from stream 1, those of the fitting from 2, those of
+another descriptor k from 2 + k."""
+_ONLY = "descriptors.0."
+
+
+def prefixes_of(n: int) -> list[str]:
+    """What the names of the arrays of each of `n` descriptors begin with."""
+    return [f"descriptors.{k}." for k in range(n)] if n > 1 else [""]
 
 
 class Potential(nn.Module):
     """A Deep Potential: energies of local atoms, forces on all rows, virial."""
 
-    davg: torch.Tensor
-    dstd: torch.Tensor
     energy_bias: torch.Tensor
 
     def __init__(
@@ -41,46 +46,45 @@ class Potential(nn.Module):
         config: ModelConfig,
         statistics: Statistics,
         seed: int | None = 0,
-        grid: Grid | None = None,
-        embedding: TabulatedEmbedding | None = None,
+        grids: Sequence[Grid] | None = None,
+        embeddings: Sequence[TabulatedEmbedding | None] | None = None,
     ) -> None:
         """Networks with random weights from `seed`, or left uninitialised where it is None.
 
-        `embedding` stands in for embedding networks that are lost.
-
-        `grid` defaults to one that covers s̃ from an empty slot to `TABLE_REACH` times the
-        smallest distance of `statistics` (or `table/min_distance`).
+        Of each descriptor: `embeddings` stand in for embedding networks that are lost; `grids`
+        default to ones that cover s̃ from an empty slot to `TABLE_REACH` times the smallest
+        distance of `statistics` (or `table/min_distance`).
         """
         super().__init__()
         self.config = config
         self.type_map = list(config.type_map)
-        self.rcut = config.descriptor.rcut
-        self.sel = list(statistics.sel)
         self.min_distance = statistics.min_distance
-        self.register_buffer("davg", statistics.davg)
-        self.register_buffer("dstd", statistics.dstd)
         self.register_buffer("energy_bias", statistics.energy_bias)
         statistics.check_against(config)
         self.repulsion, self.short_range = statistics.repulsion, statistics.short_range
-        d, f, n_types = config.descriptor, config.fitting_net, len(config.type_map)
-        copies = n_types if d.type_one_side else n_types**2
-        self.embedding = embedding or Embedding(
-            copies, 1, d.neuron, d.activation_function, d.resnet_dt, generator_of(seed, d.seed, 1)
+        parts = list(zip(config.descriptors, statistics.scales, strict=True))
+        self.descriptors = Descriptors(
+            Descriptor(
+                d,
+                scales,
+                generator_of(seed, d.seed, STREAMS + k if k else 1),
+                grids[k] if grids else self.table_min_distance(),
+                config.table.spacing,
+                embeddings[k] if embeddings else None,
+            )
+            for k, (d, scales) in enumerate(parts)
         )
-        self._seen = seen_pairs(d.exclude_types, n_types)
-        # excluding (a, b) distinguishes centres, so that every pair needs a table of its own
-        self._one_side = d.type_one_side and self._seen is None
+        self.rcut = max(d.rcut for d in config.descriptors)
+        f, width = config.fitting_net, sum(d.width for d in config.descriptors)
         generator = generator_of(seed, f.seed, 2)
         self.fitting = nn.ModuleList(
-            Fitting(d.width, f.neuron, f.activation_function, f.resnet_dt, generator)
-            for _ in range(n_types)
+            Fitting(width, f.neuron, f.activation_function, f.resnet_dt, generator)
+            for _ in self.type_map
         )
-        self.grid = grid or self._initial_grid()
         self.table_error: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
         self.reference_frames: tuple[Structure, ...] = ()
         """What the model's file remembers, with what the model says about it."""
-        self._frozen: torch.Tensor | None = None
         self._compiled: kernels.CompiledPotential | kernels.cuda.CudaPotential | None = None
         self.device = "cpu"
         """Where `evaluate` and `energies_and_forces` compute; everything else is on the CPU."""
@@ -90,7 +94,39 @@ class Potential(nn.Module):
         """A copy, in memory or in another process, compiles its networks anew."""
         return {**super().__getstate__(), "_compiled": None}
 
+    # --- names: those of the only descriptor have no prefix -----------------------------------
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What the names of each descriptor's arrays begin with."""
+        return prefixes_of(len(self.descriptors))
+
+    def _public(self, name: str) -> str:
+        return name.removeprefix(_ONLY) if len(self.descriptors) == 1 else name
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """As in torch, under the names of the model file."""
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            yield self._public(name), parameter
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As in torch, under the names of the model file."""
+        return {self._public(k): x for k, x in super().state_dict(*args, **kwargs).items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in torch, from what `state_dict` gives."""
+        own = {self._public(name): name for name in super().state_dict()}
+        arrays = {own.get(name, name): x for name, x in state_dict.items()}
+        return super().load_state_dict(arrays, *args, **kwargs)
+
     # --- construction -----------------------------------------------------------------------
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The only descriptor. Raises InputError where there are several."""
+        if len(self.descriptors) != 1:
+            raise InputError(f"expected one descriptor, found {len(self.descriptors)}")
+        return self.descriptors[0]
 
     def to_precision(self, precision: str) -> Potential:
         """Arithmetic in 'float64' or 'float32'; positions and sums over atoms stay float64.
@@ -98,11 +134,10 @@ class Potential(nn.Module):
         Weights are rounded: going back to float64 does not restore them.
         """
         dtype = {"float64": torch.float64, "float32": torch.float32}[precision]
-        self.embedding.to(dtype)
+        for descriptor in self.descriptors:
+            descriptor.to_precision(dtype)
         self.fitting.to(dtype)
         self.dtype = dtype
-        if self._frozen is not None:
-            self._frozen = self._frozen.to(dtype)
         self._compiled = None
         return self
 
@@ -114,6 +149,11 @@ class Potential(nn.Module):
         if name != "cpu":
             if self.short_range is not None:
                 self.short_range.refuse(name)
+            if len(self.descriptors) > 1:
+                raise InputError(
+                    f"device {name}: a model with several descriptors (type hybrid) runs on the "
+                    "CPU only; use device cpu"
+                )
             kernels.cuda.device(name)
         if name != self.device:
             self.device, self._compiled = name, None
@@ -132,146 +172,22 @@ class Potential(nn.Module):
         self._compiled = None
 
     def freeze(self) -> Potential:
-        """No more training: parameters lose their gradients and the table is made once."""
+        """No more training: parameters lose their gradients and the tables are made once."""
         self.requires_grad_(False)
-        self._frozen = None  # a table that was made in another precision is rounded to that
-        self._frozen = self.coefficients()
+        for descriptor in self.descriptors:
+            descriptor.freeze()
         return self
 
-    def embedding_networks(self) -> Embedding:
-        """The embedding's networks, where they themselves are needed: to train or to export them.
-
-        Raises InputError where only their table is left.
-        """
-        if not isinstance(self.embedding, Embedding):
-            raise InputError(
-                "the embedding of this model is a table without networks, as of a compressed "
-                "model: it cannot be trained or exported; convert the uncompressed model"
-            )
-        return self.embedding
-
-    @property
-    def empty_slot(self) -> torch.Tensor:
-        """(n_types,) float64: s̃ of a slot without neighbour, for each centre type."""
-        return -self.davg[:, 0] / self.dstd[:, 0]
-
-    @property
-    def _shift(self) -> float:
-        """Of the first entry of rows over s̃; not 0 for `se_e2_r` alone (see `radial`)."""
-        return radial.shift_of(self.empty_slot) if self.config.descriptor.radial else 0.0
-
     def table_min_distance(self) -> float:
-        """Smallest pair distance that the table covers, Å."""
+        """Smallest pair distance that the tables cover, Å."""
         return self.config.table.min_distance or TABLE_REACH * self.min_distance
 
-    def _initial_grid(self) -> Grid:
-        shortest = self.table_min_distance() + self.config.descriptor.env_protection
-        top = (1.0 / shortest - self.davg[:, 0]) / self.dstd[:, 0]
-        low = float(self.empty_slot.min())
-        return Grid.covering(low, float(top.max()), self.config.table.spacing)
+    # --- energies -----------------------------------------------------------------------------
 
-    # --- pieces -----------------------------------------------------------------------------
-
-    def environment(self) -> kernels.Environment:
-        """The constants that the kernels need."""
-        d, shift = self.config.descriptor, self._shift
-        return kernels.Environment(
-            rcut=d.rcut,
-            rcut_smth=d.rcut_smth,
-            davg=radial.shifted(self.davg, self.dstd, shift) if d.radial else self.davg,
-            dstd=self.dstd,
-            type_one_side=self._one_side,
-            table_start=self.grid.start + shift,
-            table_spacing=self.grid.spacing,
-            protection=d.env_protection,
-        )
-
-    def jet(self) -> Jet:
-        """Value, first and second derivative of every table at its nodes, (n_tables, n_nodes, M).
-
-        Differentiable in the weights; zero for pairs of types that do not see each other. Of
-        `se_e2_r` those of H (see `radial`).
-        """
-        jet = self.embedding.jet(self.grid.nodes())
-        if self._seen is not None:
-            network, seen = self._networks(), self._seen[:, None, None]
-            value, slope, curvature = (x[network] * seen for x in jet)
-            unseen = self._unseen(torch.arange(len(network)))
-            jet = value + unseen[:, None], slope, curvature
-        if self.config.descriptor.radial:
-            jet = radial.divided_jet(jet, self.grid.nodes() + self._shift)
-        return jet
-
-    def _unseen(self, table: torch.Tensor) -> torch.Tensor:
-        """(n, M) float64: G of neighbours of `table` (n,) where these do not see each other.
-
-        0 but for `se_e2_r` with networks of the neighbour alone: there DeePMD-kit sets s̃ to 0.
-        """
-        assert self._seen is not None
-        d = self.config.descriptor
-        if not (d.radial and d.type_one_side):
-            return torch.zeros(1, d.neuron[-1], dtype=torch.float64)
-        zero = torch.zeros(len(table), dtype=torch.float64)
-        values = self.embedding.values(self._networks()[table], zero)
-        return values * (1.0 - self._seen[table])[:, None]
-
-    def coefficients(self) -> torch.Tensor:
-        """Table coefficients from the networks, differentiable in their weights."""
-        if self._frozen is not None:
-            return self._frozen
-        return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
-
-    def _exact_values(self, table_e: torch.Tensor, s_e: torch.Tensor) -> torch.Tensor:
-        """(n_edges, M) float64: what the tables approximate, at the first entry of each row."""
-        y_e, s_e = s_e, s_e - self._shift
-        if self._seen is None:
-            values = self.embedding.values(table_e, s_e)
-        else:
-            values = self.embedding.values(self._networks()[table_e], s_e)
-            values = values * self._seen[table_e][:, None] + self._unseen(table_e)
-        return radial.divided(values, y_e) if self.config.descriptor.radial else values
-
-    def _networks(self) -> torch.Tensor:
-        """(n_types²,): embedding network of each (centre, neighbour) pair of types."""
-        n = len(self.type_map)
-        pair = torch.arange(n * n)
-        return pair % n if self.config.descriptor.type_one_side else pair
-
-    def _slots(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Table and first entry of the row of an empty slot, for each (centre, neighbour) pair."""
-        n = len(self.type_map)
-        a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-        table = b if self._one_side else a * n + b
-        return table, self.empty_slot[a] + self._shift
-
-    def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """(n_types², M_padded): column 0 of what one empty slot of (a, b) adds to the moments."""
-        table, s = self._slots()
-        start = self.grid.start + self._shift
-        position = ((s - start) / self.grid.spacing).to(coefficients.dtype)
-        values, _ = reference.table_values(coefficients, table, position)
-        return values * s.to(values.dtype)[:, None]
-
-    def _normalised(
-        self, raw: torch.Tensor, counts: torch.Tensor, types: torch.Tensor, empty: torch.Tensor
-    ) -> torch.Tensor:
-        """T (n, 4, M_padded): real neighbours plus the empty slots, over N_sel."""
-        n_types = len(self.type_map)
-        left = (torch.tensor(self.sel, device=counts.device) - counts).to(raw.dtype)
-        types, empty = types.to(raw.device), empty.to(raw.device)
-        if n_types > 1:  # spread over (centre, neighbour) so that one product serves all types
-            own = torch.nn.functional.one_hot(types.long(), n_types).to(raw.dtype)
-            left = (own[:, :, None] * left[:, None, :]).reshape(-1, n_types**2)
-        constant = torch.nn.functional.pad((left @ empty)[:, None, :], (0, 0, 0, 3))
-        return (raw + constant) / sum(self.sel)
-
-    def _fit(self, moments: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-        """(n,) float64 eV from moments T (n, 4, M_padded) of atoms of `types` (n,)."""
-        d = self.config.descriptor
-        t = moments[:, :, : d.neuron[-1]]
-        descriptor = t[:, 0]
-        if not d.radial:
-            descriptor = (t.transpose(1, 2) @ t[:, :, : d.axis_neuron]).flatten(1)
+    def _fit(self, moments: Sequence[torch.Tensor], types: torch.Tensor) -> torch.Tensor:
+        """(n,) float64 eV from each descriptor's moments (n, 4, M) of atoms of `types` (n,)."""
+        parts = [d.numbers(t) for d, t in zip(self.descriptors, moments, strict=True)]
+        descriptor = torch.cat(parts, dim=1)
         if len(self.fitting) == 1:
             return self.fitting[0](descriptor).double() + self.energy_bias[0]
         energies = self.energy_bias[types.long()]
@@ -280,21 +196,14 @@ class Potential(nn.Module):
             energies = energies.index_add(0, mine, fitting(descriptor[mine]).double())
         return energies
 
-    # --- energies and forces ----------------------------------------------------------------
-
     def energies(self, env: LocalEnv, positions: torch.Tensor | None = None) -> torch.Tensor:
         """(n_local,) float64 eV, differentiable in positions and parameters.
 
         `positions` (n_all, 3) float64 Å replaces those of `env` where gradients are wanted.
         """
         positions = env.positions if positions is None else positions
-        types = env.types[: env.n_local]
-        coefficients = self.coefficients()
-        raw, counts, _ = kernels.moments(
-            positions, env.types, env.offsets, env.indices, coefficients, self.environment()
-        )
-        moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
-        return self._repelled(self._fit(moments, types), env, positions)
+        moments = [d.moments(env, positions, d.coefficients()) for d in self.descriptors]
+        return self._repelled(self._fit(moments, env.types[: env.n_local]), env, positions)
 
     def _repelled(
         self, energies: torch.Tensor, env: LocalEnv, positions: torch.Tensor
@@ -312,20 +221,23 @@ class Potential(nn.Module):
         What training is made of: `energies` and minus its gradient, in fewer passes.
         """
         types, home = env.types[: env.n_local], env.positions.device
-        coefficients, environment = self.coefficients(), self.environment()
-        atoms = (env.positions.detach(), env.types, env.offsets, env.indices)
+        positions = env.positions.detach()
         on: Any = kernels  # the same functions there and on a GPU
         if self.device != "cpu":
             on = kernels.cuda.Operations(kernels.cuda.device(self.device))
-        raw, counts, _ = on.moments(*atoms, coefficients, environment)
-        moments = self._normalised(raw, counts, types, self._empty_moments(coefficients))
-        energies, gradient = on.energies_and_gradients(moments, types, self._fitting())
-        gradient = gradient / sum(self.sel)
-        weights = None
-        if self.short_range is not None:
-            weights = self.short_range.weights(env)
-            gradient = gradient * weights.to(gradient.dtype)[:, None, None]
-        forces = -on.moments_gradient(gradient, *atoms, coefficients, environment).to(home)
+        tables = [d.coefficients() for d in self.descriptors]
+        parts = list(zip(self.descriptors, tables, strict=True))
+        moments = [d.moments(env, positions, table, on) for d, table in parts]
+        weights = None if self.short_range is None else self.short_range.weights(env)
+        energies, gradients = on.energies_and_gradients(moments, types, self._fitting())
+        forces = torch.zeros_like(positions)
+        atoms = (positions, env.types, env.offsets, env.indices)
+        for (d, table), gradient in zip(parts, gradients, strict=True):
+            gradient = gradient / sum(d.sel)
+            if weights is not None:
+                gradient = gradient * weights.to(gradient.dtype)[:, None, None]
+            found = on.moments_gradient(gradient, *atoms, table, d.environment())
+            forces = forces - found.to(home)
         energies = energies.to(home) + self.energy_bias[types.long()]
         if self.repulsion is not None:
             energies, forces = self.repulsion.added(energies, forces, env)
@@ -335,15 +247,8 @@ class Potential(nn.Module):
 
     def exact_energies(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
         """As `energies`, with the embedding networks at every pair instead of the table."""
-        types = env.types[: env.n_local]
-        atoms = (positions, env.types, env.offsets, env.indices)
-        raw, counts = reference.moments_of(
-            self._exact_values, *atoms, self.environment(), torch.float64
-        )
-        table, s = self._slots()
-        empty = self._exact_values(table, s) * s[:, None]
-        moments = self._normalised(raw, counts, types, empty)
-        return self._repelled(self._fit(moments.to(self.dtype), types), env, positions)
+        moments = [d.exact_moments(env, positions).to(self.dtype) for d in self.descriptors]
+        return self._repelled(self._fit(moments, env.types[: env.n_local]), env, positions)
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
         """Energies, forces on all rows and virial of `env`, by the compiled potential on `device`.
@@ -351,7 +256,7 @@ class Potential(nn.Module):
         A frozen potential compiles its networks at the first call, another one at each.
         """
         compiled = self._compiled or self._compile()
-        if self._frozen is not None:
+        if all(d.frozen for d in self.descriptors):
             self._compiled = compiled
         if self.short_range is not None and isinstance(compiled, kernels.CompiledPotential):
             return self.short_range.evaluated(compiled, env)
@@ -371,24 +276,28 @@ class Potential(nn.Module):
 
     def _compile(self) -> kernels.CompiledPotential | kernels.cuda.CudaPotential:
         with torch.no_grad():
-            coefficients = self.coefficients()
+            parts = [
+                kernels.Descriptor(d.coefficients(), d.environment(), d.sel)
+                for d in self.descriptors
+            ]
         fitting = self._fitting()
         with_bias = [
             replace(network, bias_out=network.bias_out.double() + bias)
             for network, bias in zip(fitting.networks, self.energy_bias, strict=True)
         ]
         fitting = replace(fitting, networks=with_bias)
-        model = coefficients, self.environment(), self.sel, fitting
         if self.device == "cpu":
-            return kernels.CompiledPotential(*model)
+            return kernels.CompiledPotential(parts, fitting)
         repulsion = None if self.repulsion is None else self.repulsion.pairs()
+        (only,) = parts
+        model = only.coefficients, only.environment, only.sel, fitting
         return kernels.cuda.CudaPotential(kernels.cuda.device(self.device), *model, repulsion)
 
     def _fitting(self) -> kernels.Fitting:
-        """Descriptor and networks as the kernels take them, differentiable in the parameters."""
-        d = self.config.descriptor
+        """Descriptors and networks as the kernels take them, differentiable in the parameters."""
+        shapes = [d.shape() for d in self.descriptors]
         activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(d.neuron[-1], d.n_axis, activation, self.fitting_networks())
+        return kernels.Fitting(shapes, activation, self.fitting_networks())
 
     def fitting_networks(self) -> list[kernels.Network]:
         """The network from descriptor to energy of each element, without its bias."""

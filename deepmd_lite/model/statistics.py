@@ -15,7 +15,7 @@ import torch
 
 from ..kernels.reference import switch
 from ..system import InputError, LocalEnv
-from .config import ModelConfig
+from .config import DescriptorConfig, ModelConfig
 from .repulsion import Repulsion
 from .short_range import ShortRange
 
@@ -24,17 +24,31 @@ SMALLEST_DEVIATION = 0.01
 
 
 @dataclass
-class Statistics:
-    """Constants of the model that come from the training data."""
+class Scales:
+    """What one descriptor takes from the data."""
 
     davg: torch.Tensor
     """(n_types, 4) float64: mean environment row of each centre type; x, y, z are 0."""
     dstd: torch.Tensor
     """(n_types, 4) float64: standard deviations; of x, y, z 1 where they do not count."""
-    energy_bias: torch.Tensor
-    """(n_types,) float64, eV: least-squares energy of each element."""
     sel: list[int]
     """(n_types) whose sum divides the moments."""
+
+    @classmethod
+    def unset(cls, sel: list[int]) -> Scales:
+        """The right shapes; the numbers are still to be loaded."""
+        ones = torch.ones(len(sel), 4, dtype=torch.float64)
+        return cls(ones, ones.clone(), sel)
+
+
+@dataclass
+class Statistics:
+    """Constants of the model that come from the training data."""
+
+    scales: list[Scales]
+    """Of each descriptor."""
+    energy_bias: torch.Tensor
+    """(n_types,) float64, eV: least-squares energy of each element."""
     min_distance: float
     """Smallest pair distance in the data, Å."""
     repulsion: Repulsion | None = None
@@ -130,21 +144,35 @@ def statistics_from(
     Raises InputError for an element of the type map that no frame contains, and as
     `ShortRange.from_input`.
     """
-    descriptor, n_types = config.descriptor, len(config.type_map)
-    sums = _Sums(n_types, descriptor.exclude_types)
+    descriptors, n_types = config.descriptors, len(config.type_map)
+    each = [_Sums(n_types, d.exclude_types) for d in descriptors]
     compositions, energies = [], []
     for env, energy in frames:
-        sums.add(env, descriptor.rcut_smth, descriptor.rcut, descriptor.env_protection)
+        for d, sums in zip(descriptors, each, strict=True):
+            sums.add(env, d.rcut_smth, d.rcut, d.env_protection)
         if energy is not None:
             local = env.types[: env.n_local].numpy()
             compositions.append(np.bincount(local, minlength=n_types))
             energies.append(energy)
-    absent = [name for name, n in zip(config.type_map, sums.atoms, strict=True) if n == 0]
+    absent = [name for name, n in zip(config.type_map, each[0].atoms, strict=True) if n == 0]
     if absent:
         raise InputError(
             f"training data: no atom of {', '.join(absent)}, which model/type_map lists; "
             "remove the element or add data"
         )
+    scales = [_scales(d, sums) for d, sums in zip(descriptors, each, strict=True)]
+    bias = _energy_bias(np.array(compositions), np.array(energies), config)
+    rcut = max(d.rcut for d in descriptors)
+    distances = torch.stack([sums.smallest_distances() for sums in each]).amin(dim=0)
+    nearest = float(distances.min()) if distances.isfinite().any() else 1.0
+    repulsion = None
+    if config.repulsion is not None:
+        repulsion = Repulsion.beyond_data(config.type_map, distances, rcut)
+    short_range = ShortRange.from_input(config, torch.from_numpy(bias))
+    return Statistics(scales, torch.from_numpy(bias), nearest, repulsion, short_range)
+
+
+def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:
     sel = _resolved_sel(descriptor.sel, sums.most)
     slots = sums.atoms * sum(sel)
     mean, mean2 = sums.s / slots, sums.s2 / slots
@@ -152,21 +180,11 @@ def statistics_from(
     radial = np.maximum(deviation, SMALLEST_DEVIATION)
     angular = np.maximum(np.sqrt(sums.xyz2 / slots / 3.0), SMALLEST_DEVIATION)
     if descriptor.radial:
-        angular = np.ones(n_types)
-    zeros = np.zeros(n_types)
+        angular = np.ones_like(radial)
+    zeros = np.zeros_like(radial)
     davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
     dstd = np.stack([radial, angular, angular, angular], axis=1)
-    bias = _energy_bias(np.array(compositions), np.array(energies), config)
-    distances = sums.smallest_distances()
-    nearest = float(distances.min()) if distances.isfinite().any() else 1.0
-    repulsion = None
-    if config.repulsion is not None:
-        repulsion = Repulsion.beyond_data(config.type_map, distances, descriptor.rcut)
-    as_tensor = torch.from_numpy
-    short_range = ShortRange.from_input(config, as_tensor(bias))
-    return Statistics(
-        *(as_tensor(davg), as_tensor(dstd), as_tensor(bias)), sel, nearest, repulsion, short_range
-    )
+    return Scales(torch.from_numpy(davg), torch.from_numpy(dstd), sel)
 
 
 def _resolved_sel(sel: list[int] | int | str, most: np.ndarray) -> list[int]:

@@ -83,13 +83,15 @@ def gas(model: Any, n_atoms: int = 96, seed: int = 0) -> Structure:
     tables are met everywhere between there and the cutoff.
     """
     rng = np.random.default_rng(seed)
-    sphere = 4.0 / 3.0 * math.pi * model.rcut**3
     nearest = model.min_distance
     if model.short_range is not None:
         reached = max(model.table_min_distance(), float(model.short_range.table().start))
         nearest = min(nearest, reached)
     # `sel` leaves room over the largest count; hard spheres fill at most a fifth of the cell
-    density = min(sum(model.sel) / 1.5 / sphere, 0.4 / nearest**3)
+    density = 0.4 / nearest**3
+    for d in model.descriptors:
+        sphere = 4.0 / 3.0 * math.pi * d.config.rcut**3
+        density = min(density, sum(d.sel) / 1.5 / sphere)
     length = (n_atoms / density) ** (1 / 3)
     cell = length * (np.eye(3) + SKEW * np.tril(rng.uniform(-1, 1, (3, 3)), -1))
     inverse = np.linalg.inv(cell)

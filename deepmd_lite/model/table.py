@@ -8,7 +8,7 @@ to the vector width of the kernels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,11 +17,13 @@ from ..kernels import FEATURE_PADDING
 
 @dataclass(frozen=True)
 class Grid:
-    """Uniform nodes start + k · spacing, k = 0 … n_intervals, in normalised s."""
+    """Uniform nodes start + k · spacing, k = 0 … n_intervals, in normalised s or in −r (Å)."""
 
     start: float
     spacing: float
     n_intervals: int
+    of_distance: bool = False
+    """Whether nodes are minus distances (see `fading`)."""
 
     @classmethod
     def covering(cls, low: float, high: float, spacing: float) -> Grid:
@@ -29,10 +31,23 @@ class Grid:
         n = max(1, math.ceil((high - low) / spacing - 1e-9))
         return cls(low, (high - low) / n, n)
 
+    @classmethod
+    def of_distances(cls, rcut: float, rcut_smth: float, shortest: float, spacing: float) -> Grid:
+        """From rcut to `shortest` or a little below, Å, with a node at rcut_smth."""
+        anchor = rcut_smth if shortest < rcut_smth < rcut else shortest
+        step = cls.covering(-rcut, -anchor, min(spacing, shortest / 2)).spacing
+        n = max(1, math.ceil((rcut - shortest) / step - 1e-9))
+        return cls(-rcut, step, n, of_distance=True)
+
     def refined(self, factor: float) -> Grid:
-        """The same range with `factor` times as many intervals."""
-        n = math.ceil(self.n_intervals * factor)
-        return Grid(self.start, self.spacing * self.n_intervals / n, n)
+        """The same range with `factor` times as many intervals, or more.
+
+        Of distances a whole number of times: what was a node stays one.
+        """
+        n = self.n_intervals * math.ceil(factor)
+        if not self.of_distance:
+            n = math.ceil(self.n_intervals * factor)
+        return replace(self, spacing=self.spacing * self.n_intervals / n, n_intervals=n)
 
     def nodes(self) -> torch.Tensor:
         """(n_intervals + 1,) float64."""

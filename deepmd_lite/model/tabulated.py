@@ -22,6 +22,9 @@ class TabulatedEmbedding(nn.Module):
     Outside its knots a table continues as the parabola of its first or last one.
     """
 
+    of_distance = False
+    """Whether it is a function of −r (Å) in the place of s̃ (see `fading`)."""
+
     def __init__(self, knots: Sequence[torch.Tensor], pieces: Sequence[torch.Tensor]) -> None:
         """`knots` (K,) ascending, `pieces` (K, 6, M), of each table, float64.
 
@@ -45,7 +48,9 @@ class TabulatedEmbedding(nn.Module):
         pieces = torch.einsum("kd,pidm->pikm", HERMITE, ends) / powers
         pieces = torch.nn.functional.pad(pieces, (0, 0, 0, 0, 0, 1))
         pieces[:, :, :3] = nodes * nodes.new_tensor([1.0, 1.0, 0.5])[:, None]
-        return cls([grid.nodes()] * len(nodes), list(pieces))
+        made = cls([grid.nodes()] * len(nodes), list(pieces))
+        made.of_distance = grid.of_distance
+        return made
 
     @property
     def width(self) -> int:
@@ -86,12 +91,12 @@ class TabulatedEmbedding(nn.Module):
 
 
 class ScaledEmbedding(TabulatedEmbedding):
-    """G_p(s) = scale_p ⊙ G(s), one network with factors of its own for each table p.
+    """G_p(s) = scale_p ⊙ G(s), one function with factors of its own for each table p.
 
     No network is such a product. It is exact as long as it lives; what a file keeps is its table.
     """
 
-    def __init__(self, network: Embedding, scale: torch.Tensor) -> None:
+    def __init__(self, network: Embedding | TabulatedEmbedding, scale: torch.Tensor) -> None:
         """`network` of one copy; `scale` (n_tables, M) float64."""
         nn.Module.__init__(self)
         self.copies = len(scale)

@@ -20,9 +20,10 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..system import InputError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
-3 added the model's repulsion, which trainings before it do not have."""
+3 added the model's repulsion, which trainings before it do not have; in 4 sel and grid are those of
+each descriptor."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -35,10 +36,11 @@ class Checkpoint:
     """The input, as `TrainInput.model_dump(mode="json")`."""
     data_hash: str
     """`data_hash` of the training frames."""
-    sel: list[int]
+    sel: list[list[int]]
+    """Of each descriptor, as `grid`."""
     min_distance: float
-    grid: dict[str, Any]
-    """Fields of `model.table.Grid` in use in the training."""
+    grid: list[dict[str, Any]]
+    """Fields of the `model.table.Grid` in use in the training."""
     sampler: dict[str, Any]
     """`BatchSampler.state_dict()`."""
     best: dict[str, Any] | None
@@ -81,6 +83,8 @@ class Checkpoint:
                 )
             if version < 3:
                 header["config"]["model"]["repulsion"] = None
+            if version < 4:
+                header |= {"sel": [header["sel"]], "grid": [header["grid"]]}
             return cls(**header, arrays=arrays)
         except (
             *(SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError),
@@ -136,6 +140,7 @@ def unpack_arrays(
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Keys 'section/key' whose values differ between two inputs."""
     changed = []
+    old, new = _numbered(old), _numbered(new)
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
@@ -143,6 +148,16 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif a != b:
             changed.append(prefix + key)
     return changed
+
+
+def _numbered(section: dict[str, Any]) -> dict[str, Any]:
+    """With lists of sections, as the descriptors of a hybrid, as sections by their place."""
+    return {
+        key: {str(k): x for k, x in enumerate(value)}
+        if isinstance(value, list) and value and all(isinstance(x, dict) for x in value)
+        else value
+        for key, value in section.items()
+    }
 
 
 def grid_fields(grid: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
 from ..model.short_range import ShortRange, intervals_of
-from ..model.statistics import smallest_distances
+from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
@@ -129,7 +129,7 @@ def _read(
     if settings.training.check:
         refuse_errors(frames, settings, what)
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
-    prepared = prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+    prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
     sizes = [len(system.frames) for system in systems]
     shares = data.shares(sizes, f"training/{what}_data")
     return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
@@ -216,20 +216,21 @@ def _summary(frames: list[PreparedFrame]) -> str:
 # --- potentials -------------------------------------------------------------------------------
 
 
-def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[int]) -> bool:
+def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[list[int]]) -> bool:
     """Take over elements, their order and `sel` of a model that knows all those of the input.
 
+    `sel` is that of each descriptor.
     The training then goes on with the model's `type_map`: elements go by name in data, and what
     the data do not have is left as it was. Returns whether anything changed.
     """
     wanted = settings.model.type_map
     if wanted == found.type_map or not set(wanted) <= set(found.type_map):
         return False
-    pairs = settings.model.descriptor.exclude_types
     place = [found.type_map.index(name) for name in wanted]
-    settings.model.descriptor.exclude_types = [(place[a], place[b]) for a, b in pairs]
+    for k, d in enumerate(settings.model.descriptors):
+        d.exclude_types = [(place[a], place[b]) for a, b in d.exclude_types]
+        d.sel = list(sel[k]) if k < len(sel) else d.sel
     settings.model.type_map = list(found.type_map)
-    settings.model.descriptor.sel = list(sel)
     settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)
     return True
 
@@ -266,7 +267,7 @@ def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = Fal
         )
     if architecture:
         adopt_architecture(settings, model.config)
-    if adopt_elements(settings, model.config, model.sel):
+    if adopt_elements(settings, model.config, [d.sel for d in model.descriptors]):
         log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
     _check_architecture(model.config, settings.model, f"{path}")
 
@@ -289,7 +290,8 @@ def initial_potential(
         return potential
     model = load_model(init_model, settings.model.precision)
     try:
-        model.embedding_networks()
+        for d in model.descriptors:
+            d.embedding_networks()
     except InputError as e:
         raise InputError(f"{init_model}: {e}") from None
     _check_architecture(model.config, settings.model, f"{init_model}")
@@ -302,9 +304,8 @@ def initial_potential(
     short_range = model.short_range
     if not settings._keeps_table:
         short_range = ShortRange.from_input(settings.model, model.energy_bias)
-    statistics = Statistics(
-        *(model.davg, model.dstd, model.energy_bias, model.sel, nearest), repulsion, short_range
-    )
+    scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
+    statistics = Statistics(scales, model.energy_bias, nearest, repulsion, short_range)
     potential = Potential(settings.model, statistics, seed=None)
     own = ("repulsion.", "short_range.")
     learned = {k: v for k, v in model.state_dict().items() if not k.startswith(own)}
@@ -343,15 +344,12 @@ def _report_close_atoms(potential: Potential) -> None:
 def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
     """The potential of a checkpoint, its weights still to be read."""
     n_types = len(settings.model.type_map)
-    constants = torch.ones(n_types, 4, dtype=torch.float64)
+    scales = [Scales.unset(sel) for sel in checkpoint.sel]
     bias = torch.zeros(n_types, dtype=torch.float64)
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
     short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
-    statistics = Statistics(
-        *(constants, constants.clone(), bias, checkpoint.sel, checkpoint.min_distance),
-        *(repulsion, short_range),
-    )
-    return Potential(settings.model, statistics, seed=None, grid=Grid(**checkpoint.grid))
+    statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion, short_range)
+    return Potential(settings.model, statistics, None, [Grid(**g) for g in checkpoint.grid])
 
 
 def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None:
@@ -359,7 +357,7 @@ def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None
     config = settings.model
     if config.use_srtab is None or settings._keeps_table:
         return
-    table = read_pair_table(config.use_srtab, config.type_map, config.descriptor.rcut)
+    table = read_pair_table(config.use_srtab, config.type_map, config.rcut)
     before = checkpoint.arrays.get("model.short_range.coefficients")
     if before is None or not np.array_equal(before.numpy(), table.coefficients):
         raise InputError(

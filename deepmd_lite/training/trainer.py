@@ -278,9 +278,9 @@ class Trainer:
             step=self.steps_done,
             config=self.config.model_dump(mode="json"),
             data_hash=self.data.hash,
-            sel=self.potential.sel,
+            sel=[d.sel for d in self.potential.descriptors],
             min_distance=self.potential.min_distance,
-            grid=grid_fields(self.potential.grid),
+            grid=[grid_fields(d.grid) for d in self.potential.descriptors],
             sampler=self.sampler.state_dict(),
             best=self.best,
             arrays={

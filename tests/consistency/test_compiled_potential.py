@@ -225,9 +225,10 @@ def test_wrong_networks_are_refused():
         return kernels.Network([zeros[0]], [zeros[1]], [None], zeros[2], torch.zeros(1))
 
     def compiled(*networks, activation="tanh"):
-        fitting = kernels.Fitting(24, 4, activation, networks)
-        arguments = potential.coefficients(), potential.environment(), [10, 10]
-        return kernels.CompiledPotential(*arguments, fitting)
+        fitting = kernels.Fitting([kernels.Shape(24, 4)], activation, networks)
+        d = potential.descriptor
+        part = kernels.Descriptor(d.coefficients(), d.environment(), [10, 10])
+        return kernels.CompiledPotential([part], fitting)
 
     with pytest.raises(
         InputError, match=r"weights of the output: expected shape \(8\), found \(7,\)"

@@ -51,7 +51,15 @@ class Case:
     """Random atoms, a list with a skin, a smooth table; some edges lie in its continuation."""
 
     def __init__(
-        self, n_all=48, n_local=30, n_features=32, one_side=True, seed=0, skin=1.0, protection=0.0
+        self,
+        n_all=48,
+        n_local=30,
+        n_features=32,
+        one_side=True,
+        seed=0,
+        skin=1.0,
+        protection=0.0,
+        of_distance=False,
     ):
         generator = torch.Generator().manual_seed(seed)
         self.positions = apart(n_all, 8.0, 0.9, generator)
@@ -63,8 +71,10 @@ class Case:
         davg = torch.rand(N_TYPES, 4, generator=generator).double() * 0.2
         dstd = torch.rand(N_TYPES, 4, generator=generator).double() * 0.2 + 0.3
         start, spacing = -0.9, 0.2  # the continuation begins at s̃ = 1.5
+        if of_distance:  # and here at 1.2 Å
+            start, spacing = -RCUT, (RCUT - 1.2) / INTERVALS
         self.environment = kernels.Environment(
-            RCUT, RCUT_SMTH, davg, dstd, one_side, start, spacing, protection
+            RCUT, RCUT_SMTH, davg, dstd, one_side, start, spacing, protection, of_distance
         )
         n_tables = N_TYPES if one_side else N_TYPES**2
         self.coefficients = smooth_table(n_tables, n_features, start, spacing, generator)
@@ -152,6 +162,14 @@ def test_all_orders_with_a_protection_of_distances(moments, dtype):
     assert_close(case.all_orders(moments, dtype), expected, TOLERANCE[dtype])
     plain = Case().all_orders(moments, dtype)
     assert float((plain["forces"].double() - expected["forces"]).abs().max()) > 0.1
+
+
+@BOTH
+def test_all_orders_with_tables_of_the_distance(moments, dtype):
+    case = Case(of_distance=True, one_side=False)
+    expected = case.all_orders(kernels.reference.moments, torch.float64)
+    assert 0 < int(expected["beyond"]) < int(expected["counts"].sum())
+    assert_close(case.all_orders(moments, dtype), expected, TOLERANCE[dtype])
 
 
 @BOTH

@@ -184,9 +184,10 @@ def test_derivatives_by_finite_differences():
 
     def loss(t, w0, w1, b0, b1, step, out, bias):
         network = kernels.Network([w0, w1], [b0, b1], [None, step], out, bias)
-        fitting = kernels.Fitting(5, 3, "tanh", [network])
+        fitting = kernels.Fitting([kernels.Shape(5, 3)], "tanh", [network])
         types = torch.zeros(3, dtype=torch.int32)
-        return loss_of(*kernels.energies_and_gradients(t, types, fitting))
+        energies, (gradient,) = kernels.energies_and_gradients([t], types, fitting)
+        return loss_of(energies, gradient)
 
     inputs = [moments, *weights, *biases, steps[1], out, torch.ones(1).double()]
     for x in inputs:
@@ -209,21 +210,21 @@ def test_arguments_that_do_not_fit_are_refused():
     types = torch.zeros(3, dtype=torch.int32)
     for shape in ((2, 4, 32), (3, 3, 32), (12, 32)):
         with pytest.raises(InputError, match=r"moments: expected shape \(3, 4, any\), found"):
-            kernels.energies_and_gradients(torch.zeros(shape).double(), types, fitting)
+            kernels.energies_and_gradients([torch.zeros(shape).double()], types, fitting)
     with pytest.raises(InputError, match="moments: 31 features; pad with zeros"):
-        kernels.energies_and_gradients(torch.zeros(3, 4, 31).double(), types, fitting)
+        kernels.energies_and_gradients([torch.zeros(3, 4, 31).double()], types, fitting)
     moments = torch.zeros(3, 4, 32).double()
     with pytest.raises(InputError, match=r"moments: expected torch\.float64, found torch\.int32"):
-        kernels.energies_and_gradients(moments.int(), types, fitting)
+        kernels.energies_and_gradients([moments.int()], types, fitting)
     with pytest.raises(InputError, match=r"types: expected torch\.int32, found torch\.int64"):
-        kernels.energies_and_gradients(moments, types.long(), fitting)
+        kernels.energies_and_gradients([moments], types.long(), fitting)
     with pytest.raises(InputError, match=r"types: expected shape \(any\), found \(3, 1\)"):
-        kernels.energies_and_gradients(moments, types[:, None], fitting)
+        kernels.energies_and_gradients([moments], types[:, None], fitting)
     with pytest.raises(InputError, match="expected a network for each element, found none"):
-        kernels.energies_and_gradients(moments, types, replace(fitting, networks=[]))
+        kernels.energies_and_gradients([moments], types, replace(fitting, networks=[]))
     for changes in ({"biases": []}, {"weights": [], "biases": [], "steps": []}):
         networks = [replace(network, **changes) for network in fitting.networks]
         with pytest.raises(InputError, match="a weight, bias and step"):
-            kernels.energies_and_gradients(moments, types, replace(fitting, networks=networks))
+            kernels.energies_and_gradients([moments], types, replace(fitting, networks=networks))
     with pytest.raises(InputError, match="the type of atom 0 is 2; there are 2 types"):
-        kernels.energies_and_gradients(moments, types + 2, fitting)
+        kernels.energies_and_gradients([moments], types + 2, fitting)

@@ -27,7 +27,15 @@ class Case:
     """Random atoms, a list with a skin, a smooth table; some edges lie in its continuation."""
 
     def __init__(
-        self, n_all=48, n_local=30, n_features=32, one_side=True, seed=0, n_types=N_TYPES, skin=1.0
+        self,
+        n_all=48,
+        n_local=30,
+        n_features=32,
+        one_side=True,
+        seed=0,
+        n_types=N_TYPES,
+        skin=1.0,
+        of_distance=False,
     ):
         generator = torch.Generator().manual_seed(seed)
         rand = lambda *n: torch.rand(*n, generator=generator, dtype=torch.float64)  # noqa: E731
@@ -40,7 +48,10 @@ class Case:
         else:
             self.list = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)
         davg, dstd = rand(n_types, 4) * 0.2, rand(n_types, 4) * 0.2 + 0.3
-        self.environment = kernels.Environment(RCUT, RCUT_SMTH, davg, dstd, one_side, -0.9, 0.2)
+        start, spacing = (-RCUT, (RCUT - 1.5) / INTERVALS) if of_distance else (-0.9, 0.2)
+        self.environment = kernels.Environment(
+            RCUT, RCUT_SMTH, davg, dstd, one_side, start, spacing, 0.0, of_distance
+        )
         n_tables = n_types if one_side else n_types**2
         powers = 0.5 ** torch.arange(kernels.POWERS, dtype=torch.float64)[:, None]
         shape = (n_tables, INTERVALS + 1, kernels.POWERS, n_features)
@@ -110,6 +121,13 @@ def test_moments_and_gradient(device, dtype, one_side, n_types):
     case = Case(one_side=one_side, n_types=n_types)
     _, counts, beyond, _ = case.expected()
     assert 0 < beyond < int(counts.sum()) < len(case.list[1])  # some lie in the skin
+    case.check(case.found(device, dtype), TOLERANCE[dtype])
+
+
+@BOTH
+def test_tables_of_the_distance(device, dtype):
+    case = Case(of_distance=True, one_side=False)
+    assert case.expected()[2] > 0
     case.check(case.found(device, dtype), TOLERANCE[dtype])
 
 

@@ -344,11 +344,12 @@ def test_tf32_stays_off_whatever_the_program_wants(device, monkeypatch):
 
 def test_wrong_models_are_refused(device):
     potential = potential_of()
-    environment, fitting = potential.environment(), potential._fitting()
+    own, fitting = potential.descriptor, potential._fitting()
+    environment = own.environment()
     make = kernels.cuda.CudaPotential
 
     def made(environment=environment, sel=(3, 4), fitting=fitting, repulsion=None):
-        make(device, potential.coefficients(), environment, sel, fitting, repulsion)
+        make(device, own.coefficients(), environment, sel, fitting, repulsion)
 
     made()
     with pytest.raises(InputError, match="sel and networks of 2 elements, found 3 and 2"):
@@ -360,7 +361,7 @@ def test_wrong_models_are_refused(device):
     with pytest.raises(InputError, match="dstd positive"):
         made(environment=replace(environment, dstd=environment.dstd * 0.0))
     with pytest.raises(InputError, match="expected 72 inputs, found 96"):
-        made(fitting=replace(fitting, n_axis=3))
+        made(fitting=replace(fitting, shapes=[kernels.Shape(24, 3)]))
     ones = torch.ones(2, 2, dtype=torch.float64)
     with pytest.raises(InputError, match="0 <= r_in < r_out"):
         made(repulsion=kernels.Repulsion(ones[0], ones, ones))

@@ -66,6 +66,14 @@ def test_both_orders(device, dtype, one_side, n_features):
     assert_same(found, expected, {torch.float64: 1e-9, torch.float32: 3e-5}[dtype])
 
 
+@BOTH
+def test_both_orders_of_tables_of_the_distance(device, dtype):
+    case = Case(n_features=16, n_all=40, n_local=25, skin=0.5, of_distance=True)
+    expected = orders(Reference, case, torch.float64)
+    found = orders(kernels.cuda.Operations(device), case, dtype)
+    assert_same(found, expected, {torch.float64: 1e-9, torch.float32: 3e-5}[dtype])
+
+
 def test_more_runs_than_a_block_holds(device):
     case = Case(n_all=400, n_local=8, one_side=False, n_types=5, seed=2, n_features=16)
     case.positions *= 0.45
@@ -132,7 +140,7 @@ def gradients(potential, env):
 def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols):
     type_map = ("Si", "C") if "C" in symbols else ("Si",)
     potential = random_potential(type_map, precision=precision, resnet_dt=True)
-    potential._frozen = None
+    potential.descriptor._frozen = None
     potential.requires_grad_(True)
     env = environment_of(random_atoms(symbols, 7.0, seed=4), type_map, potential.rcut).env
     expected = gradients(potential, env)

@@ -25,6 +25,8 @@ TYPES = [0, 1, 1, 0, 1, 1, 0, 1, 1, 0]
 
 def section(descriptor=(), fitting=()):
     """The model section of an input, with what differs from the common case; None: not there."""
+    descriptor = dict(descriptor)
+    parts = [section(part)["descriptor"] for part in descriptor.pop("list", ())]
     model = {
         "type_map": ["O", "H"],
         "descriptor": {
@@ -39,7 +41,7 @@ def section(descriptor=(), fitting=()):
             "activation_function": "tanh",
             "precision": "float64",
             "seed": 1,
-            **dict(descriptor),
+            **descriptor,
         },
         "fitting_net": {
             "type": "ener",
@@ -52,6 +54,8 @@ def section(descriptor=(), fitting=()):
         },
     }
     model["descriptor"] = {k: v for k, v in model["descriptor"].items() if v is not None}
+    if parts:
+        model["descriptor"] = {"type": "hybrid", "list": parts}
     return model
 
 
@@ -63,8 +67,11 @@ DPA1 = {
     "set_davg_zero": True,
     "smooth_type_embedding": False,  # without meaning here, but TensorFlow knows no other
 }
+FADED = {"type": "se_atten_v2", "sel": 54, "attn_layer": 0, "tebd_dim": 4, "rcut_smth": 2.0}
 RADIAL = {"type": "se_e2_r", "type_one_side": True, "axis_neuron": None}
 SINGLE = {"precision": "float32"}
+NEAR = {"rcut": 3.0, "sel": [16, 20], "neuron": [4, 8], "axis_neuron": 2, "seed": 5}
+"""Another cutoff, for a hybrid."""
 MODELS = {
     "two_sided": section({"resnet_dt": True}),
     "one_sided": section({"type_one_side": True, "activation_function": "gelu"}),
@@ -78,8 +85,14 @@ MODELS = {
         {**DPA1, "type_one_side": True, "use_tebd_bias": True, "axis_neuron": 5}
     ),
     "stripped": section({**DPA1, "tebd_input_mode": "strip", "resnet_dt": True}),
+    "faded": section({**FADED, "resnet_dt": True}),
+    "faded_one_sided": section({**FADED, "type_one_side": True, "env_protection": 0.3}),
     "protected": section({"env_protection": 0.7}),
     "protected_type_embedding": section({**DPA1, "env_protection": 0.3}),
+    "hybrid": section({"list": [NEAR, {"type_one_side": True}]}),
+    "hybrid_radial": section(
+        {"list": [{"exclude_types": [[0, 1]], "set_davg_zero": True}, {**NEAR, **RADIAL}]}
+    ),
     "radial": section({**RADIAL, "resnet_dt": True}),
     "radial_excluded": section({**RADIAL, "exclude_types": [[0, 1]], "set_davg_zero": True}),
     "radial_protected": section({**RADIAL, "env_protection": 0.7}, {"atom_ener": [-3.0, None]}),
@@ -88,13 +101,26 @@ MODELS["short_range"] = {
     **MODELS["type_embedding"],
     **{"use_srtab": "table.txt", "smin_alpha": 0.13, "sw_rmin": 0.75, "sw_rmax": 1.2},
 }
-WITH_PYTORCH = ("protected", "protected_type_embedding", "radial_protected", "short_range")
+WITH_PYTORCH = (
+    *("faded", "faded_one_sided"),
+    *("protected", "protected_type_embedding", "radial_protected", "short_range"),
+)
 """What TensorFlow cannot evaluate."""
 
 
 def randomise(data, rng):
     """Statistics as a training would leave them, and biases of both kinds."""
-    descriptor, fitting = data["descriptor"], data["fitting"]
+    fitting, descriptors = data["fitting"], [data["descriptor"]]
+    for descriptor in descriptors[0].get("list", descriptors):
+        randomise_scales(descriptor, rng)
+    for network in fitting["nets"]["networks"]:
+        network["layers"][-1]["@variables"]["w"] *= 20  # forces of some eV/Å
+    fitting["@variables"]["bias_atom_e"] = rng.uniform(-9, -5, (2, 1))
+    data["@variables"]["out_bias"] = np.zeros((1, 2, 1))
+
+
+def randomise_scales(descriptor, rng):
+    """davg and dstd, the same in every slot."""
     shape = descriptor["@variables"]["davg"].shape
     dtype = descriptor["@variables"]["davg"].dtype
     davg, dstd = np.zeros(shape), np.ones(shape)
@@ -103,10 +129,6 @@ def randomise(data, rng):
     dstd[:, :, 0] = rng.uniform(0.08, 0.15, (2, 1))
     dstd[:, :, 1:] = rng.uniform(0.04, 0.08, (2, 1, 1))
     descriptor["@variables"] = {"davg": davg.astype(dtype), "dstd": dstd.astype(dtype)}
-    for network in fitting["nets"]["networks"]:
-        network["layers"][-1]["@variables"]["w"] *= 20  # forces of some eV/Å
-    fitting["@variables"]["bias_atom_e"] = rng.uniform(-9, -5, (2, 1))
-    data["@variables"]["out_bias"] = np.zeros((1, 2, 1))
 
 
 def write_table(path):

@@ -4,18 +4,32 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from models import environment_of, random_atoms, random_potential
+from models import (
+    BETWEEN,
+    FAR,
+    NEAR,
+    environment_of,
+    hybrid_potential,
+    random_atoms,
+    random_potential,
+)
 from scipy.spatial.transform import Rotation
 
 from deepmd_lite.system import Evaluation
 
 CASES = [(("Si",), False, "Si16"), (("H", "O"), False, "H10O6"), (("O", "H"), True, "H10O6")]
+HYBRID = (("H", "O"), "hybrid", "H10O6")
 
 
-@pytest.fixture(name="case", params=CASES, ids=lambda c: f"{'-'.join(c[0])}-one_side={c[1]}")
+@pytest.fixture(
+    name="case", params=[*CASES, HYBRID], ids=lambda c: f"{'-'.join(c[0])}-one_side={c[1]}"
+)
 def _case(request):
     type_map, one_side, symbols = request.param
-    return random_potential(type_map, one_side=one_side), random_atoms(symbols, 7.0, 11, skew=0.1)
+    atoms = random_atoms(symbols, 7.0, 11, skew=0.1)
+    if request.param is HYBRID:
+        return hybrid_potential((NEAR, FAR, BETWEEN)).freeze(), atoms
+    return random_potential(type_map, one_side=one_side), atoms
 
 
 def evaluate(potential, atoms) -> tuple[Evaluation, np.ndarray]:
@@ -109,6 +123,19 @@ def test_energy_and_force_are_smooth_at_the_cutoff():
     assert np.abs(np.diff(forces)).max() < 1e-5  # the switch leaves as (rcut − r)³
 
 
+def test_a_hybrid_is_smooth_at_the_cutoff_of_each_part():
+    potential = hybrid_potential((NEAR, FAR, BETWEEN)).freeze()
+    for descriptor in potential.descriptors:
+        r = descriptor.config.rcut + np.linspace(-1e-3, 1e-3, 41)
+        found = []
+        for distance in r:
+            dimer = Atoms("O2", positions=[[0, 0, 0], [distance, 0, 0]])
+            result, f = evaluate(potential, dimer)
+            found.append((float(result.energies.sum()), f[1, 0]))
+        # two straight lines that were not the same would bend by their difference
+        assert np.abs(np.diff(found, n=2, axis=0)).max() < 1e-6
+
+
 def test_isolated_atom_and_size_consistency():
     potential = random_potential(("H", "O"))
     one = energy(potential, Atoms("O"))
@@ -126,7 +153,7 @@ def test_neighbours_beyond_sel_are_not_truncated():
     potential = random_potential()
     dense = random_atoms("Si40", 7.0, 5)
     env = environment_of(dense, potential.type_map, potential.rcut).env
-    assert int(env.offsets.diff().max()) > sum(potential.sel)
+    assert int(env.offsets.diff().max()) > sum(potential.descriptor.sel)
     forces = evaluate(potential, dense)[1]
     h = 1e-4
     plus, minus = dense.copy(), dense.copy()

@@ -111,7 +111,8 @@ struct System {
 template <class real>
 struct Table {
   int32_t n_types, one_side, n_intervals, n_features;
-  double rcut_smth = kRcutSmooth, start = -0.6, spacing = 0.25, protection = 0;
+  double rcut = kRcut, rcut_smth = kRcutSmooth, start = -0.6, spacing = 0.25, protection = 0;
+  int32_t of_distance = 0;
   Exact<double> davg, dstd;
   Exact<real> coefficients;
 
@@ -138,8 +139,8 @@ struct Table {
 
   int32_t n_tables() const { return one_side ? n_types : n_types * n_types; }
   dpl_environment environment() const {
-    return {kRcut,       rcut_smth, n_types, one_side,  davg.data(),
-            dstd.data(), start,     spacing, protection};
+    return {rcut,        rcut_smth, n_types, one_side,   davg.data(),
+            dstd.data(), start,     spacing, protection, of_distance};
   }
   dpl_table table() const {
     return {std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32, n_tables(), n_intervals,
@@ -198,18 +199,29 @@ struct ShortRange {
   }
 };
 
-// Networks of every element, all of the same widths.
+// n_embedding and n_axis of a descriptor.
+struct Features {
+  int32_t embedding, axis;
+};
+
+// Networks of every element, all of the same widths, and the descriptors that they take.
 template <class real>
 struct Networks {
   std::vector<Exact<real>> numbers;
   std::vector<std::vector<dpl_layer>> layers;
   std::vector<dpl_network> networks;
-  int32_t n_embedding, n_axis;
+  std::vector<dpl_shape> shapes;
   dpl_activation activation;
 
-  Networks(int32_t n_types, int32_t embedding, int32_t axis, const std::vector<int32_t>& widths,
+  Networks(int32_t n_types, const std::vector<Features>& each, const std::vector<int32_t>& widths,
            bool with_step, dpl_activation kind = DPL_TANH)
-      : n_embedding(embedding), n_axis(axis), activation(kind) {
+      : activation(kind) {
+    int32_t n_inputs = 0;
+    for (const Features& f : each) {
+      const int32_t padding = DPL_FEATURE_PADDING;
+      shapes.push_back({(f.embedding + padding - 1) / padding * padding, f.embedding, f.axis});
+      n_inputs += f.embedding * std::max(f.axis, 1);
+    }
     Random random(11);
     const auto draw = [&](size_t n, double low, double high) {
       numbers.emplace_back(n);
@@ -218,7 +230,7 @@ struct Networks {
     };
     for (int32_t a = 0; a < n_types; ++a) {
       std::vector<dpl_layer> own;
-      int32_t width = embedding * std::max(axis, 1);
+      int32_t width = n_inputs;
       for (int32_t next : widths) {
         const double scale = 1 / std::sqrt(double(width));
         const real* weight = draw(size_t(width) * next, -scale, scale);
@@ -232,15 +244,11 @@ struct Networks {
     }
   }
 
-  int32_t n_features() const {
-    return (n_embedding + DPL_FEATURE_PADDING - 1) / DPL_FEATURE_PADDING * DPL_FEATURE_PADDING;
-  }
   dpl_fitting fitting() const {
     return {std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32,
             int32_t(networks.size()),
-            n_features(),
-            n_embedding,
-            n_axis,
+            int32_t(shapes.size()),
+            shapes.data(),
             activation,
             networks.data()};
   }

@@ -67,21 +67,33 @@ struct Form {
   bool with_step = true;
   int32_t n_types = 2, one_side = 1, n_intervals = 24;
   double sel = 46;
+  std::vector<Features> others = {};  // of further descriptors
 };
 
 template <class real>
 Networks<real> networks_of(const Form& form) {
-  return {form.n_types, form.n_embedding, form.n_axis,
-          form.widths,  form.with_step,   form.activation};
+  std::vector<Features> each{{form.n_embedding, form.n_axis}};
+  each.insert(each.end(), form.others.begin(), form.others.end());
+  return {form.n_types, each, form.widths, form.with_step, form.activation};
 }
 
-// A potential whose model is gone: whatever it needs it must have copied.
+// A potential whose model is gone: whatever it needs it must have copied. Its first descriptor has
+// neither the smallest nor the largest cutoff.
 template <class real>
 dpl_potential* created(const Form& form) {
   const Networks<real> networks = networks_of<real>(form);
-  const Table<real> table(form.n_types, form.one_side, form.n_intervals, networks.n_features());
   const Exact<double> sel(std::vector<double>(form.n_types, form.sel));
-  const dpl_model model{table.environment(), table.table(), sel.data(), networks.fitting()};
+  std::vector<Table<real>> tables;
+  std::vector<dpl_descriptor> descriptors;
+  for (size_t k = 0; k < networks.shapes.size(); ++k) {
+    const int32_t one_side = k % 2 ? 1 - form.one_side : form.one_side;
+    tables.emplace_back(form.n_types, one_side, form.n_intervals, networks.shapes[k].n_features,
+                        7 + k);
+    tables.back().rcut = k == 0 ? kRcut : k % 2 ? 1.3 * kRcut : 0.6 * kRcut;
+  }
+  for (const Table<real>& table : tables)
+    descriptors.push_back({table.environment(), table.table(), sel.data()});
+  const dpl_model model{descriptors.data(), networks.fitting()};
   dpl_potential* potential = nullptr;
   require_status(dpl_potential_create(&model, &potential), DPL_OK);
   return potential;
@@ -91,9 +103,16 @@ dpl_potential* created(const Form& form) {
 template <class real>
 Bits trained(dpl_pass* pass, const Networks<real>& networks, size_t n, int threads) {
   const dpl_fitting fitting = networks.fitting();
-  const size_t n_moments = n * DPL_COLUMNS * networks.n_features();
-  const Exact<real> moments = random_numbers<real>(n_moments, 6);
-  const Exact<real> to_gradients = random_numbers<real>(n_moments, 7);
+  std::vector<Exact<real>> moments, to_gradients, gradients, grad;
+  std::vector<void*> given, along, slopes, back;  // the same, as they are passed on
+  for (size_t k = 0; k < networks.shapes.size(); ++k) {
+    const size_t size = n * DPL_COLUMNS * networks.shapes[k].n_features;
+    moments.push_back(random_numbers<real>(size, 6 + 10 * k));
+    to_gradients.push_back(random_numbers<real>(size, 7 + 10 * k));
+    gradients.emplace_back(size), grad.emplace_back(size);
+    given.push_back(moments[k].data()), along.push_back(to_gradients[k].data());
+    slopes.push_back(gradients[k].data()), back.push_back(grad[k].data());
+  }
   const Exact<double> to_energies = random_numbers<double>(n, 8);
   Random random(5);
   Exact<int32_t> types(n);
@@ -101,11 +120,11 @@ Bits trained(dpl_pass* pass, const Networks<real>& networks, size_t n, int threa
   Bits bits;
   for (bool with_gradients : {true, false}) {
     Exact<double> energies(n);
-    Exact<real> gradients(n_moments), grad(n_moments);
-    require_status(dpl_pass_energies(pass, &fitting, int64_t(n), types.data(), moments.data(),
-                                     threads, energies.data(), gradients.data()),
+    require_status(dpl_pass_energies(pass, &fitting, int64_t(n), types.data(), given.data(),
+                                     threads, energies.data(), slopes.data()),
                    DPL_OK);
-    require_finite(energies, "energies"), require_finite(gradients, "gradients");
+    require_finite(energies, "energies");
+    for (const Exact<real>& numbers : gradients) require_finite(numbers, "gradients");
     std::vector<Exact<real>> out;
     std::vector<std::vector<dpl_layer_gradient>> layers;
     std::vector<dpl_network_gradient> list;
@@ -123,18 +142,22 @@ Bits trained(dpl_pass* pass, const Networks<real>& networks, size_t n, int threa
       real* weight_out = take(width);
       list.push_back({layers.back().data(), weight_out, &biases[a]});
     }
-    require_status(dpl_pass_backward(pass, moments.data(), to_energies.data(),
-                                     with_gradients ? to_gradients.data() : nullptr, threads,
-                                     grad.data(), list.data()),
+    require_status(dpl_pass_backward(pass, given.data(), to_energies.data(),
+                                     with_gradients ? along.data() : nullptr, threads, back.data(),
+                                     list.data()),
                    DPL_OK);
-    require_finite(grad, "gradient of the moments"), require_finite(biases, "gradient of biases");
-    bits.add(energies), bits.add(gradients), bits.add(grad), bits.add(biases);
+    require_finite(biases, "gradient of biases");
+    bits.add(energies), bits.add(biases);
+    for (size_t k = 0; k < grad.size(); ++k) {
+      require_finite(grad[k], "gradient of the moments");
+      bits.add(gradients[k]), bits.add(grad[k]);
+    }
     for (const Exact<real>& numbers : out) {
       require_finite(numbers, "gradient of the networks");
       bits.add(numbers);
     }
-    require_status(dpl_pass_backward(pass, moments.data(), to_energies.data(), nullptr, threads,
-                                     grad.data(), list.data()),
+    require_status(dpl_pass_backward(pass, given.data(), to_energies.data(), nullptr, threads,
+                                     back.data(), list.data()),
                    DPL_INVALID_ARGUMENT);  // once only
   }
   return bits;

@@ -109,6 +109,11 @@ std::vector<Form> forms() {
   for (int32_t n_types : {1, 3})
     for (int32_t one_side : {0, 1})
       forms.push_back({16, 4, {17}, DPL_TANH, true, n_types, one_side, 1});
+  const std::vector<std::vector<Features>> others{{{5, 5}}, {{7, 0}}, {{100, 16}, {1, 1}, {33, 3}}};
+  for (const auto& more : others)  // residuals from the first layer on for the first of them
+    for (int32_t axis : {0, 3})
+      forms.push_back(
+          {16, axis, {25 + 16 * std::max(axis, 1), 17}, DPL_TANH, true, 2, 1, 24, 46, more});
   return forms;
 }
 

@@ -118,10 +118,16 @@ void refuse_moments(const System& s, const dpl_environment& environment, const d
       expected);
 }
 
+// A model of one descriptor, to be spoiled.
+struct Spoiled : dpl_descriptor {
+  dpl_shape first;
+  dpl_fitting fitting;
+};
+
 template <class real>
 struct BadModel {
   const char* name;
-  std::function<void(dpl_model&)> spoil;
+  std::function<void(Spoiled&)> spoil;
 };
 
 template <class real>
@@ -129,27 +135,27 @@ std::vector<BadModel<real>> bad_tables() {
   static const Exact<double> zero(std::vector<double>(4 * kTypes, 0.0));
   static const Exact<double> nan(std::vector<double>(4 * kTypes, kNan));
   return {
-      {"no types", [](dpl_model& m) { m.environment.n_types = 0; }},
-      {"a negative number of types", [](dpl_model& m) { m.environment.n_types = INT32_MIN; }},
-      {"no cutoff", [](dpl_model& m) { m.environment.rcut = 0; }},
-      {"a protection below 0", [](dpl_model& m) { m.environment.protection = -0.1; }},
-      {"a protection that is NaN", [](dpl_model& m) { m.environment.protection = kNan; }},
-      {"a cutoff that is NaN", [](dpl_model& m) { m.environment.rcut = kNan; }},
-      {"an infinite cutoff", [](dpl_model& m) { m.environment.rcut = kInfinity; }},
-      {"a switch beyond the cutoff", [](dpl_model& m) { m.environment.rcut_smth = kRcut; }},
-      {"a negative switch", [](dpl_model& m) { m.environment.rcut_smth = -1; }},
-      {"a width of 0", [](dpl_model& m) { m.environment.dstd = zero.data(); }},
-      {"a width that is NaN", [](dpl_model& m) { m.environment.dstd = nan.data(); }},
-      {"a mean that is NaN", [](dpl_model& m) { m.environment.davg = nan.data(); }},
-      {"a spacing of 0", [](dpl_model& m) { m.environment.table_spacing = 0; }},
-      {"a start that is NaN", [](dpl_model& m) { m.environment.table_start = kNan; }},
-      {"too few tables", [](dpl_model& m) { m.table.n_tables = 1; }},
-      {"tables of pairs where none are due", [](dpl_model& m) { m.table.n_tables = 4; }},
-      {"no intervals", [](dpl_model& m) { m.table.n_intervals = 0; }},
-      {"too many intervals", [](dpl_model& m) { m.table.n_intervals = INT32_MAX; }},
-      {"no features", [](dpl_model& m) { m.table.n_features = 0; }},
-      {"features that are not padded", [](dpl_model& m) { m.table.n_features = 17; }},
-      {"a negative number of features", [](dpl_model& m) { m.table.n_features = -16; }},
+      {"no types", [](Spoiled& m) { m.environment.n_types = 0; }},
+      {"a negative number of types", [](Spoiled& m) { m.environment.n_types = INT32_MIN; }},
+      {"no cutoff", [](Spoiled& m) { m.environment.rcut = 0; }},
+      {"a protection below 0", [](Spoiled& m) { m.environment.protection = -0.1; }},
+      {"a protection that is NaN", [](Spoiled& m) { m.environment.protection = kNan; }},
+      {"a cutoff that is NaN", [](Spoiled& m) { m.environment.rcut = kNan; }},
+      {"an infinite cutoff", [](Spoiled& m) { m.environment.rcut = kInfinity; }},
+      {"a switch beyond the cutoff", [](Spoiled& m) { m.environment.rcut_smth = kRcut; }},
+      {"a negative switch", [](Spoiled& m) { m.environment.rcut_smth = -1; }},
+      {"a width of 0", [](Spoiled& m) { m.environment.dstd = zero.data(); }},
+      {"a width that is NaN", [](Spoiled& m) { m.environment.dstd = nan.data(); }},
+      {"a mean that is NaN", [](Spoiled& m) { m.environment.davg = nan.data(); }},
+      {"a spacing of 0", [](Spoiled& m) { m.environment.table_spacing = 0; }},
+      {"a start that is NaN", [](Spoiled& m) { m.environment.table_start = kNan; }},
+      {"too few tables", [](Spoiled& m) { m.table.n_tables = 1; }},
+      {"tables of pairs where none are due", [](Spoiled& m) { m.table.n_tables = 4; }},
+      {"no intervals", [](Spoiled& m) { m.table.n_intervals = 0; }},
+      {"too many intervals", [](Spoiled& m) { m.table.n_intervals = INT32_MAX; }},
+      {"no features", [](Spoiled& m) { m.table.n_features = 0; }},
+      {"features that are not padded", [](Spoiled& m) { m.table.n_features = 17; }},
+      {"a negative number of features", [](Spoiled& m) { m.table.n_features = -16; }},
   };
 }
 
@@ -161,7 +167,7 @@ std::vector<BadModel<real>> bad_networks() {
   static const Exact<double> nan(std::vector<double>(kTypes, kNan));
   static std::vector<dpl_layer> layers;
   static std::vector<dpl_network> networks;
-  const auto change = [](dpl_model& m, const std::function<void(dpl_layer*)>& spoil) {
+  const auto change = [](Spoiled& m, const std::function<void(dpl_layer*)>& spoil) {
     layers.assign(m.fitting.networks[1].layers,
                   m.fitting.networks[1].layers + m.fitting.networks[1].n_layers);
     networks.assign(m.fitting.networks, m.fitting.networks + kTypes);
@@ -170,35 +176,35 @@ std::vector<BadModel<real>> bad_networks() {
     m.fitting.networks = networks.data();
   };
   return {
-      {"a negative axis", [](dpl_model& m) { m.fitting.n_axis = -1; }},
-      {"no axis but layers for one", [](dpl_model& m) { m.fitting.n_axis = 0; }},
-      {"a longer axis than embedding", [](dpl_model& m) { m.fitting.n_axis = 7; }},
+      {"a negative axis", [](Spoiled& m) { m.first.n_axis = -1; }},
+      {"no axis but layers for one", [](Spoiled& m) { m.first.n_axis = 0; }},
+      {"a longer axis than embedding", [](Spoiled& m) { m.first.n_axis = 7; }},
       {"a longer embedding than the table",
-       [](dpl_model& m) { m.fitting.n_embedding = kFeatures + 1; }},
+       [](Spoiled& m) { m.first.n_embedding = kFeatures + 1; }},
       {"more inputs than can be counted",
-       [](dpl_model& m) {
-         m.table.n_features = m.fitting.n_features = m.fitting.n_embedding = m.fitting.n_axis =
-             1 << 17;
+       [](Spoiled& m) {
+         m.table.n_features = m.first.n_features = m.first.n_embedding = m.first.n_axis = 1 << 17;
        }},
-      {"another number of types", [](dpl_model& m) { m.fitting.n_types = 1; }},
-      {"another number of features", [](dpl_model& m) { m.fitting.n_features = 32; }},
+      {"another number of types", [](Spoiled& m) { m.fitting.n_types = 1; }},
+      {"no descriptor", [](Spoiled& m) { m.fitting.n_descriptors = 0; }},
+      {"another number of features", [](Spoiled& m) { m.first.n_features = 32; }},
       {"an unknown activation",
-       [](dpl_model& m) { m.fitting.activation = dpl_activation(DPL_LAST_ACTIVATION + 1); }},
-      {"a mean of x", [](dpl_model& m) { m.environment.davg = shifted.data(); }},
-      {"no slots", [](dpl_model& m) { m.sel = zero.data(); }},
-      {"a number of slots that is NaN", [](dpl_model& m) { m.sel = nan.data(); }},
+       [](Spoiled& m) { m.fitting.activation = dpl_activation(DPL_LAST_ACTIVATION + 1); }},
+      {"a mean of x", [](Spoiled& m) { m.environment.davg = shifted.data(); }},
+      {"no slots", [](Spoiled& m) { m.sel = zero.data(); }},
+      {"a number of slots that is NaN", [](Spoiled& m) { m.sel = nan.data(); }},
       {"no layers",
-       [](dpl_model& m) {
+       [](Spoiled& m) {
          networks.assign(m.fitting.networks, m.fitting.networks + kTypes);
          networks[0].n_layers = 0;
          m.fitting.networks = networks.data();
        }},
       {"a first layer of too few inputs",
-       [=](dpl_model& m) { change(m, [](dpl_layer* layer) { layer[0].n_in = 17; }); }},
+       [=](Spoiled& m) { change(m, [](dpl_layer* layer) { layer[0].n_in = 17; }); }},
       {"a second layer of too many inputs",
-       [=](dpl_model& m) { change(m, [](dpl_layer* layer) { layer[1].n_in = 19; }); }},
+       [=](Spoiled& m) { change(m, [](dpl_layer* layer) { layer[1].n_in = 19; }); }},
       {"a layer without outputs",
-       [=](dpl_model& m) { change(m, [](dpl_layer* layer) { layer[1].n_out = 0; }); }},
+       [=](Spoiled& m) { change(m, [](dpl_layer* layer) { layer[1].n_out = 0; }); }},
   };
 }
 
@@ -291,21 +297,22 @@ dpl_status blend(const dpl_short_range& table, const System& s, int threads) {
 template <class real>
 void refuse_training(const std::string& where, const Networks<real>& networks) {
   const dpl_fitting fitting = networks.fitting();
-  const size_t n = 4, n_moments = n * DPL_COLUMNS * fitting.n_features;
+  const size_t n = 4, n_moments = n * DPL_COLUMNS * fitting.shapes[0].n_features;
   const Exact<real> moments(std::vector<real>(n_moments, real(0.5)));
   const Exact<double> to_energies(std::vector<double>(n, 1.0));
   Exact<real> gradients(n_moments);
+  const void* const given = moments.data();
+  void* const slopes = gradients.data();
   Exact<double> energies(n);
   dpl_pass* pass = nullptr;
   require_status(dpl_pass_create(fitting.precision, &pass), DPL_OK);
   const auto there = [&](const dpl_fitting& f, int64_t count, int32_t type, int threads) {
     const Exact<int32_t> types(std::vector<int32_t>{0, 1, type, 0});
-    return dpl_pass_energies(pass, &f, count, types.data(), moments.data(), threads,
-                             energies.data(), gradients.data());
+    return dpl_pass_energies(pass, &f, count, types.data(), &given, threads, energies.data(),
+                             &slopes);
   };
   const auto back = [&](int threads) {
-    return dpl_pass_backward(pass, moments.data(), to_energies.data(), nullptr, threads,
-                             gradients.data(), nullptr);
+    return dpl_pass_backward(pass, &given, to_energies.data(), nullptr, threads, &slopes, nullptr);
   };
   const auto refuse = [&](const char* name, const dpl_fitting& f, int64_t count = 4,
                           int32_t type = 0, int threads = 2) {
@@ -325,7 +332,12 @@ void refuse_training(const std::string& where, const Networks<real>& networks) {
   bad.n_types = 0;
   refuse("no types", bad);
   bad = fitting;
-  bad.n_features = 17;
+  bad.n_descriptors = 0;
+  refuse("no descriptor", bad);
+  bad = fitting;
+  dpl_shape shape = fitting.shapes[0];
+  shape.n_features = 17;
+  bad.shapes = &shape;
   refuse("features that are not padded", bad);
   dpl_pass_free(pass);
   dpl_pass_free(nullptr);
@@ -337,9 +349,11 @@ template <class real>
 void refuse_all(const std::string& where) {
   refuse_neighbors(where);
   const Table<real> table(kTypes, 1, kIntervals, kFeatures);
-  const Networks<real> networks(kTypes, 6, 3, {18, 36}, true);
+  const Networks<real> networks(kTypes, {{6, 3}}, {18, 36}, true);
   const Exact<double> sel(std::vector<double>(kTypes, 10));
-  const dpl_model model{table.environment(), table.table(), sel.data(), networks.fitting()};
+  const Spoiled sound{
+      {table.environment(), table.table(), sel.data()}, networks.shapes[0], networks.fitting()};
+  const dpl_model model{&sound, sound.fitting};
   dpl_potential* potential = nullptr;
   require_status(dpl_potential_create(&model, &potential), DPL_OK);
 
@@ -364,7 +378,7 @@ void refuse_all(const std::string& where) {
     doing() = where + bad.name;
     System s = chain();
     bad.spoil(s);
-    refuse_moments<real>(s, model.environment, model.table, bad.threads, bad.expected);
+    refuse_moments<real>(s, sound.environment, sound.table, bad.threads, bad.expected);
     require_status(evaluate(potential, s, bad.threads), bad.expected);
     require_status(repel(repulsion.view(), s, bad.threads), bad.expected);
     require_status(blend(pairs.view(), s, bad.threads), bad.expected);
@@ -377,16 +391,18 @@ void refuse_all(const std::string& where) {
 
   const auto refuse_model = [&](const BadModel<real>& bad) {
     doing() = where + bad.name;
-    dpl_model spoiled = model;
+    Spoiled spoiled = sound;
     bad.spoil(spoiled);
+    spoiled.fitting.shapes = &spoiled.first;
+    const dpl_model wrong{&spoiled, spoiled.fitting};
     dpl_potential* none = reinterpret_cast<dpl_potential*>(&spoiled);
-    require_status(dpl_potential_create(&spoiled, &none), DPL_INVALID_ARGUMENT);
+    require_status(dpl_potential_create(&wrong, &none), DPL_INVALID_ARGUMENT);
     require(none == nullptr, "no handle");
     return spoiled;
   };
   for (const BadModel<real>& bad : bad_networks<real>()) refuse_model(bad);
   for (const BadModel<real>& bad : bad_tables<real>()) {
-    const dpl_model spoiled = refuse_model(bad);
+    const Spoiled spoiled = refuse_model(bad);
     refuse_moments<real>(chain(), spoiled.environment, spoiled.table, 1, DPL_INVALID_ARGUMENT);
   }
 }

@@ -38,6 +38,11 @@ Form random_form(Random& random) {
   form.with_step = random.below(2);
   form.sel = random(0.01, 200);
   int32_t width = form.n_embedding * std::max(form.n_axis, 1);
+  for (int more = random.below(3) ? 0 : 1 + random.below(3); more > 0; --more) {
+    const int32_t embedding = 1 + random.below(40);
+    form.others.push_back({embedding, random.below(std::min(embedding, 20) + 1)});
+    width += embedding * std::max(form.others.back().axis, 1);
+  }
   for (int layer = random.below(4); layer >= 0; --layer) {
     const int32_t kind = random.below(4);  // as wide, twice as wide (both residual), any
     const bool residual = width * (kind + 1) <= 260;
@@ -104,14 +109,19 @@ void one(const std::string& name, uint64_t seed) {
   const System system = random_system(random);
   const Form form = random_form(random);
   doing() = name + system.name + ", " + std::to_string(form.n_embedding) + " × " +
-            std::to_string(form.n_axis) + " features, " + std::to_string(form.n_intervals) +
-            " intervals, " + std::to_string(form.n_types) + " types, first width " +
-            std::to_string(form.widths[0]) + ", activation " + std::to_string(int(form.activation));
+            std::to_string(form.n_axis) + " features and those of " +
+            std::to_string(form.others.size()) + " more descriptors, " +
+            std::to_string(form.n_intervals) + " intervals, " + std::to_string(form.n_types) +
+            " types, first width " + std::to_string(form.widths[0]) + ", activation " +
+            std::to_string(int(form.activation));
   const Networks<real> networks = networks_of<real>(form);
-  Table<real> table(form.n_types, form.one_side, form.n_intervals, networks.n_features(), seed);
+  Table<real> table(form.n_types, form.one_side, form.n_intervals, networks.shapes[0].n_features,
+                    seed);
   table.rcut_smth = random.below(4) ? random(0, 0.99 * kRcut) : 0;
   table.start = random(-2, 2), table.spacing = random(0.01, 2);
   table.protection = random.below(2) ? 0 : random(0, 1);
+  table.of_distance = random.below(2);
+  if (table.of_distance) table.start = random(-2, 1) * kRcut;
   const System own = of_types(system, form.n_types);
   const int threads = 1 + random.below(5);
   require(moments(own, table, 1) == moments(own, table, threads),

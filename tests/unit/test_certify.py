@@ -234,8 +234,8 @@ def test_an_instruction_set_with_another_result_is_found(model, structures):
 
 def test_a_table_that_is_too_coarse_is_found(structures):
     model = random_potential(("O", "H"))
-    model._frozen = None
-    model.grid = model.grid.refined(0.1)
+    model.descriptor._frozen = None
+    model.descriptor.grid = model.descriptor.grid.refined(0.1)
     model.freeze()
     assert machine.table(model, structures).state == "FAILED"
 

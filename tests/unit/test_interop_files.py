@@ -23,12 +23,17 @@ from deepmd_lite.training import train
 PLAIN = ["two_sided.pb", "one_sided.pb", "single.pb", "two_sided.pth", "two_sided.pt"]
 RADIAL = ["radial.pb", "radial_two_sided.pb", "radial.pth"]
 FPARAM = ["fparam.pb", "fparam.pth"]
-TYPE_EMBEDDING = "type_embedding.pb"
+HYBRID = ["hybrid.pb", "hybrid.pth"]
+TYPE_EMBEDDING = ["type_embedding.pb", "mixed.pb", "stripped.pb", "faded.pb"]
 COMPRESSED = [
     *("one_sided_compressed.pb", "excluded_compressed.pb", "one_sided_compressed.pth"),
-    "radial_compressed.pb",
+    *("radial_compressed.pb", "stripped_compressed.pb"),
+    *("faded_compressed.pb", "faded_compressed.pth", "hybrid_compressed.pb"),
 ]
-SHORT_RANGE = ["srtab.pb", "srtab_compressed.pb", "srtab_radial.pb", "srtab.pth", "srtab.pt"]
+SHORT_RANGE = [
+    *("srtab.pb", "srtab_compressed.pb", "srtab_radial.pb", "srtab_hybrid.pb"),
+    *("srtab.pth", "srtab.pt"),
+]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
 
@@ -62,15 +67,19 @@ def differences(ours, theirs, place=""):
         yield place
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *FPARAM])
+@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *FPARAM, *HYBRID])
 def test_the_tree_is_that_of_deepmd_kit(name, tmp_path):
     ours, theirs = read(unpacked(name, tmp_path)), golden_tree(name)
     if name.endswith(".pb"):
         # the graph computes with cutoffs in float32, its script has them in decimals; and a graph
         # without statistics of neighbours has no '@variables' there
-        for part in (ours["model"]["descriptor"], ours["model"]["descriptor"]["env_mat"]):
-            assert part["rcut"] == float(np.float32(3.6))
-            part["rcut"] = 3.6
+        descriptor = ours["model"]["descriptor"]
+        for part in descriptor.get("list", [descriptor]):
+            rcut = 3.6 if sum(part["sel"]) == 42 else 2.9
+            assert part["rcut"] == part["env_mat"]["rcut"] == float(np.float32(rcut))
+            part["rcut"] = part["env_mat"]["rcut"] = rcut
+        for part in descriptor.get("list", ()):
+            part["type_map"] = None  # its TensorFlow does not tell the parts of a hybrid
         assert ours.pop("@variables") == {}
         assert "loss" in ours["training_script"]
     assert list(differences(ours, theirs)) == []
@@ -107,7 +116,7 @@ def test_tables_of_a_compressed_graph(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, TYPE_EMBEDDING, *SHORT_RANGE]
+    "name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING, *SHORT_RANGE]
 )
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
@@ -135,16 +144,17 @@ def test_a_model_without_networks_says_so(tmp_path, capsys):
     assert main(["info", str(tmp_path / "model.dpl")]) == 0
     assert "no training" in capsys.readouterr().out
     with pytest.raises(InputError, match="table without networks"):
-        potential.embedding_networks()
+        potential.descriptor.embedding_networks()
     with pytest.raises(InputError, match=r"model\.dpl.*table without networks"):
         convert(tmp_path / "model.dpl", tmp_path / "model.yaml")
     assert not (tmp_path / "model.yaml").exists()
 
 
-def test_saving_a_loaded_table_keeps_it_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("name", ["excluded_compressed.pb", "faded.pb"])
+def test_saving_a_loaded_table_keeps_it_bit_for_bit(name, tmp_path):
     from deepmd_lite.model import save_model
 
-    convert(unpacked("excluded_compressed.pb", tmp_path), tmp_path / "a.dpl")
+    convert(unpacked(name, tmp_path), tmp_path / "a.dpl")
     model = load_model(tmp_path / "a.dpl")
     save_model(model, tmp_path / "b.dpl", model.provenance)
     assert (tmp_path / "a.dpl").read_bytes() == (tmp_path / "b.dpl").read_bytes()
@@ -161,11 +171,12 @@ def test_dpa1_of_pytorch_is_that_of_its_portable_file(name, tmp_path):
     assert found.state_dict().keys() == arrays.keys()
     for key, array in found.state_dict().items():
         assert torch.equal(array, arrays[key]), key
-    assert torch.equal(found.coefficients(), expected.coefficients())
+    assert torch.equal(found.descriptor.coefficients(), expected.descriptor.coefficients())
 
 
-def test_a_stripped_type_embedding_leaves_a_table(tmp_path, capsys):
-    source, target = unpacked("stripped.pth", tmp_path), tmp_path / "model.dpl"
+@pytest.mark.parametrize("name", ["stripped.pth", "faded.pb"])
+def test_a_stripped_type_embedding_leaves_a_table(name, tmp_path, capsys):
+    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     _, notes = convert(source, target)
     assert "of which the file keeps the table alone: no training" in notes[0]
     assert main(["check", str(target), "--quick", "-q"]) == 0

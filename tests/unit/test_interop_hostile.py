@@ -15,7 +15,8 @@ from golden_files import read, unpacked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepmd_lite.interop import graph_file, potential_from_tree
+from deepmd_lite.interop import graph as graph_module
+from deepmd_lite.interop import potential_from_tree
 from deepmd_lite.interop.pickled import _CALLS, ArchiveError
 from deepmd_lite.interop.protobuf import (
     BYTES,
@@ -258,11 +259,11 @@ def test_laughing_pickles_end(tmp_path):
 
 
 def test_tensors_that_repeat_a_value_fill_no_memory(monkeypatch):
-    monkeypatch.setattr(graph_file, "FILLED", 1000)
-    graph = graph_file._Graph(graph_nodes(memoryview(constant([100], 1))), 10)
+    monkeypatch.setattr(graph_module, "FILLED", 1000)
+    graph = graph_module.Graph(graph_nodes(memoryview(constant([100], 1))), 10)
     for _ in range(2):
         assert graph.constant("c").nbytes == 400
-    with pytest.raises(graph_file.PartsError, match="repeat their values"):
+    with pytest.raises(graph_module.PartsError, match="repeat their values"):
         graph.constant("c")
 
 

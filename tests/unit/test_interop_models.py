@@ -28,6 +28,7 @@ from deepmd_lite.model import (
     save_model,
     statistics_from,
 )
+from deepmd_lite.model.statistics import Scales
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import InputError, ModelFileError
 
@@ -81,28 +82,36 @@ def widths(draw, most=3):
 
 
 @st.composite
-def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r")):
-    """Potentials with random weights, statistics and architecture."""
-    n_types, kind = draw(st.integers(1, 3)), draw(st.sampled_from(kinds))
-    neuron = draw(widths())
+def descriptors(draw, n_types, kinds, rcut=3.5):
+    """The section of a descriptor, but for its precision, and its mean and deviation of 1/r."""
+    kind, neuron = draw(st.sampled_from(kinds)), draw(widths())
     pairs = [(a, b) for a in range(n_types) for b in range(a, n_types)]
+    return {
+        "rcut": rcut,
+        "rcut_smth": draw(st.sampled_from([0.5, 2.0])),
+        "sel": [draw(st.integers(40, 60)) for _ in range(n_types)],
+        "neuron": neuron,
+        "type": kind,
+        **({"axis_neuron": draw(st.integers(1, neuron[-1]))} if kind == "se_e2_a" else {}),
+        "activation_function": draw(st.sampled_from(ACTIVATIONS)),
+        "resnet_dt": draw(st.booleans()),
+        "type_one_side": draw(st.booleans()),
+        "exclude_types": draw(st.lists(st.sampled_from(pairs), max_size=1)),
+        "env_protection": draw(st.sampled_from([0.0, 0.4])),
+    }
+
+
+@st.composite
+def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r"), cutoffs=(3.5,)):
+    """Potentials with random weights, statistics and architecture; a descriptor for each cutoff."""
+    n_types = draw(st.integers(1, 3))
+    parts = [
+        {**draw(descriptors(n_types, kinds, rcut)), "precision": precision} for rcut in cutoffs
+    ]
     config = ModelConfig(
         type_map=["O", "H", "C"][:n_types],
         repulsion=None,
-        descriptor={
-            "rcut": 3.5,
-            "rcut_smth": draw(st.sampled_from([0.5, 2.0])),
-            "sel": [draw(st.integers(40, 60)) for _ in range(n_types)],
-            "neuron": neuron,
-            "type": kind,
-            **({"axis_neuron": draw(st.integers(1, neuron[-1]))} if kind == "se_e2_a" else {}),
-            "activation_function": draw(st.sampled_from(ACTIVATIONS)),
-            "resnet_dt": draw(st.booleans()),
-            "type_one_side": draw(st.booleans()),
-            "exclude_types": draw(st.lists(st.sampled_from(pairs), max_size=1)),
-            "env_protection": draw(st.sampled_from([0.0, 0.4])),
-            "precision": precision,
-        },
+        descriptor=parts[0] if len(parts) == 1 else {"type": "hybrid", "list": parts},
         fitting_net={
             "neuron": draw(widths()),
             "activation_function": draw(st.sampled_from([*ACTIVATIONS, "relu", "relu6"])),
@@ -111,19 +120,19 @@ def potentials(draw, precision="float64", kinds=("se_e2_a", "se_e2_r")):
         },
     )
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    davg, dstd = np.zeros((n_types, 4)), rng.uniform(0.05, 0.2, (n_types, 4))
-    davg[:, 0] = rng.uniform(0, 0.1, n_types)
-    if kind == "se_e2_r":
-        dstd[:, 1:] = 1
-    bias = rng.normal(size=n_types)
-    as_tensor = torch.from_numpy
-    statistics = Statistics(
-        as_tensor(davg), as_tensor(dstd), as_tensor(bias), config.descriptor.sel, 0.9
-    )
+    scales, as_tensor = [], torch.from_numpy
+    for d in config.descriptors:
+        davg, dstd = np.zeros((n_types, 4)), rng.uniform(0.05, 0.2, (n_types, 4))
+        davg[:, 0] = rng.uniform(0, 0.1, n_types)
+        if d.radial:
+            dstd[:, 1:] = 1
+        scales.append(Scales(as_tensor(davg), as_tensor(dstd), d.sel))
+    statistics = Statistics(scales, as_tensor(rng.normal(size=n_types)), 0.9)
     return Potential(config, statistics, seed=draw(st.integers(0, 10**6)))
 
 
 POLAR = potentials(kinds=("se_e2_a",))
+HYBRID = potentials(cutoffs=(2.8, 3.5, 3.1))
 
 
 @functools.cache
@@ -140,7 +149,7 @@ def exact_energies(potential, positions, cell, types):
 
 
 @FEW
-@given(potentials(), st.booleans())
+@given(st.one_of(potentials(), HYBRID), st.booleans())
 def test_energies_are_those_of_the_definition(potential, vacuum):
     tree = tree_of(potential)
     rng = np.random.default_rng(0)
@@ -174,7 +183,7 @@ def mlp(rng, n_in, neuron, activation, output=False):
     return {"@version": 1, "neuron": neuron, "layers": layers}
 
 
-def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
+def with_type_embedding(tree, rng, width, dpa1, joined, strip=False, fades=False):
     """`tree` with one network for all types and the vectors of the types as further inputs."""
     model = tree["model"]
     d, f, n_types = model["descriptor"], model["fitting"], len(model["type_map"])
@@ -186,7 +195,7 @@ def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
     first = 1 if strip else n_in
     d["embeddings"] = single(mlp(rng, first, d["neuron"], d["activation_function"]))
     if strip:
-        d |= {"tebd_input_mode": "strip", "smooth_type_embedding": False}
+        d |= {"tebd_input_mode": "strip", "smooth_type_embedding": fades}
         factors = mlp(rng, n_in - 1, d["neuron"], d["activation_function"])
         d["embeddings_strip"] = single(factors)
     d["type_embedding"] = {
@@ -196,7 +205,8 @@ def with_type_embedding(tree, rng, width, dpa1, joined, strip=False):
     }
     if dpa1:
         d |= {"type": "dpa1", "sel": [sum(d["sel"])], "attn_layer": 0, "concat_output_tebd": joined}
-        d["@variables"]["davg"][:] = 0
+        if not fades:
+            d["@variables"]["davg"][:] = 0
     f["mixed_types"] = True
     f["dim_descrpt"] += width if joined else 0
     network = mlp(rng, f["dim_descrpt"], f["neuron"], f["activation_function"], output=True)
@@ -252,11 +262,13 @@ def test_frame_parameters_are_fixed_exactly(potential, number, mixed, vacuum, se
 
 
 @FEW
-@given(POLAR, st.integers(1, 4), st.booleans(), st.integers(0, 99))
-def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joined, seed):
+@given(POLAR, st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joined, fades, seed):
     potential.config.descriptor.resnet_dt = potential.config.fitting_net.resnet_dt = False
     tree, n_types = tree_of(potential), len(potential.type_map)
-    with_type_embedding(tree, np.random.default_rng(seed), width, True, joined, strip=True)
+    assume(not (fades and tree["model"]["descriptor"]["exclude_types"]))  # refused: see below
+    rng = np.random.default_rng(seed)
+    with_type_embedding(tree, rng, width, True, joined, strip=True, fades=fades)
     f = tree["model"]["fitting"]
     free = f["dim_descrpt"] - (width if joined else 0)
     n_in = f["dim_descrpt"]
@@ -278,13 +290,14 @@ def test_stripped_type_embedding_is_a_table_of_each_pair(potential, width, joine
 @settings(FEW, max_examples=6)
 @given(data=st.data())
 def test_round_trip_is_exact(tmp_path_factory, suffix, precision, data):
-    potential = data.draw(potentials(precision))
+    cutoffs = data.draw(st.sampled_from([(3.5,), (2.8, 3.5)]))
+    potential = data.draw(potentials(precision, cutoffs=cutoffs))
     path = tmp_path_factory.mktemp("trip") / f"model{suffix}"
     write, read = {".dp": (write_dp, read_dp), ".yaml": (write_yaml, read_yaml)}[suffix]
     write(path, tree_of(potential))
     back = potential_from_tree(read(path), str(path))
     assert back.type_map == potential.type_map
-    assert back.sel == potential.sel
+    assert [d.sel for d in back.descriptors] == [d.sel for d in potential.descriptors]
     assert back.min_distance == potential.min_distance
     assert back.config.descriptor == potential.config.descriptor
     assert back.config.fitting_net == potential.config.fitting_net
@@ -330,7 +343,13 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
         ("model/pair_exclude_types", [[0, 1]], "jump at the cutoff"),
         (f"{D}/type", "se_e3", "descriptor/type: 'se_e3' is not supported"),
         (f"{D}/type", "se_e2_r", r"@variables/davg: expected an array of shape \(2, 54, 1\)"),
-        (f"{D}/type", "hybrid", "descriptor/type: 'hybrid' is not supported"),
+        (f"{D}/type", "hybrid", "descriptor/@version: version 2 is not known"),
+        (D, {"type": "hybrid"}, "descriptor/list: the key is missing"),
+        (D, {"type": "hybrid", "list": []}, "descriptor/list: expected a list of 1"),
+        (D, {"type": "hybrid", "list": [None]}, "descriptor/list: a descriptor is null"),
+        (D, {"type": "hybrid", "list": [], "@version": 2}, "version 2 is not known"),
+        (D, {"type": "hybrid", "list": [{"type": "dpa1"}]}, "list/0/type: 'dpa1' is not supported"),
+        (D, {"type": "hybrid", "list": [{"type": "hybrid"}]}, "list/0/type: 'hybrid' is not sup"),
         (f"{D}/spin", {"use_spin": [True]}, "descriptor/spin: .* is not supported"),
         (f"{D}/env_protection", -0.1, "env_protection': .*greater than or equal to 0"),
         (f"{D}/env_protection", "none", "env_protection: expected a number"),
@@ -386,7 +405,7 @@ def test_what_cannot_be_expressed_is_one_line_with_its_key(tree, path, value, me
     ("path", "value", "message"),
     [
         (f"{D}/attn_layer", 2, "descriptor/attn_layer: 2 is not supported; only 0"),
-        (f"{D}/type", "se_atten_v2", "type: 'se_atten_v2': .*smooth_type_embedding: false"),
+        (f"{D}/type", "se_atten_v2", "descriptor/embeddings_strip: the key is missing"),
         (f"{D}/tebd_input_mode", "strip", "descriptor/embeddings_strip: the key is missing"),
         (f"{D}/tebd_input_mode", "split", "tebd_input_mode: 'split' is not supported"),
         (f"{D}/@variables/davg", np.full((2, 54, 4), 0.1), "set_davg_zero: true"),
@@ -548,7 +567,7 @@ def test_tolerance_of_the_table(tmp_path):
     source, target = GOLDEN / "two_sided.dp", tmp_path / "model.dpl"
     fine, _ = convert(source, target)
     coarse, _ = convert(source, target, tolerance=1e-5)
-    assert coarse.grid.n_intervals < fine.grid.n_intervals
+    assert coarse.descriptor.grid.n_intervals < fine.descriptor.grid.n_intervals
     assert 1e-9 < coarse.table_error["force_ev_per_a"] <= 1e-5
 
 
@@ -601,8 +620,8 @@ def test_excluded_pairs_neither_count_nor_train(one_side):
     hydrogen = environment_of(atoms[4:], ["O", "H"], 4.0).env
     statistics = statistics_from([(env, -1.0)], config)
     apart = statistics_from([(oxygen, -1.0), (hydrogen, -1.0)], ModelConfig(**config.model_dump()))
-    n_sel, n_apart = sum(statistics.sel), sum(apart.sel)
-    np.testing.assert_allclose(statistics.davg * n_sel, apart.davg * n_apart)
+    (ours,), (theirs,) = statistics.scales, apart.scales
+    np.testing.assert_allclose(ours.davg * sum(ours.sel), theirs.davg * sum(theirs.sel))
     potential = Potential(config, statistics)
     energies, forces = potential.energies_and_forces(env)
     for part, local in ((oxygen, slice(0, 4)), (hydrogen, slice(4, 8))):
@@ -613,7 +632,7 @@ def test_excluded_pairs_neither_count_nor_train(one_side):
     np.testing.assert_allclose(energies.detach(), exact.detach(), atol=1e-6)
     np.testing.assert_allclose(forces.detach(), potential.evaluate(env).forces, atol=1e-12)
     energies.sum().backward()
-    weight = potential.embedding.weight_0.grad
+    weight = potential.descriptor.embedding.weight_0.grad
     if not one_side:
         assert not weight[1:3].any()
         assert weight[[0, 3]].any()

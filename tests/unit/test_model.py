@@ -88,13 +88,13 @@ def test_hermite_table_is_exact_for_a_quintic_and_smooth_at_its_end():
 def test_table_agrees_with_networks_and_refines_where_it_is_too_coarse():
     potential = random_potential(("H", "O"), seed=5)
     potential.requires_grad_(True)
-    potential._frozen = None
+    potential.descriptor._frozen = None
     env = environment_of(random_atoms("H8O4", 6.0, 1), potential.type_map, potential.rcut).env
-    potential.grid = Grid.covering(potential.grid.start, 12.0, 2.0)
-    coarse = potential.grid.n_intervals
+    potential.descriptor.grid = Grid.covering(potential.descriptor.grid.start, 12.0, 2.0)
+    coarse = potential.descriptor.grid.n_intervals
     error = refine_table(potential, env)
     assert error["force_ev_per_a"] <= 1e-6
-    assert potential.grid.n_intervals > coarse
+    assert potential.descriptor.grid.n_intervals > coarse
 
 
 @pytest.mark.parametrize("protection", [0.0, 0.5])
@@ -109,6 +109,7 @@ def test_statistics_are_those_of_all_slots(protection):
     rows[: len(vectors)] = kernels.reference.environment_rows(vectors, 1.0, 4.0, protection)
     expected = [rows[:, 0].std(correction=0), *[(rows[:, 1:] ** 2).mean().sqrt()] * 3]
     found = statistics_from([(env, -1.0)], config)
+    (found,) = found.scales
     torch.testing.assert_close(found.davg[0, 0], rows[:, 0].mean())
     torch.testing.assert_close(found.dstd[0], torch.stack(expected))
 

@@ -47,7 +47,7 @@ def _env():
 
 def descriptors(potential, env):
     """(n, M): mean of G over all slots, empty ones included, over 5, as DeePMD-kit defines it."""
-    d, n_sel = potential.config.descriptor, sum(potential.sel)
+    d, n_sel = potential.config.descriptor, sum(potential.descriptor.sel)
     found = []
     for i in range(env.n_local):
         a = int(env.types[i])
@@ -55,13 +55,13 @@ def descriptors(potential, env):
         r = (env.positions[j] - env.positions[i]).norm(dim=1)
         s = reference.switch(r, d.rcut_smth, d.rcut) / (r + d.env_protection)
         total = torch.zeros(d.neuron[-1], dtype=torch.float64)
-        for b, slots in enumerate(potential.sel):
+        for b, slots in enumerate(potential.descriptor.sel):
             own = s[env.types[j] == b]
             own = torch.cat([own, torch.zeros(slots - len(own), dtype=torch.float64)])
-            scaled = (own - potential.davg[a, 0]) / potential.dstd[a, 0]
+            scaled = (own - potential.descriptor.davg[a, 0]) / potential.descriptor.dstd[a, 0]
             network = b if d.type_one_side else 2 * a + b
             table = torch.full((slots,), network)
-            total = total + potential.embedding.values(table, scaled).sum(dim=0)
+            total = total + potential.descriptor.embedding.values(table, scaled).sum(dim=0)
         found.append(total / n_sel / 5)
     return torch.stack(found)
 
@@ -147,8 +147,8 @@ def test_a_converted_model_is_trained_on_and_taken_back(data, tmp_path):
     config["model"] = model.config.model_dump()
     path = train(config, output=tmp_path / "out", finetune=target, quiet=True)
     learned = load_model(path).state_dict()
-    assert torch.equal(learned["dstd"], model.dstd)
-    assert not torch.equal(learned["embedding.weight_0"], model.embedding.weight_0)
+    assert torch.equal(learned["dstd"], model.descriptor.dstd)
+    assert not torch.equal(learned["embedding.weight_0"], model.descriptor.embedding.weight_0)
     convert(path, tmp_path / "back.yaml")
     back, _ = convert(tmp_path / "back.yaml", tmp_path / "back.dpl")
     for name, array in back.state_dict().items():

@@ -6,6 +6,7 @@ import torch
 from models import environment_of, random_atoms, random_potential
 
 from deepmd_lite.model import Potential, Statistics, load_model, refine_table, save_model
+from deepmd_lite.model.statistics import Scales
 from deepmd_lite.model.table import Grid
 from deepmd_lite.model.tabulated import TabulatedEmbedding
 from deepmd_lite.system import InputError, ModelFileError
@@ -13,17 +14,18 @@ from deepmd_lite.system import InputError, ModelFileError
 
 def tabulated_twin(potential: Potential, spacing: float) -> Potential:
     """The same with a fine table in the place of the embedding's networks."""
-    low, high = potential.grid.start, float(potential.grid.nodes()[-1])
-    grid = Grid.covering(low, high, spacing)
-    nodes = torch.stack(potential.embedding.jet(grid.nodes()), dim=2)
-    scales = (potential.davg, potential.dstd, potential.energy_bias)
-    statistics = Statistics(*scales, potential.sel, potential.min_distance, potential.repulsion)
+    own = potential.descriptor
+    grid = Grid.covering(own.grid.start, float(own.grid.nodes()[-1]), spacing)
+    nodes = torch.stack(own.embedding.jet(grid.nodes()), dim=2)
+    scales = [Scales(own.davg, own.dstd, own.sel)]
+    bias, nearest = potential.energy_bias, potential.min_distance
+    statistics = Statistics(scales, bias, nearest, potential.repulsion)
     twin = Potential(
         potential.config,
         statistics,
         seed=None,
-        grid=potential.grid,
-        embedding=TabulatedEmbedding.on_grid(grid, nodes),
+        grids=[own.grid],
+        embeddings=[TabulatedEmbedding.on_grid(grid, nodes)],
     )
     twin.fitting = potential.fitting
     return twin.freeze()
@@ -33,8 +35,9 @@ def tabulated_twin(potential: Potential, spacing: float) -> Potential:
 def test_it_gives_what_the_networks_give(one_side):
     potential = random_potential(("O", "H"), one_side=one_side)
     twin = tabulated_twin(potential, 0.01)
-    s = torch.linspace(potential.grid.start, float(potential.grid.nodes()[-1]), 777)
-    jets = zip(potential.embedding.jet(s), twin.embedding.jet(s), strict=True)
+    own, other = potential.descriptor, twin.descriptor
+    s = torch.linspace(own.grid.start, float(own.grid.nodes()[-1]), 777)
+    jets = zip(own.embedding.jet(s), other.embedding.jet(s), strict=True)
     for order, (ours, theirs) in enumerate(jets):
         assert (ours - theirs).abs().max() < (1e-13, 1e-11, 1e-8)[order]
     atoms = random_atoms("O8H8", 7.0, 5)
@@ -49,8 +52,8 @@ def test_it_gives_what_the_networks_give(one_side):
 
 def test_derivatives_are_those_of_the_value():
     potential = random_potential(("Si",))
-    embedding = tabulated_twin(potential, 0.3).embedding
-    low, high = potential.grid.start, float(potential.grid.nodes()[-1])
+    embedding = tabulated_twin(potential, 0.3).descriptor.embedding
+    low, high = potential.descriptor.grid.start, float(potential.descriptor.grid.nodes()[-1])
     s = torch.linspace(low - 1.0, high + 1.0, 301, dtype=torch.float64, requires_grad=True)
     value, slope, curvature = embedding.jet(s)
     for m in range(3):
@@ -61,7 +64,7 @@ def test_derivatives_are_those_of_the_value():
 
 
 def test_it_is_smooth_at_its_knots_and_ends():
-    embedding = tabulated_twin(random_potential(("Si",)), 0.5).embedding
+    embedding = tabulated_twin(random_potential(("Si",)), 0.5).descriptor.embedding
     knots = embedding._knots[0]
     for before, after in zip(embedding.jet(knots - 1e-9), embedding.jet(knots), strict=True):
         assert (before - after).abs().max() < 1e-7
@@ -75,14 +78,15 @@ def test_save_and_load(tmp_path):
     assert error["force_ev_per_a"] < 1e-6
     save_model(twin, tmp_path / "m.dpl")
     loaded = load_model(tmp_path / "m.dpl")
-    assert isinstance(loaded.embedding, TabulatedEmbedding)
-    assert torch.equal(loaded.coefficients(), twin.freeze().coefficients())
+    assert isinstance(loaded.descriptor.embedding, TabulatedEmbedding)
+    assert torch.equal(loaded.descriptor.coefficients(), twin.freeze().descriptor.coefficients())
     again = load_model(tmp_path / "m.dpl", "float64")
-    nodes = again.grid.nodes()
-    for ours, theirs in zip(again.embedding.jet(nodes), twin.embedding.jet(nodes), strict=True):
+    own, other = again.descriptor, twin.descriptor
+    nodes = own.grid.nodes()
+    for ours, theirs in zip(own.embedding.jet(nodes), other.embedding.jet(nodes), strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(InputError, match="cannot be trained"):
-        loaded.embedding_networks()
+        loaded.descriptor.embedding_networks()
 
 
 def test_files_with_other_tables_are_refused(tmp_path):

@@ -35,7 +35,7 @@ def batch_of(frames, model):
 def model():
     """A trainable model of two elements with random weights."""
     frozen = random_potential(("Si", "C"))
-    frozen._frozen = None
+    frozen.descriptor._frozen = None
     return frozen.requires_grad_(True)
 
 

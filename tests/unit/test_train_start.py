@@ -260,6 +260,6 @@ def test_excluded_pairs_go_by_name_when_the_model_orders_elements():
     }
     wanted, _ = read_input(given)
     found = ModelConfig(type_map=["O", "H"], descriptor={"exclude_types": [[1, 1]]})
-    assert adopt_elements(wanted, found, [3, 6])
+    assert adopt_elements(wanted, found, [[3, 6]])
     assert wanted.model.type_map == ["O", "H"]
     assert wanted.model.descriptor.exclude_types == [(1, 1)]

@@ -26,6 +26,7 @@ struct Job {
   int32_t n_types, tables_of_centre;  // n_types, or 0 where all centres share tables
   const double *davg, *dstd;
   real table_start, inverse_spacing;
+  bool table_of_distance;
   const real* coefficients;
   int32_t n_intervals, n_features;
   dpl_cuda_report* report;
@@ -42,6 +43,7 @@ Job<real> job_of(const dpl_cuda_atoms& atoms, const dpl_environment& env, const 
   job.n_types = env.n_types, job.tables_of_centre = env.type_one_side ? 0 : env.n_types;
   job.davg = env.davg, job.dstd = env.dstd;
   job.table_start = real(env.table_start), job.inverse_spacing = real(1 / env.table_spacing);
+  job.table_of_distance = env.table_of_distance != 0;
   job.coefficients = static_cast<const real*>(table.coefficients);
   job.n_intervals = table.n_intervals, job.n_features = table.n_features;
   return job;
@@ -148,7 +150,8 @@ __device__ int32_t measure(const Job<real>& job, const Hand<real>& hand, const C
   edge.radials = radial(job.switching, job.protection, r, edge.inverse_r);
   EnvironmentRow<kColumns>::columns(edge.radials, edge.x, edge.row);
   for (int c = 0; c < kColumns; ++c) edge.row[c] = (edge.row[c] - hand.mean[c]) * hand.scale[c];
-  const real place = (edge.row[0] - job.table_start) * job.inverse_spacing;
+  const real y = job.table_of_distance ? -r : edge.row[0];
+  const real place = (y - job.table_start) * job.inverse_spacing;
   const int32_t q = int32_t(clamped_place(place, real(job.n_intervals - 1)));
   edge.t = place - real(q);
   return (centre.type * job.tables_of_centre + rows.types[j]) * job.n_intervals + q;

@@ -105,8 +105,10 @@ __device__ void chain(const Job<real>& job, const Hand<real>& hand, const Edge<r
     along += edge.row[c] * dg;
   }
   for (int c = 0; c < kColumns; ++c) g[c] *= hand.scale[c];
-  g[0] += along * job.inverse_spacing * hand.scale[0];
-  EnvironmentRow<kColumns>::gradient(edge.radials, edge.x, edge.inverse_r, g, out);
+  along *= job.inverse_spacing;
+  if (!job.table_of_distance) g[0] += along * hand.scale[0];
+  const real outward = job.table_of_distance ? -along : real(0);
+  EnvironmentRow<kColumns>::gradient(edge.radials, edge.x, edge.inverse_r, g, outward, out);
 }
 
 // Four blocks at a time on a multiprocessor: in float64 nvcc 13.0 would otherwise take registers

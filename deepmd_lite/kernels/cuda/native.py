@@ -59,6 +59,7 @@ class Environment(ctypes.Structure):
         ("table_start", ctypes.c_double),
         ("table_spacing", ctypes.c_double),
         ("protection", ctypes.c_double),
+        ("table_of_distance", ctypes.c_int32),
     ]
 
 

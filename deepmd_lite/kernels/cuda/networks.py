@@ -61,7 +61,8 @@ class DeviceFitting:
 
         Raises InputError for a first layer that is not of the descriptor's size.
         """
-        n_in = fitting.n_inputs
+        (shape,) = fitting.shapes
+        n_in = shape.n_inputs
         for network in fitting.networks:
             if network.weights[0].shape[0] != n_in:
                 raise InputError(
@@ -71,7 +72,7 @@ class DeviceFitting:
         def moved(x: torch.Tensor) -> torch.Tensor:
             return (x if trained else x.detach()).to(device, dtype).contiguous()
 
-        self.n_embedding, self.n_axis = fitting.n_embedding, fitting.n_axis
+        self.n_embedding, self.n_axis = shape.n_embedding, shape.n_axis
         self.activation = VALUE_AND_SLOPE[fitting.activation]
         self.networks = [
             Network(

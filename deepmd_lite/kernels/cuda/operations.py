@@ -7,6 +7,7 @@ that weights, and their gradients, may live on the host.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -165,13 +166,14 @@ class Operations:
         return result
 
     def energies_and_gradients(
-        self, moments: torch.Tensor, types: torch.Tensor, fitting: Fitting
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """By torch's own operations, which autograd differentiates."""
+        self, moments: Sequence[torch.Tensor], types: torch.Tensor, fitting: Fitting
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """By torch's own operations, which autograd differentiates; of one descriptor."""
         place = self.device.place
-        moments, types = moments.to(place), types.to(place)
-        networks = DeviceFitting(fitting, moments.dtype, place, trained=True)
-        t, padding = moments[:, :, : networks.n_embedding], moments.shape[2] - networks.n_embedding
+        (only,) = moments
+        only, types = only.to(place), types.to(place)
+        networks = DeviceFitting(fitting, only.dtype, place, trained=True)
+        t, padding = only[:, :, : networks.n_embedding], only.shape[2] - networks.n_embedding
         with full_precision():
             if len(networks.networks) == 1:
                 energies, gradient = networks(t, 0)
@@ -183,7 +185,7 @@ class Operations:
                     own = networks(t[rows], element)
                     energies = energies.index_add(0, rows, own[0])
                     gradient = gradient.index_add(0, rows, own[1])
-        return energies, torch.nn.functional.pad(gradient, (0, padding))
+        return energies, [torch.nn.functional.pad(gradient, (0, padding))]
 
     def _prepared(
         self,

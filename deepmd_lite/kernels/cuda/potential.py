@@ -60,6 +60,7 @@ class DeviceTable:
                 environment.table_start,
                 environment.table_spacing,
                 environment.protection,
+                int(environment.table_of_distance),
             ),
             native.Table(
                 int(coefficients.dtype == torch.float64),
@@ -104,7 +105,10 @@ class CudaPotential:
         fitting: Fitting,
         repulsion: Repulsion | None = None,
     ) -> None:
-        """Arguments as of `kernels.CompiledPotential`. Raises InputError for what does not fit."""
+        """Arguments as of `kernels.Descriptor`, the only one, and of `kernels.CompiledPotential`.
+
+        Raises InputError for what does not fit.
+        """
         n_types = environment.n_types
         if len(sel) != n_types or len(fitting.networks) != n_types:
             raise InputError(
@@ -118,21 +122,22 @@ class CudaPotential:
         if environment.davg[:, 1:].any():
             raise InputError("davg of x, y and z must be 0")
         coefficients = coefficients.detach().contiguous()
-        fitting.compiled(coefficients.shape[3], coefficients.dtype)  # checks its shapes
+        fitting.compiled([coefficients.shape[3]], coefficients.dtype)  # checks its shapes
+        (shape,) = fitting.shapes
         self.device = device
         self.dtype, self.n_types = coefficients.dtype, n_types
         self.n_features = coefficients.shape[3]
         self._table = DeviceTable.of(coefficients, environment, device.place)
         self._fitting = DeviceFitting(fitting, self.dtype, device.place)
-        self._n_inputs = fitting.n_inputs
+        self._n_inputs = shape.n_inputs
         self._sel = torch.tensor(sel, dtype=self.dtype, device=device.place)
         self._empty = _empty_slots(coefficients, environment).to(device.place)
         self._descriptor = native.Descriptor(
             int(self.dtype == torch.float64),
             n_types,
             self.n_features,
-            fitting.n_embedding,
-            fitting.n_axis,
+            shape.n_embedding,
+            shape.n_axis,
             self._sel.data_ptr(),
             self._empty.data_ptr(),
             1.0 / sum(sel),
@@ -283,7 +288,8 @@ def _empty_slots(coefficients: torch.Tensor, environment: Environment) -> torch.
     n = environment.n_types
     a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
     s = (-environment.davg[:, 0] / environment.dstd[:, 0])[a]
-    place = ((s - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
+    y = torch.full_like(s, -environment.rcut) if environment.table_of_distance else s
+    place = ((y - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
     values, _ = table_values(coefficients, b if environment.type_one_side else a * n + b, place)
     return (values * s.to(values.dtype)[:, None]).reshape(n, n, -1)
 

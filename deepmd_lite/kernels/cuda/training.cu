@@ -20,7 +20,10 @@ __device__ void change(const Job<real>& job, const Hand<real>& hand, const Centr
       d[k] = real(tangent[3 * int64_t(edge.neighbor) + k] - tangent[3 * centre.i + k]);
     EnvironmentRow<kColumns>::tangent(edge.radials, edge.x, edge.inverse_r, d, row);
     for (int c = 0; c < kColumns; ++c) changes.row[c][edge.place] = row[c] * hand.scale[c];
-    changes.shift[edge.place] = row[0] * (hand.scale[0] * job.inverse_spacing);
+    real shift = row[0] * hand.scale[0];
+    if (job.table_of_distance)
+      shift = -(edge.x[0] * d[0] + edge.x[1] * d[1] + edge.x[2] * d[2]) * edge.inverse_r;
+    changes.shift[edge.place] = shift * job.inverse_spacing;
   }
   __syncthreads();
 }

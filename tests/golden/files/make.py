@@ -25,6 +25,9 @@ import numpy as np
 N_ATOMS = 18
 TYPES = [0, 1, 1] * (N_ATOMS // 3)
 
+DPA1 = {"type": "se_atten", "sel": 42, "attn_layer": 0, "neuron": [3, 6]}
+NEAR = {"rcut": 2.9, "sel": [13, 26], "neuron": [3, 6]}
+"""A descriptor of a hybrid, with another cutoff."""
 SECTIONS = {
     "two_sided.pb": {"resnet_dt": True, "activation_function": "gelu", "exclude_types": [[0, 0]]},
     "one_sided.pb": {"type_one_side": True},
@@ -36,35 +39,50 @@ SECTIONS = {
     "radial.pb": {"type": "se_e2_r", "type_one_side": True},
     "radial_two_sided.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]], "resnet_dt": True},
     "radial.pth": {"type": "se_e2_r", "type_one_side": True},
+    "mixed.pb": {**DPA1, "set_davg_zero": True, "resnet_dt": True, "tebd_dim": 3},
+    "stripped.pb": {**DPA1, "set_davg_zero": True, "tebd_input_mode": "strip"},
+    "faded.pb": {**DPA1, "type": "se_atten_v2", "rcut_smth": 2.0},
+    "faded.pth": {**DPA1, "type": "se_atten_v2", "rcut_smth": 2.0},
     "two_sided.pth": {"resnet_dt": True, "activation_function": "gelu"},
     "one_sided.pth": {"type_one_side": True},
+    "hybrid.pb": {
+        "list": [{**NEAR, "exclude_types": [[0, 0]]}, {"type": "se_e2_r", "type_one_side": True}]
+    },
+    "hybrid.pth": {"list": [{"type_one_side": True}, {**NEAR, "resnet_dt": True}]},
     "srtab.pb": {"type_one_side": True},
     "srtab_radial.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]]},
-    "srtab.pth": {
-        **{"type": "se_atten", "sel": 42, "attn_layer": 0, "tebd_dim": 4, "neuron": [3, 6]},
-        **{"set_davg_zero": True, "smooth_type_embedding": False},
-    },
+    "srtab_mixed.pb": {**DPA1, "set_davg_zero": True, "tebd_dim": 3},
+    "srtab_hybrid.pb": {"list": [NEAR, {"type": "se_e2_r", "type_one_side": True}]},
+    "srtab.pth": {**DPA1, "tebd_dim": 4, "set_davg_zero": True, "smooth_type_embedding": False},
 }
-COMPRESSED = ("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb", "srtab.pb")
-ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth")
+COMPRESSED = (
+    *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
+    *("stripped.pb", "faded.pb", "faded.pth", "hybrid.pb", "srtab.pb"),
+)
+ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
 CHECKPOINTS = ("two_sided.pth", "srtab.pth")
+OPEN = {"use_srtab": "open.tab", "smin_alpha": 0.08, "sw_rmin": 0.7, "sw_rmax": 1.15}
 SHORT_RANGE = {
-    "srtab.pb": {"use_srtab": "open.tab", "smin_alpha": 0.08, "sw_rmin": 0.7, "sw_rmax": 1.15},
+    **{"srtab.pb": OPEN, "srtab_mixed.pb": OPEN, "srtab_hybrid.pb": OPEN},
     "srtab_radial.pb": {
         **{"use_srtab": "ended.tab", "smin_alpha": 0.15, "sw_rmin": 0.6, "sw_rmax": 1.1},
         "srtab_add_bias": False,
     },
     "srtab.pth": {"use_srtab": "open.tab", "sw_rmin": 0.7, "sw_rmax": 1.15},
 }
-"""Keys of the model section of models with a short-range table."""
+"""Keys of the model section of models with a short-range table. Of `srtab_mixed.pb` there are no
+numbers: TensorFlow means another model."""
 FPARAM = {
     "fparam.pb": {"numb_fparam": 2},
     "fparam.pth": {"numb_fparam": 2, "default_fparam": [0.2, 5.0]},
 }
 """Keys of the fitting section of models with frame parameters."""
 TYPE_EMBEDDING = "type_embedding.pb"
-NO_TREE = (TYPE_EMBEDDING, "srtab.pb", "srtab_radial.pb", "srtab.pt")
+NO_TREE = (
+    *(TYPE_EMBEDDING, "mixed.pb", "stripped.pb", "faded.pb"),
+    *("srtab.pb", "srtab_radial.pb", "srtab_mixed.pb", "srtab_hybrid.pb", "srtab.pt"),
+)
 """`dp convert-backend` cannot convert these, leaves the short-range table out, or (the last) makes
 the tree of another file."""
 
@@ -86,9 +104,7 @@ def close_frames(n):
     rng = np.random.default_rng(8)
     distances = np.linspace(0.4, 1.2, 5 * n).reshape(5, n)
     for k, frame in enumerate(coordinates):
-        for pair, distance in enumerate(
-            distances[:, k]
-        ):  # of all kinds: O-H, H-H, O-O, two with others
+        for pair, distance in enumerate(distances[:, k]):  # O-H, H-H, O-O, two among others
             i, j = ((0, 1), (4, 5), (6, 9), (10, 11), (13, 16))[pair]
             direction = rng.normal(size=3)
             frame[j] = frame[i] + distance * direction / np.linalg.norm(direction)
@@ -123,10 +139,8 @@ def write_data(folder):
         np.save(folder / "set.000" / f"{name}.npy", array)
 
 
-def training_input(name):
-    """The input file of one model."""
-    section = dict(SECTIONS[name])
-    precision = section.setdefault("precision", "float64")
+def descriptor_of(section):
+    """What differs from the common case, completed."""
     descriptor = {
         "type": "se_e2_a",
         "rcut": 3.6,
@@ -135,10 +149,21 @@ def training_input(name):
         "neuron": [2, 4],
         "axis_neuron": 3,
         "seed": 1,
+        "precision": "float64",
         **section,
     }
     if descriptor["type"] == "se_e2_r":
         del descriptor["axis_neuron"]
+    return descriptor
+
+
+def training_input(name):
+    """The input file of one model."""
+    section = SECTIONS[name]
+    precision = section.get("precision", "float64")
+    descriptor = descriptor_of(section)
+    if "list" in section:
+        descriptor = {"type": "hybrid", "list": [descriptor_of(part) for part in section["list"]]}
     fitting = {"neuron": [6, 6], "precision": precision, "seed": 2, **FPARAM.get(name, {})}
     model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
     model |= SHORT_RANGE.get(name, {})
