@@ -102,5 +102,5 @@ class _Tabulated(torch.autograd.Function):
 def _network(arrays: Sequence[Any], p: int) -> _kernels.EmbeddingNetwork:
     """Network p of `EmbeddingLayers.arrays`, whose memory it shares."""
     n = len(arrays) // 3
-    own = [None if x is None else x[p] for x in arrays]
+    own: list[Any] = [None if x is None else x[p] for x in arrays]
     return _kernels.EmbeddingNetwork(own[:n], own[n : 2 * n], own[2 * n :])
