@@ -260,14 +260,16 @@ class ModelConfig(Vocabulary):
     @model_validator(mode="before")
     @classmethod
     def _one_repulsion(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("use_srtab"):
-            if data.get("repulsion"):
-                raise ValueError(
-                    "use_srtab and repulsion both say what close atoms do; choose one: remove "
-                    "use_srtab, or set repulsion to null"
-                )
-            return {**data, "repulsion": None}
-        return data
+        if not isinstance(data, dict):
+            return data
+        if not data.get("use_srtab"):
+            return {key: value for key, value in data.items() if key != "use_srtab"}
+        if data.get("repulsion"):
+            raise ValueError(
+                "use_srtab and repulsion both say what close atoms do; choose one: remove "
+                "use_srtab, or set repulsion to null"
+            )
+        return {**data, "repulsion": None}
 
     @model_validator(mode="after")
     def _check_short_range(self) -> ModelConfig:

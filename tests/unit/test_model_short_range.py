@@ -35,6 +35,8 @@ def test_the_keys_and_their_defaults():
     assert without.repulsion == "zbl"
     assert "model/smin_alpha is ignored: there is no use_srtab" in without.notes()
     assert not any("srtab" in note for note in config.notes())
+    for off in ("", None, False):
+        assert parse(ModelConfig, {**KEYS, "use_srtab": off}, "x").use_srtab is None
 
 
 @pytest.mark.parametrize(
