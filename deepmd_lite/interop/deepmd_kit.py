@@ -60,12 +60,13 @@ def potential_from_tree(
     each = list(zip(parts, scales, strict=True))
     excluded = [_exclusions(root, model, node, s.davg) for node, s in each]
     config = _config(model, parts, excluded, short_range)
-    table = None if short_range is None else short_range.part(config)
     statistics = Statistics(
-        scales, _energy_bias(model, n_types), _min_distance(root), short_range=table
+        *(scales, _energy_bias(model, n_types), _min_distance(root)),
+        short_range=None if short_range is None else short_range.part(config),
     )
+    _reach_switch(config, statistics)
     parameters: dict[str, torch.Tensor] = {}
-    embeddings, nearest = [], [_reach(statistics)]
+    embeddings, nearest = [], [config.table.min_distance or TABLE_REACH * statistics.min_distance]
     prefixes = prefixes_of(len(parts))
     for prefix, (node, s), d in zip(prefixes, each, config.descriptors, strict=True):
         tables = _scaled_embedding(d, s, node) or tabulated_embedding(node, d, s)
@@ -75,7 +76,7 @@ def potential_from_tree(
             parameters |= {f"{prefix}embedding.{k}": v for k, v in found.items()}
         elif tables[1] > 0:
             nearest.append(tables[1])
-    if len(nearest) > 1 or table is not None:
+    if len(nearest) > 1:
         config.table.min_distance = max(nearest)
     nets = fitting.node("nets")
     for a, network in enumerate(collection(nets, 1, n_types)):
@@ -172,13 +173,11 @@ def _check_protection(descriptor: Node, env_mat: Node) -> None:
         raise env_mat.refusal("protection", "differs from the descriptor's env_protection")
 
 
-def _reach(statistics: Statistics) -> float:
-    """Å: smallest distance at which embeddings are needed.
-
-    Where a short-range table takes over, that is where it alone counts.
-    """
-    reach = TABLE_REACH * statistics.min_distance
-    return reach if statistics.short_range is None else min(reach, statistics.short_range.reach)
+def _reach_switch(config: ModelConfig, statistics: Statistics) -> None:
+    """Where a short-range table takes over, embeddings are needed down to where it alone counts."""
+    if statistics.short_range is not None:
+        reach = min(TABLE_REACH * statistics.min_distance, statistics.short_range.reach)
+        config.table.min_distance = reach
 
 
 def _config(

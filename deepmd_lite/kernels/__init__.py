@@ -21,6 +21,7 @@ try:
     from .autograd import Moments, MomentsBackward
     from .fitting import Fitting, Network, Shape, energies_and_gradients
     from .short_range import ShortRange
+    from .tabulation import EmbeddingLayers, tabulated
 except ImportError as e:
     raise ImportError(
         f"the compiled kernels of deepmd_lite cannot be loaded ({e}); build them with "
@@ -34,6 +35,7 @@ __all__ = [
     "POWERS",
     "CompiledPotential",
     "Descriptor",
+    "EmbeddingLayers",
     "Environment",
     "Fitting",
     "Network",
@@ -52,6 +54,7 @@ __all__ = [
     "reference",
     "set_instruction_set",
     "short_range_weights",
+    "tabulated",
 ]
 
 COMPILER: str = _kernels.COMPILER

@@ -144,3 +144,23 @@ class Pass:
         grad: list[Tensor],
         gradients: list[Gradient],
     ) -> list[float]: ...
+
+class EmbeddingNetwork:
+    def __init__(
+        self, weights: list[Tensor], biases: list[Tensor], steps: list[Tensor | None]
+    ) -> None: ...
+
+class Tabulation:
+    def __init__(
+        self,
+        networks: list[EmbeddingNetwork],
+        activation: int,
+        start: float,
+        spacing: float,
+        n_nodes: int,
+        n_features: int,
+    ) -> None: ...
+    def coefficients(self, threads: int, coefficients: Tensor) -> None: ...
+    def backward(
+        self, threads: int, grad_coefficients: Tensor, gradients: list[EmbeddingNetwork]
+    ) -> None: ...

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 using namespace dpl_binding;
@@ -327,6 +328,7 @@ NB_MODULE(_kernels, m) {
       .def("evaluate", &Potential::evaluate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
            nb::arg());
   bind_close_pairs(m);
+  bind_tables(m);
   nb::class_<Gradient>(m, "Gradient")
       .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
                           std::vector<std::optional<Real>> steps, Real weight_out) {

@@ -81,5 +81,6 @@ struct Atoms {
 
 // binding_close.cpp: what acts between close atoms.
 void bind_close_pairs(nb::module_& m);
+void bind_tables(nb::module_& m);
 
 }  // namespace dpl_binding

@@ -43,8 +43,7 @@ from .tabulated import TabulatedEmbedding
 
 FORMAT_VERSION = 5
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and short-range
-tables."""
+`env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")

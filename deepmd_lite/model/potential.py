@@ -147,13 +147,13 @@ class Potential(nn.Module):
         Raises InputError, saying what is missing, where there is none, or none for this model.
         """
         if name != "cpu":
-            if self.short_range is not None:
-                self.short_range.refuse(name)
             if len(self.descriptors) > 1:
                 raise InputError(
                     f"device {name}: a model with several descriptors (type hybrid) runs on the "
                     "CPU only; use device cpu"
                 )
+            if self.short_range is not None:
+                self.short_range.refuse(name)
             kernels.cuda.device(name)
         if name != self.device:
             self.device, self._compiled = name, None
@@ -228,8 +228,8 @@ class Potential(nn.Module):
         tables = [d.coefficients() for d in self.descriptors]
         parts = list(zip(self.descriptors, tables, strict=True))
         moments = [d.moments(env, positions, table, on) for d, table in parts]
-        weights = None if self.short_range is None else self.short_range.weights(env)
         energies, gradients = on.energies_and_gradients(moments, types, self._fitting())
+        weights = None if self.short_range is None else self.short_range.weights(env)
         forces = torch.zeros_like(positions)
         atoms = (positions, env.types, env.offsets, env.indices)
         for (d, table), gradient in zip(parts, gradients, strict=True):

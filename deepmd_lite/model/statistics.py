@@ -168,8 +168,9 @@ def statistics_from(
     repulsion = None
     if config.repulsion is not None:
         repulsion = Repulsion.beyond_data(config.type_map, distances, rcut)
-    short_range = ShortRange.from_input(config, torch.from_numpy(bias))
-    return Statistics(scales, torch.from_numpy(bias), nearest, repulsion, short_range)
+    energy_bias = torch.from_numpy(bias)
+    short_range = ShortRange.from_input(config, energy_bias)
+    return Statistics(scales, energy_bias, nearest, repulsion, short_range)
 
 
 def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:

@@ -102,8 +102,8 @@ MODELS["short_range"] = {
     **{"use_srtab": "table.txt", "smin_alpha": 0.13, "sw_rmin": 0.75, "sw_rmax": 1.2},
 }
 WITH_PYTORCH = (
-    *("faded", "faded_one_sided"),
-    *("protected", "protected_type_embedding", "radial_protected", "short_range"),
+    *("faded", "faded_one_sided", "short_range"),
+    *("protected", "protected_type_embedding", "radial_protected"),
 )
 """What TensorFlow cannot evaluate."""
 

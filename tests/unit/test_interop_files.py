@@ -116,7 +116,8 @@ def test_tables_of_a_compressed_graph(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING, *SHORT_RANGE]
+    "name",
+    [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING, *SHORT_RANGE],
 )
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"

@@ -56,8 +56,8 @@ SECTIONS = {
     "srtab.pth": {**DPA1, "tebd_dim": 4, "set_davg_zero": True, "smooth_type_embedding": False},
 }
 COMPRESSED = (
-    *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
-    *("stripped.pb", "faded.pb", "faded.pth", "hybrid.pb", "srtab.pb"),
+    *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb", "srtab.pb"),
+    *("stripped.pb", "faded.pb", "faded.pth", "hybrid.pb"),
 )
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
@@ -71,8 +71,8 @@ SHORT_RANGE = {
     },
     "srtab.pth": {"use_srtab": "open.tab", "sw_rmin": 0.7, "sw_rmax": 1.15},
 }
-"""Keys of the model section of models with a short-range table. Of `srtab_mixed.pb` there are no
-numbers: TensorFlow means another model."""
+"""Keys of the model section of models with a short-range table. Of `srtab_mixed.pb` no numbers are
+kept: TensorFlow means another model."""
 FPARAM = {
     "fparam.pb": {"numb_fparam": 2},
     "fparam.pth": {"numb_fparam": 2, "default_fparam": [0.2, 5.0]},
@@ -104,7 +104,9 @@ def close_frames(n):
     rng = np.random.default_rng(8)
     distances = np.linspace(0.4, 1.2, 5 * n).reshape(5, n)
     for k, frame in enumerate(coordinates):
-        for pair, distance in enumerate(distances[:, k]):  # O-H, H-H, O-O, two among others
+        for pair, distance in enumerate(
+            distances[:, k]
+        ):  # of all kinds: O-H, H-H, O-O, two with others
             i, j = ((0, 1), (4, 5), (6, 9), (10, 11), (13, 16))[pair]
             direction = rng.normal(size=3)
             frame[j] = frame[i] + distance * direction / np.linalg.norm(direction)
