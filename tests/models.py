@@ -106,10 +106,14 @@ def write_pair_table(path, n_types: int, start=0.05, spacing=0.05, rows=40) -> n
 
 def short_range_potential(type_map=("H", "O"), precision="float64", **keys) -> Potential:
     """`random_potential` with a table that takes over between 0.9 and 1.7 Å; `keys` of `model`."""
-    base = random_potential(type_map, precision=precision)
+    return with_short_range(random_potential(type_map, precision=precision), **keys)
+
+
+def with_short_range(base: Potential, **keys) -> Potential:
+    """The same networks beside a table, frozen."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/pairs.txt"
-        write_pair_table(path, len(type_map))
+        write_pair_table(path, len(base.type_map))
         config = ModelConfig(
             **{
                 **base.config.model_dump(),

@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from models import environment_of, random_atoms, short_range_potential
+from models import (
+    FAR,
+    NEAR,
+    environment_of,
+    hybrid_potential,
+    random_atoms,
+    short_range_potential,
+    with_short_range,
+)
 
 from deepmd_lite import kernels
 from deepmd_lite.kernels import short_range as reference
@@ -86,9 +94,13 @@ def test_far_neighbours_cannot_underflow():
     torch.testing.assert_close(weights, 1 - value)
 
 
+@pytest.mark.parametrize("hybrid", [False, True])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_whole_potential_in_every_way_to_compute_it(precision):
+def test_whole_potential_in_every_way_to_compute_it(precision, hybrid):
     model = short_range_potential(("H", "O"), precision)
+    if hybrid:
+        model = with_short_range(hybrid_potential((NEAR, FAR), precision))
+        assert model.short_range.rcut == FAR["rcut"]
     atoms = random_atoms("H10O8", 6.0, 5, skew=0.1)
     atoms.rattle(0.45, seed=2)
     env = environment_of(atoms, model.type_map, model.rcut + 0.4).env

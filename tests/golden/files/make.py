@@ -104,9 +104,7 @@ def close_frames(n):
     rng = np.random.default_rng(8)
     distances = np.linspace(0.4, 1.2, 5 * n).reshape(5, n)
     for k, frame in enumerate(coordinates):
-        for pair, distance in enumerate(
-            distances[:, k]
-        ):  # of all kinds: O-H, H-H, O-O, two with others
+        for pair, distance in enumerate(distances[:, k]):  # O-H, H-H, O-O, two among others
             i, j = ((0, 1), (4, 5), (6, 9), (10, 11), (13, 16))[pair]
             direction = rng.normal(size=3)
             frame[j] = frame[i] + distance * direction / np.linalg.norm(direction)
