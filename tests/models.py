@@ -1,10 +1,13 @@
 """Small models with random weights: every term of the physics, none of the training."""
 
+import tempfile
+
 import numpy as np
 import torch
 from ase import Atoms
 
-from deepmd_lite.model import ModelConfig, Potential, statistics_from
+from deepmd_lite.model import ModelConfig, Potential, Statistics, statistics_from
+from deepmd_lite.model.short_range import ShortRange
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import type_indices
 
@@ -87,4 +90,37 @@ def random_potential(
     with torch.no_grad():  # forces of some eV/Å, so that errors are seen against something
         for fitting in potential.fitting:
             fitting.weight_out *= 30.0
+    return potential.freeze()
+
+
+def write_pair_table(path, n_types: int, start=0.05, spacing=0.05, rows=40) -> np.ndarray:
+    """Screened repulsions that fall to 0 at the last row; returns the rows."""
+    r = start + spacing * np.arange(rows)
+    fall = (1 - (r / r[-1]) ** 2) ** 3
+    pairs = [(a + 1) * (b + 1) for a in range(n_types) for b in range(a, n_types)]
+    table = np.column_stack([r, *(6.0 * z / r * np.exp(-r / 0.6) * fall for z in pairs)])
+    np.savetxt(path, table)
+    return table
+
+
+def short_range_potential(type_map=("H", "O"), precision="float64", **keys) -> Potential:
+    """`random_potential` with a table that takes over between 0.9 and 1.7 Å; `keys` of `model`."""
+    base = random_potential(type_map, precision=precision)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/pairs.txt"
+        write_pair_table(path, len(type_map))
+        config = ModelConfig(
+            **{
+                **base.config.model_dump(),
+                **{"repulsion": None, "use_srtab": path, "sw_rmin": 0.9, "sw_rmax": 1.7},
+                **{"smin_alpha": 0.15, **keys},
+            }
+        )
+        part = ShortRange.from_input(config, base.energy_bias)
+    statistics = Statistics(
+        *(base.davg, base.dstd, base.energy_bias, base.sel, base.min_distance), short_range=part
+    )
+    potential = Potential(config, statistics, seed=None)
+    learned = {k: v for k, v in base.state_dict().items() if not k.startswith("repulsion.")}
+    potential.load_state_dict({**potential.state_dict(), **learned})
     return potential.freeze()

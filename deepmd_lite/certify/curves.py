@@ -63,8 +63,8 @@ def pairs(model: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def curves(model: Any) -> list[Curve]:
-    """Of every pair of elements, from `NEAREST` to beyond the cutoff."""
-    distances = np.geomspace(NEAREST, model.rcut + 0.1, POINTS)
+    """Of every pair of elements, from as near as they get to beyond the cutoff."""
+    distances = np.geomspace(_nearest(model), model.rcut + 0.1, POINTS)
     made = []
     for a, b, pair in pairs(model):
         far = dimer(model, a, b, model.rcut + 1.0)[0]
@@ -74,28 +74,46 @@ def curves(model: Any) -> list[Curve]:
     return made
 
 
+def _nearest(model: Any) -> float:
+    """Å: `NEAREST`, or where the model's short-range table begins."""
+    if model.short_range is None:
+        return NEAREST
+    return max(NEAREST, float(model.short_range.table().start))
+
+
 def _radius(name: str) -> float:
     """Covalent radius of an element, Å; 1 Å for a name that is none."""
     return float(covalent_radii[atomic_numbers[name]]) if name in atomic_numbers else 1.0
 
 
 def smoothness(model: Any) -> list[Verdict]:
-    """At the cutoff, where energy and force must vanish, and where the table ends."""
-    vanishing, jumping = [(0.0, "")], [(0.0, "")]
-    end = model.table_min_distance()
+    """At the cutoff, where energy and force must vanish, and where tables end."""
+    vanishing = [(0.0, "")]
     for a, b, pair in pairs(model):
         energy, force = dimer(model, a, b, model.rcut - NUDGE)
         far = dimer(model, a, b, model.rcut + 1.0)[0]
         vanishing.append((abs(energy - far) + abs(force), pair))
-        below, above = (_limit(model, a, b, end, side) for side in (-NUDGE, NUDGE))
-        jumping.append((float(np.abs(above - below).max()), f"{pair} at {end:.3f} Å"))
-    rows = (
+    rows = [
         ("dimers vanish at the cutoff", vanishing, 1e-8),
-        ("dimers continue where the table ends", jumping, JUMP),
-    )
+        ("dimers continue where the table ends", _jumps(model, model.table_min_distance()), JUMP),
+    ]
+    if model.short_range is not None:
+        table = model.short_range.table()
+        places = [r for r in (table.sw_rmin, table.sw_rmax, table.end) if r > _nearest(model)]
+        rows.append(("dimers pass the short-range table", _jumps(model, *places), JUMP))
     return [
         Verdict(name, *_worst(of)[:1], limit, "eV, eV/Å", _worst(of)[1]) for name, of, limit in rows
     ]
+
+
+def _jumps(model: Any, *places: float) -> list[tuple[float, str]]:
+    """Of energies and forces of all dimers at distances (Å), with what they are."""
+    found = [(0.0, "")]
+    for a, b, pair in pairs(model):
+        for place in places:
+            below, above = (_limit(model, a, b, place, side) for side in (-NUDGE, NUDGE))
+            found.append((float(np.abs(above - below).max()), f"{pair} at {place:.3f} Å"))
+    return found
 
 
 def _limit(model: Any, a: int, b: int, distance: float, side: float) -> np.ndarray:

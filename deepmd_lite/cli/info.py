@@ -60,6 +60,8 @@ def _info_of_model(args: argparse.Namespace) -> int:
         if model.repulsion is None
         else f"ZBL, inside {model.repulsion.summary(model.type_map)}"
     )
+    if model.short_range is not None:
+        rows["short range"] = model.short_range.summary(model.type_map)
     if not model.reference_frames:
         rows["reference frame"] = "none: nothing is compared when the file is read"
     for frame in model.reference_frames:

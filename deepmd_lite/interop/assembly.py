@@ -16,6 +16,7 @@ import numpy as np
 from . import nodes
 from .nodes import RADIAL, Tree
 from .sections import DPA1, PartsError, check_supported, shown
+from .table_parts import TableParts, with_table
 from .type_embedding import SMOOTHED
 
 Layer = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
@@ -105,6 +106,7 @@ class Parts:
     out_std: np.ndarray
     min_nbor_dist: float | None
     """Å."""
+    short_range: TableParts | None
 
 
 def one_sided_input(network: list[Layer], vectors: list[Layer], scalars: int = 1) -> bool:
@@ -131,6 +133,10 @@ def assembled(parts: Parts) -> Tree:
         parts.out_std,
         {k: parts.section.get(k) or [] for k in ("atom_exclude_types", "pair_exclude_types")},
     )
+    if parts.short_range is not None:
+        if len(parts.descriptors) > 1:
+            raise PartsError("model/use_srtab together with a hybrid descriptor is not supported")
+        model = with_table(model, parts.short_range)
     distance = {} if parts.min_nbor_dist is None else {"min_nbor_dist": parts.min_nbor_dist}
     return {"model": model, "model_def_script": parts.section, "@variables": distance}
 

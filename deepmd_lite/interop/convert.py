@@ -23,6 +23,8 @@ from .deepmd_kit import potential_from_tree
 from .dp_file import read_dp, read_yaml, write_dp, write_yaml
 from .export import tree_of
 from .graph_file import read_graph
+from .short_range import learned
+from .short_range import notes as notes_on_table
 from .torch_file import read_torch
 from .type_embedding import DPA1
 
@@ -118,6 +120,8 @@ def _imported(
     ]
     if "fparam" in potential.provenance:
         notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
+    if potential.short_range is not None:
+        notes += notes_on_table(tree, potential.short_range)
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes
@@ -125,7 +129,7 @@ def _imported(
 
 def _kept(tree: dict[str, Any], potential: Potential) -> str:
     """How many neighbours DeePMD-kit's model sees."""
-    if tree["model"]["descriptor"].get("type") in DPA1:
+    if learned(tree["model"])["descriptor"].get("type") in DPA1:
         return f"sel {sum(potential.descriptor.sel)} neighbours of all elements together"
     return f"{_sel(potential)} neighbours of each element"
 

@@ -26,6 +26,7 @@ from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
 from .networks import activation, collection, layer_of, layers, parameters_of
 from .nodes import HYBRID, RADIAL
+from .short_range import Found, split
 from .tables import tabulated, tabulated_embedding
 from .tree import Node
 from .type_embedding import DPA1, folded
@@ -48,7 +49,7 @@ def potential_from_tree(
     `fparam` that the model cannot use. The table has its first spacing, nothing is refined.
     """
     root = Node(tree, place)
-    model = root.node("model")
+    model, short_range = split(root)
     _check_model(model)
     model, fixed = at_frame_parameters(model, fparam)
     model = folded(model)
@@ -57,10 +58,15 @@ def potential_from_tree(
     n_types = len(model.names("type_map"))
     scales = [_scales(node, n_types) for node in parts]
     each = list(zip(parts, scales, strict=True))
-    config = _config(model, parts, [_exclusions(root, model, node, s.davg) for node, s in each])
-    statistics = Statistics(scales, _energy_bias(model, n_types), _min_distance(root))
+    excluded = [_exclusions(root, model, node, s.davg) for node, s in each]
+    config = _config(model, parts, excluded, short_range)
+    statistics = Statistics(
+        *(scales, _energy_bias(model, n_types), _min_distance(root)),
+        short_range=None if short_range is None else short_range.part(config),
+    )
+    _reach_switch(config, statistics)
     parameters: dict[str, torch.Tensor] = {}
-    embeddings, nearest = [], [TABLE_REACH * statistics.min_distance]
+    embeddings, nearest = [], [config.table.min_distance or TABLE_REACH * statistics.min_distance]
     prefixes = prefixes_of(len(parts))
     for prefix, (node, s), d in zip(prefixes, each, config.descriptors, strict=True):
         tables = _scaled_embedding(d, s, node) or tabulated_embedding(node, d, s)
@@ -167,8 +173,18 @@ def _check_protection(descriptor: Node, env_mat: Node) -> None:
         raise env_mat.refusal("protection", "differs from the descriptor's env_protection")
 
 
+def _reach_switch(config: ModelConfig, statistics: Statistics) -> None:
+    """Where a short-range table takes over, embeddings are needed down to where it alone counts."""
+    if statistics.short_range is not None:
+        reach = min(TABLE_REACH * statistics.min_distance, statistics.short_range.reach)
+        config.table.min_distance = reach
+
+
 def _config(
-    model: Node, parts: Sequence[Node], excluded: Sequence[list[tuple[int, int]]]
+    model: Node,
+    parts: Sequence[Node],
+    excluded: Sequence[list[tuple[int, int]]],
+    short_range: Found | None,
 ) -> ModelConfig:
     fitting = model.node("fitting")
     precisions = {_precision(section) for section in (*parts, fitting)}
@@ -187,6 +203,7 @@ def _config(
             "precision": precision,
         },
         "repulsion": None,
+        **(short_range.keys if short_range is not None else {}),
     }
     try:
         return parse(ModelConfig, data, model.where())

@@ -16,13 +16,18 @@ from .nodes import Tree
 def tree_of(potential: Potential) -> Tree:
     """The tree of `potential`, as `deepmd_kit.potential_from_tree` reads it; weights bit for bit.
 
-    Raises InputError for a model with a repulsion of close pairs, which DeePMD-kit cannot add, and
-    for one whose embedding networks are lost.
+    Raises InputError for a model with a repulsion of close pairs, which DeePMD-kit cannot add, or
+    with a short-range table, and for one whose embedding networks are lost.
     """
     if potential.repulsion is not None:
         raise InputError(
             "the model adds a ZBL repulsion of close pairs, which DeePMD-kit cannot express; "
             "train one without it (in the input: model: {repulsion: null})"
+        )
+    if potential.short_range is not None:
+        raise InputError(
+            "the model has a short-range table (use_srtab), which DeePMD-kit's portable files hold "
+            "only beside descriptors with a type embedding, not beside se_e2_a or se_e2_r"
         )
     config, type_map = potential.config, potential.type_map
     parts = [_descriptor(potential, descriptor) for descriptor in potential.descriptors]

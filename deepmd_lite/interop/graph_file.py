@@ -21,6 +21,7 @@ from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
 from .nodes import HYBRID, RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
 from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
+from .table_parts import TableParts
 
 LARGEST = 1 << 31
 """Bytes: protobuf itself allows no larger message."""
@@ -90,6 +91,7 @@ def _parts(graph: Graph) -> tuple[Parts, Tree]:
         out_bias=_out_statistics(graph, "t_out_bias", len(type_map), 0.0),
         out_std=_out_statistics(graph, "t_out_std", len(type_map), 1.0),
         min_nbor_dist=_min_distance(graph),
+        short_range=_short_range(graph, section, _bias(graph, len(type_map))),
     )
     return parts, script
 
@@ -199,6 +201,24 @@ def _out_statistics(graph: Graph, name: str, n_types: int, default: float) -> np
         if scope + name in graph:
             return graph.array(scope + name, (1, n_types, 1))
     return np.full((1, n_types, 1), default)
+
+
+def _short_range(graph: Graph, section: Tree, bias: np.ndarray) -> TableParts | None:
+    """The table and radii of a model with `use_srtab`; `bias` (n_types,) eV of the networks."""
+    found = graph.of("SoftMinSwitch")
+    if not found:
+        return None
+    zero = np.zeros((1, len(bias), 1))
+    added = section.get("srtab_add_bias", True)
+    return TableParts(
+        info=graph.array("model_attr/t_tab_info", (4,)),
+        data=graph.array("model_attr/t_tab_data", (-1,)),
+        smin_alpha=found[0].number("alpha"),
+        sw_rmin=found[0].number("rmin"),
+        sw_rmax=found[0].number("rmax"),
+        bias=bias.reshape(zero.shape) if added else zero,
+        shared_bias=zero,
+    )
 
 
 def _fparam_scales(graph: Graph, count: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -16,8 +16,11 @@ from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_side
 from .nodes import HYBRID, RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
 from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
+from .table_parts import TableParts
 
 _CHECKPOINT = "model.Default."
+_ALONE = "atomic_model."
+_BESIDE_TABLE = "atomic_model.models.0."
 
 
 def read_torch(path: str | Path) -> Tree:
@@ -40,7 +43,10 @@ def read_torch(path: str | Path) -> Tree:
         ) from None
     try:
         state, section = _opened(root)
-        return {"backend": "PyTorch", **assembled(_parts(state, section))}
+        table = _short_range(state, section)
+        if table is not None:
+            state = _State(state.values, state.prefix, _BESIDE_TABLE)
+        return {"backend": "PyTorch", **assembled(_parts(state, section, table))}
     except PartsError as e:
         raise ModelFileError(f"{path}: {brief(e)}") from None
 
@@ -48,11 +54,14 @@ def read_torch(path: str | Path) -> Tree:
 class _State:
     """Parameters by their full names, of a module or a flat state dict."""
 
-    def __init__(self, values: Any, prefix: str = "") -> None:
-        self.values, self.prefix = values, prefix
+    def __init__(self, values: Any, prefix: str = "", networks: str = _ALONE) -> None:
+        """`networks`: where the model of the networks is; names are those of one that is alone."""
+        self.values, self.prefix, self.networks = values, prefix, networks
 
     def find(self, name: str) -> Any:
         """What has this name, or None."""
+        if name.startswith(_ALONE):
+            name = self.networks + name.removeprefix(_ALONE)
         if isinstance(self.values, dict):
             return self.values.get(self.prefix + name)
         found: Any = self.values
@@ -88,7 +97,33 @@ def _opened(root: Any) -> tuple[_State, Tree]:
     return _State(state, _CHECKPOINT), section_of(section)
 
 
-def _parts(state: _State, section: Tree) -> Parts:
+def _short_range(state: _State, section: Tree) -> TableParts | None:
+    """What a model with `use_srtab` holds beside its networks."""
+    if not section.get("use_srtab"):
+        return None
+    type_map = section.get("type_map")
+    shape = (1, len(type_map) if isinstance(type_map, list) else -1, 1)
+    alpha = state.find("atomic_model.smin_alpha")  # a checkpoint has none, and no other is trained
+    radii = [
+        float(x)
+        for x in (alpha or _SMIN_ALPHA, section.get("sw_rmin"), section.get("sw_rmax"))
+        if isinstance(x, (int, float))
+    ]
+    if len(radii) < 3:
+        raise PartsError("model/sw_rmin and sw_rmax are not numbers")
+    smin_alpha, sw_rmin, sw_rmax = radii
+    return TableParts(
+        info=state.array("atomic_model.models.1.tab_info", (4,)),
+        data=state.array("atomic_model.models.1.tab_data", (-1, -1, -1, 4)).reshape(-1),
+        smin_alpha=smin_alpha,
+        sw_rmin=sw_rmin,
+        sw_rmax=sw_rmax,
+        bias=state.array("atomic_model.models.1.out_bias", shape),
+        shared_bias=state.array("atomic_model.out_bias", shape),
+    )
+
+
+def _parts(state: _State, section: Tree, table: TableParts | None) -> Parts:
     sections, _ = check_supported(section, DPA1)
     if section.get("type_embedding"):
         raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
@@ -122,6 +157,7 @@ def _parts(state: _State, section: Tree) -> Parts:
         out_bias=state.array("atomic_model.out_bias", (1, n_types, 1)),
         out_std=state.array("atomic_model.out_std", (1, n_types, 1)),
         min_nbor_dist=_min_distance(state),
+        short_range=table,
     )
 
 
@@ -161,6 +197,8 @@ def _descriptor(
 
 
 _DESCRIPTOR = "atomic_model.descriptor"
+_SMIN_ALPHA = 0.1
+"""Å: whatever the input says, PyTorch's side trains with this one."""
 _INSIDE = {False: "sea", True: "se_atten"}
 _FITTING = "atomic_model.fitting_net"
 _TYPE_EMBEDDING = "atomic_model.descriptor.type_embedding.embedding.embedding_net"

@@ -68,7 +68,7 @@ class Node:
             found = found.item()
         if isinstance(found, bool) or not isinstance(found, (int, float, np.number)):
             raise self.refusal(key, f"expected a number, found {_shown(found)}")
-        if not abs(found) < sys.float_info.max:  # an integer may be larger
+        if not -sys.float_info.max < found < sys.float_info.max:  # an integer may be larger
             raise self.refusal(key, f"expected a finite number, found {_shown(found)}")
         return float(found)
 

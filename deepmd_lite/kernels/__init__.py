@@ -20,6 +20,8 @@ try:
     from . import _kernels, cuda
     from .autograd import Moments, MomentsBackward
     from .fitting import Fitting, Network, Shape, energies_and_gradients
+    from .short_range import ShortRange
+    from .tabulation import EmbeddingLayers, tabulated
 except ImportError as e:
     raise ImportError(
         f"the compiled kernels of deepmd_lite cannot be loaded ({e}); build them with "
@@ -33,12 +35,15 @@ __all__ = [
     "POWERS",
     "CompiledPotential",
     "Descriptor",
+    "EmbeddingLayers",
     "Environment",
     "Fitting",
     "Network",
     "Repulsion",
     "Shape",
+    "ShortRange",
     "add_repulsion",
+    "add_short_range",
     "cuda",
     "energies_and_gradients",
     "instruction_set",
@@ -48,6 +53,8 @@ __all__ = [
     "neighbor_list",
     "reference",
     "set_instruction_set",
+    "short_range_weights",
+    "tabulated",
 ]
 
 COMPILER: str = _kernels.COMPILER
@@ -192,11 +199,13 @@ class CompiledPotential:
         dtype = descriptors[0].coefficients.dtype
         self._potential = _kernels.Potential(parts, fitting.compiled(n_features, dtype))
 
-    def evaluate(self, env: LocalEnv) -> Evaluation:
+    def evaluate(self, env: LocalEnv, weights: torch.Tensor | None = None) -> Evaluation:
         """Energies, forces on all rows and virial of `env`, on torch.get_num_threads() threads.
 
-        The same bits for any number of threads. Working memory does not grow with the number of
-        atoms. Raises InputError as `moments`.
+        `weights` (n_local,) float64: forces and virial are those of Σ weights_i E_i, and pairs of
+        atoms of weight 0 are not counted as beyond the table; energies are without them. The same
+        bits for any number of threads. Working memory does not grow with the number of atoms.
+        Raises InputError as `moments`.
         """
         positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
         if len(env.offsets) != env.n_local + 1:
@@ -205,10 +214,12 @@ class CompiledPotential:
                 f"{len(env.offsets)}"
             )
         atoms = _atoms(positions, env.types, env.offsets, env.indices)
+        if weights is not None:
+            weights = checked("weights", weights, torch.float64, (env.n_local,))
         energies = torch.empty(env.n_local, dtype=torch.float64)
         forces = torch.empty_like(positions)
         virial = torch.empty(3, 3, dtype=torch.float64)
-        beyond = self._potential.evaluate(atoms, energies, forces, virial)
+        beyond = self._potential.evaluate(atoms, weights, energies, forces, virial)
         return Evaluation(energies, forces, virial, beyond)
 
 
@@ -229,6 +240,49 @@ def add_repulsion(evaluation: Evaluation, env: LocalEnv, repulsion: Repulsion) -
         _writable("energies", evaluation.energies, (len(env.offsets) - 1,)),
         _writable("forces", evaluation.forces, (len(positions), 3)),
         _writable("virial", evaluation.virial, (3, 3)),
+    )
+
+
+def short_range_weights(env: LocalEnv, table: ShortRange) -> torch.Tensor:
+    """(n_local,) float64: 1 − λ of `short_range.switched`, for `CompiledPotential.evaluate`.
+
+    On torch.get_num_threads() threads, the same bits for any number of them. Raises InputError as
+    `add_repulsion`.
+    """
+    positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
+    atoms = _atoms(positions, env.types, env.offsets, env.indices)
+    weights = torch.empty(len(env.offsets) - 1, dtype=torch.float64)
+    _short_range(table).weights(atoms, weights)
+    return weights
+
+
+def add_short_range(evaluation: Evaluation, env: LocalEnv, table: ShortRange) -> None:
+    """Blend `evaluation` of `env`, made with `short_range_weights`, with the table of pairs.
+
+    In place, on torch.get_num_threads() threads; the same bits for any number of them. Raises
+    InputError as `add_repulsion`, and for pairs nearer than the table begins.
+    """
+    positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
+    _short_range(table).add(
+        _atoms(positions, env.types, env.offsets, env.indices),
+        _writable("energies", evaluation.energies, (len(env.offsets) - 1,)),
+        _writable("forces", evaluation.forces, (len(positions), 3)),
+        _writable("virial", evaluation.virial, (3, 3)),
+    )
+
+
+def _short_range(table: ShortRange) -> _kernels.ShortRange:
+    n_types = len(table.bias)
+    shape = (n_types, n_types, -1, 4)
+    return _kernels.ShortRange(
+        checked("coefficients", table.coefficients, torch.float64, shape),
+        checked("bias", table.bias, torch.float64, (n_types,)),
+        table.rcut,
+        table.smin_alpha,
+        table.sw_rmin,
+        table.sw_rmax,
+        table.start,
+        table.spacing,
     )
 
 

@@ -81,7 +81,14 @@ class Fitting:
 
 class Potential:
     def __init__(self, descriptors: list[tuple[Table, Tensor]], fitting: Fitting) -> None: ...
-    def evaluate(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> int: ...
+    def evaluate(
+        self,
+        atoms: Atoms,
+        weights: Tensor | None,
+        energies: Tensor,
+        forces: Tensor,
+        virial: Tensor,
+    ) -> int: ...
 
 def add_repulsion(
     atoms: Atoms,
@@ -92,6 +99,21 @@ def add_repulsion(
     forces: Tensor,
     virial: Tensor,
 ) -> None: ...
+
+class ShortRange:
+    def __init__(
+        self,
+        coefficients: Tensor,
+        bias: Tensor,
+        rcut: float,
+        smin_alpha: float,
+        sw_rmin: float,
+        sw_rmax: float,
+        start: float,
+        spacing: float,
+    ) -> None: ...
+    def weights(self, atoms: Atoms, weights: Tensor) -> None: ...
+    def add(self, atoms: Atoms, energies: Tensor, forces: Tensor, virial: Tensor) -> None: ...
 
 class Gradient:
     def __init__(
@@ -122,3 +144,23 @@ class Pass:
         grad: list[Tensor],
         gradients: list[Gradient],
     ) -> list[float]: ...
+
+class EmbeddingNetwork:
+    def __init__(
+        self, weights: list[Tensor], biases: list[Tensor], steps: list[Tensor | None]
+    ) -> None: ...
+
+class Tabulation:
+    def __init__(
+        self,
+        networks: list[EmbeddingNetwork],
+        activation: int,
+        start: float,
+        spacing: float,
+        n_nodes: int,
+        n_features: int,
+    ) -> None: ...
+    def coefficients(self, threads: int, coefficients: Tensor) -> None: ...
+    def backward(
+        self, threads: int, grad_coefficients: Tensor, gradients: list[EmbeddingNetwork]
+    ) -> None: ...

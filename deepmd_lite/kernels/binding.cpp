@@ -1,68 +1,17 @@
 // The Python module _kernels: Python checks shapes; here only pointers are passed on.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
+#include "binding.h"
+
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "dpl.h"
-
-namespace nb = nanobind;
-using nb::ndarray;
-
-// A tensor of torch, its memory shared.
-template <class Array>
-struct Shared : Array {
-  Shared() = default;
-  explicit Shared(Array array) : Array(std::move(array)) {}
-};
-
-// Through torch's own capsule: Tensor.__dlpack__, which nanobind asks for, takes twenty times as
-// long, more than the work on a few atoms.
-template <class Array>
-struct nanobind::detail::type_caster<Shared<Array>> {
-  NB_TYPE_CASTER(Shared<Array>, make_caster<Array>::Name)
-
-  template <class Flags>
-  bool from_python(handle tensor, Flags flags, cleanup_list* cleanup) noexcept {
-    static PyObject* const to_dlpack = PyObject_GetAttrString(
-        steal(PyImport_ImportModule("torch.utils.dlpack")).ptr(), "to_dlpack");
-    const object capsule = steal(PyObject_CallFunctionObjArgs(to_dlpack, tensor.ptr(), nullptr));
-    make_caster<Array> array;
-    if (!capsule.is_valid() || !array.from_python(capsule, flags, cleanup)) {
-      PyErr_Clear();  // no tensor: nanobind says what was expected
-      return false;
-    }
-    value = Shared<Array>(std::move(array.value));
-    return true;
-  }
-};
+using namespace dpl_binding;
 
 namespace {
-
-template <class T, class... Shape>
-using Array = Shared<ndarray<T, nb::c_contig, nb::device::cpu, Shape...>>;
-template <class T>
-using Matrix3 = Array<T, nb::shape<-1, 3>>;
-template <class T>
-using Vector = Array<T, nb::ndim<1>>;
-using Real = Shared<ndarray<nb::c_contig, nb::device::cpu>>;  // float32 or float64
-
-// Raises deepmd_lite.system.InputError with the library's message (MemoryError when out of it).
-void check(dpl_status status) {
-  if (status == DPL_OK) return;
-  nb::object error = status == DPL_OUT_OF_MEMORY
-                         ? nb::module_::import_("builtins").attr("MemoryError")
-                         : nb::module_::import_("deepmd_lite.system").attr("InputError");
-  PyErr_SetString(error.ptr(), dpl_last_error());
-  throw nb::python_error();
-}
 
 class NeighborList {
  public:
@@ -91,24 +40,6 @@ class NeighborList {
   dpl_neighbors* handle_ = nullptr;
   int threads_;
   int64_t n_edges_ = 0;
-};
-
-// Atoms and their neighbours.
-struct Atoms {
-  Matrix3<const double> positions;
-  Vector<const int32_t> types;
-  Vector<const int64_t> offsets;
-  Vector<const int32_t> indices;
-  int threads;
-
-  dpl_atoms view() const {
-    return {int64_t(positions.shape(0)),
-            int64_t(offsets.shape(0)) - 1,
-            positions.data(),
-            types.data(),
-            offsets.data(),
-            indices.data()};
-  }
 };
 
 // The embedding and what finds an edge's place in it.
@@ -262,15 +193,16 @@ class Potential {
   Potential(const Potential&) = delete;
   Potential& operator=(const Potential&) = delete;
 
-  int64_t evaluate(const Atoms& given, Vector<double> energies, Matrix3<double> forces,
-                   Matrix3<double> virial) const {
+  int64_t evaluate(const Atoms& given, std::optional<Vector<const double>> weights,
+                   Vector<double> energies, Matrix3<double> forces, Matrix3<double> virial) const {
     const dpl_atoms atoms = given.view();
     int64_t beyond = 0;
     dpl_status status;
     {
       nb::gil_scoped_release unlocked;
-      status = dpl_potential_evaluate(handle_, &atoms, given.threads, energies.data(),
-                                      forces.data(), virial.data(), &beyond);
+      status = dpl_potential_evaluate(handle_, &atoms, weights ? weights->data() : nullptr,
+                                      given.threads, energies.data(), forces.data(), virial.data(),
+                                      &beyond);
     }
     check(status);
     return beyond;
@@ -279,21 +211,6 @@ class Potential {
  private:
   dpl_potential* handle_ = nullptr;
 };
-
-void add_repulsion(const Atoms& given, Vector<const double> atomic_numbers,
-                   Array<const double, nb::ndim<2>> r_in, Array<const double, nb::ndim<2>> r_out,
-                   Vector<double> energies, Matrix3<double> forces, Matrix3<double> virial) {
-  const dpl_atoms atoms = given.view();
-  const dpl_repulsion repulsion{int32_t(atomic_numbers.shape(0)), atomic_numbers.data(),
-                                r_in.data(), r_out.data()};
-  dpl_status status;
-  {
-    nb::gil_scoped_release unlocked;
-    status = dpl_repulsion_add(&repulsion, &atoms, given.threads, energies.data(), forces.data(),
-                               virial.data());
-  }
-  check(status);
-}
 
 template <class Operation>
 void run(const Call& call, Operation operation) {
@@ -408,8 +325,10 @@ NB_MODULE(_kernels, m) {
               std::vector<Network> networks) { new (self) Fitting{shapes, activation, networks}; });
   nb::class_<Potential>(m, "Potential")
       .def(nb::init<const std::vector<std::pair<Table, Vector<const double>>>&, const Fitting&>())
-      .def("evaluate", &Potential::evaluate);
-  m.def("add_repulsion", &add_repulsion);
+      .def("evaluate", &Potential::evaluate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
+           nb::arg());
+  bind_close_pairs(m);
+  bind_tables(m);
   nb::class_<Gradient>(m, "Gradient")
       .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
                           std::vector<std::optional<Real>> steps, Real weight_out) {

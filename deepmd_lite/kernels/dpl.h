@@ -4,13 +4,13 @@
  * Layout: every array is dense and row-major (the last index runs fastest). `real` below is
  *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
  * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
- *   overwritten (dpl_repulsion_add alone adds to them). Working memory stays with the threads
- *   between calls (dpl_release_workspace returns the calling thread's). The one object the library
- *   owns is a dpl_neighbors handle.
- * Status: every function that can fail returns a dpl_status; dpl_last_error() is then one line for
- *   a person about the last failure in the calling thread. On failure outputs are undefined.
- * Threads: calls from several threads at once are fine. The results of one call are the same bits
- *   for every `threads`; they differ in rounding between instruction sets.
+ *   overwritten (dpl_repulsion_add and dpl_short_range_add alone add to them). Working memory stays
+ *   with the threads between calls (dpl_release_workspace returns the calling thread's). The one
+ * object the library owns is a dpl_neighbors handle. Status: every function that can fail returns a
+ * dpl_status; dpl_last_error() is then one line for a person about the last failure in the calling
+ * thread. On failure outputs are undefined. Threads: calls from several threads at once are fine.
+ * The results of one call are the same bits for every `threads`; they differ in rounding between
+ * instruction sets.
  */
 #ifndef DPL_H
 #define DPL_H
@@ -38,7 +38,7 @@ typedef enum dpl_status {
   DPL_OK = 0,
   DPL_INVALID_ARGUMENT = 1, /* a size, an index, a type or a parameter out of its range */
   DPL_NOT_FINITE = 2,       /* a position is NaN or infinite */
-  DPL_COINCIDENT = 3,       /* two rows are nearer than 1e-6 Å */
+  DPL_COINCIDENT = 3,       /* two rows are nearer than 1e-6 Å, or than a pair table begins */
   DPL_TOO_LARGE = 4,        /* 2^31 rows or more, or coordinates too far apart to be subtracted */
   DPL_OUT_OF_MEMORY = 5,
   DPL_DEVICE = 6 /* cuda/dpl_cuda.h alone: no GPU, no driver, or a call of the two that failed */
@@ -215,12 +215,13 @@ typedef struct dpl_potential dpl_potential;
 DPL_API dpl_status dpl_potential_create(const dpl_model* model, dpl_potential** handle);
 DPL_API void dpl_potential_free(dpl_potential* handle); /* NULL is fine */
 
-/* energies (n_local) eV; forces (n_all, 3) eV/Å = −∂(Σ energies)/∂position of every row; virial
- * (3, 3) eV = Σ over all rows of position ⊗ force; *beyond as in dpl_moments. Working memory does
- * not grow with the number of atoms. */
+/* energies (n_local) eV; forces (n_all, 3) eV/Å = −Σ_i weights_i ∂energies_i/∂position of every
+ * row; virial (3, 3) eV = Σ over all rows of position ⊗ force; *beyond as in dpl_moments, without
+ * the edges of atoms of weight 0. weights (n_local) may be NULL: 1; the energies are those without
+ * weights. Working memory does not grow with the number of atoms. */
 DPL_API dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms,
-                                          int threads, double* energies, double* forces,
-                                          double* virial, int64_t* beyond);
+                                          const double* weights, int threads, double* energies,
+                                          double* forces, double* virial, int64_t* beyond);
 
 /* --- repulsion of close pairs ---------------------------------------------------------------- */
 
@@ -238,6 +239,33 @@ typedef struct dpl_repulsion {
  * virial (3, 3, eV). A list that lacks pairs nearer than their r_out lacks their repulsion. */
 DPL_API dpl_status dpl_repulsion_add(const dpl_repulsion* repulsion, const dpl_atoms* atoms,
                                      int threads, double* energies, double* forces, double* virial);
+
+/* --- short-range table ------------------------------------------------------------------------ */
+
+/* Atoms with close neighbours have the energy of a table of pairs instead of the networks':
+ *   (1 − λ_i) E_i + λ_i (bias_a + ½ Σ_j V_ab(r_ij)),   λ_i = w(d_i),
+ *   d_i = Σ_j r_ij exp(−r_ij/smin_alpha) / Σ_j exp(−r_ij/smin_alpha),
+ * a soft minimum of the distances to all neighbours nearer than rcut; w falls from 1 at sw_rmin to
+ * 0 at sw_rmax as dpl_environment's does. Interval q of V_ab holds Σ_k c[q][k] t^k, t in [0, 1) the
+ * place (r − start) / spacing − q. Beyond the last interval, and from rcut on, V is 0. */
+typedef struct dpl_short_range {
+  int32_t n_types, n_intervals;
+  double rcut, smin_alpha, sw_rmin, sw_rmax; /* Å; smin_alpha > 0, 0 <= sw_rmin < sw_rmax <= rcut */
+  double start, spacing;                     /* Å, start >= 0, spacing > 0 */
+  const double* coefficients;                /* (n_types, n_types, n_intervals, 4) eV */
+  const double* bias;                        /* (n_types) eV */
+} dpl_short_range;
+
+/* weights (n_local): 1 − λ_i, for dpl_potential_evaluate. */
+DPL_API dpl_status dpl_short_range_weights(const dpl_short_range* table, const dpl_atoms* atoms,
+                                           int threads, double* weights);
+
+/* After dpl_potential_evaluate with these weights: energies (n_local, eV) become those above;
+ * forces (n_all, 3, eV/Å) and virial (3, 3, eV) get what λ and the table contribute.
+ * DPL_COINCIDENT where a pair of an atom with λ > 0 is nearer than the table begins. */
+DPL_API dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_atoms* atoms,
+                                       int threads, double* energies, double* forces,
+                                       double* virial);
 
 /* --- the networks in training --------------------------------------------------------------- */
 
@@ -269,6 +297,29 @@ DPL_API dpl_status dpl_pass_backward(dpl_pass* handle, const void* const* moment
                                      const double* to_energies, const void* const* to_gradients,
                                      int threads, void* const* grad_moments,
                                      const dpl_network_gradient* networks);
+
+/* --- the tables of embedding networks in training --------------------------------------------- */
+
+/* A function of one scalar: hidden layers alone, the first one of one input, all double. */
+typedef struct dpl_embedding {
+  int32_t n_layers; /* at least 1 */
+  dpl_activation activation;
+  const dpl_layer* layers;
+} dpl_embedding;
+
+/* The coefficients (n_tables, n_nodes, DPL_POWERS, n_features) real of dpl_table, from the value
+ * and two derivatives of a network each at the nodes start + k · spacing: quintics between two
+ * nodes, the parabola of the last node beyond it, features after the network's 0. */
+DPL_API dpl_status dpl_tabulate(const dpl_embedding* networks, int32_t n_tables, double start,
+                                double spacing, int32_t n_nodes, int32_t n_features,
+                                dpl_precision precision, int threads, void* coefficients);
+
+/* From the gradient of the coefficients that of each network's layers, double. */
+DPL_API dpl_status dpl_tabulate_backward(const dpl_embedding* networks, int32_t n_tables,
+                                         double start, double spacing, int32_t n_nodes,
+                                         int32_t n_features, dpl_precision precision, int threads,
+                                         const void* grad_coefficients,
+                                         const dpl_layer_gradient* const* gradients);
 
 #ifdef __cplusplus
 }

@@ -105,6 +105,35 @@ bool Layer<real>::begin_gradient(const FittingKernels<real>& kernels, int32_t m,
 }
 
 template <class real>
+void Layer<real>::load(const dpl_layer& given, int64_t distance, const Packing* packing) {
+  const int32_t n_full = given.n_in;
+  const auto place = [&](int32_t i) { return packing ? packing->place(i) : i; };
+  n_in = packing ? packing->n_packed() : n_full;
+  n_out = given.n_out;
+  ld_in = distance, ld_out = padded<real>(n_out);
+  copies = n_out == n_full ? 1 : n_out == 2 * n_full ? 2 : 0;
+  source.assign(n_in, {-1, -1});
+  for (int32_t i = 0; i < n_full; ++i) {
+    auto& inputs = source[place(i)];
+    (inputs.first < 0 ? inputs.first : inputs.second) = i;
+  }
+  const real* from = static_cast<const real*>(given.weight);
+  pack<real>(from, source, n_out, false, weight);
+  pack<real>(from, source, n_out, true, transposed);
+  bias.assign(ld_out, real(0));
+  step.assign(ld_out, real(0));  // 0 in the padding: so are values and slopes
+  std::copy_n(static_cast<const real*>(given.bias), n_out, bias.begin());
+  has_step = given.step != nullptr;
+  if (given.step)
+    std::copy_n(static_cast<const real*>(given.step), n_out, step.begin());
+  else
+    std::fill_n(step.begin(), n_out, real(1));
+  residual.clear();
+  if (packing)
+    for (int32_t o = 0; o < copies * n_full; ++o) residual.push_back(place(o % n_full));
+}
+
+template <class real>
 void Fitting<real>::load(const dpl_network& network, dpl_activation activation,
                          const Packing& packing) {
   activation_ = activation;
@@ -112,38 +141,9 @@ void Fitting<real>::load(const dpl_network& network, dpl_activation activation,
   layers_.resize(network.n_layers);
   int64_t ld_in = stride(packing);
   for (int32_t l = 0; l < network.n_layers; ++l) {
-    const dpl_layer& given = network.layers[l];
-    const int32_t n_out = given.n_out, n_full = given.n_in;
-    Layer<real>& layer = layers_[l];
-    layer.n_in = l == 0 ? packing.n_packed() : n_full;
-    layer.n_out = n_out;
-    layer.ld_in = ld_in;
-    ld_in = layer.ld_out = padded(n_out);
-    widest_ = std::max(widest_, layer.ld_out);
-    layer.copies = n_out == n_full ? 1 : n_out == 2 * n_full ? 2 : 0;
-    const auto place = [&](int32_t i) {  // of the i-th number of the full input
-      return l == 0 ? packing.place(i) : i;
-    };
-    layer.source.assign(layer.n_in, {-1, -1});
-    for (int32_t i = 0; i < n_full; ++i) {
-      auto& source = layer.source[place(i)];
-      (source.first < 0 ? source.first : source.second) = i;
-    }
-    const real* weight = static_cast<const real*>(given.weight);
-    pack<real>(weight, layer.source, n_out, false, layer.weight);
-    pack<real>(weight, layer.source, n_out, true, layer.transposed);
-    layer.bias.assign(layer.ld_out, real(0));
-    layer.step.assign(layer.ld_out, real(0));  // 0 in the padding: so are values and slopes
-    std::copy_n(static_cast<const real*>(given.bias), n_out, layer.bias.begin());
-    layer.has_step = given.step != nullptr;
-    if (given.step)
-      std::copy_n(static_cast<const real*>(given.step), n_out, layer.step.begin());
-    else
-      std::fill_n(layer.step.begin(), n_out, real(1));
-    layer.residual.clear();
-    if (l == 0)
-      for (int32_t o = 0; o < layer.copies * n_full; ++o)
-        layer.residual.push_back(place(o % n_full));
+    layers_[l].load(network.layers[l], ld_in, l == 0 ? &packing : nullptr);
+    ld_in = layers_[l].ld_out;
+    widest_ = std::max(widest_, ld_in);
   }
   weight_out_.assign(ld_in, real(0));
   std::copy_n(static_cast<const real*>(network.weight_out), layers_.back().n_out,

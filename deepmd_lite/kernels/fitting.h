@@ -48,6 +48,13 @@ dpl_status check_fitting(const dpl_fitting& fitting);
 template <class real>
 FittingKernels<real> fitting_kernels();
 
+// As many columns as `multiply` writes: numbers after the last one are 0 in every layer.
+template <class real>
+int64_t padded(int64_t n) {
+  constexpr int64_t half = kPanel<real> / 2;
+  return (n + half - 1) / half * half;
+}
+
 // A hidden layer, its weights in the layout that `multiply` reads.
 template <class real>
 struct Layer {
@@ -61,6 +68,10 @@ struct Layer {
   // none), and the packed input that is added to each output.
   std::vector<std::pair<int32_t, int32_t>> source;
   std::vector<int32_t> residual;
+
+  // Copies the weights of a layer whose numbers of input are `ld_in` apart; with `packing` the
+  // input is packed.
+  void load(const dpl_layer& given, int64_t ld_in, const Packing* packing);
 
   // y (m, ld_out) += the input x, as residual connections want it.
   void add_residual(const FittingKernels<real>& kernels, int32_t m, const real* x, real* y) const;
@@ -79,7 +90,7 @@ class Fitting {
   // Distance of two atoms' descriptors in memory, with room for what `describe` writes beyond the
   // last number.
   static int64_t stride(const Packing& packing) {
-    return padded(packing.n_packed() + DPL_FEATURE_PADDING);
+    return padded<real>(packing.n_packed() + DPL_FEATURE_PADDING);
   }
 
   // How many numbers of scratch `run` needs for m atoms.
@@ -95,11 +106,6 @@ class Fitting {
   dpl_activation activation() const { return activation_; }
 
  private:
-  // As many columns as `multiply` writes: numbers after the last one are 0 in every layer.
-  static int64_t padded(int64_t n) {
-    constexpr int64_t half = kPanel<real> / 2;
-    return (n + half - 1) / half * half;
-  }
   void forward(const FittingKernels<real>& kernels, const Layer<real>& layer, int32_t m,
                const real* x, real* slope, real* y) const;
 

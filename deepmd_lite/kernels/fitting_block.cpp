@@ -190,68 +190,76 @@ DPL_INLINE typename Simd<real>::vec logistic(typename Simd<real>::vec x) {
   return 1 / (1 + exponential<real>(-x));
 }
 
-// Calls body(f) with the function `kind`, f(x, value, first derivative, second derivative).
+// Calls body(f) with the function `kind`, f(x, value, first, second, third derivative). What is not
+// used costs nothing.
 template <class real, class Body>
 DPL_INLINE void with_function(dpl_activation kind, Body body) {
   using vec = typename Simd<real>::vec;
   switch (kind) {
     case DPL_TANH:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         f = hyperbolic_tangent<real>(x);
         df = 1 - f * f;
         d2f = -2 * f * df;
+        d3f = -2 * (df * df + f * d2f);
       });
     case DPL_SIGMOID:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         f = logistic<real>(x);
         df = f * (1 - f);
         d2f = df * (1 - 2 * f);
+        d3f = d2f * (1 - 2 * f) - 2 * df * df;
       });
     case DPL_SOFTPLUS:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         const vec zero{}, decay = exponential<real>(x > zero ? -x : x);
         for (int l = 0; l < Simd<real>::lanes; ++l)
           f[l] = (x[l] > 0 ? x[l] : real(0)) + real(__builtin_log1p(decay[l]));
         df = logistic<real>(x);
         d2f = df * (1 - df);
+        d3f = d2f * (1 - 2 * df);
       });
     case DPL_SILU:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
-        const vec s = logistic<real>(x), ds = s * (1 - s);
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
+        const vec s = logistic<real>(x), ds = s * (1 - s), d2s = ds * (1 - 2 * s);
         f = x * s;
         df = s + x * ds;
-        d2f = ds * (2 + x * (1 - 2 * s));
+        d2f = 2 * ds + x * d2s;
+        d3f = 3 * d2s + x * (d2s * (1 - 2 * s) - 2 * ds * ds);
       });
     case DPL_GELU:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         const real c = real(0.79788456080286535588), k = real(0.044715);  // sqrt(2/pi)
         const vec t = hyperbolic_tangent<real>(c * (x + k * x * x * x)), dt = 1 - t * t;
-        const vec du = c * (1 + 3 * k * x * x);
-        const vec slope = dt * du, curve = dt * (6 * c * k * x) - 2 * t * dt * du * du;
+        const vec du = c * (1 + 3 * k * x * x), d2u = 6 * c * k * x;
+        const vec slope = dt * du, curve = dt * d2u - 2 * t * slope * du;
+        const vec turn = dt * (6 * c * k) - 2 * t * slope * d2u -
+                         2 * (slope * slope * du + t * curve * du + t * slope * d2u);
         f = real(0.5) * x * (1 + t);
         df = real(0.5) * (1 + t + x * slope);
         d2f = slope + real(0.5) * x * curve;
+        d3f = real(1.5) * curve + real(0.5) * x * turn;
       });
     case DPL_RELU:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         const vec zero{};
         f = x > zero ? x : zero;
         df = x > zero ? zero + 1 : zero;
-        d2f = zero;
+        d2f = d3f = zero;
       });
     case DPL_RELU6:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         const vec zero{}, six = zero + 6, inside = x < six ? zero + 1 : zero;
         f = x > zero ? (x < six ? x : six) : zero;
         df = x > zero ? inside : zero;
-        d2f = zero;
+        d2f = d3f = zero;
       });
     case DPL_LINEAR:
-      return body([](vec x, vec& f, vec& df, vec& d2f) {
+      return body([](vec x, vec& f, vec& df, vec& d2f, vec& d3f) {
         const vec zero{};
         f = x;
         df = zero + 1;
-        d2f = zero;
+        d2f = d3f = zero;
       });
   }
 }
@@ -264,8 +272,8 @@ void activate(dpl_activation kind, int32_t n, int32_t width, const real* bias, c
     for (int32_t i = 0; i < n; ++i, z += width, slope += width, y += width)
       for (int32_t m = 0; m < width; m += S::lanes) {
         const auto x = S::load(z + m) + S::load(bias + m), scale = S::load(step + m);
-        typename S::vec f, df, unused;
-        function(x, f, df, unused);
+        typename S::vec f, df, d2f, d3f;
+        function(x, f, df, d2f, d3f);
         S::store(z + m, x);
         S::store(slope + m, scale * df);
         S::store(y + m, scale * f);
@@ -280,11 +288,53 @@ void second(dpl_activation kind, int32_t n, int32_t width, const real* step, con
   with_function<real>(kind, [&](auto function) {
     for (int32_t i = 0; i < n; ++i, z += width, g += width, x += width, u += width)
       for (int32_t m = 0; m < width; m += S::lanes) {
-        typename S::vec f, df, d2f;
-        function(S::load(z + m), f, df, d2f);
+        typename S::vec f, df, d2f, d3f;
+        function(S::load(z + m), f, df, d2f, d3f);
         const auto to_value = S::load(x + m), along = S::load(g + m) * S::load(u + m);
         S::store(x + m, S::load(step + m) * (df * to_value + d2f * along));
         S::store(u + m, f * to_value + df * along);
+      }
+  });
+}
+
+template <class real>
+void jet(dpl_activation kind, int32_t n, int32_t width, const real* step, const real* z, real* y) {
+  using S = Simd<real>;
+  const int64_t order = int64_t(n) * width;
+  with_function<real>(kind, [&](auto function) {
+    for (int32_t i = 0; i < n; ++i, z += width, y += width)
+      for (int32_t m = 0; m < width; m += S::lanes) {
+        typename S::vec f, df, d2f, d3f;
+        function(S::load(z + m), f, df, d2f, d3f);
+        const auto z1 = S::load(z + order + m), z2 = S::load(z + 2 * order + m);
+        const auto scale = S::load(step + m);
+        S::store(y + m, scale * f);
+        S::store(y + order + m, scale * (df * z1));
+        S::store(y + 2 * order + m, scale * (d2f * z1 * z1 + df * z2));
+      }
+  });
+}
+
+template <class real>
+void jet_backward(dpl_activation kind, int32_t n, int32_t width, const real* step, const real* z,
+                  real* g, real* grad_bias, real* grad_step) {
+  using S = Simd<real>;
+  const int64_t order = int64_t(n) * width;
+  with_function<real>(kind, [&](auto function) {
+    for (int32_t i = 0; i < n; ++i, z += width, g += width)
+      for (int32_t m = 0; m < width; m += S::lanes) {
+        typename S::vec f, df, d2f, d3f;
+        function(S::load(z + m), f, df, d2f, d3f);
+        const auto z1 = S::load(z + order + m), z2 = S::load(z + 2 * order + m);
+        const auto g0 = S::load(g + m), g1 = S::load(g + order + m);
+        const auto g2 = S::load(g + 2 * order + m), scale = S::load(step + m);
+        const auto curve = d2f * z1 * z1 + df * z2;
+        const auto to_z = scale * (df * g0 + d2f * z1 * g1 + (d3f * z1 * z1 + d2f * z2) * g2);
+        S::store(grad_step + m, S::load(grad_step + m) + f * g0 + df * z1 * g1 + curve * g2);
+        S::store(grad_bias + m, S::load(grad_bias + m) + to_z);
+        S::store(g + m, to_z);
+        S::store(g + order + m, scale * (df * g1 + 2 * d2f * z1 * g2));
+        S::store(g + 2 * order + m, scale * (df * g2));
       }
   });
 }
@@ -320,6 +370,8 @@ FittingKernels<real> DPL_ISA_FITTING() {
           describe_tangent<real>,
           activate<real>,
           second<real>,
+          jet<real>,
+          jet_backward<real>,
           outer<real>,
           multiply<real>,
           product<real>,

@@ -54,6 +54,12 @@ struct FittingKernels {
   // step · (f'(z) x + f''(z) g u), u becomes f(z) x + f'(z) g u.
   void (*second)(dpl_activation, int32_t n, int32_t width, const real* step, const real* z,
                  const real* g, real* x, real* u);
+  // Values, first and second derivatives of a layer along a scalar, each (n, width), one after
+  // another: z, bias included, becomes y = step · f(z) and its derivatives.
+  void (*jet)(dpl_activation, int32_t n, int32_t width, const real* step, const real* z, real* y);
+  // The gradient g (3, n, width) of y becomes that of z; those of bias and step (width) are added.
+  void (*jet_backward)(dpl_activation, int32_t n, int32_t width, const real* step, const real* z,
+                       real* g, real* grad_bias, real* grad_step);
   // out (m, n) = or += Σ_k x_ki y_kj for x (k, m), y (k, n): lines of x are ldx apart, of y ldy.
   void (*outer)(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* y,
                 int64_t ldy, bool add, real* out, int64_t ldo);

@@ -13,8 +13,9 @@
 struct dpl_potential {
   virtual ~dpl_potential() = default;
   virtual int32_t n_types() const = 0;
-  virtual dpl_status evaluate(const dpl_atoms& atoms, int threads, double* energies, double* forces,
-                              double* virial, int64_t* beyond) const = 0;
+  virtual dpl_status evaluate(const dpl_atoms& atoms, const double* weights, int threads,
+                              double* energies, double* forces, double* virial,
+                              int64_t* beyond) const = 0;
 };
 
 namespace dpl {
@@ -110,8 +111,8 @@ class Potential final : public dpl_potential {
  public:
   explicit Potential(const dpl_model& model);
   int32_t n_types() const override { return int32_t(fittings_.size()); }
-  dpl_status evaluate(const dpl_atoms& atoms, int threads, double* energies, double* forces,
-                      double* virial, int64_t* beyond) const override;
+  dpl_status evaluate(const dpl_atoms& atoms, const double* weights, int threads, double* energies,
+                      double* forces, double* virial, int64_t* beyond) const override;
 
  private:
   // The atoms of a block in order of type, and what exists for them.
@@ -124,13 +125,13 @@ class Potential final : public dpl_potential {
   };
 
   Block block(const int32_t* types, int64_t begin, int64_t end) const;
-  void energies(const FittingKernels<real>& kernels, const int32_t* types, int64_t begin,
-                Block& block) const;
+  void energies(const FittingKernels<real>& kernels, const int32_t* types, const double* weights,
+                int64_t begin, Block& block) const;
   void describe(const FittingKernels<real>& kernels, size_t part, const int32_t* types,
                 int64_t begin, Block& block) const;
-  Fault evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels, int64_t begin,
-                 int64_t end, std::vector<Edges<real>>& edges, double* energies,
-                 int64_t* beyond) const;
+  Fault evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels,
+                 const double* weights, int64_t begin, int64_t end, std::vector<Edges<real>>& edges,
+                 double* energies, int64_t* beyond) const;
 
   Packing packing_;
   std::vector<Part<real>> parts_;
@@ -199,10 +200,10 @@ void Potential<real>::describe(const FittingKernels<real>& kernels, size_t part,
   }
 }
 
-// Energies, and the gradient of minus their sum with respect to the moments.
+// Energies, and the gradient of minus their weighted sum with respect to the moments.
 template <class real>
 void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_t* types,
-                               int64_t begin, Block& block) const {
+                               const double* weights, int64_t begin, Block& block) const {
   for (size_t p = 0; p < parts_.size(); ++p) describe(kernels, p, types, begin, block);
   for (int32_t a = 0; a < n_types(); ++a) {
     const int32_t first = block.first[a], m = block.first[a + 1] - first;
@@ -215,30 +216,49 @@ void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_
     const Packing::Part& place = parts_[p].place;
     for (size_t k = 0; k < block.order.size(); ++k) {
       const int64_t i = block.order[k];
-      kernels.describe_backward(place.shape, block.moments[p] + i * place.row,
-                                block.descriptors + int64_t(k) * stride_ + place.first_packed,
-                                real(-parts_[p].scale), block.gradient[p] + i * place.row);
+      const double weight = weights ? weights[begin + i] : 1.0;
+      real* gradient = block.gradient[p] + i * place.row;
+      if (weight == 0)  // whatever the network says of atoms that are so close, infinite or not
+        std::fill_n(gradient, place.row, real(0));
+      else
+        kernels.describe_backward(place.shape, block.moments[p] + i * place.row,
+                                  block.descriptors + int64_t(k) * stride_ + place.first_packed,
+                                  real(-parts_[p].scale * weight), gradient);
     }
   }
+}
+
+// Edges of atoms of weight 0 that lie in the continuation of the table.
+template <class real>
+int64_t without_weight(const Problem<real>& p, const double* weights, int64_t begin, int64_t end,
+                       const Edges<real>& edges) {
+  int64_t n = 0;
+  for (int64_t i = begin; i < end; ++i)
+    if (weights[i] == 0)
+      for (int32_t e = edges.start[i - begin]; e < edges.start[i - begin + 1]; ++e)
+        n += (edges.bin[e] + 1) % p.n_intervals == 0;
+  return n;
 }
 
 // Energies of the atoms of a block, and the edge gradients of all parts among those of the widest.
 template <class real>
 Fault Potential<real>::evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels,
-                                int64_t begin, int64_t end, std::vector<Edges<real>>& edges,
-                                double* energies, int64_t* beyond) const {
+                                const double* weights, int64_t begin, int64_t end,
+                                std::vector<Edges<real>>& edges, double* energies,
+                                int64_t* beyond) const {
   const int32_t* types = blocks.problems[0].types;
   Block own = block(types, begin, end);
   for (size_t p = 0; p < parts_.size(); ++p) {
     const Problem<real>& problem = blocks.problems[p];
     int64_t far = 0;
     const Fault fault = blocks.kernels.gather(problem, begin, end, edges[p], own.counts[p], &far);
-    *beyond = std::max(*beyond, far);  // an edge is one, for however many parts it is too short
     if (fault.status != DPL_OK) return fault;
+    if (weights) far -= without_weight(problem, weights, begin, end, edges[p]);
+    *beyond = std::max(*beyond, far);  // an edge is one, for however many parts it is too short
     blocks.kernels.sum(problem, edges[p]);
     blocks.kernels.spread(problem, begin, end, edges[p], own.moments[p]);
   }
-  this->energies(kernels, types, begin, own);
+  this->energies(kernels, types, weights, begin, own);
   for (size_t i = 0; i < own.order.size(); ++i) energies[begin + own.order[i]] = own.energies[i];
   for (size_t p = 0; p < parts_.size(); ++p)
     blocks.kernels.backward(blocks.problems[p], begin, end, edges[p], own.gradient[p]);
@@ -262,8 +282,9 @@ void add_up_virial(int64_t n, const double* positions, const double* forces, int
 }
 
 template <class real>
-dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, int threads, double* energies,
-                                     double* forces, double* virial, int64_t* beyond) const {
+dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, const double* weights, int threads,
+                                     double* energies, double* forces, double* virial,
+                                     int64_t* beyond) const {
   const std::vector<int64_t> rounds = block_starts(atoms, kRoundEdges);
   std::vector<dpl_descriptor> descriptors;
   for (const Part<real>& part : parts_) descriptors.push_back(part.own);
@@ -276,7 +297,7 @@ dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, int threads, double
     to_forces.begin(round, blocks.starts, atoms.offsets, atoms.indices, threads);
     const auto body = [&](int64_t k, int64_t begin, int64_t end, auto& edges) {
       int64_t far = 0;
-      const Fault fault = evaluate(blocks, fitting, begin, end, edges, energies, &far);
+      const Fault fault = evaluate(blocks, fitting, weights, begin, end, edges, energies, &far);
       if (fault.status != DPL_OK) return fault;
       to_forces.add(k, begin, end, edges[widest_]);
       n_beyond += far;
@@ -336,14 +357,14 @@ dpl_status dpl_potential_create(const dpl_model* model, dpl_potential** handle) 
 
 void dpl_potential_free(dpl_potential* handle) { delete handle; }
 
-dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms, int threads,
-                                  double* energies, double* forces, double* virial,
-                                  int64_t* beyond) {
+dpl_status dpl_potential_evaluate(const dpl_potential* handle, const dpl_atoms* atoms,
+                                  const double* weights, int threads, double* energies,
+                                  double* forces, double* virial, int64_t* beyond) {
   try {
     if (threads < 1) return dpl::fail(DPL_INVALID_ARGUMENT, "threads must be at least 1");
     const dpl_status status = dpl::check_atoms(*atoms, handle->n_types());
     if (status != DPL_OK) return status;
-    return handle->evaluate(*atoms, threads, energies, forces, virial, beyond);
+    return handle->evaluate(*atoms, weights, threads, energies, forces, virial, beyond);
   } catch (const std::bad_alloc&) {
     return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for the energies of %lld atoms, %lld edges",
                      (long long)atoms->n_local, (long long)atoms->offsets[atoms->n_local]);

@@ -1,29 +1,15 @@
-// Repulsion of close pairs. Nearly every edge is longer than the longest r_out, and a run that goes
-// well has no close pair at all: the search is what costs.
-//
-// Bits do not depend on the number of threads: chunks follow from n_local alone; each finds its
-// close pairs and adds to the energies of its own atoms; forces are then added in one order.
-#include <algorithm>
+// Repulsion of close pairs.
 #include <cmath>
 #include <new>
 #include <vector>
 
-#include "call.h"
+#include "close_pairs.h"
 
 namespace dpl {
 namespace {
 
-constexpr int64_t kChunkAtoms = 256;
-constexpr double kCoincidentSquared = 1e-6 * 1e-6;  // Å²
-
-// What the edge i -> j does: force on j, its opposite on i.
-struct Contact {
-  int64_t i, j;
-  double vector[3], force[3];  // r_j - r_i
-};
-
 struct Chunk {
-  std::vector<Contact> contacts;
+  Contacts contacts;
   Fault fault;
 };
 
@@ -47,12 +33,12 @@ class Search {
     }
   }
 
-  // Close pairs of the atoms [begin, end); their energies are added to those of the atoms.
-  void find(int64_t begin, int64_t end, double* energies, Chunk& chunk) const {
+  // Close pairs of the atoms [begin, end): adds to their energies and forces.
+  void find(int64_t begin, int64_t end, double* energies, double* forces, Chunk& chunk) const {
     const double* r = atoms_.positions;
     for (int64_t i = begin; i < end; ++i) {
       const double limit = limits_[atoms_.types[i]];
-      if (!needs_care(i, limit)) continue;
+      if (!needs_care(atoms_, i, limit)) continue;
       const double xi = r[3 * i], yi = r[3 * i + 1], zi = r[3 * i + 2];
       for (int64_t e = atoms_.offsets[i]; e < atoms_.offsets[i + 1]; ++e) {
         const int32_t j = atoms_.indices[e];
@@ -68,50 +54,20 @@ class Search {
           chunk.fault = {DPL_COINCIDENT, i, j};
           return;
         }
-        energies[i] += repel(i, j, vector, std::sqrt(r2), chunk.contacts);
+        energies[i] += repel(i, j, vector, std::sqrt(r2), forces, chunk.contacts);
       }
     }
   }
 
  private:
-  // Whether row i has a close pair or an index out of range: sums and minima without a branch.
-  bool needs_care(int64_t i, double limit) const {
-    const int32_t* list = atoms_.indices + atoms_.offsets[i];
-    const int64_t n = atoms_.offsets[i + 1] - atoms_.offsets[i];
-    const uint32_t last = uint32_t(atoms_.n_all - 1);
-    uint32_t outside = 0;  // bit 31 of j or of last − j
-    for (int64_t e = 0; e < n; ++e) outside |= uint32_t(list[e]) | (last - uint32_t(list[e]));
-    if (outside >> 31) return true;
-    const double* r = atoms_.positions;
-    const double xi = r[3 * i], yi = r[3 * i + 1], zi = r[3 * i + 2];
-    const auto square = [&](int64_t e) {
-      const double* s = r + 3 * int64_t(list[e]);
-      const double x = s[0] - xi, y = s[1] - yi, z = s[2] - zi;
-      return x * x + y * y + z * z;
-    };
-    double even = limit, odd = limit;  // two chains, for they wait for each other's minimum
-    int64_t e = 0;
-    for (; e + 1 < n; e += 2) {
-      even = std::min(even, square(e));
-      odd = std::min(odd, square(e + 1));
-    }
-    if (e < n) even = std::min(even, square(e));
-    return std::min(even, odd) < limit;
-  }
-
   // Half of the energy of the edge, whose forces become a contact.
-  double repel(int64_t i, int64_t j, const double* vector, double r,
-               std::vector<Contact>& contacts) const {
+  double repel(int64_t i, int64_t j, const double* vector, double r, double* forces,
+               Contacts& contacts) const {
     const RepulsionParameters& pair = pairs_[atoms_.types[i] * n_types_ + atoms_.types[j]];
     if (r >= pair.switching.rcut) return 0;
     double energy, slope;
     repulsion(pair, r, energy, slope);
-    Contact contact{i, j, {}, {}};
-    for (int k = 0; k < 3; ++k) {
-      contact.vector[k] = vector[k];
-      contact.force[k] = -0.5 * slope / r * vector[k];
-    }
-    contacts.push_back(contact);
+    contacts.add(i, j, vector, r, 0.5 * slope, forces);
     return 0.5 * energy;
   }
 
@@ -145,18 +101,11 @@ dpl_status add_repulsion(const dpl_repulsion& repulsion, const dpl_atoms& atoms,
   std::vector<Chunk> chunks((atoms.n_local + kChunkAtoms - 1) / kChunkAtoms);
   parallel_for(int64_t(chunks.size()), threads, [&](int64_t k) {
     const int64_t end = std::min(atoms.n_local, (k + 1) * kChunkAtoms);
-    search.find(k * kChunkAtoms, end, energies, chunks[k]);
+    search.find(k * kChunkAtoms, end, energies, forces, chunks[k]);
   });
   for (const Chunk& chunk : chunks)
     if (chunk.fault.status != DPL_OK) return status_of(chunk.fault, atoms.n_all);
-  for (const Chunk& chunk : chunks)
-    for (const Contact& contact : chunk.contacts)
-      for (int k = 0; k < 3; ++k) {
-        forces[3 * contact.i + k] -= contact.force[k];
-        forces[3 * contact.j + k] += contact.force[k];
-        // r_i ⊗ (−f) + r_j ⊗ f
-        for (int c = 0; c < 3; ++c) virial[3 * c + k] += contact.vector[c] * contact.force[k];
-      }
+  for (const Chunk& chunk : chunks) chunk.contacts.add_to(forces, virial);
   return DPL_OK;
 }
 

@@ -205,15 +205,11 @@ class ModelConfig(Vocabulary):
     """The `model` section."""
 
     ignored = {
-        **dict.fromkeys(
-            ("srtab_add_bias", "smin_alpha", "sw_rmin", "sw_rmax"), "there is no use_srtab"
-        ),
         **dict.fromkeys(("bridging_r_inner", "bridging_r_outer"), "there is no bridging_method"),
         **dict.fromkeys(("info", "model_branch_alias"), "it says nothing about the model"),
         "compress": "a model is always tabulated",
     }
     refused = {
-        "use_srtab": "short distances are what model/repulsion is for: 'zbl' or null",
         "bridging_method": "short distances are what model/repulsion is for: 'zbl' or null",
         "spin": "energies are functions of positions only",
         "type_embedding": "elements have networks of their own; remove the section",
@@ -234,6 +230,17 @@ class ModelConfig(Vocabulary):
     """Atoms closer than any in the training data repel as screened nuclei do; null or false turns
     it off. Not a DeePMD-kit key. The radius of each pair of elements comes from the data: see
     `Repulsion.beyond_data`."""
+    use_srtab: str | None = None
+    """File of pair energies that replace the networks' at short range; then there is no repulsion.
+    See `model.pair_table` and `model.short_range`."""
+    smin_alpha: float = Field(0.1, gt=0, allow_inf_nan=False)
+    """Å: decay of the soft minimum of the distances around an atom, which decides."""
+    sw_rmin: float | None = Field(None, ge=0)
+    """Å: soft minimum inside which the table alone counts."""
+    sw_rmax: float | None = Field(None, gt=0)
+    """Å: soft minimum from which on the networks alone count."""
+    srtab_add_bias: bool = True
+    """Whether the energy bias of the elements is added to the table's energies."""
     data_stat_nbatch: int = 10
     data_stat_protect: float = 0.01
     data_bias_nsample: int = 10
@@ -250,12 +257,41 @@ class ModelConfig(Vocabulary):
             raise ValueError("an element is listed twice")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_repulsion(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if not data.get("use_srtab"):
+            return {key: value for key, value in data.items() if key != "use_srtab"}
+        if data.get("repulsion"):
+            raise ValueError(
+                "use_srtab and repulsion both say what close atoms do; choose one: remove "
+                "use_srtab, or set repulsion to null"
+            )
+        return {**data, "repulsion": None}
+
+    @model_validator(mode="after")
+    def _check_short_range(self) -> ModelConfig:
+        if self.use_srtab is not None:
+            rmin, rmax = self.sw_rmin, self.sw_rmax
+            if rmin is None or rmax is None:
+                raise ValueError("use_srtab needs sw_rmin and sw_rmax, Å, which are missing")
+            if not rmin < rmax <= self.descriptor.rcut:
+                raise ValueError(
+                    f"expected sw_rmin < sw_rmax <= descriptor/rcut, found {rmin:g}, {rmax:g} and "
+                    f"{self.descriptor.rcut:g} Å"
+                )
+        return self
+
     @model_validator(mode="after")
     def _check_together(self) -> ModelConfig:
         n = len(self.type_map)
         for k, d in enumerate(self.descriptors):
             several = isinstance(self.descriptor, HybridConfig)
             self._check_descriptor(d, f"descriptor/list/{k}" if several else "descriptor")
+        if self.use_srtab is not None and isinstance(self.descriptor, HybridConfig):
+            raise ValueError("use_srtab together with a hybrid descriptor is not supported")
         if self.fitting_net.atom_ener and len(self.fitting_net.atom_ener) != n:
             raise ValueError(
                 f"fitting_net/atom_ener has {len(self.fitting_net.atom_ener)} entries "
@@ -299,6 +335,12 @@ class ModelConfig(Vocabulary):
             found.append(
                 "model/descriptor/sel is used as a normalisation only: no neighbour is cut off"
             )
+        if self.use_srtab is None:
+            found += [
+                f"model/{key} is ignored: there is no use_srtab"
+                for key in ("smin_alpha", "sw_rmin", "sw_rmax", "srtab_add_bias")
+                if key in given
+            ]
         for key in ("data_stat_nbatch", "data_bias_nsample"):
             if key in given:
                 found.append(f"model/{key} is ignored: statistics use all training frames")

@@ -171,7 +171,13 @@ class Descriptor(nn.Module):
         """Table coefficients from the networks, differentiable in their weights."""
         if self._frozen is not None:
             return self._frozen
-        return hermite_coefficients(self.jet(), self.grid.spacing).to(self.dtype)
+        grid, plain = self.grid, self._seen is None and not self.config.radial
+        if isinstance(self.embedding, Embedding) and plain:
+            layers = self.embedding.layers()
+            return kernels.tabulated(
+                layers, grid.start, grid.spacing, grid.n_intervals + 1, self.dtype
+            )
+        return hermite_coefficients(self.jet(), grid.spacing).to(self.dtype)
 
     def _exact_values(self, table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:
         """(n_edges, M) float64: what the tables approximate, at the first entry of each row.

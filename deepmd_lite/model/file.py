@@ -3,7 +3,9 @@
 Header (safetensors metadata, key `deepmd_lite`): format version, resolved configuration, sel,
 smallest distance, table grid and its measured error, provenance of the training. Arrays: network
 parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
-repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) if there is one, and
+repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) or grid, cubics and bias
+of the short-range table (`short_range.grid`, `short_range.coefficients`, `short_range.bias`, see
+`short_range`) if there is one, and
 `table.nodes` (n_tables, n_nodes, 3, M) float64 = value, first and second derivative with respect
 to normalised s at each node, so that a reader needs no network library to evaluate the embedding
 (of `se_e2_r` those of the quotient that `radial` explains).
@@ -34,13 +36,14 @@ from .activations import Jet
 from .config import ModelConfig
 from .potential import Potential, prefixes_of
 from .repulsion import Repulsion
+from .short_range import ShortRange, intervals_of
 from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
 FORMAT_VERSION = 5
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`; 5 several descriptors and tables of the distance."""
+`env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -184,7 +187,8 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         scales = [Scales.unset(sel) for sel in sels]
         bias = torch.empty(n_types, dtype=torch.float64)
         repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
-        statistics = Statistics(scales, bias, min_distance, repulsion)
+        short_range = ShortRange.unset(config, intervals_of(arrays))
+        statistics = Statistics(scales, bias, min_distance, repulsion, short_range)
         potential = Potential(config, statistics, None, grids, embeddings)
     for prefix in potential.prefixes:
         arrays.pop(f"{prefix}table.nodes", None)
@@ -194,9 +198,10 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     potential.load_state_dict(arrays, assign=True)
     if any(d.davg[:, 1:].any() or not (d.dstd > 0).all() for d in potential.descriptors):
         raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
-    if potential.repulsion is not None:
+    for part in (potential.repulsion, potential.short_range):
         try:
-            potential.repulsion.check()
+            if part is not None:
+                part.check()
         except InputError as e:
             raise ModelFileError(f"{path}: {e}") from None
     potential.table_error = dict(header.get("table_error", {}))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..kernels import Network
+from ..kernels import EmbeddingLayers, Network
 from .activations import ACTIVATIONS, VALUES, Jet
 
 
@@ -74,6 +74,12 @@ class Embedding(Layers):
     """G(s): scalar → features, one network for each table."""
 
     of_distance = False
+
+    def layers(self) -> EmbeddingLayers:
+        """As the kernels take them."""
+        each = [self.parameters_of(layer) for layer in range(len(self.widths))]
+        weights, biases, steps = (list(x) for x in zip(*each, strict=True))
+        return EmbeddingLayers(weights, biases, steps, self.activation)
 
     def jet(self, s_k: torch.Tensor) -> Jet:
         """Value, first and second derivative at `s_k` (n_nodes,), each (n_tables, n_nodes, M).

@@ -60,12 +60,8 @@ class Potential(nn.Module):
         self.type_map = list(config.type_map)
         self.min_distance = statistics.min_distance
         self.register_buffer("energy_bias", statistics.energy_bias)
-        if (config.repulsion is None) != (statistics.repulsion is None):
-            raise InputError(
-                f"model/repulsion is {config.repulsion or 'null'}, but the statistics "
-                f"{'lack' if statistics.repulsion is None else 'hold'} its radii"
-            )
-        self.repulsion = statistics.repulsion
+        statistics.check_against(config)
+        self.repulsion, self.short_range = statistics.repulsion, statistics.short_range
         parts = list(zip(config.descriptors, statistics.scales, strict=True))
         self.descriptors = Descriptors(
             Descriptor(
@@ -148,7 +144,7 @@ class Potential(nn.Module):
     def to_device(self, name: str) -> Potential:
         """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'. Parameters stay on the CPU.
 
-        Raises InputError, saying what is missing, where there is no such device.
+        Raises InputError, saying what is missing, where there is none, or none for this model.
         """
         if name != "cpu":
             if len(self.descriptors) > 1:
@@ -156,6 +152,8 @@ class Potential(nn.Module):
                     f"device {name}: a model with several descriptors (type hybrid) runs on the "
                     "CPU only; use device cpu"
                 )
+            if self.short_range is not None:
+                self.short_range.refuse(name)
             kernels.cuda.device(name)
         if name != self.device:
             self.device, self._compiled = name, None
@@ -167,7 +165,9 @@ class Potential(nn.Module):
         return str(self.dtype).removeprefix("torch.")
 
     def set_energy_bias(self, bias: torch.Tensor) -> None:
-        """Energies of the elements, (n_types,) float64 eV."""
+        """Energies of the elements, (n_types,) float64 eV; with them those of the table's atoms."""
+        if self.short_range is not None and self.config.srtab_add_bias:
+            self.short_range.bias = self.short_range.bias + (bias.detach() - self.energy_bias)
         self.energy_bias = bias.detach().clone()
         self._compiled = None
 
@@ -208,7 +208,9 @@ class Potential(nn.Module):
     def _repelled(
         self, energies: torch.Tensor, env: LocalEnv, positions: torch.Tensor
     ) -> torch.Tensor:
-        """With the repulsion of close pairs, if the model has it."""
+        """With the repulsion or the table of close pairs, if the model has one."""
+        if self.short_range is not None:
+            return self.short_range.energies(energies, env, positions)
         if self.repulsion is None:
             return energies
         return energies + self.repulsion.energies(env, positions)
@@ -216,7 +218,7 @@ class Potential(nn.Module):
     def energies_and_forces(self, env: LocalEnv) -> tuple[torch.Tensor, torch.Tensor]:
         """(n_local,) float64 eV and (n_all, 3) float64 eV/Å, differentiable in the parameters.
 
-        What training is made of: the same as `energies` and minus its gradient, in fewer passes.
+        What training is made of: `energies` and minus its gradient, in fewer passes.
         """
         types, home = env.types[: env.n_local], env.positions.device
         positions = env.positions.detach()
@@ -227,21 +229,20 @@ class Potential(nn.Module):
         parts = list(zip(self.descriptors, tables, strict=True))
         moments = [d.moments(env, positions, table, on) for d, table in parts]
         energies, gradients = on.energies_and_gradients(moments, types, self._fitting())
+        weights = None if self.short_range is None else self.short_range.weights(env)
         forces = torch.zeros_like(positions)
         atoms = (positions, env.types, env.offsets, env.indices)
         for (d, table), gradient in zip(parts, gradients, strict=True):
             gradient = gradient / sum(d.sel)
+            if weights is not None:
+                gradient = gradient * weights.to(gradient.dtype)[:, None, None]
             found = on.moments_gradient(gradient, *atoms, table, d.environment())
             forces = forces - found.to(home)
         energies = energies.to(home) + self.energy_bias[types.long()]
-        if self.repulsion is not None:  # a constant, as far as the parameters are concerned
-            constant = Evaluation(
-                torch.zeros(env.n_local, dtype=torch.float64),
-                torch.zeros_like(env.positions),
-                torch.zeros(3, 3, dtype=torch.float64),
-            )
-            self.repulsion.add_to(constant, env)
-            energies, forces = energies + constant.energies, forces + constant.forces
+        if self.repulsion is not None:
+            energies, forces = self.repulsion.added(energies, forces, env)
+        if self.short_range is not None and weights is not None:
+            energies, forces = self.short_range.blended(energies, forces, env, weights)
         return energies, forces
 
     def exact_energies(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
@@ -257,6 +258,8 @@ class Potential(nn.Module):
         compiled = self._compiled or self._compile()
         if all(d.frozen for d in self.descriptors):
             self._compiled = compiled
+        if self.short_range is not None and isinstance(compiled, kernels.CompiledPotential):
+            return self.short_range.evaluated(compiled, env)
         evaluation = compiled.evaluate(env)
         if self.repulsion is not None and self.device == "cpu":
             self.repulsion.add_to(evaluation, env)

@@ -82,6 +82,18 @@ class Repulsion(nn.Module):
             positions, env.types, env.offsets, env.indices, self.pairs()
         )
 
+    def added(
+        self, energies: torch.Tensor, forces: torch.Tensor, env: LocalEnv
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies and forces of `env` with those of the repulsion, which are constants."""
+        constant = Evaluation(
+            torch.zeros(env.n_local, dtype=torch.float64),
+            torch.zeros_like(env.positions),
+            torch.zeros(3, 3, dtype=torch.float64),
+        )
+        self.add_to(constant, env)
+        return energies + constant.energies, forces + constant.forces
+
     def add_to(self, evaluation: Evaluation, env: LocalEnv) -> None:
         """Add energies, forces and virial to `evaluation` of `env`, in place."""
         kernels.add_repulsion(evaluation, env, self.pairs())

@@ -17,6 +17,7 @@ from ..kernels.reference import switch
 from ..system import InputError, LocalEnv
 from .config import DescriptorConfig, ModelConfig
 from .repulsion import Repulsion
+from .short_range import ShortRange
 
 SMALLEST_DEVIATION = 0.01
 """Lower bound of dstd, as in DeePMD-kit: a direction that never varies is not blown up."""
@@ -52,6 +53,20 @@ class Statistics:
     """Smallest pair distance in the data, Å."""
     repulsion: Repulsion | None = None
     """Inside the smallest distance of each pair of elements; None where the model has none."""
+    short_range: ShortRange | None = None
+    """What `use_srtab` names; None where the model has none."""
+
+    def check_against(self, config: ModelConfig) -> None:
+        """Raises InputError where they hold what `config` has not, or lack what it has."""
+        for key, given, held, what in (
+            ("repulsion", config.repulsion, self.repulsion, "radii"),
+            ("use_srtab", config.use_srtab, self.short_range, "table"),
+        ):
+            if (given is None) != (held is None):
+                raise InputError(
+                    f"model/{key} is {given or 'null'}, but the statistics "
+                    f"{'lack' if held is None else 'hold'} its {what}"
+                )
 
 
 def smallest_distances(envs: Iterable[LocalEnv], n_types: int, rcut: float) -> torch.Tensor:
@@ -126,7 +141,8 @@ def statistics_from(
 ) -> Statistics:
     """Statistics of (environment, energy in eV or None) pairs in one pass.
 
-    Raises InputError for an element of the type map that no frame contains.
+    Raises InputError for an element of the type map that no frame contains, and as
+    `ShortRange.from_input`.
     """
     descriptors, n_types = config.descriptors, len(config.type_map)
     each = [_Sums(n_types, d.exclude_types) for d in descriptors]
@@ -152,7 +168,9 @@ def statistics_from(
     repulsion = None
     if config.repulsion is not None:
         repulsion = Repulsion.beyond_data(config.type_map, distances, rcut)
-    return Statistics(scales, torch.from_numpy(bias), nearest, repulsion)
+    energy_bias = torch.from_numpy(bias)
+    short_range = ShortRange.from_input(config, energy_bias)
+    return Statistics(scales, energy_bias, nearest, repulsion, short_range)
 
 
 def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:

@@ -78,11 +78,15 @@ def evaluated(model: Any, structure: Structure) -> Result:
 def gas(model: Any, n_atoms: int = 96, seed: int = 0) -> Structure:
     """Atoms of all types at random, as dense as the material that `sel` was chosen for.
 
-    None are nearer than the smallest distance in the training data, and all greater distances
-    occur, so that the tables are met everywhere between there and the cutoff.
+    None are nearer than the smallest distance in the training data (than the embedding's table
+    reaches, where a short-range table takes over), and all greater distances occur, so that the
+    tables are met everywhere between there and the cutoff.
     """
     rng = np.random.default_rng(seed)
     nearest = model.min_distance
+    if model.short_range is not None:
+        reached = max(model.table_min_distance(), float(model.short_range.table().start))
+        nearest = min(nearest, reached)
     # `sel` leaves room over the largest count; hard spheres fill at most a fifth of the cell
     density = 0.4 / nearest**3
     for d in model.descriptors:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ..model.config import FittingConfig, ModelConfig
+from ..model.pair_table import read_pair_table
 from ..schema import DeviceName, Vocabulary, located, parse, read_mapping
 from .clock import parse_duration
 from .data_config import DataConfig, ValidationConfig
@@ -251,6 +252,8 @@ class TrainInput(Vocabulary):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
     _elements: list[str] = PrivateAttr()
+    _keeps_table: bool = PrivateAttr(False)
+    """Whether a training that starts from a model keeps the short-range table of that."""
 
     def model_post_init(self, _: Any) -> None:
         """Remember the type map that the input itself gives."""
@@ -296,11 +299,11 @@ def read_input(
 ) -> tuple[TrainInput, list[str]]:
     """The checked input and notes on keys that are ignored.
 
-    `source` is a JSON or YAML file or the same content as a mapping. Data paths in it are relative
-    to the working directory (as in DeePMD-kit) or, where nothing is there, to the input file's
-    folder. `time_limit` replaces training/time_limit. Raises InputError for an unknown key (naming
-    the nearest known one), an unsupported one, a value out of range, or a data path that leads
-    nowhere.
+    `source` is a JSON or YAML file or the same content as a mapping. Paths of data and of
+    model/use_srtab in it are relative to the working directory (as in DeePMD-kit) or, where nothing
+    is there, to the input file's folder. `time_limit` replaces training/time_limit. Raises
+    InputError for an unknown key (naming the nearest known one), an unsupported one, a value out of
+    range, a path that leads nowhere, or a short-range table that does not fit.
     """
     folder = None
     where = "input"
@@ -317,6 +320,10 @@ def read_input(
     for name, data in data_sets:
         key = f"{where}: training/{name}/systems"
         data.systems = [located(path, folder, key) for path in data.systems]
+    model = config.model
+    if model.use_srtab is not None:
+        model.use_srtab = located(model.use_srtab, folder, f"{where}: model/use_srtab")
+        read_pair_table(model.use_srtab, model.type_map, model.descriptor.rcut)  # while it is early
     return config, old + _notes(config, source)
 
 

@@ -30,6 +30,7 @@ from .setup import (
     adopt_architecture,
     adopt_elements,
     adopt_model,
+    check_table,
     initial_potential,
     load_data,
     restored_potential,
@@ -67,7 +68,8 @@ def train(
     with its energy bias first fitted to the data (least squares over compositions). It may know
     more elements than the input, which then follows its type_map. `use_pretrain_script`: the
     architecture is that of the model (of the checkpoint, with `restart`), whatever the input says
-    in `model`; type_map and repulsion are the input's. Ctrl-C and SIGTERM end
+    in `model`; type_map, repulsion and short-range table are the input's (the table of the model
+    where the input says nothing of close atoms). Ctrl-C and SIGTERM end
     the training after the current step with checkpoint and model written; Ctrl-C then raises
     KeyboardInterrupt, SIGTERM returns as usual.
 
@@ -129,12 +131,13 @@ def _settings(
     settings, notes = read_input(config, time_limit)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
         settings, notes = read_input(config, checkpoint.config["training"].get("time_limit"))
-    if checkpoint is not None and "repulsion" not in settings.model.model_fields_set:
-        settings.model.repulsion = checkpoint.config["model"].get("repulsion")
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
+        silent = "repulsion" not in settings.model.model_fields_set
         if of_checkpoint:
             adopt_architecture(settings, began_with)
+        if silent:
+            settings.model.repulsion = began_with.repulsion
         adopt_elements(settings, began_with, checkpoint.sel)
     for note in notes:
         log.info("note: %s", note)
@@ -245,6 +248,8 @@ def _restarted(
         "/check",
         "/device",
     )
+    if None not in (settings.model.use_srtab, checkpoint.config["model"].get("use_srtab")):
+        ignored = (*ignored, "/use_srtab")  # the table counts, not where it lies
     if settings.training.num_epoch is not None:  # the number of steps follows from the data
         ignored = (*ignored, "/num_epoch", "/numb_steps")
     changed = [
@@ -258,6 +263,7 @@ def _restarted(
                 f"{path}: was written with another {key}; restore the input, or start anew"
             )
         log.warning("note: %s differs from the input that the training began with", key)
+    check_table(settings, checkpoint, str(path))
     data = load_data(settings, quiet)
     if data.hash != checkpoint.data_hash:
         raise InputError(

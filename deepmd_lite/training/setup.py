@@ -25,8 +25,10 @@ from ..data import (
 )
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.config import ModelConfig
+from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
+from ..model.short_range import ShortRange, intervals_of
 from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
@@ -233,12 +235,21 @@ def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[list[int]
     return True
 
 
+CLOSE_ATOMS = ("repulsion", "use_srtab", "smin_alpha", "sw_rmin", "sw_rmax", "srtab_add_bias")
+"""Keys of the section `model` that say what close atoms do."""
+
+
 def adopt_architecture(settings: TrainInput, found: ModelConfig) -> None:
-    """Take over all of a model's section `model` but its elements and its repulsion."""
+    """Take over all of a model's section `model` but its elements and what close atoms do.
+
+    A short-range table is taken over where the input itself says nothing of close atoms.
+    """
     own = settings.model
-    settings.model = found.model_copy(
-        deep=True, update={"type_map": own.type_map, "repulsion": own.repulsion}
-    )
+    silent = own.use_srtab is None and "repulsion" not in own.model_fields_set
+    settings._keeps_table = silent and found.use_srtab is not None
+    close = found if settings._keeps_table else own
+    kept = {key: getattr(close, key) for key in CLOSE_ATOMS}
+    settings.model = found.model_copy(deep=True, update={"type_map": own.type_map, **kept})
 
 
 def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = False) -> None:
@@ -275,7 +286,7 @@ def initial_potential(
     if init_model is None:
         statistics = statistics_from(environments(data.frames), settings.model)
         potential = Potential(settings.model, statistics, seed=settings.training.seed)
-        _report_repulsion(potential)
+        _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)
     try:
@@ -290,17 +301,21 @@ def initial_potential(
     repulsion = None
     if settings.model.repulsion is not None:
         repulsion = _repulsion_after(model, distances)
+    short_range = model.short_range
+    if not settings._keeps_table:
+        short_range = ShortRange.from_input(settings.model, model.energy_bias)
     scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
-    statistics = Statistics(scales, model.energy_bias, nearest, repulsion)
+    statistics = Statistics(scales, model.energy_bias, nearest, repulsion, short_range)
     potential = Potential(settings.model, statistics, seed=None)
-    learned = {k: v for k, v in model.state_dict().items() if not k.startswith("repulsion.")}
+    own = ("repulsion.", "short_range.")
+    learned = {k: v for k, v in model.state_dict().items() if not k.startswith(own)}
     potential.load_state_dict({**potential.state_dict(), **learned})
     if finetune:
         shift, _ = bias_shift(model, data.frames)
         potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift))
         shifts = zip(model.type_map, shift, strict=True)
         log.info("energy bias shifted by %s", ", ".join(f"{e} {x:+.4f} eV" for e, x in shifts))
-    _report_repulsion(potential)
+    _report_close_atoms(potential)
     return potential
 
 
@@ -316,10 +331,14 @@ def _repulsion_after(model: Potential, distances: torch.Tensor) -> Repulsion:
     return Repulsion.beyond_data(model.type_map, torch.minimum(distances, touched), model.rcut)
 
 
-def _report_repulsion(potential: Potential) -> None:
+def _report_close_atoms(potential: Potential) -> None:
     if potential.repulsion is not None:
         radii = potential.repulsion.summary(potential.type_map)
         log.info("repulsion (ZBL) of pairs closer than in the data: %s", radii)
+    if potential.short_range is not None:
+        log.info("short range: %s", potential.short_range.summary(potential.type_map))
+        for note in potential.short_range.notes():
+            log.warning("note: %s", note)
 
 
 def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
@@ -328,21 +347,39 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     scales = [Scales.unset(sel) for sel in checkpoint.sel]
     bias = torch.zeros(n_types, dtype=torch.float64)
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
-    statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion)
+    short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
+    statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion, short_range)
     return Potential(settings.model, statistics, None, [Grid(**g) for g in checkpoint.grid])
+
+
+def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None:
+    """Raises InputError where the input's short-range table is not the one of the checkpoint."""
+    config = settings.model
+    if config.use_srtab is None or settings._keeps_table:
+        return
+    table = read_pair_table(config.use_srtab, config.type_map, config.descriptor.rcut)
+    before = checkpoint.arrays.get("model.short_range.coefficients")
+    if before is None or not np.array_equal(before.numpy(), table.coefficients):
+        raise InputError(
+            f"{path}: was written with another table than {config.use_srtab} (model/use_srtab) "
+            "holds; restore the file, or start anew"
+        )
 
 
 def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
     """Raises InputError where weights of `found` do not fit the input `wanted`."""
     free = (
         *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero"),
-        "repulsion",
+        *CLOSE_ATOMS,
     )
     differing = [
         key
         for key in changed_keys(found.model_dump(mode="json"), wanted.model_dump(mode="json"))
         if not key.startswith(("data_", "table/")) and not f"/{key}".endswith(free)
     ]
+    silent = wanted.use_srtab is None and "repulsion" not in wanted.model_fields_set
+    if silent and found.use_srtab is not None:
+        differing.append("use_srtab")
     if differing:
         raise InputError(
             f"{where}: this model differs from the input in model/{', model/'.join(differing)}; "

@@ -8,6 +8,7 @@ needs deepmd-kit 3.2 with TensorFlow (`pip install 'deepmd-kit[cpu]==3.2.0'`), f
 and virials (eV) go to NAME.npz beside the frames.
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -96,8 +97,12 @@ MODELS = {
     "radial_excluded": section({**RADIAL, "exclude_types": [[0, 1]], "set_davg_zero": True}),
     "radial_protected": section({**RADIAL, "env_protection": 0.7}, {"atom_ener": [-3.0, None]}),
 }
+MODELS["short_range"] = {
+    **MODELS["type_embedding"],
+    **{"use_srtab": "table.txt", "smin_alpha": 0.13, "sw_rmin": 0.75, "sw_rmax": 1.2},
+}
 WITH_PYTORCH = (
-    *("faded", "faded_one_sided"),
+    *("faded", "faded_one_sided", "short_range"),
     *("protected", "protected_type_embedding", "radial_protected"),
 )
 """What TensorFlow cannot evaluate."""
@@ -126,8 +131,14 @@ def randomise_scales(descriptor, rng):
     descriptor["@variables"] = {"davg": davg.astype(dtype), "dstd": dstd.astype(dtype)}
 
 
-def frames(rng):
-    """Two frames of TYPES: coordinates (2, 10, 3) Å, 0.9 Å apart or more, and cells (2, 3, 3)."""
+def write_table(path):
+    """Pair energies from 0.1 to 1.2 Å, where they are not 0 yet."""
+    r = 0.1 + 0.05 * np.arange(23)
+    np.savetxt(path, np.column_stack([r, *(20.0 * z / r * np.exp(-3 * r) for z in (5, 2, 1))]))
+
+
+def frames(rng, apart=0.9):
+    """Two frames of TYPES, none closer than `apart` Å: coordinates (2, 10, 3), cells (2, 3, 3)."""
     cells = np.array(
         [np.diag([5.0, 5.5, 6.0]), [[5.5, 0.4, 0.0], [-0.3, 5.2, 0.2], [0.5, 0.1, 5.8]]]
     )
@@ -138,7 +149,7 @@ def frames(rng):
             fractional = rng.random(3)
             difference = placed - fractional
             vectors = (difference - np.round(difference)) @ cell
-            if (np.linalg.norm(vectors, axis=1) > 0.9).all():
+            if (np.linalg.norm(vectors, axis=1) > apart).all():
                 placed = np.vstack([placed, fractional])
         coordinates.append(placed @ cell)
     return np.array(coordinates), cells
@@ -152,8 +163,11 @@ def convert(source, target):
 def make(name):
     """NAME.dp and NAME.npz."""
     rng = np.random.default_rng(len(name))
-    data = get_model(MODELS[name]).serialize()
-    randomise(data, rng)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_table("table.txt")
+        data = get_model(MODELS[name]).serialize()
+    close = "use_srtab" in MODELS[name]
+    randomise(data["models"][0] if close else data, rng)
     path = HERE / f"{name}.dp"
     content = {
         "model": data,
@@ -169,7 +183,7 @@ def make(name):
             convert(frozen, path)
             if load_dp_model(str(path))["backend"] != "TensorFlow":
                 raise SystemExit("expected a file of the TensorFlow backend")
-        coordinates, cells = frames(rng)
+        coordinates, cells = frames(rng, 0.55 if close else 0.9)
         energy, forces, virial, atomic, _ = DeepPot(str(frozen)).eval(
             coordinates.reshape(2, -1), cells.reshape(2, 9), TYPES, atomic=True
         )

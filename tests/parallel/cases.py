@@ -21,7 +21,7 @@ import stops
 import systems
 import torch
 from ase.build import bulk
-from models import random_potential
+from models import environment_of, random_potential, short_range_potential
 from pair_potential import PairPotential
 
 from deepmd_lite import kernels
@@ -526,8 +526,20 @@ def single_virial(atoms):
 
 
 def deep_potential(comm):
+    agrees_with_ase(random_potential(("Cu", "Ag")), comm)
+
+
+def short_range_table(comm):
+    """Of pairs across the planes as well: the atoms of all structures are in the switch."""
+    model = short_range_potential(("Cu", "Ag"), sw_rmin=2.0, sw_rmax=2.9)
+    atoms = systems.cubic()
+    value = 1 - model.short_range.weights(environment_of(atoms, model.type_map, model.rcut).env)
+    assert (value > 0.05).sum() > len(atoms) / 2
+    agrees_with_ase(model, comm)
+
+
+def agrees_with_ase(model, comm):
     """Energy, forces and stress of a Deep Potential as the ASE calculator gives them."""
-    model = random_potential(("Cu", "Ag"))
     structures = (
         systems.cubic,
         systems.triclinic,
@@ -550,6 +562,7 @@ def deep_potential(comm):
 
 CASES = {
     "deep_potential": deep_potential,
+    "short_range_table": short_range_table,
     "model_deviation": model_deviation,
     **{f"forces_{s.__name__}": partial(forces_of, s) for s in systems.ALL},
     **{f"forces_along_axis_{i}": partial(forces_along_axis, i) for i in range(3)},

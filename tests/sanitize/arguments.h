@@ -170,6 +170,35 @@ struct Repulsion {
   dpl_repulsion view() const { return {n_types, atomic_numbers.data(), r_in.data(), r_out.data()}; }
 };
 
+// A table of pairs that takes over within `longest`, of cubics that do not fit together.
+struct ShortRange {
+  int32_t n_types, n_intervals;
+  double longest;
+  Exact<double> coefficients, bias;
+
+  ShortRange(int32_t types, int32_t intervals, double longest_distance)
+      : n_types(types),
+        n_intervals(intervals),
+        longest(longest_distance),
+        coefficients(size_t(types) * types * intervals * 4),
+        bias(size_t(types)) {
+    for (size_t k = 0; k < coefficients.size(); ++k) coefficients[k] = 1 - 0.25 * double(k % 7);
+    for (int32_t a = 0; a < types; ++a) bias[a] = a - 1;
+  }
+  dpl_short_range view() const {
+    return {n_types,
+            n_intervals,
+            longest,
+            0.1 * longest,
+            0,
+            0.9 * longest,
+            0,
+            longest / n_intervals,
+            coefficients.data(),
+            bias.data()};
+  }
+};
+
 // n_embedding and n_axis of a descriptor.
 struct Features {
   int32_t embedding, axis;

@@ -163,17 +163,27 @@ Bits trained(dpl_pass* pass, const Networks<real>& networks, size_t n, int threa
   return bits;
 }
 
+// With and without weights, of which one in three is 0.
 inline Bits evaluate(const dpl_potential* potential, const System& system, int threads) {
   const dpl_atoms atoms = system.atoms();
+  const Exact<double> weights(system.n_local);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = 0.5 * double(i % 3);
   Exact<double> energies(system.n_local), forces(3 * system.n_all), virial(9);
   int64_t beyond = -1;
-  require_status(dpl_potential_evaluate(potential, &atoms, threads, energies.data(), forces.data(),
-                                        virial.data(), &beyond),
+  require_status(dpl_potential_evaluate(potential, &atoms, nullptr, threads, energies.data(),
+                                        forces.data(), virial.data(), &beyond),
                  DPL_OK);
   require_finite(energies, "energies"), require_finite(forces, "forces");
   require_finite(virial, "virial");
   require(beyond >= 0 && beyond <= system.offsets[system.n_local], "a number of edges beyond");
   Bits bits;
+  bits.add(energies), bits.add(forces), bits.add(virial);
+  int64_t fewer = -1;
+  require_status(dpl_potential_evaluate(potential, &atoms, weights.data(), threads, energies.data(),
+                                        forces.data(), virial.data(), &fewer),
+                 DPL_OK);
+  require_finite(forces, "weighted forces"), require_finite(virial, "weighted virial");
+  require(fewer >= 0 && fewer <= beyond, "no more edges beyond with weights");
   bits.add(energies), bits.add(forces), bits.add(virial);
   return bits;
 }
@@ -191,5 +201,26 @@ inline Bits repelled(const Repulsion& repulsion, const System& system, int threa
   require_finite(virial, "virial");
   Bits bits;
   bits.add(energies), bits.add(forces), bits.add(virial);
+  return bits;
+}
+
+// What a table of pairs makes of energies and forces that are there, and its weights.
+inline Bits blended(const ShortRange& table, const System& system, int threads) {
+  const dpl_short_range pairs = table.view();
+  const dpl_atoms atoms = system.atoms();
+  const Exact<double> weights(system.n_local);
+  require_status(dpl_short_range_weights(&pairs, &atoms, threads, weights.data()), DPL_OK);
+  for (size_t i = 0; i < weights.size(); ++i)
+    require(weights[i] >= 0 && weights[i] <= 1, "weights from 0 to 1");
+  const Exact<double> energies(std::vector<double>(system.n_local, 1.0));
+  const Exact<double> forces(std::vector<double>(3 * system.n_all, 2.0));
+  const Exact<double> virial(std::vector<double>(9, 3.0));
+  require_status(
+      dpl_short_range_add(&pairs, &atoms, threads, energies.data(), forces.data(), virial.data()),
+      DPL_OK);
+  require_finite(energies, "energies"), require_finite(forces, "forces");
+  require_finite(virial, "virial");
+  Bits bits;
+  bits.add(weights), bits.add(energies), bits.add(forces), bits.add(virial);
   return bits;
 }

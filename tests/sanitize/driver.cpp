@@ -74,6 +74,22 @@ void all_repulsions(const std::vector<System>& systems) {
     }
 }
 
+// From a table that no pair is inside to one that every listed pair is.
+void all_short_ranges(const std::vector<System>& systems) {
+  for (int32_t n_types : {1, 2, 3})
+    for (double longest : {1e-9, 1.0, kRcut, 1e3})
+      for (int32_t n_intervals : {1, 50}) {
+        const ShortRange table(n_types, n_intervals, longest);
+        for (const System& system : systems) {
+          doing() = "short-range table of " + system.name + ", " + std::to_string(n_types) +
+                    " types, " + std::to_string(longest) + " Å";
+          const System own = of_types(system, n_types);
+          require(blended(table, own, kThreads[0]) == blended(table, own, kThreads[1]),
+                  "the same bits for any number of threads");
+        }
+      }
+}
+
 std::vector<Form> forms() {
   std::vector<Form> forms{{1, 1, {1}},
                           {5, 5, {7}},
@@ -171,8 +187,11 @@ int main(int argc, char** argv) {
   dense.push_back(listed("100,000 neighbours", ball(100000), 1));
   require(dense[0].offsets[1] == 100000, "all neighbours in the list");
   all_repulsions(small);
+  all_short_ranges(small);
   all_repulsions(many);
+  all_short_ranges(many);
   all_repulsions(dense);
+  all_short_ranges(dense);
   for (int set = DPL_BASELINE; set <= DPL_AVX512; ++set) {
     const auto which = dpl_instruction_set(set);
     doing() = "choice of instructions";

@@ -212,7 +212,7 @@ dpl_status evaluate(const dpl_potential* potential, const System& s, int threads
   const dpl_atoms atoms = s.atoms();
   Exact<double> energies(4), forces(12), virial(9);
   int64_t beyond = 0;
-  return dpl_potential_evaluate(potential, &atoms, threads, energies.data(), forces.data(),
+  return dpl_potential_evaluate(potential, &atoms, nullptr, threads, energies.data(), forces.data(),
                                 virial.data(), &beyond);
 }
 
@@ -250,6 +250,47 @@ dpl_status repel(const dpl_repulsion& repulsion, const System& s, int threads) {
       virial(std::vector<double>(9, 0.0));
   return dpl_repulsion_add(&repulsion, &atoms, threads, energies.data(), forces.data(),
                            virial.data());
+}
+
+struct BadShortRange {
+  const char* name;
+  std::function<void(dpl_short_range&)> spoil;
+};
+
+std::vector<BadShortRange> bad_short_ranges() {
+  static const Exact<double> nan(std::vector<double>(kTypes * kTypes * kIntervals * 4, kNan));
+  return {
+      {"no types", [](dpl_short_range& t) { t.n_types = 0; }},
+      {"no intervals", [](dpl_short_range& t) { t.n_intervals = 0; }},
+      {"a negative number of intervals", [](dpl_short_range& t) { t.n_intervals = INT32_MIN; }},
+      {"smin_alpha 0", [](dpl_short_range& t) { t.smin_alpha = 0; }},
+      {"smin_alpha that is NaN", [](dpl_short_range& t) { t.smin_alpha = kNan; }},
+      {"smin_alpha whose inverse is infinite", [](dpl_short_range& t) { t.smin_alpha = 1e-310; }},
+      {"sw_rmin below 0", [](dpl_short_range& t) { t.sw_rmin = -1; }},
+      {"sw_rmin that is sw_rmax", [](dpl_short_range& t) { t.sw_rmin = t.sw_rmax; }},
+      {"sw_rmax beyond rcut", [](dpl_short_range& t) { t.sw_rmax = 2 * t.rcut; }},
+      {"rcut that is infinite", [](dpl_short_range& t) { t.rcut = kInfinity; }},
+      {"rcut whose square is too large", [](dpl_short_range& t) { t.rcut = 1e200; }},
+      {"a spacing of 0", [](dpl_short_range& t) { t.spacing = 0; }},
+      {"an infinite spacing", [](dpl_short_range& t) { t.spacing = kInfinity; }},
+      {"a start below 0", [](dpl_short_range& t) { t.start = -0.1; }},
+      {"a start that is NaN", [](dpl_short_range& t) { t.start = kNan; }},
+      {"a coefficient that is NaN", [](dpl_short_range& t) { t.coefficients = nan.data(); }},
+      {"a bias that is NaN", [](dpl_short_range& t) { t.bias = nan.data(); }},
+  };
+}
+
+// Both of its operations, which must agree.
+dpl_status blend(const dpl_short_range& table, const System& s, int threads) {
+  const dpl_atoms atoms = s.atoms();
+  const Exact<double> energies(std::vector<double>(4, 0.0)), forces(std::vector<double>(12, 0.0)),
+      virial(std::vector<double>(9, 0.0));
+  const Exact<double> weights(4);
+  const dpl_status status = dpl_short_range_weights(&table, &atoms, threads, weights.data());
+  require_status(
+      dpl_short_range_add(&table, &atoms, threads, energies.data(), forces.data(), virial.data()),
+      status);
+  return status;
 }
 
 // A pass: wrong arguments, and the way back without a way there.
@@ -325,6 +366,14 @@ void refuse_all(const std::string& where) {
     require_status(repel(spoiled, chain(), 2), DPL_INVALID_ARGUMENT);
   }
 
+  const ShortRange pairs(kTypes, kIntervals, kRcut);
+  for (const BadShortRange& bad : bad_short_ranges()) {
+    doing() = where + "short-range table, " + bad.name;
+    dpl_short_range spoiled = pairs.view();
+    bad.spoil(spoiled);
+    require_status(blend(spoiled, chain(), 2), DPL_INVALID_ARGUMENT);
+  }
+
   const auto refuse_list = [&](const BadList& bad) {
     doing() = where + bad.name;
     System s = chain();
@@ -332,6 +381,7 @@ void refuse_all(const std::string& where) {
     refuse_moments<real>(s, sound.environment, sound.table, bad.threads, bad.expected);
     require_status(evaluate(potential, s, bad.threads), bad.expected);
     require_status(repel(repulsion.view(), s, bad.threads), bad.expected);
+    require_status(blend(pairs.view(), s, bad.threads), bad.expected);
     require_status(evaluate(potential, chain(), 2), DPL_OK);  // nothing of it stays behind
   };
   for (const BadList& bad : bad_systems()) refuse_list(bad);

@@ -99,8 +99,8 @@ void spoiled(const System& sound, const Table<real>& table, const dpl_potential*
       dpl_moments(&atoms, &environment, &coefficients, 2, moments.data(), counts.data(), &beyond));
   require_refused(dpl_moments_backward(&atoms, &environment, &coefficients, 2, grad.data(),
                                        forces.data(), nullptr));
-  require_refused(dpl_potential_evaluate(potential, &atoms, 2, energies.data(), forces.data(),
-                                         virial.data(), &beyond));
+  require_refused(dpl_potential_evaluate(potential, &atoms, nullptr, 2, energies.data(),
+                                         forces.data(), virial.data(), &beyond));
 }
 
 template <class real>

@@ -30,6 +30,7 @@ COMPRESSED = [
     *("radial_compressed.pb", "stripped_compressed.pb"),
     *("faded_compressed.pb", "faded_compressed.pth", "hybrid_compressed.pb"),
 ]
+SHORT_RANGE = ["srtab.pb", "srtab_compressed.pb", "srtab_radial.pb", "srtab.pth", "srtab.pt"]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
 
@@ -111,7 +112,10 @@ def test_tables_of_a_compressed_graph(tmp_path):
     assert [t is None for t in excluded["embeddings"]["tables"]] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING])
+@pytest.mark.parametrize(
+    "name",
+    [*PLAIN, *RADIAL, *COMPRESSED, *FPARAM, *HYBRID, *TYPE_EMBEDDING, *SHORT_RANGE],
+)
 def test_converted_models_give_the_numbers_of_deepmd_kit(name, tmp_path):
     source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
     golden = np.load(GOLDEN / f"{name}.npz")

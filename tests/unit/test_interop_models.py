@@ -338,7 +338,7 @@ LAYER = f"{D}/embeddings/networks/1/layers/0"
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model/type", "zbl", "model/type: 'zbl' is not supported; only 'standard'"),
+        ("model/type", "linear", "model/type: 'linear' is not supported; only 'standard'"),
         ("model/atom_exclude_types", [0], "model/atom_exclude_types"),
         ("model/pair_exclude_types", [[0, 1]], "jump at the cutoff"),
         (f"{D}/type", "se_e3", "descriptor/type: 'se_e3' is not supported"),

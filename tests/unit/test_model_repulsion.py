@@ -86,11 +86,6 @@ def test_a_value_that_is_no_repulsion(given):
         parse(ModelConfig, {"type_map": ["H"], "repulsion": given}, "input.json: model")
 
 
-def test_keys_of_deepmd_kits_pair_table_stay_errors():
-    with pytest.raises(InputError, match="use_srtab"):
-        parse(ModelConfig, {"type_map": ["H"], "use_srtab": "table.txt"}, "x")
-
-
 def test_statistics_must_hold_what_the_configuration_says():
     model = random_potential()
     config = model.config.model_copy(update={"repulsion": None})

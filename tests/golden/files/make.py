@@ -10,6 +10,7 @@ Every model is trained for a few steps on random water-like frames, so that its 
 NAME.SUFFIX.npz (energies eV, atomic energies eV, forces eV/Å, virials eV of two frames).
 """
 
+import contextlib
 import json
 import lzma
 import os
@@ -48,22 +49,41 @@ SECTIONS = {
         "list": [{**NEAR, "exclude_types": [[0, 0]]}, {"type": "se_e2_r", "type_one_side": True}]
     },
     "hybrid.pth": {"list": [{"type_one_side": True}, {**NEAR, "resnet_dt": True}]},
+    "srtab.pb": {"type_one_side": True},
+    "srtab_radial.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]]},
+    "srtab.pth": {
+        **{"type": "se_atten", "sel": 42, "attn_layer": 0, "tebd_dim": 4, "neuron": [3, 6]},
+        **{"set_davg_zero": True, "smooth_type_embedding": False},
+    },
 }
 COMPRESSED = (
-    *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb"),
+    *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb", "srtab.pb"),
     *("stripped.pb", "faded.pb", "faded.pth", "hybrid.pb"),
 )
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
-CHECKPOINT = "two_sided.pth"
+CHECKPOINTS = ("two_sided.pth", "srtab.pth")
+SHORT_RANGE = {
+    "srtab.pb": {"use_srtab": "open.tab", "smin_alpha": 0.08, "sw_rmin": 0.7, "sw_rmax": 1.15},
+    "srtab_radial.pb": {
+        **{"use_srtab": "ended.tab", "smin_alpha": 0.15, "sw_rmin": 0.6, "sw_rmax": 1.1},
+        "srtab_add_bias": False,
+    },
+    "srtab.pth": {"use_srtab": "open.tab", "sw_rmin": 0.7, "sw_rmax": 1.15},
+}
+"""Keys of the model section of models with a short-range table."""
 FPARAM = {
     "fparam.pb": {"numb_fparam": 2},
     "fparam.pth": {"numb_fparam": 2, "default_fparam": [0.2, 5.0]},
 }
 """Keys of the fitting section of models with frame parameters."""
 TYPE_EMBEDDING = "type_embedding.pb"
-NO_TREE = (TYPE_EMBEDDING, "mixed.pb", "stripped.pb", "faded.pb")
-"""`dp convert-backend` cannot convert these."""
+NO_TREE = (
+    *(TYPE_EMBEDDING, "mixed.pb", "stripped.pb", "faded.pb"),
+    *("srtab.pb", "srtab_radial.pb", "srtab.pt"),
+)
+"""`dp convert-backend` cannot convert these, leaves the short-range table out, or (the last) makes
+the tree of another file."""
 
 
 def frames(n):
@@ -74,6 +94,32 @@ def frames(n):
     coordinates = grid.reshape(-1, 3) * 1.7 + rng.uniform(-0.25, 0.25, (n, N_ATOMS, 3))
     cells = np.diag(edges) + 0.2 * rng.uniform(-1, 1, (n, 3, 3))
     return coordinates.reshape(n, -1), cells.reshape(n, 9)
+
+
+def close_frames(n):
+    """As `frames`, with pairs between 0.4 and 1.2 Å: below, in and above the switch."""
+    coordinates, cells = frames(n)
+    coordinates = coordinates.reshape(n, N_ATOMS, 3)
+    rng = np.random.default_rng(8)
+    distances = np.linspace(0.4, 1.2, 5 * n).reshape(5, n)
+    for k, frame in enumerate(coordinates):
+        for pair, distance in enumerate(
+            distances[:, k]
+        ):  # of all kinds: O-H, H-H, O-O, two with others
+            i, j = ((0, 1), (4, 5), (6, 9), (10, 11), (13, 16))[pair]
+            direction = rng.normal(size=3)
+            frame[j] = frame[i] + distance * direction / np.linalg.norm(direction)
+    return coordinates.reshape(n, -1), cells
+
+
+def write_tables(folder):
+    """Pair tables, 0.1 Å to 1.5 Å: one that does not end at 0, one that does."""
+    r = 0.1 + 0.05 * np.arange(29)
+    screened = [14.4 * z / r * np.exp(-r / 0.25) for z in (64, 8, 1)]  # O-O, O-H, H-H
+    open_, ended = np.column_stack([r, *screened]), np.column_stack([r, *screened])
+    ended[:, 1:] *= ((1 - (r / r[-1]) ** 2) ** 3)[:, None]
+    np.savetxt(folder / "open.tab", open_)
+    np.savetxt(folder / "ended.tab", ended)
 
 
 def write_data(folder):
@@ -121,6 +167,7 @@ def training_input(name):
         descriptor = {"type": "hybrid", "list": [descriptor_of(part) for part in section["list"]]}
     fitting = {"neuron": [6, 6], "precision": precision, "seed": 2, **FPARAM.get(name, {})}
     model = {"type_map": ["O", "H"], "descriptor": descriptor, "fitting_net": fitting}
+    model |= SHORT_RANGE.get(name, {})
     if name == TYPE_EMBEDDING:
         model["type_embedding"] = {"neuron": [2, 4], "resnet_dt": True, "seed": 4}
     return {
@@ -156,11 +203,12 @@ def save_results(model, target):
     """What DeePMD-kit computes on two frames, each with frame parameters of its own."""
     from deepmd.infer import DeepPot
 
-    coordinates, cells = frames(2)
+    coordinates, cells = (close_frames if "srtab" in model.name else frames)(2)
     given = {"fparam": np.array([[0.3, 2.5], [-1.5, 6.0]])} if model.name in FPARAM else {}
-    energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
-        coordinates, cells, TYPES, atomic=True, **given
-    )
+    with contextlib.chdir(model.parent):  # a checkpoint looks for its short-range table there
+        energy, force, virial, atomic, _ = DeepPot(str(model)).eval(
+            coordinates, cells, TYPES, atomic=True, **given
+        )
     np.savez_compressed(
         target,
         coordinates=coordinates,
@@ -215,6 +263,7 @@ def save_tree(model, target):
         [sys.executable, "-m", "deepmd", "convert-backend", str(model), str(converted)],
         check=True,
         capture_output=True,
+        cwd=model.parent,  # a short-range table is looked for there
     )
     text = json.dumps(plain(load_dp_model(str(converted))))
     (target / f"{model.name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
@@ -239,16 +288,17 @@ def main():
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             write_data(folder / "data")
+            write_tables(folder)
             (folder / "input.json").write_text(json.dumps(training_input(name)))
             dp(backend, "train", "input.json", "--skip-neighbor-stat", folder=folder)
             dp(backend, "freeze", "-o", name, folder=folder)
             models = [folder / name]
-            if name == CHECKPOINT:
+            if name in CHECKPOINTS:
                 models.append(folder / name.replace(".pth", ".pt"))
                 (folder / "model.ckpt-6.pt").rename(models[-1])
             for model in models:
                 save_results(model, target / f"{model.name}.npz")
-                if name not in NO_TREE:
+                if model.name not in NO_TREE:
                     save_tree(model, target)
             if name in COMPRESSED:
                 compressed = name.replace(".", "_compressed.")

@@ -1,0 +1,241 @@
+// The table of pairs that takes over from the networks where atoms come close.
+#include <cmath>
+#include <new>
+#include <vector>
+
+#include "close_pairs.h"
+
+namespace dpl {
+namespace {
+
+constexpr int64_t kRoundChunks = 16;  // bounds the memory for contacts
+constexpr int kCubic = 4;
+constexpr double kNoShare = 1e-18;  // of a soft minimum: less than its rounding
+
+// The neighbours of one atom nearer than rcut, kept between atoms.
+struct Neighbors {
+  struct Edge {
+    int32_t j;
+    double vector[3], r;  // r_j - r_i
+    double share;         // exp(−r/α), relative to that of the nearest, then over their sum
+    double slope;         // of its pair energy
+  };
+  std::vector<Edge> edges;
+  double soft_minimum;  // Å
+};
+
+struct Chunk {
+  Contacts contacts;
+  Neighbors own;
+  Fault fault;
+  double distance = 0;  // of a fault, Å
+};
+
+class ShortRange {
+ public:
+  ShortRange(const dpl_short_range& table, const dpl_atoms& atoms)
+      : t_(table),
+        atoms_(atoms),
+        switching_{table.sw_rmax, table.sw_rmin, 1 / (table.sw_rmax - table.sw_rmin)},
+        near_(squared_limit(table.sw_rmax)),
+        limit_(squared_limit(table.rcut)),
+        end_(std::min(table.rcut, table.start + table.n_intervals * table.spacing)) {}
+
+  // λ of atom i and its slope along the soft minimum, whose edges are in `own` where λ > 0. A soft
+  // minimum is never below the minimum: most rows need no more than that.
+  Fault lambda(int64_t i, Neighbors& own, double& value, double& slope) const {
+    value = slope = 0;
+    if (!needs_care(atoms_, i, near_)) return {};
+    const Fault fault = gather(i, own);
+    if (fault.status != DPL_OK || own.edges.empty()) return fault;
+    double curvature;
+    switch_function(switching_, own.soft_minimum, value, slope, curvature);
+    return {};
+  }
+
+  // What the table makes of the energies and forces of the atoms [begin, end).
+  void add(int64_t begin, int64_t end, double* energies, double* forces, Chunk& chunk) const {
+    Neighbors& own = chunk.own;
+    for (int64_t i = begin; i < end; ++i) {
+      double value, slope;
+      chunk.fault = lambda(i, own, value, slope);
+      if (chunk.fault.status != DPL_OK) return;
+      if (value == 0) continue;
+      double energy = t_.bias[atoms_.types[i]];
+      for (Neighbors::Edge& edge : own.edges) {
+        if (edge.r < t_.start) {
+          chunk.fault = {DPL_COINCIDENT, i, edge.j};
+          chunk.distance = edge.r;
+          return;
+        }
+        double pair = 0;
+        if (edge.r < end_) spline(i, edge.j, edge.r, pair, edge.slope);
+        energy += 0.5 * pair;
+      }
+      // along the soft minimum d, for which ∂d/∂r = share · (1 − (r − d)/α)
+      const double along = slope == 0 ? 0 : (energy - energies[i]) * slope;
+      for (const Neighbors::Edge& edge : own.edges) {
+        double total = 0.5 * value * edge.slope;
+        if (along != 0 && edge.share > kNoShare)
+          total += along * edge.share * (1 - (edge.r - own.soft_minimum) / t_.smin_alpha);
+        if (total != 0) chunk.contacts.add(i, edge.j, edge.vector, edge.r, total, forces);
+      }
+      energies[i] = value == 1 ? energy : energies[i] + value * (energy - energies[i]);
+    }
+  }
+
+ private:
+  // Edges, shares and soft minimum of row i.
+  Fault gather(int64_t i, Neighbors& own) const {
+    own.edges.clear();
+    const double* r = atoms_.positions;
+    double nearest = HUGE_VAL;
+    for (int64_t e = atoms_.offsets[i]; e < atoms_.offsets[i + 1]; ++e) {
+      const int32_t j = atoms_.indices[e];
+      if (uint32_t(j) >= uint64_t(atoms_.n_all)) return {DPL_INVALID_ARGUMENT, i, j};
+      Neighbors::Edge edge{j, {}, 0, 0, 0};
+      double square = 0;
+      for (int k = 0; k < 3; ++k) {
+        edge.vector[k] = r[3 * int64_t(j) + k] - r[3 * i + k];
+        square += edge.vector[k] * edge.vector[k];
+      }
+      if (square >= limit_) continue;
+      if (square < kCoincidentSquared) return {DPL_COINCIDENT, i, j};
+      edge.r = std::sqrt(square);
+      nearest = std::min(nearest, edge.r);
+      own.edges.push_back(edge);
+    }
+    double sum = 0, weighted = 0;
+    for (Neighbors::Edge& edge : own.edges) {
+      edge.share = std::exp((nearest - edge.r) / t_.smin_alpha);
+      sum += edge.share;
+      weighted += edge.share * edge.r;
+    }
+    for (Neighbors::Edge& edge : own.edges) edge.share /= sum;
+    own.soft_minimum = weighted / sum;
+    return {};
+  }
+
+  // V at r, start <= r < end_, and its slope.
+  void spline(int64_t i, int32_t j, double r, double& energy, double& slope) const {
+    const double place = (r - t_.start) / t_.spacing;
+    const int64_t q = std::min<int64_t>(int64_t(place), t_.n_intervals - 1);
+    const int64_t pair = int64_t(atoms_.types[i]) * t_.n_types + atoms_.types[j];
+    const double* c = t_.coefficients + (pair * t_.n_intervals + q) * kCubic;
+    const double t = place - double(q);
+    energy = ((c[3] * t + c[2]) * t + c[1]) * t + c[0];
+    slope = ((3 * c[3] * t + 2 * c[2]) * t + c[1]) / t_.spacing;
+  }
+
+  const dpl_short_range& t_;
+  const dpl_atoms& atoms_;
+  SwitchParameters<double> switching_;
+  double near_, limit_, end_;  // Å², Å², Å
+};
+
+dpl_status check_table(const dpl_short_range& t) {
+  if (t.n_types < 1 || t.n_intervals < 1)
+    return fail(DPL_INVALID_ARGUMENT, "expected at least 1 type and interval, found %d and %d",
+                t.n_types, t.n_intervals);
+  if (!(t.sw_rmin >= 0 && t.sw_rmax > t.sw_rmin && t.rcut >= t.sw_rmax &&
+        std::isfinite(1 / (t.sw_rmax - t.sw_rmin)) && std::isfinite(t.rcut * t.rcut)))
+    return fail(DPL_INVALID_ARGUMENT,
+                "expected 0 <= sw_rmin < sw_rmax <= rcut, found %g, %g and %g", t.sw_rmin,
+                t.sw_rmax, t.rcut);
+  if (!(t.smin_alpha > 0 && t.spacing > 0 && t.start >= 0 && std::isfinite(t.smin_alpha) &&
+        std::isfinite(1 / t.smin_alpha) && std::isfinite(1 / t.spacing) &&
+        std::isfinite(t.start + t.n_intervals * t.spacing)))
+    return fail(DPL_INVALID_ARGUMENT,
+                "expected positive smin_alpha and spacing and a start of at least 0, found %g, %g "
+                "and %g",
+                t.smin_alpha, t.spacing, t.start);
+  for (int64_t k = 0; k < int64_t(t.n_types) * t.n_types * t.n_intervals * kCubic; ++k)
+    if (!std::isfinite(t.coefficients[k]))
+      return fail(DPL_INVALID_ARGUMENT, "a coefficient of the table of pairs is not finite");
+  for (int32_t a = 0; a < t.n_types; ++a)
+    if (!std::isfinite(t.bias[a]))
+      return fail(DPL_INVALID_ARGUMENT, "the bias of type %d is not finite", a);
+  return DPL_OK;
+}
+
+dpl_status check(const dpl_short_range& table, const dpl_atoms& atoms, int threads) {
+  if (threads < 1) return fail(DPL_INVALID_ARGUMENT, "threads must be at least 1");
+  const dpl_status status = check_table(table);
+  return status == DPL_OK ? check_atoms(atoms, table.n_types) : status;
+}
+
+dpl_status status_of(const Chunk& chunk, const dpl_short_range& table, int64_t n_all) {
+  if (chunk.distance == 0) return status_of(chunk.fault, n_all);
+  return fail(
+      DPL_COINCIDENT, "rows %lld and %lld are %.4g Å apart; the short-range table begins at %.4g Å",
+      (long long)chunk.fault.row, (long long)chunk.fault.neighbor, chunk.distance, table.start);
+}
+
+int64_t chunks_of(const dpl_atoms& atoms) {
+  return (atoms.n_local + kChunkAtoms - 1) / kChunkAtoms;
+}
+
+dpl_status weights(const dpl_short_range& table, const dpl_atoms& atoms, int threads,
+                   double* found) {
+  const ShortRange range(table, atoms);
+  std::vector<Fault> faults(chunks_of(atoms));
+  parallel_for(int64_t(faults.size()), threads, [&](int64_t k) {
+    Neighbors own;
+    const int64_t end = std::min(atoms.n_local, (k + 1) * kChunkAtoms);
+    for (int64_t i = k * kChunkAtoms; i < end && faults[k].status == DPL_OK; ++i) {
+      double value, slope;
+      faults[k] = range.lambda(i, own, value, slope);
+      found[i] = 1 - value;
+    }
+  });
+  for (const Fault& fault : faults)
+    if (fault.status != DPL_OK) return status_of(fault, atoms.n_all);
+  return DPL_OK;
+}
+
+dpl_status add(const dpl_short_range& table, const dpl_atoms& atoms, int threads, double* energies,
+               double* forces, double* virial) {
+  const ShortRange range(table, atoms);
+  const int64_t n_chunks = chunks_of(atoms);
+  std::vector<Chunk> chunks(std::min(n_chunks, kRoundChunks));
+  for (int64_t first = 0; first < n_chunks; first += kRoundChunks) {
+    const int64_t n = std::min(n_chunks - first, kRoundChunks);
+    parallel_for(n, threads, [&](int64_t k) {
+      const int64_t begin = (first + k) * kChunkAtoms;
+      chunks[k].contacts.clear();
+      range.add(begin, std::min(atoms.n_local, begin + kChunkAtoms), energies, forces, chunks[k]);
+    });
+    for (int64_t k = 0; k < n; ++k)
+      if (chunks[k].fault.status != DPL_OK) return status_of(chunks[k], table, atoms.n_all);
+    for (int64_t k = 0; k < n; ++k) chunks[k].contacts.add_to(forces, virial);
+  }
+  return DPL_OK;
+}
+
+dpl_status out_of_memory(const dpl_atoms& atoms) {
+  return fail(DPL_OUT_OF_MEMORY, "out of memory for the close pairs of %lld atoms",
+              (long long)atoms.n_local);
+}
+
+}  // namespace
+}  // namespace dpl
+
+dpl_status dpl_short_range_weights(const dpl_short_range* table, const dpl_atoms* atoms,
+                                   int threads, double* weights) {
+  try {
+    const dpl_status status = dpl::check(*table, *atoms, threads);
+    return status == DPL_OK ? dpl::weights(*table, *atoms, threads, weights) : status;
+  } catch (const std::bad_alloc&) {
+    return dpl::out_of_memory(*atoms);
+  }
+}
+
+dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_atoms* atoms, int threads,
+                               double* energies, double* forces, double* virial) {
+  try {
+    const dpl_status status = dpl::check(*table, *atoms, threads);
+    return status == DPL_OK ? dpl::add(*table, *atoms, threads, energies, forces, virial) : status;
+  } catch (const std::bad_alloc&) {
+    return dpl::out_of_memory(*atoms);
+  }
+}
