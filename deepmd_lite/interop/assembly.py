@@ -134,8 +134,6 @@ def assembled(parts: Parts) -> Tree:
         {k: parts.section.get(k) or [] for k in ("atom_exclude_types", "pair_exclude_types")},
     )
     if parts.short_range is not None:
-        if len(parts.descriptors) > 1:
-            raise PartsError("model/use_srtab together with a hybrid descriptor is not supported")
         model = with_table(model, parts.short_range)
     distance = {} if parts.min_nbor_dist is None else {"min_nbor_dist": parts.min_nbor_dist}
     return {"model": model, "model_def_script": parts.section, "@variables": distance}

@@ -65,7 +65,7 @@ def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[list[Tre
     A descriptor is `se_e2_a`, `se_e2_r` or one of `also`, or a hybrid of the first two. Raises
     PartsError, naming key and value, for anything that these files keep elsewhere.
     """
-    for key in ("modifier", "use_srtab", "spin", "pair_type", "models"):
+    for key in ("modifier", "spin", "pair_type", "models"):
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
     known: tuple[str, ...] = ("se_e2_a", "se_e2_r", *also, HYBRID, "se_r", "se_a")

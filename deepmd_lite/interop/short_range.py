@@ -18,6 +18,7 @@ import torch
 from ..model import ModelConfig
 from ..model.pair_table import PairTable
 from ..model.short_range import ShortRange
+from .hybrid import descriptors_of
 from .nodes import Tree
 from .tree import Node
 
@@ -75,7 +76,7 @@ def split(root: Node) -> tuple[Node, Found | None]:
     for part in found:
         if part.names("type_map") != type_map:
             raise part.refusal("type_map", f"differs from that of the model, {type_map}")
-    if pairs.number("rcut") != networks.node("descriptor").number("rcut"):
+    if pairs.number("rcut") != max(node.number("rcut") for node in descriptors_of(networks)):
         raise pairs.refusal("rcut", "differs from that of the descriptor, which is not supported")
     n_types = len(type_map)
     shared = _out_bias(model, n_types)

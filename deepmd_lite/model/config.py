@@ -290,8 +290,6 @@ class ModelConfig(Vocabulary):
         for k, d in enumerate(self.descriptors):
             several = isinstance(self.descriptor, HybridConfig)
             self._check_descriptor(d, f"descriptor/list/{k}" if several else "descriptor")
-        if self.use_srtab is not None and isinstance(self.descriptor, HybridConfig):
-            raise ValueError("use_srtab together with a hybrid descriptor is not supported")
         if self.fitting_net.atom_ener and len(self.fitting_net.atom_ener) != n:
             raise ValueError(
                 f"fitting_net/atom_ener has {len(self.fitting_net.atom_ener)} entries "

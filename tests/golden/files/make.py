@@ -51,6 +51,9 @@ SECTIONS = {
     "hybrid.pth": {"list": [{"type_one_side": True}, {**NEAR, "resnet_dt": True}]},
     "srtab.pb": {"type_one_side": True},
     "srtab_radial.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]]},
+    "srtab_hybrid.pb": {
+        "list": [{"type": "se_e2_r", "type_one_side": True}, {**NEAR, "type_one_side": True}]
+    },
     "srtab.pth": {
         **{"type": "se_atten", "sel": 42, "attn_layer": 0, "tebd_dim": 4, "neuron": [3, 6]},
         **{"set_davg_zero": True, "smooth_type_embedding": False},
@@ -69,6 +72,12 @@ SHORT_RANGE = {
         **{"use_srtab": "ended.tab", "smin_alpha": 0.15, "sw_rmin": 0.6, "sw_rmax": 1.1},
         "srtab_add_bias": False,
     },
+    "srtab_hybrid.pb": {
+        "use_srtab": "open.tab",
+        "smin_alpha": 0.1,
+        "sw_rmin": 0.7,
+        "sw_rmax": 1.15,
+    },
     "srtab.pth": {"use_srtab": "open.tab", "sw_rmin": 0.7, "sw_rmax": 1.15},
 }
 """Keys of the model section of models with a short-range table."""
@@ -80,7 +89,7 @@ FPARAM = {
 TYPE_EMBEDDING = "type_embedding.pb"
 NO_TREE = (
     *(TYPE_EMBEDDING, "mixed.pb", "stripped.pb", "faded.pb"),
-    *("srtab.pb", "srtab_radial.pb", "srtab.pt"),
+    *("srtab.pb", "srtab_radial.pb", "srtab_hybrid.pb", "srtab.pt"),
 )
 """`dp convert-backend` cannot convert these, leaves the short-range table out, or (the last) makes
 the tree of another file."""
