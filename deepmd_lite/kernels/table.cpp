@@ -15,7 +15,8 @@ namespace {
 
 constexpr int kOrders = 3;  // value, slope, curvature
 
-// Powers of t (rows) from value, slope and curvature at t = 0 and at t = 1 (columns).
+// Powers of t (rows) from value, slope and curvature at t = 0 and at t = 1 (columns); the first
+// three powers are those of the parabola too.
 constexpr double kHermite[kPowers][2 * kOrders] = {
     {1, 0, 0, 0, 0, 0},           {0, 1, 0, 0, 0, 0},       {0, 0, 0.5, 0, 0, 0},
     {-10, -6, -1.5, 10, -4, 0.5}, {15, 8, 1.5, -15, 7, -1}, {-6, -3, -0.5, 6, -3, 0.5},
@@ -55,14 +56,16 @@ class Sweep {
   template <class real>
   void to_coefficients(real* out) const {
     const int32_t width = levels_.back().layer.n_out, n_m = grid_.n_features;
-    std::vector<double> row(size_t(width), 0.0);
     std::fill_n(out, grid_.table_size(), real(0));
-    each_term([&](int32_t q, int k, int32_t end, int order, double factor, bool first, bool last) {
-      const double* jet = levels_.back().y.data() + place(end, order);
-      if (first) std::fill(row.begin(), row.end(), 0.0);
-      for (int32_t m = 0; m < width; ++m) row[m] += factor * jet[m];
-      if (last) std::copy_n(row.data(), width, out + (int64_t(q) * kPowers + k) * n_m);
-    });
+    std::vector<double> row(size_t(width), 0.0);
+    for (int32_t q = 0; q < grid_.n_nodes; ++q)
+      for (int k = 0; k < powers(q); ++k, std::fill(row.begin(), row.end(), 0.0)) {
+        each_term(q, k, [&](int64_t place, double factor) {
+          const double* jet = levels_.back().y.data() + place;
+          for (int32_t m = 0; m < width; ++m) row[m] += factor * jet[m];
+        });
+        std::copy_n(row.data(), width, out + (int64_t(q) * kPowers + k) * n_m);
+      }
   }
 
   // Gradients of the weights from that of the coefficients.
@@ -71,11 +74,13 @@ class Sweep {
     const Layer<double>& top = levels_.back().layer;
     const int32_t n_m = grid_.n_features;
     std::vector<double> g(levels_.back().y.size(), 0.0), below, gz;
-    each_term([&](int32_t q, int k, int32_t end, int order, double factor, bool, bool) {
-      double* jet = g.data() + place(end, order);
-      const real* from = grad + (int64_t(q) * kPowers + k) * n_m;
-      for (int32_t m = 0; m < top.n_out; ++m) jet[m] += factor * double(from[m]);
-    });
+    for (int32_t q = 0; q < grid_.n_nodes; ++q)
+      for (int k = 0; k < powers(q); ++k)
+        each_term(q, k, [&](int64_t place, double factor) {
+          double* jet = g.data() + place;
+          const real* from = grad + (int64_t(q) * kPowers + k) * n_m;
+          for (int32_t m = 0; m < top.n_out; ++m) jet[m] += factor * double(from[m]);
+        });
     for (size_t l = levels_.size(); l-- > 0; std::swap(g, below)) {
       gz = g;
       weights(levels_[l], input_of(l), gz, out[l]);
@@ -96,23 +101,18 @@ class Sweep {
 
   int32_t rows() const { return kOrders * grid_.n_nodes; }
   const double* input_of(size_t l) const { return l ? levels_[l - 1].y.data() : input_.data(); }
-  // Of a node's value, slope or curvature, in units of the spacing, among those of all.
-  int64_t place(int32_t k, int order) const {
-    return (int64_t(order) * grid_.n_nodes + k) * levels_.back().layer.ld_out;
-  }
+  // Interval q is a quintic between two nodes, the last one a parabola.
+  int powers(int32_t q) const { return q + 1 == grid_.n_nodes ? kOrders : kPowers; }
 
-  // body(interval q, power k, node, order, factor, first, last) for all that enters coefficient k
-  // of interval q: factor times a derivative at one of its ends.
+  // body(place, factor) for the derivatives at its ends, at their places among the jets of the
+  // output, that coefficient k of interval q is the sum of.
   template <class Body>
-  void each_term(Body body) const {
+  void each_term(int32_t q, int k, Body body) const {
     const double h = grid_.spacing, scale[kOrders] = {1, h, h * h};
-    for (int32_t q = 0; q < grid_.n_nodes; ++q) {
-      const bool parabola = q + 1 == grid_.n_nodes;
-      const int powers = parabola ? kOrders : kPowers, terms = parabola ? kOrders : 2 * kOrders;
-      for (int k = 0; k < powers; ++k)
-        for (int d = 0; d < terms; ++d)
-          body(q, k, q + d / kOrders, d % kOrders, kHermite[k][d] * scale[d % kOrders], d == 0,
-               d == terms - 1);
+    for (int d = 0; d < 2 * kOrders; ++d) {
+      const int64_t node = int64_t(d % kOrders) * grid_.n_nodes + q + d / kOrders;
+      if (kHermite[k][d] != 0)
+        body(node * levels_.back().layer.ld_out, kHermite[k][d] * scale[d % kOrders]);
     }
   }
 
