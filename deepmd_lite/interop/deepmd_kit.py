@@ -24,6 +24,7 @@ from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
+from .hybrid import descriptors_of
 from .networks import activation, collection, layer_of, layers, parameters_of
 from .nodes import HYBRID, RADIAL
 from .short_range import Found, split
@@ -110,25 +111,6 @@ def _check_model(model: Node) -> None:
     )
     model.node("descriptor").only("type", "se_e2_a", "se_a", *RADIAL, *DPA1, HYBRID)
     model.node("fitting").only("type", "ener", default="ener")
-
-
-def descriptors_of(model: Node) -> list[Node]:
-    """The descriptor, or each one of a hybrid, whose numbers stand one after another."""
-    descriptor = model.node("descriptor")
-    if descriptor.values.get("type") != HYBRID:
-        return [descriptor]
-    descriptor.version(1)
-    descriptor.nothing_else("type", "list")
-    given = descriptor.values.get("list")
-    count = len(given) if isinstance(given, list) else 0
-    parts = [node for node in descriptor.nodes("list", max(count, 1)) if node is not None]
-    if len(parts) != count:
-        raise descriptor.refusal("list", "a descriptor is null")
-    for node in parts:
-        node.only("type", "se_e2_a", "se_a", *RADIAL)
-        if node.given("type_embedding"):
-            raise node.refusal("type_embedding", "is not supported in a hybrid")
-    return parts
 
 
 def _check_parts(fitting: Node, parts: Sequence[Node]) -> None:

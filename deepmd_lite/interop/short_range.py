@@ -18,7 +18,8 @@ import torch
 from ..model import ModelConfig
 from ..model.pair_table import PairTable
 from ..model.short_range import ShortRange
-from .nodes import HYBRID, Tree
+from .hybrid import descriptors_of
+from .nodes import Tree
 from .tree import Node
 
 INFO = 4
@@ -75,7 +76,7 @@ def split(root: Node) -> tuple[Node, Found | None]:
     for part in found:
         if part.names("type_map") != type_map:
             raise part.refusal("type_map", f"differs from that of the model, {type_map}")
-    if pairs.number("rcut") != _cutoff(networks.node("descriptor")):
+    if pairs.number("rcut") != max(node.number("rcut") for node in descriptors_of(networks)):
         raise pairs.refusal("rcut", "differs from that of the descriptor, which is not supported")
     n_types = len(type_map)
     shared = _out_bias(model, n_types)
@@ -104,15 +105,6 @@ def notes(tree: Tree, part: ShortRange) -> list[str]:
             "within the cutoff, the table's energy; here they have the networks'"
         )
     return found
-
-
-def _cutoff(descriptor: Node) -> float:
-    """Å: the largest one, of a hybrid."""
-    if descriptor.values.get("type") != HYBRID:
-        return descriptor.number("rcut")
-    given = descriptor.values.get("list")
-    count = len(given) if isinstance(given, list) else 0
-    return max(x.number("rcut") for x in descriptor.nodes("list", max(count, 1)) if x is not None)
 
 
 def _both(model: Node) -> list[Node]:

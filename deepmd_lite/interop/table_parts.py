@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .nodes import Tree
+from .nodes import HYBRID, Tree
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def with_table(model: Tree, parts: TableParts) -> Tree:
     """A tree's `model` of type `zbl` from that of the networks and a table."""
     type_map, shape = model["type_map"], parts.bias.shape
     ones, descriptor = np.ones(shape), model["descriptor"]
-    widest = max(descriptor.get("list", [descriptor]), key=lambda d: float(d["rcut"]))
+    each = descriptor["list"] if descriptor["type"] == HYBRID else [descriptor]
     tab = {
         "@class": "PairTab",
         "@version": 1,
@@ -43,8 +43,8 @@ def with_table(model: Tree, parts: TableParts) -> Tree:
         "@version": 2,
         "type_map": type_map,
         "tab": tab,
-        "rcut": widest["rcut"],
-        "sel": sum(widest["sel"]),
+        "rcut": max(d["rcut"] for d in each),
+        "sel": int(np.max([d["sel"] for d in each], axis=0).sum()),
         "@variables": {"out_bias": parts.bias, "out_std": ones},
     }
     excluded = ("atom_exclude_types", "pair_exclude_types")  # of the model as a whole there

@@ -6,7 +6,16 @@ import itertools
 
 import pytest
 import torch
-from models import BETWEEN, FAR, NEAR, environment_of, hybrid_potential, random_atoms
+from models import (
+    BETWEEN,
+    FAR,
+    NEAR,
+    environment_of,
+    hybrid_config,
+    hybrid_potential,
+    random_atoms,
+    write_pair_table,
+)
 from test_compiled_potential import assert_evaluates, instruction_set  # noqa: F401
 from test_training_pass import assert_trains, loss_of
 
@@ -111,6 +120,33 @@ def test_pairs_closer_than_the_tables_are_counted_once():
     types = torch.ones(3, dtype=torch.int32)
     offsets, indices = potential.neighbor_list(positions, types, 3, potential.rcut)
     assert potential.evaluate(LocalEnv(positions, types, 3, offsets, indices)).beyond_table == 2
+
+
+def test_beside_a_table_of_close_pairs(tmp_path):
+    """Atoms between the table's radii count the networks of all parts by their weight."""
+    write_pair_table(tmp_path / "pairs.txt", 2)
+    keys = {"use_srtab": str(tmp_path / "pairs.txt"), "sw_rmin": 0.9, "sw_rmax": 1.7}
+    section = hybrid_config((NEAR, FAR, BETWEEN)).model_dump() | {"repulsion": None, **keys}
+    config = ModelConfig(**{**section, "smin_alpha": 0.15})
+    atoms = random_atoms("H10O8", 6.0, 5, skew=0.1)
+    atoms.rattle(0.45, seed=2)
+    env = environment_of(atoms, config.type_map, 5.5 + 0.4).env
+    potential = Potential(config, statistics_from([(env, -1.0)], config))
+    weights = potential.short_range.weights(env)
+    assert ((weights > 0) & (weights < 1)).sum() > 5
+    positions = env.positions.clone().requires_grad_()
+    energies = potential.energies(env, positions)
+    (gradient,) = torch.autograd.grad(energies.sum(), positions)
+    scale = float(gradient.abs().max())
+    found = potential.evaluate(env)
+    trained = potential.energies_and_forces(env)
+    for forces in (found.forces, trained[1].detach()):
+        torch.testing.assert_close(forces, -gradient, rtol=0, atol=1e-11 * scale)
+    for values in (found.energies, trained[0].detach()):
+        torch.testing.assert_close(values, energies.detach(), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        found.virial, env.positions.T @ found.forces, rtol=1e-11, atol=1e-11 * scale
+    )
 
 
 def test_parts_that_do_not_fit_are_refused():

@@ -163,6 +163,49 @@ Bits trained(dpl_pass* pass, const Networks<real>& networks, size_t n, int threa
   return bits;
 }
 
+// Tables of networks of one scalar, all of the same widths, and the way back.
+template <class real>
+Bits tabulated(const Form& form, double start, double spacing, int32_t n_nodes, int threads) {
+  const Networks<double> networks(form.n_types, {{1, 0}}, form.widths, form.with_step,
+                                  form.activation);
+  const dpl_precision precision = std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32;
+  const int32_t padding = DPL_FEATURE_PADDING;
+  const int32_t n_features = (form.widths.back() + padding) / padding * padding;
+  std::vector<dpl_embedding> list;
+  std::vector<Exact<double>> out;
+  std::vector<std::vector<dpl_layer_gradient>> layers;
+  std::vector<const dpl_layer_gradient*> gradients;
+  const auto take = [&](size_t n) { return (out.emplace_back(n), out.back().data()); };
+  for (const auto& own : networks.layers) {
+    list.push_back({int32_t(own.size()), form.activation, own.data()});
+    layers.emplace_back();
+    for (const dpl_layer& layer : own) {
+      double* weight = take(size_t(layer.n_in) * layer.n_out);
+      double* bias = take(layer.n_out);
+      layers.back().push_back({weight, bias, layer.step ? take(layer.n_out) : nullptr});
+    }
+  }
+  for (const auto& own : layers) gradients.push_back(own.data());
+  const size_t size = list.size() * n_nodes * DPL_POWERS * n_features;
+  Exact<real> coefficients(size);
+  const Exact<real> grad = random_numbers<real>(size, 9);
+  const int32_t n_tables = int32_t(list.size());
+  require_status(dpl_tabulate(list.data(), n_tables, start, spacing, n_nodes, n_features, precision,
+                              threads, coefficients.data()),
+                 DPL_OK);
+  require_status(dpl_tabulate_backward(list.data(), n_tables, start, spacing, n_nodes, n_features,
+                                       precision, threads, grad.data(), gradients.data()),
+                 DPL_OK);
+  require_finite(coefficients, "coefficients");
+  Bits bits;
+  bits.add(coefficients);
+  for (const Exact<double>& numbers : out) {
+    require_finite(numbers, "gradient of the embedding");
+    bits.add(numbers);
+  }
+  return bits;
+}
+
 // With and without weights, of which one in three is 0.
 inline Bits evaluate(const dpl_potential* potential, const System& system, int threads) {
   const dpl_atoms atoms = system.atoms();

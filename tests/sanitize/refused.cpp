@@ -343,6 +343,32 @@ void refuse_training(const std::string& where, const Networks<real>& networks) {
   dpl_pass_free(nullptr);
 }
 
+void refuse_tables(const std::string& where) {
+  const Networks<double> networks(1, {{1, 0}}, {3, 6}, true);
+  const std::vector<dpl_layer>& layers = networks.layers[0];
+  const dpl_embedding network{2, DPL_TANH, layers.data()};
+  Exact<double> out(size_t(4) * DPL_POWERS * 32);
+  const auto refuse = [&](const char* name, const dpl_embedding& given, double spacing = 0.1,
+                          int32_t n_nodes = 4, int32_t n_features = 16, int threads = 2) {
+    doing() = where + "a table, " + name;
+    require_status(
+        dpl_tabulate(&given, 1, 0, spacing, n_nodes, n_features, DPL_FLOAT64, threads, out.data()),
+        DPL_INVALID_ARGUMENT);
+    require_status(dpl_tabulate_backward(&given, 1, 0, spacing, n_nodes, n_features, DPL_FLOAT64,
+                                         threads, out.data(), nullptr),
+                   DPL_INVALID_ARGUMENT);
+  };
+  refuse("no thread", network, 0.1, 4, 16, 0);
+  refuse("no node", network, 0.1, 0);
+  refuse("no spacing", network, 0);
+  refuse("a spacing that is NaN", network, kNan);
+  refuse("features that are not padded", network, 0.1, 4, 17);
+  refuse("fewer features than the network has", network, 0.1, 4, 0);
+  refuse("no layer", {0, DPL_TANH, layers.data()});
+  refuse("an unknown function", {2, DPL_ANY_ACTIVATION, layers.data()});
+  refuse("a first layer of several inputs", {1, DPL_TANH, layers.data() + 1});
+}
+
 }  // namespace
 
 template <class real>
@@ -358,6 +384,7 @@ void refuse_all(const std::string& where) {
   require_status(dpl_potential_create(&model, &potential), DPL_OK);
 
   refuse_training(where, networks);
+  refuse_tables(where);
   const Repulsion repulsion(kTypes, kRcut);
   for (const BadRepulsion& bad : bad_repulsions()) {
     doing() = where + "repulsion, " + bad.name;

@@ -137,6 +137,10 @@ void one(const std::string& name, uint64_t seed) {
   require(trained(pass, networks, n, 1) == trained(pass, networks, n, threads),
           "a training of the same bits for any number of threads");
   dpl_pass_free(pass);
+  const int32_t n_nodes = 1 + random.below(80);
+  require(tabulated<real>(form, table.start, table.spacing, n_nodes, 1) ==
+              tabulated<real>(form, table.start, table.spacing, n_nodes, threads),
+          "tables of the same bits for any number of threads");
 }
 
 }  // namespace

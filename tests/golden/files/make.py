@@ -51,8 +51,10 @@ SECTIONS = {
     "hybrid.pth": {"list": [{"type_one_side": True}, {**NEAR, "resnet_dt": True}]},
     "srtab.pb": {"type_one_side": True},
     "srtab_radial.pb": {"type": "se_e2_r", "exclude_types": [[0, 0]]},
+    "srtab_hybrid.pb": {
+        "list": [{"type": "se_e2_r", "type_one_side": True}, {**NEAR, "type_one_side": True}]
+    },
     "srtab_mixed.pb": {**DPA1, "set_davg_zero": True, "tebd_dim": 3},
-    "srtab_hybrid.pb": {"list": [NEAR, {"type": "se_e2_r", "type_one_side": True}]},
     "srtab.pth": {**DPA1, "tebd_dim": 4, "set_davg_zero": True, "smooth_type_embedding": False},
 }
 COMPRESSED = (
@@ -64,10 +66,16 @@ ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 CHECKPOINTS = ("two_sided.pth", "srtab.pth")
 OPEN = {"use_srtab": "open.tab", "smin_alpha": 0.08, "sw_rmin": 0.7, "sw_rmax": 1.15}
 SHORT_RANGE = {
-    **{"srtab.pb": OPEN, "srtab_mixed.pb": OPEN, "srtab_hybrid.pb": OPEN},
+    **{"srtab.pb": OPEN, "srtab_mixed.pb": OPEN},
     "srtab_radial.pb": {
         **{"use_srtab": "ended.tab", "smin_alpha": 0.15, "sw_rmin": 0.6, "sw_rmax": 1.1},
         "srtab_add_bias": False,
+    },
+    "srtab_hybrid.pb": {
+        "use_srtab": "open.tab",
+        "smin_alpha": 0.1,
+        "sw_rmin": 0.7,
+        "sw_rmax": 1.15,
     },
     "srtab.pth": {"use_srtab": "open.tab", "sw_rmin": 0.7, "sw_rmax": 1.15},
 }
