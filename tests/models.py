@@ -8,6 +8,7 @@ from ase import Atoms
 
 from deepmd_lite.model import ModelConfig, Potential, Statistics, statistics_from
 from deepmd_lite.model.short_range import ShortRange
+from deepmd_lite.model.statistics import Scales
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import type_indices
 
@@ -117,9 +118,8 @@ def short_range_potential(type_map=("H", "O"), precision="float64", **keys) -> P
             }
         )
         part = ShortRange.from_input(config, base.energy_bias)
-    statistics = Statistics(
-        *(base.davg, base.dstd, base.energy_bias, base.sel, base.min_distance), short_range=part
-    )
+    scales = [Scales(d.davg, d.dstd, d.sel) for d in base.descriptors]
+    statistics = Statistics(scales, base.energy_bias, base.min_distance, short_range=part)
     potential = Potential(config, statistics, seed=None)
     learned = {k: v for k, v in base.state_dict().items() if not k.startswith("repulsion.")}
     potential.load_state_dict({**potential.state_dict(), **learned})

@@ -114,7 +114,7 @@ def test_whole_potential_in_every_way_to_compute_it(precision):
 def test_gradients_of_the_training_are_those_of_autograd():
     model = short_range_potential()
     model.requires_grad_(True)
-    model._frozen = None
+    model.descriptor._frozen = None
     atoms = random_atoms("H10O8", 6.0, 5)
     atoms.rattle(0.45, seed=2)
     env = environment_of(atoms, model.type_map, model.rcut).env
@@ -183,7 +183,7 @@ def test_pairs_of_atoms_without_network_are_not_beyond_its_table():
 
 def test_what_a_network_says_of_fused_atoms_does_not_matter():
     model = short_range_potential(("H",), "float32")
-    model._frozen[:, -1] *= 1e30  # where the table of the embedding is continued
+    model.descriptor._frozen[:, -1] *= 1e30  # where the table of the embedding is continued
     positions = torch.tensor([[0.0, 0, 0], [0.3, 0, 0]], dtype=torch.float64)
     types = torch.zeros(2, dtype=torch.int32)
     offsets, indices = kernels.neighbor_list(positions, types, 2, model.rcut)

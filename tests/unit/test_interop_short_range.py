@@ -17,7 +17,7 @@ DP = GOLDEN.parent / "short_range.dp"
 
 
 def parts(potential):
-    return {**potential.state_dict(), "sel": torch.tensor(potential.sel)}
+    return {**potential.state_dict(), "sel": torch.tensor(potential.descriptor.sel)}
 
 
 @pytest.mark.parametrize("name", ["srtab.pth", "srtab.pt"])
