@@ -208,6 +208,11 @@ def _short_range(graph: Graph, section: Tree, bias: np.ndarray) -> TableParts | 
     found = graph.of("SoftMinSwitch")
     if not found:
         return None
+    if section["descriptor"].get("type") in DPA1 and len(bias) > 1:
+        raise PartsError(
+            "model/use_srtab: DeePMD-kit's TensorFlow looks every neighbour up in the table as the "
+            "first element where the descriptor is se_atten; train with PyTorch or se_e2_a"
+        )
     zero = np.zeros((1, len(bias), 1))
     added = section.get("srtab_add_bias", True)
     return TableParts(

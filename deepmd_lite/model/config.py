@@ -277,10 +277,10 @@ class ModelConfig(Vocabulary):
             rmin, rmax = self.sw_rmin, self.sw_rmax
             if rmin is None or rmax is None:
                 raise ValueError("use_srtab needs sw_rmin and sw_rmax, Å, which are missing")
-            if not rmin < rmax <= self.descriptor.rcut:
+            if not rmin < rmax <= self.rcut:
                 raise ValueError(
                     f"expected sw_rmin < sw_rmax <= descriptor/rcut, found {rmin:g}, {rmax:g} and "
-                    f"{self.descriptor.rcut:g} Å"
+                    f"{self.rcut:g} Å"
                 )
         return self
 
@@ -319,6 +319,11 @@ class ModelConfig(Vocabulary):
         """The one, or those of a hybrid."""
         d = self.descriptor
         return list(d.list) if isinstance(d, HybridConfig) else [d]
+
+    @property
+    def rcut(self) -> float:
+        """The largest cutoff of the descriptors, Å."""
+        return max(d.rcut for d in self.descriptors)
 
     @property
     def precision(self) -> str:

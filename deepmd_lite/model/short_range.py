@@ -53,7 +53,7 @@ class ShortRange(nn.Module):
         super().__init__()
         assert config.sw_rmin is not None
         assert config.sw_rmax is not None
-        self.rcut, self.smin_alpha = config.descriptor.rcut, config.smin_alpha
+        self.rcut, self.smin_alpha = config.rcut, config.smin_alpha
         self.sw_rmin, self.sw_rmax = config.sw_rmin, config.sw_rmax
         self.register_buffer("grid", grid)
         self.register_buffer("coefficients", coefficients)
@@ -74,7 +74,7 @@ class ShortRange(nn.Module):
         """
         if config.use_srtab is None:
             return None
-        table = read_pair_table(Path(config.use_srtab), config.type_map, config.descriptor.rcut)
+        table = read_pair_table(Path(config.use_srtab), config.type_map, config.rcut)
         bias = energy_bias.clone() if config.srtab_add_bias else torch.zeros_like(energy_bias)
         return cls.of(config, table, bias)
 

@@ -323,7 +323,7 @@ def read_input(
     model = config.model
     if model.use_srtab is not None:
         model.use_srtab = located(model.use_srtab, folder, f"{where}: model/use_srtab")
-        read_pair_table(model.use_srtab, model.type_map, model.descriptor.rcut)  # while it is early
+        read_pair_table(model.use_srtab, model.type_map, model.rcut)  # while it is early
     return config, old + _notes(config, source)
 
 

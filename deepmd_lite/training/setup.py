@@ -129,7 +129,7 @@ def _read(
     if settings.training.check:
         refuse_errors(frames, settings, what)
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
-    prepared = prepare(bar, settings.model.type_map, settings.model.descriptor.rcut)
+    prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
     sizes = [len(system.frames) for system in systems]
     shares = data.shares(sizes, f"training/{what}_data")
     return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
@@ -357,7 +357,7 @@ def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None
     config = settings.model
     if config.use_srtab is None or settings._keeps_table:
         return
-    table = read_pair_table(config.use_srtab, config.type_map, config.descriptor.rcut)
+    table = read_pair_table(config.use_srtab, config.type_map, config.rcut)
     before = checkpoint.arrays.get("model.short_range.coefficients")
     if before is None or not np.array_equal(before.numpy(), table.coefficients):
         raise InputError(

@@ -31,12 +31,8 @@ COMPRESSED = [
     *("faded_compressed.pb", "faded_compressed.pth", "hybrid_compressed.pb"),
 ]
 SHORT_RANGE = [
-    "srtab.pb",
-    "srtab_compressed.pb",
-    "srtab_radial.pb",
-    "srtab_hybrid.pb",
-    "srtab.pth",
-    "srtab.pt",
+    *("srtab.pb", "srtab_compressed.pb", "srtab_radial.pb", "srtab_hybrid.pb"),
+    *("srtab.pth", "srtab.pt"),
 ]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""

@@ -68,6 +68,12 @@ def test_the_way_out_is_one_clear_line(tmp_path):
         convert(tmp_path / "model.dpl", tmp_path / "back.dp")
 
 
+def test_tensorflow_mistakes_elements_where_they_share_a_descriptor(tmp_path):
+    """Each neighbour is the first element to its table: nothing to be expressed."""
+    with pytest.raises(ModelFileError, match=r"as the first element.*se_atten"):
+        read(unpacked("srtab_mixed.pb", tmp_path))
+
+
 def test_a_table_that_convert_backend_has_lost(tmp_path):
     """That of DeePMD-kit's TensorFlow writes the networks alone."""
     tree = read(unpacked("srtab.pb", tmp_path))

@@ -149,7 +149,7 @@ def test_glob_patterns_are_paths(folder):
         ("training", {"opt_type": "LKF"}, "key 'training/opt_type'"),
         ("training", {"acc_freq": 4}, "'acc_freq' is not supported; give a batch_size"),
         ("training", {"num_epoch": 0}, "key 'training/num_epoch'"),
-        ("model", {"use_srtab": "zbl.txt"}, "'use_srtab' is not supported; short distances"),
+        ("model", {"use_srtab": "zbl.txt"}, "use_srtab needs sw_rmin and sw_rmax"),
         ("model", {"pair_exclude_types": [[0, 1]]}, "'pair_exclude_types' is not supported"),
         ("model", {"type_embedding": {"neuron": [8]}}, "remove the section"),
         ("model", {"bridging_method": "ZBL"}, "'bridging_method' is not supported"),

@@ -54,10 +54,8 @@ SECTIONS = {
     "srtab_hybrid.pb": {
         "list": [{"type": "se_e2_r", "type_one_side": True}, {**NEAR, "type_one_side": True}]
     },
-    "srtab.pth": {
-        **{"type": "se_atten", "sel": 42, "attn_layer": 0, "tebd_dim": 4, "neuron": [3, 6]},
-        **{"set_davg_zero": True, "smooth_type_embedding": False},
-    },
+    "srtab_mixed.pb": {**DPA1, "set_davg_zero": True, "tebd_dim": 3},
+    "srtab.pth": {**DPA1, "tebd_dim": 4, "set_davg_zero": True, "smooth_type_embedding": False},
 }
 COMPRESSED = (
     *("one_sided.pb", "excluded.pb", "one_sided.pth", "radial.pb", "srtab.pb"),
@@ -66,8 +64,9 @@ COMPRESSED = (
 ONLY_COMPRESSED = ("excluded.pb", "one_sided.pth", "faded.pth")
 """Of these the plain file is not kept."""
 CHECKPOINTS = ("two_sided.pth", "srtab.pth")
+OPEN = {"use_srtab": "open.tab", "smin_alpha": 0.08, "sw_rmin": 0.7, "sw_rmax": 1.15}
 SHORT_RANGE = {
-    "srtab.pb": {"use_srtab": "open.tab", "smin_alpha": 0.08, "sw_rmin": 0.7, "sw_rmax": 1.15},
+    **{"srtab.pb": OPEN, "srtab_mixed.pb": OPEN},
     "srtab_radial.pb": {
         **{"use_srtab": "ended.tab", "smin_alpha": 0.15, "sw_rmin": 0.6, "sw_rmax": 1.1},
         "srtab_add_bias": False,
@@ -80,7 +79,8 @@ SHORT_RANGE = {
     },
     "srtab.pth": {"use_srtab": "open.tab", "sw_rmin": 0.7, "sw_rmax": 1.15},
 }
-"""Keys of the model section of models with a short-range table."""
+"""Keys of the model section of models with a short-range table. Of `srtab_mixed.pb` no numbers are
+kept: TensorFlow means another model."""
 FPARAM = {
     "fparam.pb": {"numb_fparam": 2},
     "fparam.pth": {"numb_fparam": 2, "default_fparam": [0.2, 5.0]},
@@ -89,7 +89,7 @@ FPARAM = {
 TYPE_EMBEDDING = "type_embedding.pb"
 NO_TREE = (
     *(TYPE_EMBEDDING, "mixed.pb", "stripped.pb", "faded.pb"),
-    *("srtab.pb", "srtab_radial.pb", "srtab_hybrid.pb", "srtab.pt"),
+    *("srtab.pb", "srtab_radial.pb", "srtab_mixed.pb", "srtab_hybrid.pb", "srtab.pt"),
 )
 """`dp convert-backend` cannot convert these, leaves the short-range table out, or (the last) makes
 the tree of another file."""
