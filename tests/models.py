@@ -49,9 +49,9 @@ def hybrid_config(parts=(NEAR, FAR), precision="float64", type_map=("H", "O"), *
     )
 
 
-def hybrid_potential(*arguments, **fitting) -> Potential:
+def hybrid_potential(*arguments, **keywords) -> Potential:
     """Arguments as of `hybrid_config`; random weights, not frozen."""
-    config = hybrid_config(*arguments, **fitting)
+    config = hybrid_config(*arguments, **keywords)
     symbols = "".join(f"{t}{16 // len(config.type_map)}" for t in config.type_map)
     rcut = max(d.rcut for d in config.descriptors)
     env = environment_of(random_atoms(symbols, 7.0, 3), config.type_map, rcut).env

@@ -21,7 +21,14 @@ import stops
 import systems
 import torch
 from ase.build import bulk
-from models import environment_of, random_potential, short_range_potential
+from models import (
+    FAR,
+    NEAR,
+    environment_of,
+    hybrid_potential,
+    random_potential,
+    short_range_potential,
+)
 from pair_potential import PairPotential
 
 from deepmd_lite import kernels
@@ -529,6 +536,12 @@ def deep_potential(comm):
     agrees_with_ase(random_potential(("Cu", "Ag")), comm)
 
 
+def hybrid(comm):
+    """The halo is as wide as the largest cutoff, which the first descriptor does not have."""
+    model = hybrid_potential((NEAR, FAR), type_map=("Cu", "Ag"))
+    agrees_with_ase(model.freeze(), comm)
+
+
 def short_range_table(comm):
     """Of pairs across the planes as well: the atoms of all structures are in the switch."""
     model = short_range_potential(("Cu", "Ag"), sw_rmin=2.0, sw_rmax=2.9)
@@ -562,6 +575,7 @@ def agrees_with_ase(model, comm):
 
 CASES = {
     "deep_potential": deep_potential,
+    "hybrid": hybrid,
     "short_range_table": short_range_table,
     "model_deviation": model_deviation,
     **{f"forces_{s.__name__}": partial(forces_of, s) for s in systems.ALL},
