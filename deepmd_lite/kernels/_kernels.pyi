@@ -159,8 +159,10 @@ class Tabulation:
         spacing: float,
         n_nodes: int,
         n_features: int,
+        threads: int,
+        coefficients: Tensor,
+        keep: bool,
     ) -> None: ...
-    def coefficients(self, threads: int, coefficients: Tensor) -> None: ...
     def backward(
         self, threads: int, grad_coefficients: Tensor, gradients: list[EmbeddingNetwork]
     ) -> None: ...

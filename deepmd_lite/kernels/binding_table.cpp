@@ -10,16 +10,12 @@ struct EmbeddingNetwork {
   std::vector<std::optional<Real>> steps;
 };
 
-// Networks and the grid of their tables.
-struct Tabulation {
-  std::vector<EmbeddingNetwork> networks;
-  int activation;
-  double start, spacing;
-  int n_nodes, n_features;
-
-  // operation(networks, status) with what is valid as long as the call.
-  template <class Operation>
-  void with_view(Operation operation) const {
+// Tables of networks, and the way back where it is wanted.
+class Tabulation {
+ public:
+  Tabulation(const std::vector<EmbeddingNetwork>& networks, int activation, double start,
+             double spacing, int n_nodes, int n_features, int threads, Real coefficients,
+             bool keep) {
     std::vector<std::vector<dpl_layer>> layers;
     std::vector<dpl_embedding> list;
     for (const EmbeddingNetwork& network : networks) {
@@ -33,24 +29,19 @@ struct Tabulation {
       list.push_back(
           {int32_t(layers.back().size()), dpl_activation(activation), layers.back().data()});
     }
+    const bool is_double = coefficients.dtype() == nb::dtype<double>();
     dpl_status status;
     {
       nb::gil_scoped_release unlocked;
-      status = operation(list.data(), int32_t(list.size()));
+      status = dpl_tabulate(list.data(), int32_t(list.size()), start, spacing, n_nodes, n_features,
+                            is_double ? DPL_FLOAT64 : DPL_FLOAT32, threads, coefficients.data(),
+                            keep ? &kept_ : nullptr);
     }
     check(status);
   }
-
-  static dpl_precision precision(const Real& array) {
-    return array.dtype() == nb::dtype<double>() ? DPL_FLOAT64 : DPL_FLOAT32;
-  }
-
-  void coefficients(int threads, Real out) const {
-    with_view([&](const dpl_embedding* list, int32_t n) {
-      return dpl_tabulate(list, n, start, spacing, n_nodes, n_features, precision(out), threads,
-                          out.data());
-    });
-  }
+  ~Tabulation() { dpl_tabulation_free(kept_); }
+  Tabulation(const Tabulation&) = delete;
+  Tabulation& operator=(const Tabulation&) = delete;
 
   void backward(int threads, Real grad, const std::vector<EmbeddingNetwork>& gradients) const {
     std::vector<std::vector<dpl_layer_gradient>> layers;
@@ -62,11 +53,16 @@ struct Tabulation {
                                  gradient.steps[l] ? gradient.steps[l]->data() : nullptr});
     }
     for (const auto& each : layers) list.push_back(each.data());
-    with_view([&](const dpl_embedding* networks, int32_t n) {
-      return dpl_tabulate_backward(networks, n, start, spacing, n_nodes, n_features,
-                                   precision(grad), threads, grad.data(), list.data());
-    });
+    dpl_status status;
+    {
+      nb::gil_scoped_release unlocked;
+      status = dpl_tabulation_backward(kept_, threads, grad.data(), list.data());
+    }
+    check(status);
   }
+
+ private:
+  dpl_tabulation* kept_ = nullptr;
 };
 
 }  // namespace
@@ -78,12 +74,8 @@ void bind_tables(nb::module_& m) {
         new (self) EmbeddingNetwork{weights, biases, steps};
       });
   nb::class_<Tabulation>(m, "Tabulation")
-      .def("__init__",
-           [](Tabulation* self, std::vector<EmbeddingNetwork> networks, int activation,
-              double start, double spacing, int n_nodes, int n_features) {
-             new (self) Tabulation{networks, activation, start, spacing, n_nodes, n_features};
-           })
-      .def("coefficients", &Tabulation::coefficients)
+      .def(nb::init<const std::vector<EmbeddingNetwork>&, int, double, double, int, int, int, Real,
+                    bool>())
       .def("backward", &Tabulation::backward);
 }
 

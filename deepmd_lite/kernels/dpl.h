@@ -5,12 +5,12 @@
  *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
  * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
  *   overwritten (dpl_repulsion_add and dpl_short_range_add alone add to them). Working memory stays
- *   with the threads between calls (dpl_release_workspace returns the calling thread's). The one
- * object the library owns is a dpl_neighbors handle. Status: every function that can fail returns a
- * dpl_status; dpl_last_error() is then one line for a person about the last failure in the calling
- * thread. On failure outputs are undefined. Threads: calls from several threads at once are fine.
- * The results of one call are the same bits for every `threads`; they differ in rounding between
- * instruction sets.
+ *   with the threads between calls (dpl_release_workspace returns the calling thread's). What the
+ *   library owns are handles, each with a function that frees it.
+ * Status: every function that can fail returns a dpl_status; dpl_last_error() is then one line for
+ *   a person about the last failure in the calling thread. On failure outputs are undefined.
+ * Threads: calls from several threads at once are fine. The results of one call are the same bits
+ *   for every `threads`; they differ in rounding between instruction sets.
  */
 #ifndef DPL_H
 #define DPL_H
@@ -307,19 +307,24 @@ typedef struct dpl_embedding {
   const dpl_layer* layers;
 } dpl_embedding;
 
+/* What the way back from tables to weights needs. */
+typedef struct dpl_tabulation dpl_tabulation;
+
 /* The coefficients (n_tables, n_nodes, DPL_POWERS, n_features) real of dpl_table, from the value
  * and two derivatives of a network each at the nodes start + k · spacing: quintics between two
- * nodes, the parabola of the last node beyond it, features after the network's 0. */
+ * nodes, the parabola of the last node beyond it, features after the network's 0. `kept`, unless it
+ * is NULL, takes a handle. */
 DPL_API dpl_status dpl_tabulate(const dpl_embedding* networks, int32_t n_tables, double start,
                                 double spacing, int32_t n_nodes, int32_t n_features,
-                                dpl_precision precision, int threads, void* coefficients);
+                                dpl_precision precision, int threads, void* coefficients,
+                                dpl_tabulation** kept);
 
-/* From the gradient of the coefficients that of each network's layers, double. */
-DPL_API dpl_status dpl_tabulate_backward(const dpl_embedding* networks, int32_t n_tables,
-                                         double start, double spacing, int32_t n_nodes,
-                                         int32_t n_features, dpl_precision precision, int threads,
-                                         const void* grad_coefficients,
-                                         const dpl_layer_gradient* const* gradients);
+/* From the gradient of the coefficients that of each network's layers, double. As often as wanted,
+ * in several threads at once. */
+DPL_API dpl_status dpl_tabulation_backward(const dpl_tabulation* kept, int threads,
+                                           const void* grad_coefficients,
+                                           const dpl_layer_gradient* const* gradients);
+DPL_API void dpl_tabulation_free(dpl_tabulation* kept); /* NULL is fine */
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@
 // (forward mode along the scalar input), in which the three are rows of one matrix product.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -70,7 +71,7 @@ class Sweep {
 
   // Gradients of the weights from that of the coefficients.
   template <class real>
-  void backward(const real* grad, const dpl_layer_gradient* out) {
+  void backward(const real* grad, const dpl_layer_gradient* out) const {
     const Layer<double>& top = levels_.back().layer;
     const int32_t n_m = grid_.n_features;
     std::vector<double> g(levels_.back().y.size(), 0.0), below, gz;
@@ -177,45 +178,62 @@ dpl_status check(const dpl_embedding* networks, int32_t n_tables, const Grid& gr
   return DPL_OK;
 }
 
-// body(a table's number, a zero of the precision) on every table.
-template <class Body>
-dpl_status each_table(const dpl_embedding* networks, int32_t n_tables, const Grid& grid,
-                      dpl_precision precision, int threads, Body body) {
-  try {
-    const dpl_status status = check(networks, n_tables, grid, threads);
-    if (status != DPL_OK) return status;
-    parallel_for(n_tables, threads,
-                 [&](int64_t p) { precision == DPL_FLOAT64 ? body(p, 0.0) : body(p, 0.0f); });
-    return DPL_OK;
-  } catch (const std::bad_alloc&) {
-    return fail(DPL_OUT_OF_MEMORY, "out of memory for tables of %d nodes", grid.n_nodes);
-  }
-}
-
 }  // namespace
 }  // namespace dpl
 
+struct dpl_tabulation {
+  dpl::Grid grid;
+  dpl_precision precision;
+  std::vector<std::unique_ptr<dpl::Sweep>> sweeps;  // of each table
+
+  // body(a table's number, a zero of the precision) on every table.
+  template <class Body>
+  dpl_status each(int threads, Body body) const {
+    try {
+      dpl::parallel_for(int64_t(sweeps.size()), threads, [&](int64_t p) {
+        precision == DPL_FLOAT64 ? body(p, 0.0) : body(p, 0.0f);
+      });
+      return DPL_OK;
+    } catch (const std::bad_alloc&) {
+      return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for tables of %d nodes", grid.n_nodes);
+    }
+  }
+};
+
 dpl_status dpl_tabulate(const dpl_embedding* networks, int32_t n_tables, double start,
                         double spacing, int32_t n_nodes, int32_t n_features,
-                        dpl_precision precision, int threads, void* coefficients) {
+                        dpl_precision precision, int threads, void* coefficients,
+                        dpl_tabulation** kept) {
+  if (kept) *kept = nullptr;
   const dpl::Grid grid{start, spacing, n_nodes, n_features};
-  return dpl::each_table(networks, n_tables, grid, precision, threads, [&](int64_t p, auto zero) {
+  dpl_status status = dpl::check(networks, n_tables, grid, threads);
+  if (status != DPL_OK) return status;
+  std::unique_ptr<dpl_tabulation> made;
+  try {
+    made = std::make_unique<dpl_tabulation>();
+    made->grid = grid, made->precision = precision;
+    made->sweeps.resize(size_t(n_tables));
+  } catch (const std::bad_alloc&) {
+    return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for %d tables", n_tables);
+  }
+  status = made->each(threads, [&](int64_t p, auto zero) {
     using real = decltype(zero);
-    const dpl::Sweep sweep(networks[p], grid);
-    sweep.to_coefficients(static_cast<real*>(coefficients) + p * grid.table_size());
+    made->sweeps[p] = std::make_unique<dpl::Sweep>(networks[p], grid);
+    made->sweeps[p]->to_coefficients(static_cast<real*>(coefficients) + p * grid.table_size());
+  });
+  if (status == DPL_OK && kept) *kept = made.release();
+  return status;
+}
+
+dpl_status dpl_tabulation_backward(const dpl_tabulation* kept, int threads,
+                                   const void* grad_coefficients,
+                                   const dpl_layer_gradient* const* gradients) {
+  if (threads < 1) return dpl::fail(DPL_INVALID_ARGUMENT, "threads must be at least 1");
+  return kept->each(threads, [&](int64_t p, auto zero) {
+    using real = decltype(zero);
+    kept->sweeps[p]->backward(
+        static_cast<const real*>(grad_coefficients) + p * kept->grid.table_size(), gradients[p]);
   });
 }
 
-dpl_status dpl_tabulate_backward(const dpl_embedding* networks, int32_t n_tables, double start,
-                                 double spacing, int32_t n_nodes, int32_t n_features,
-                                 dpl_precision precision, int threads,
-                                 const void* grad_coefficients,
-                                 const dpl_layer_gradient* const* gradients) {
-  const dpl::Grid grid{start, spacing, n_nodes, n_features};
-  return dpl::each_table(networks, n_tables, grid, precision, threads, [&](int64_t p, auto zero) {
-    using real = decltype(zero);
-    dpl::Sweep sweep(networks[p], grid);
-    sweep.backward(static_cast<const real*>(grad_coefficients) + p * grid.table_size(),
-                   gradients[p]);
-  });
-}
+void dpl_tabulation_free(dpl_tabulation* kept) { delete kept; }

@@ -77,10 +77,16 @@ class _Tabulated(torch.autograd.Function):
         """`arrays` are those of `layers`, given once more for autograd."""
         own = [None if x is None else x.detach().double().contiguous() for x in arrays]
         networks = [_network(own, p) for p in range(shape[0])]
-        ctx.kernel = _kernels.Tabulation(networks, ACTIVATIONS[layers.activation], *grid)
-        ctx.kinds = [None if x is None else (x.shape, x.dtype) for x in arrays]
         out = torch.empty(shape, dtype=dtype)
-        ctx.kernel.coefficients(torch.get_num_threads(), out)
+        ctx.kept = _kernels.Tabulation(
+            networks,
+            ACTIVATIONS[layers.activation],
+            *grid,
+            torch.get_num_threads(),
+            out,
+            any(ctx.needs_input_grad),
+        )
+        ctx.kinds = [None if x is None else (x.shape, x.dtype) for x in arrays]
         return out
 
     @staticmethod
@@ -92,7 +98,7 @@ class _Tabulated(torch.autograd.Function):
             for kind in ctx.kinds
         ]
         gradients = [_network(out, p) for p in range(grad.shape[0])]
-        ctx.kernel.backward(torch.get_num_threads(), grad.contiguous(), gradients)
+        ctx.kept.backward(torch.get_num_threads(), grad.contiguous(), gradients)
         found = [
             None if x is None else x.to(kind[1]) for x, kind in zip(out, ctx.kinds, strict=True)
         ]

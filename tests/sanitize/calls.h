@@ -190,14 +190,21 @@ Bits tabulated(const Form& form, double start, double spacing, int32_t n_nodes, 
   Exact<real> coefficients(size);
   const Exact<real> grad = random_numbers<real>(size, 9);
   const int32_t n_tables = int32_t(list.size());
-  require_status(dpl_tabulate(list.data(), n_tables, start, spacing, n_nodes, n_features, precision,
-                              threads, coefficients.data()),
-                 DPL_OK);
-  require_status(dpl_tabulate_backward(list.data(), n_tables, start, spacing, n_nodes, n_features,
-                                       precision, threads, grad.data(), gradients.data()),
-                 DPL_OK);
-  require_finite(coefficients, "coefficients");
+  const auto make = [&](dpl_tabulation** kept) {
+    require_status(dpl_tabulate(list.data(), n_tables, start, spacing, n_nodes, n_features,
+                                precision, threads, coefficients.data(), kept),
+                   DPL_OK);
+  };
   Bits bits;
+  make(nullptr);
+  bits.add(coefficients);
+  dpl_tabulation* kept = nullptr;
+  make(&kept);
+  require_status(dpl_tabulation_backward(kept, 0, grad.data(), gradients.data()),
+                 DPL_INVALID_ARGUMENT);
+  require_status(dpl_tabulation_backward(kept, threads, grad.data(), gradients.data()), DPL_OK);
+  dpl_tabulation_free(kept);
+  require_finite(coefficients, "coefficients");
   bits.add(coefficients);
   for (const Exact<double>& numbers : out) {
     require_finite(numbers, "gradient of the embedding");

@@ -351,12 +351,11 @@ void refuse_tables(const std::string& where) {
   const auto refuse = [&](const char* name, const dpl_embedding& given, double spacing = 0.1,
                           int32_t n_nodes = 4, int32_t n_features = 16, int threads = 2) {
     doing() = where + "a table, " + name;
-    require_status(
-        dpl_tabulate(&given, 1, 0, spacing, n_nodes, n_features, DPL_FLOAT64, threads, out.data()),
-        DPL_INVALID_ARGUMENT);
-    require_status(dpl_tabulate_backward(&given, 1, 0, spacing, n_nodes, n_features, DPL_FLOAT64,
-                                         threads, out.data(), nullptr),
+    dpl_tabulation* kept = reinterpret_cast<dpl_tabulation*>(&out);
+    require_status(dpl_tabulate(&given, 1, 0, spacing, n_nodes, n_features, DPL_FLOAT64, threads,
+                                out.data(), &kept),
                    DPL_INVALID_ARGUMENT);
+    require(kept == nullptr, "no handle");
   };
   refuse("no thread", network, 0.1, 4, 16, 0);
   refuse("no node", network, 0.1, 0);
@@ -367,6 +366,7 @@ void refuse_tables(const std::string& where) {
   refuse("no layer", {0, DPL_TANH, layers.data()});
   refuse("an unknown function", {2, DPL_ANY_ACTIVATION, layers.data()});
   refuse("a first layer of several inputs", {1, DPL_TANH, layers.data() + 1});
+  dpl_tabulation_free(nullptr);
 }
 
 }  // namespace
