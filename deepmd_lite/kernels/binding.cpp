@@ -88,13 +88,7 @@ struct Fitting {
     std::vector<std::vector<dpl_layer>> layers;
     std::vector<dpl_network> list;
     for (const Network& network : networks) {
-      layers.emplace_back();
-      for (size_t l = 0; l < network.weights.size(); ++l) {
-        const Real& weight = network.weights[l];
-        layers.back().push_back({int32_t(weight.shape(0)), int32_t(weight.shape(1)), weight.data(),
-                                 network.biases[l].data(),
-                                 network.steps[l] ? network.steps[l]->data() : nullptr});
-      }
+      layers.push_back(layers_of(network));
       list.push_back({int32_t(layers.back().size()), layers.back().data(),
                       network.weight_out.data(), network.bias_out});
     }
@@ -153,10 +147,7 @@ class Pass {
     std::vector<dpl_network_gradient> list;
     std::vector<double> bias_out(gradients.size());
     for (const Gradient& gradient : gradients) {
-      layers.emplace_back();
-      for (size_t l = 0; l < gradient.weights.size(); ++l)
-        layers.back().push_back({gradient.weights[l].data(), gradient.biases[l].data(),
-                                 gradient.steps[l] ? gradient.steps[l]->data() : nullptr});
+      layers.push_back(gradients_of(gradient));
       list.push_back(
           {layers.back().data(), gradient.weight_out.data(), bias_out.data() + list.size()});
     }

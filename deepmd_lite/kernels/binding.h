@@ -80,6 +80,27 @@ struct Atoms {
 };
 
 // binding_close.cpp: what acts between close atoms.
+// The hidden layers of what has weights, biases and steps, valid as long as it.
+template <class Networks>
+std::vector<dpl_layer> layers_of(const Networks& network) {
+  std::vector<dpl_layer> layers;
+  for (size_t l = 0; l < network.weights.size(); ++l) {
+    const Real& weight = network.weights[l];
+    layers.push_back({int32_t(weight.shape(0)), int32_t(weight.shape(1)), weight.data(),
+                      network.biases[l].data(),
+                      network.steps[l] ? network.steps[l]->data() : nullptr});
+  }
+  return layers;
+}
+template <class Networks>
+std::vector<dpl_layer_gradient> gradients_of(const Networks& network) {
+  std::vector<dpl_layer_gradient> layers;
+  for (const dpl_layer& layer : layers_of(network))
+    layers.push_back({const_cast<void*>(layer.weight), const_cast<void*>(layer.bias),
+                      const_cast<void*>(layer.step)});
+  return layers;
+}
+
 void bind_close_pairs(nb::module_& m);
 void bind_tables(nb::module_& m);
 

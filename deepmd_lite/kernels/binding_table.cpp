@@ -19,13 +19,7 @@ class Tabulation {
     std::vector<std::vector<dpl_layer>> layers;
     std::vector<dpl_embedding> list;
     for (const EmbeddingNetwork& network : networks) {
-      layers.emplace_back();
-      for (size_t l = 0; l < network.weights.size(); ++l) {
-        const Real& weight = network.weights[l];
-        layers.back().push_back({int32_t(weight.shape(0)), int32_t(weight.shape(1)), weight.data(),
-                                 network.biases[l].data(),
-                                 network.steps[l] ? network.steps[l]->data() : nullptr});
-      }
+      layers.push_back(layers_of(network));
       list.push_back(
           {int32_t(layers.back().size()), dpl_activation(activation), layers.back().data()});
     }
@@ -46,12 +40,7 @@ class Tabulation {
   void backward(int threads, Real grad, const std::vector<EmbeddingNetwork>& gradients) const {
     std::vector<std::vector<dpl_layer_gradient>> layers;
     std::vector<const dpl_layer_gradient*> list;
-    for (const EmbeddingNetwork& gradient : gradients) {
-      layers.emplace_back();
-      for (size_t l = 0; l < gradient.weights.size(); ++l)
-        layers.back().push_back({gradient.weights[l].data(), gradient.biases[l].data(),
-                                 gradient.steps[l] ? gradient.steps[l]->data() : nullptr});
-    }
+    for (const EmbeddingNetwork& gradient : gradients) layers.push_back(gradients_of(gradient));
     for (const auto& each : layers) list.push_back(each.data());
     dpl_status status;
     {
