@@ -6,31 +6,35 @@
 namespace dpl {
 namespace {
 
-// Packs a weight whose packed input i is the sum of the one or two rows that source[i] names.
-using Source = std::vector<std::pair<int32_t, int32_t>>;
+// The squares of a matrix that vectors of 16 bytes make.
+DPL_INLINE void transpose_square(const double* from, int32_t width, double* to) {
+  typedef double pair __attribute__((vector_size(16), may_alias, aligned(8)));
+  const pair a = *(const pair*)from, b = *(const pair*)(from + width);
+  *(pair*)to = pair{a[0], b[0]};
+  *(pair*)(to + width) = pair{a[1], b[1]};
+}
+DPL_INLINE void transpose_square(const float* from, int32_t width, float* to) {
+  typedef float four __attribute__((vector_size(16), may_alias, aligned(4)));
+  typedef int32_t places __attribute__((vector_size(16)));
+  const auto line = [&](int i) { return *(const four*)(from + i * width); };
+  const places low{0, 4, 1, 5}, high{2, 6, 3, 7}, left{0, 1, 4, 5}, right{2, 3, 6, 7};
+  const four a = __builtin_shuffle(line(0), line(1), low);
+  const four b = __builtin_shuffle(line(2), line(3), low);
+  const four c = __builtin_shuffle(line(0), line(1), high);
+  const four d = __builtin_shuffle(line(2), line(3), high);
+  *(four*)to = __builtin_shuffle(a, b, left);
+  *(four*)(to + width) = __builtin_shuffle(a, b, right);
+  *(four*)(to + 2 * width) = __builtin_shuffle(c, d, left);
+  *(four*)(to + 3 * width) = __builtin_shuffle(c, d, right);
+}
 
-template <class real>
-void pack(const real* weight, const Source& source, int32_t n_out, bool transposed, Buffer& out) {
-  const int32_t n_in = int32_t(source.size());
-  const int32_t lines = transposed ? n_out : n_in, columns = transposed ? n_in : n_out;
-  const int32_t n_panels = (columns + kPanel<real> - 1) / kPanel<real>;
-  real* packed = out.get<real>(int64_t(n_panels) * lines * kPanel<real>);
-  std::fill_n(packed, int64_t(n_panels) * lines * kPanel<real>, real(0));
-  const auto add = [&](int32_t i, int32_t row) {
-    if (row < 0) return;
-    const real* from = weight + int64_t(row) * n_out;
-    if (transposed) {
-      real* to = packed + int64_t(i / kPanel<real>) * lines * kPanel<real> + i % kPanel<real>;
-      for (int32_t o = 0; o < n_out; ++o) to[int64_t(o) * kPanel<real>] += from[o];
-      return;
-    }
-    for (int32_t first = 0; first < n_out; first += kPanel<real>) {
-      real* to = packed + (int64_t(first) * lines + int64_t(i) * kPanel<real>);
-      const int32_t n = std::min(kPanel<real>, n_out - first);
-      for (int32_t o = 0; o < n; ++o) to[o] += from[first + o];
-    }
-  };
-  for (int32_t i = 0; i < n_in; ++i) add(i, source[i].first), add(i, source[i].second);
+// (width, width) both
+template <int32_t width, class real>
+void transpose(const real* from, real* to) {
+  constexpr int32_t step = 16 / sizeof(real);
+  for (int32_t i = 0; i < width; i += step)
+    for (int32_t k = 0; k < width; k += step)
+      transpose_square(from + i * width + k, width, to + k * width + i);
 }
 
 }  // namespace
@@ -105,7 +109,7 @@ bool Layer<real>::begin_gradient(const FittingKernels<real>& kernels, int32_t m,
 }
 
 template <class real>
-void Layer<real>::load(const dpl_layer& given, int64_t distance, const Packing* packing) {
+void Layer<real>::shape(const dpl_layer& given, int64_t distance, const Packing* packing) {
   const int32_t n_full = given.n_in;
   const auto place = [&](int32_t i) { return packing ? packing->place(i) : i; };
   n_in = packing ? packing->n_packed() : n_full;
@@ -117,9 +121,9 @@ void Layer<real>::load(const dpl_layer& given, int64_t distance, const Packing* 
     auto& inputs = source[place(i)];
     (inputs.first < 0 ? inputs.first : inputs.second) = i;
   }
-  const real* from = static_cast<const real*>(given.weight);
-  pack<real>(from, source, n_out, false, weight);
-  pack<real>(from, source, n_out, true, transposed);
+  const auto whole = [](int64_t n) { return (n + kPanel<real> - 1) / kPanel<real> * kPanel<real>; };
+  weight.get<real>(whole(n_out) * n_in);
+  transposed.get<real>(whole(n_in) * n_out);
   bias.assign(ld_out, real(0));
   step.assign(ld_out, real(0));  // 0 in the padding: so are values and slopes
   std::copy_n(static_cast<const real*>(given.bias), n_out, bias.begin());
@@ -134,17 +138,62 @@ void Layer<real>::load(const dpl_layer& given, int64_t distance, const Packing* 
 }
 
 template <class real>
+void Layer<real>::pack(const real* from, int32_t first) {
+  constexpr int32_t width = kPanel<real>;
+  const int32_t lines = std::min(width, n_in - first);
+  real* const block = weight.template data<real>() + int64_t(first) * width;  // of panel 0
+  for (int32_t i = 0; i < lines; ++i) {
+    const auto [row, other] = source[first + i];
+    const real *x = from + int64_t(row) * n_out, *y = from + int64_t(other) * n_out;
+    for (int32_t o = 0; o < n_out; o += width) {
+      real* line = block + int64_t(o) * n_in + i * width;
+      const int32_t n = std::min(width, n_out - o);
+      std::copy_n(x + o, n, line);
+      std::fill(line + n, line + width, real(0));
+      for (int32_t k = 0; k < n && other >= 0; ++k) line[k] += y[o + k];
+    }
+  }
+  // what was just written is at hand: the other layout is made of squares of it
+  real* line = transposed.template data<real>() + int64_t(first) * n_out;
+  for (int32_t o = 0; o < n_out; o += width, line += width * width) {
+    const real* panel = block + int64_t(o) * n_in;
+    const int32_t n = std::min(width, n_out - o);
+    if (lines == width && n == width) {
+      transpose<width>(panel, line);
+      continue;
+    }
+    for (int32_t k = 0; k < n; ++k)
+      for (int32_t i = 0; i < width; ++i)
+        line[k * width + i] = i < lines ? panel[i * width + k] : real(0);
+  }
+}
+
+template <class real>
+void Layer<real>::load(const dpl_layer& given, int64_t distance, const Packing* packing) {
+  shape(given, distance, packing);
+  for (int32_t first = 0; first < n_in; first += kPanel<real>)
+    pack(static_cast<const real*>(given.weight), first);
+}
+
+template <class real>
 void Fitting<real>::load(const dpl_network& network, dpl_activation activation,
-                         const Packing& packing) {
+                         const Packing& packing, int threads) {
   activation_ = activation;
   bias_out_ = network.bias_out;
   layers_.resize(network.n_layers);
+  std::vector<std::pair<int32_t, int32_t>> pieces;  // layer, first input
   int64_t ld_in = stride(packing);
   for (int32_t l = 0; l < network.n_layers; ++l) {
-    layers_[l].load(network.layers[l], ld_in, l == 0 ? &packing : nullptr);
+    layers_[l].shape(network.layers[l], ld_in, l == 0 ? &packing : nullptr);
+    for (int32_t first = 0; first < layers_[l].n_in; first += kPanel<real>)
+      pieces.emplace_back(l, first);
     ld_in = layers_[l].ld_out;
     widest_ = std::max(widest_, ld_in);
   }
+  parallel_for(int64_t(pieces.size()), threads, [&](int64_t k) {
+    const auto [l, first] = pieces[k];
+    layers_[l].pack(static_cast<const real*>(network.layers[l].weight), first);
+  });
   weight_out_.assign(ld_in, real(0));
   std::copy_n(static_cast<const real*>(network.weight_out), layers_.back().n_out,
               weight_out_.begin());

@@ -69,8 +69,13 @@ struct Layer {
   std::vector<std::pair<int32_t, int32_t>> source;
   std::vector<int32_t> residual;
 
-  // Copies the weights of a layer whose numbers of input are `ld_in` apart; with `packing` the
-  // input is packed.
+  // Takes sizes, bias and step of a layer whose numbers of input are `ld_in` apart, and makes room
+  // for its weight; with `packing` the input is packed.
+  void shape(const dpl_layer& given, int64_t ld_in, const Packing* packing);
+  // Copies of its weight (n_in of the full descriptors, n_out) the rows of the packed inputs
+  // [first, first + kPanel), in both layouts.
+  void pack(const real* weight, int32_t first);
+  // Both, of all inputs.
   void load(const dpl_layer& given, int64_t ld_in, const Packing* packing);
 
   // y (m, ld_out) += the input x, as residual connections want it.
@@ -85,7 +90,8 @@ template <class real>
 class Fitting {
  public:
   // Copies the weights; those of another call are replaced.
-  void load(const dpl_network& network, dpl_activation activation, const Packing& packing);
+  void load(const dpl_network& network, dpl_activation activation, const Packing& packing,
+            int threads);
 
   // Distance of two atoms' descriptors in memory, with room for what `describe` writes beyond the
   // last number.

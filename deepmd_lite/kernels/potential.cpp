@@ -150,7 +150,7 @@ Potential<real>::Potential(const dpl_model& model)
   }
   fittings_.resize(model.fitting.n_types);
   for (size_t a = 0; a < fittings_.size(); ++a)
-    fittings_[a].load(model.fitting.networks[a], model.fitting.activation, packing_);
+    fittings_[a].load(model.fitting.networks[a], model.fitting.activation, packing_, 1);
 }
 
 template <class real>

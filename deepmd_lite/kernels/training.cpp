@@ -101,15 +101,15 @@ void Pass<real>::energies(const dpl_fitting& fitting, int64_t n, const int32_t* 
   groups_.resize(fitting.n_types);
   for (Group& group : groups_) group.atoms.clear();
   for (int64_t i = 0; i < n; ++i) groups_[types[i]].atoms.push_back(int32_t(i));
-  parallel_for(fitting.n_types, threads, [&](int64_t a) {
+  for (int32_t a = 0; a < fitting.n_types; ++a) {
     Group& group = groups_[a];
-    group.fitting.load(fitting.networks[a], fitting.activation, packing_);
+    group.fitting.load(fitting.networks[a], fitting.activation, packing_, threads);
     for (Buffer* buffer : {&group.d, &group.grad, &group.tangent, &group.adjoint})
       buffer->template get<real>(group.size() * stride_ + DPL_FEATURE_PADDING);
     group.levels.resize(group.fitting.layers().size());
     for (size_t l = 0; l < group.levels.size(); ++l)
       group.levels[l].reserve(group.size() * group.fitting.layers()[l].ld_out);
-  });
+  }
   divide(threads);
   parallel_for(int64_t(blocks_.size()), threads,
                [&](int64_t k) { forward_block(blocks_[k], moments, energies, grad); });

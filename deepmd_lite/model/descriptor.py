@@ -224,8 +224,8 @@ class Descriptor(nn.Module):
         if n_types > 1:  # spread over (centre, neighbour) so that one product serves all types
             own = torch.nn.functional.one_hot(types.long(), n_types).to(raw.dtype)
             left = (own[:, :, None] * left[:, None, :]).reshape(-1, n_types**2)
-        constant = torch.nn.functional.pad((left @ empty)[:, None, :], (0, 0, 0, 3))
-        return (raw + constant) / sum(self.sel)
+        normalised: torch.Tensor = _Normalised.apply(raw, left, empty, 1.0 / sum(self.sel))
+        return normalised
 
     # --- moments and what is made of them ------------------------------------------------------
 
@@ -261,6 +261,28 @@ class Descriptor(nn.Module):
     def shape(self) -> kernels.Shape:
         """What the kernels make of moments."""
         return kernels.Shape(self.config.neuron[-1], self.config.n_axis)
+
+
+class _Normalised(torch.autograd.Function):
+    """(raw + left @ empty in column 0) · scale: linear in raw and empty, in one pass over raw."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, raw: torch.Tensor, left: torch.Tensor, empty: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        ctx.save_for_backward(left)
+        ctx.scale = scale
+        normalised = raw * scale
+        normalised[:, 0].addmm_(left, empty, alpha=scale)
+        return normalised
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: torch.Tensor
+    ) -> tuple[torch.Tensor, None, torch.Tensor | None, None]:
+        (left,) = ctx.saved_tensors
+        grad = grad * ctx.scale
+        return grad, None, left.T @ grad[:, 0] if ctx.needs_input_grad[2] else None, None
 
 
 class Descriptors(nn.ModuleList):

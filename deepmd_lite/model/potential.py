@@ -233,11 +233,10 @@ class Potential(nn.Module):
         forces = torch.zeros_like(positions)
         atoms = (positions, env.types, env.offsets, env.indices)
         for (d, table), gradient in zip(parts, gradients, strict=True):
-            gradient = gradient / sum(d.sel)
             if weights is not None:
                 gradient = gradient * weights.to(gradient.dtype)[:, None, None]
             found = on.moments_gradient(gradient, *atoms, table, d.environment())
-            forces = forces - found.to(home)
+            forces = forces - found.to(home) / sum(d.sel)
         energies = energies.to(home) + self.energy_bias[types.long()]
         if self.repulsion is not None:
             energies, forces = self.repulsion.added(energies, forces, env)
