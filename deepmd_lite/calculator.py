@@ -71,6 +71,25 @@ class Calculator(AseCalculator):
         self.skin = skin
         self._list: _ReusedList | None = None
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed of that which the energy depends on; charges and spins do not count.
+
+        Asked for each property; exact, since comparing as ASE does takes as long as 20 atoms.
+        """
+        own = self.atoms
+        if own is None:
+            return list(all_changes)
+        return [
+            name
+            for name, before, now in (
+                ("positions", own.positions, atoms.positions),
+                ("numbers", own.numbers, atoms.numbers),
+                ("cell", own.cell.array, atoms.cell.array),
+                ("pbc", own.pbc, atoms.pbc),
+            )
+            if not np.array_equal(before, now)
+        ]
+
     def calculate(
         self,
         atoms: Atoms | None = None,

@@ -21,7 +21,7 @@ struct dpl_potential {
 namespace dpl {
 namespace {
 
-constexpr int64_t kBlockAtoms = 128;    // rows of the matrix products
+constexpr int64_t kBlockAtoms = 192;    // rows of the matrix products
 constexpr int64_t kBlockEdges = 32768;  // bounds the memory of a thread
 constexpr int64_t kVirialRows = 4096;   // summed before they are added to the total
 

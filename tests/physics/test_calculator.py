@@ -141,6 +141,39 @@ def test_the_list_is_reused_and_never_stale(potential):
     assert 1 < len({id(x) for x in lists}) < 25
 
 
+def test_every_change_that_counts_is_evaluated_once(potential, monkeypatch):
+    evaluations = []
+    evaluate = type(potential).evaluate
+    monkeypatch.setattr(
+        type(potential), "evaluate", lambda *a: evaluations.append(1) or evaluate(*a)
+    )
+    atoms = silicon()
+    atoms.calc = Calculator(potential)
+
+    def n_evaluations():
+        evaluations.clear()
+        found = atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy()
+        fresh = atoms.copy()
+        count = len(evaluations)
+        fresh.calc = Calculator(potential)
+        assert found[2] == pytest.approx(fresh.get_potential_energy(), abs=1e-9)
+        return count
+
+    assert [n_evaluations(), n_evaluations()] == [1, 0]
+    atoms.positions[3, 1] += 1e-6
+    assert n_evaluations() == 1
+    atoms.set_cell(atoms.cell.array * 1.001)
+    assert n_evaluations() == 1
+    atoms.set_initial_charges(np.ones(len(atoms)))  # no energy depends on them
+    assert n_evaluations() == 0
+    del atoms[0]
+    assert n_evaluations() == 1
+    atoms.pbc = (True, True, False)
+    evaluations.clear()
+    atoms.get_forces()
+    assert len(evaluations) == 1
+
+
 def test_species_changes_are_seen():
     potential = random_potential(("H", "O"))
     atoms = random_atoms("H8O4", 6.0, 4)
