@@ -21,6 +21,12 @@ def common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="cpu", metavar="DEVICE", help="cpu (default), cuda or cuda:N"
+    )
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .common import EPILOG, common, first_frames, named_data, positive, set_threads
+from .common import EPILOG, common, device, first_frames, named_data, positive, set_threads
 
 # --- test -----------------------------------------------------------------------------------
 
@@ -63,6 +63,7 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
         choices=("float64", "float32"),
         help="of the arithmetic (default: that of the training)",
     )
+    device(p)
     common(p)
     p.set_defaults(run=_test)
 
@@ -83,7 +84,7 @@ def _test(args: argparse.Namespace) -> int:
         raise InputError("--rand-seed: only with --shuffle-test")
     args.system += _data_of_input(args.train_data, args.valid_data)
     data = named_data(args)
-    model = load_model(args.model, args.precision)
+    model = load_model(args.model, args.precision).to_device(args.device)
     seed = (args.rand_seed or 0) if args.shuffle_test else None
     systems = first_frames(load(data, type_map=model.type_map), args.numb_test, seed)
     report = evaluate(model, systems, quiet=args.quiet)
@@ -156,17 +157,17 @@ def add_devi(verbs: argparse._SubParsersAction) -> None:
         metavar="LEVEL",
         help="virials over |mean| + LEVEL",
     )
+    device(p)
     common(p)
     p.set_defaults(run=_devi)
 
 
 def _devi(args: argparse.Namespace) -> int:
     from ..data import load
-    from ..deviation import Committee, Relative, deviations, write_deviations
-    from ..model import load_model
+    from ..deviation import Committee, Relative, deviations, loaded, write_deviations
 
     set_threads(args.threads)
-    committee = Committee([load_model(path) for path in args.models], args.models)
+    committee = Committee([loaded(path, None, args.device) for path in args.models], args.models)
     systems = load(args.system, type_map=committee.type_map, labelled=args.real_error)
     relative = Relative(args.relative, args.relative_v)
     found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)

@@ -15,12 +15,13 @@ from ase.build import bulk
 from models import random_atoms, random_potential
 
 from deepmd_lite import Calculator, doctor, kernels
-from deepmd_lite.deviation import Committee
+from deepmd_lite.cli import main
+from deepmd_lite.deviation import Committee, loaded
 from deepmd_lite.kernels.cuda import native
 from deepmd_lite.md import Simulation, plan
 from deepmd_lite.md.comm import Communicator, gpu_of_rank
 from deepmd_lite.md.config import MdConfig
-from deepmd_lite.model import load_model
+from deepmd_lite.model import load_model, save_model
 from deepmd_lite.system import InputError
 from deepmd_lite.training.parallel import Ranks
 
@@ -59,6 +60,30 @@ def test_a_committee(device):
     assert deviation.max() > 1e-3
     assert isinstance(atoms.calc.model, Committee)
     assert {model.device for model in models} == {"cuda"}
+
+
+def test_commands(device, tmp_path):
+    models = []
+    for seed in (1, 2):
+        models.append(str(tmp_path / f"{seed}.dpl"))
+        save_model(random_potential(("Si",), seed=seed), models[-1])
+    frame = random_atoms("Si16", 7.0, 3)
+    frame.calc = Calculator(models[0])
+    frame.get_stress()
+    data = tmp_path / "data.extxyz"
+    frame.write(data, write_results=True)
+    found = {}
+    for name in ("cpu", "cuda"):
+        out, table = tmp_path / f"{name}.json", tmp_path / f"{name}.out"
+        where = ["-q", "--device", name]
+        assert main(["test", models[1], str(data), "--json", str(out), *where]) == 0
+        assert main(["devi", "-m", *models, "-s", str(data), "-o", str(table), *where]) == 0
+        found[name] = json.loads(out.read_text()), np.loadtxt(table)
+    (errors, table), (on_gpu, table_on_gpu) = found["cpu"], found["cuda"]
+    rmse = errors["total"]["force_rmse"]
+    assert on_gpu["total"]["force_rmse"] == pytest.approx(rmse, abs=1e-9)
+    np.testing.assert_allclose(table_on_gpu, table, rtol=1e-6)  # as many digits as are printed
+    assert rmse > 1e-3
 
 
 def trajectory(tmp_path, name, **options):
@@ -141,6 +166,7 @@ def test_what_is_missing_is_said(machine, message, pretend):
         lambda: Calculator(SILICON, device="cuda"),
         lambda: Simulation(crystal(), SILICON, device="cuda"),
         lambda: load_model(SILICON).to_device("cuda"),
+        lambda: loaded([SILICON, SILICON], None, "cuda"),
     ):
         with pytest.raises(InputError, match=f"^device 'cuda': {message}") as error:
             ask()
