@@ -48,7 +48,8 @@ sanitize:
 	@command -v cmake >/dev/null || { echo "make: cmake is missing (Debian: apt install cmake; or pip install cmake)"; exit 1; }
 	cmake -S . -B $(SANITIZE) -DDPL_PYTHON=OFF -DDPL_CUDA=OFF -DDPL_SANITIZE=ON
 	cmake --build $(SANITIZE) --parallel 2
-	UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
+	OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1 \
+	  ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
 	  $(UNSHUFFLED) $(SANITIZE)/dpl_sanitize $(SHAPES) $(SEED)
 
 fuzz: $(INSTALLED)

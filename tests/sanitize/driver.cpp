@@ -4,6 +4,9 @@
 //
 //   dpl_sanitize [CASES [SEED]]    CASES random shapes (default 50) for each instruction set, the
 //                                  first of them from SEED (default 1), the next from SEED + 1 …
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <thread>
 
 #include "calls.h"
@@ -175,39 +178,56 @@ void run(const std::string& where, const std::vector<System>& small,
   dpl_release_workspace();
 }
 
+// What does not depend on the instruction set.
+void close_pairs(const std::vector<System>& small, const std::vector<System>& many,
+                 const std::vector<System>& dense) {
+  for (const std::vector<System>* systems : {&small, &many, &dense})
+    all_repulsions(*systems), all_short_ranges(*systems);
+}
+
+void everything(int set, int cases, uint64_t seed, const std::vector<System>& small,
+                const std::vector<System>& many, const std::vector<System>& dense) {
+  const std::string name = std::vector<std::string>{"baseline", "AVX2", "AVX-512"}[set];
+  const auto which = dpl_instruction_set(set);
+  doing() = "choice of instructions";
+  if (!dpl_has_instruction_set(which)) {
+    require_status(dpl_use_instruction_set(which), DPL_INVALID_ARGUMENT);
+    std::printf("%s: not in this processor\n", name.c_str());
+    return;
+  }
+  require_status(dpl_use_instruction_set(which), DPL_OK);
+  require(dpl_current_instruction_set() == which, "the instruction set asked for");
+  run<float>(name + ", float32: ", small, many, dense);
+  run<double>(name + ", float64: ", small, many, dense);
+  for (int k = 0; k < cases; ++k) random_shape(name + ", ", seed + k);
+  std::printf("%s: all well, with %d random shapes from %llu on\n", name.c_str(), cases,
+              static_cast<unsigned long long>(seed));
+}
+
 }  // namespace
 
+// Each instruction set in a process of its own: the choice is one for a process. Nothing may have
+// run in threads before, which a new process would not have.
 int main(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 50;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  const char* const names[] = {"baseline", "AVX2", "AVX-512"};
-  const std::vector<System> small = small_systems();
-  std::vector<System> many, dense;
-  many.push_back(listed("a cloud of 500", cloud(500, 3), 400));  // several blocks for each thread
-  dense.push_back(listed("100,000 neighbours", ball(100000), 1));
-  require(dense[0].offsets[1] == 100000, "all neighbours in the list");
-  all_repulsions(small);
-  all_short_ranges(small);
-  all_repulsions(many);
-  all_short_ranges(many);
-  all_repulsions(dense);
-  all_short_ranges(dense);
-  for (int set = DPL_BASELINE; set <= DPL_AVX512; ++set) {
-    const auto which = dpl_instruction_set(set);
-    doing() = "choice of instructions";
-    if (!dpl_has_instruction_set(which)) {
-      require_status(dpl_use_instruction_set(which), DPL_INVALID_ARGUMENT);
-      std::printf("%s: not in this processor\n", names[set]);
-      continue;
-    }
-    require_status(dpl_use_instruction_set(which), DPL_OK);
-    require(dpl_current_instruction_set() == which, "the instruction set asked for");
-    run<float>(std::string(names[set]) + ", float32: ", small, many, dense);
-    run<double>(std::string(names[set]) + ", float64: ", small, many, dense);
-    for (int k = 0; k < cases; ++k) random_shape(std::string(names[set]) + ", ", seed + k);
-    std::printf("%s: all well, with %d random shapes from %llu on\n", names[set], cases,
-                static_cast<unsigned long long>(seed));
-    std::fflush(stdout);
+  int n_started = 0;
+  for (int set = DPL_BASELINE; set <= DPL_AVX512 + 1; ++set, ++n_started) {
+    const pid_t child = fork();
+    require(child >= 0, "a process of its own");
+    if (child > 0) continue;
+    const std::vector<System> small = small_systems();
+    std::vector<System> many, dense;
+    many.push_back(listed("a cloud of 500", cloud(500, 3), 400));  // several blocks for a thread
+    dense.push_back(listed("100,000 neighbours", ball(100000), 1));
+    require(dense[0].offsets[1] == 100000, "all neighbours in the list");
+    if (set <= DPL_AVX512)
+      everything(set, cases, seed, small, many, dense);
+    else
+      close_pairs(small, many, dense);
+    return 0;
   }
-  return 0;
+  bool well = true;
+  for (int status = 0; n_started > 0; --n_started) well = wait(&status) > 0 && status == 0 && well;
+  return well ? 0 : 1;
 }
