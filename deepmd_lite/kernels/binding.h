@@ -79,7 +79,6 @@ struct Atoms {
   }
 };
 
-// binding_close.cpp: what acts between close atoms.
 // The hidden layers of what has weights, biases and steps, valid as long as it.
 template <class Networks>
 std::vector<dpl_layer> layers_of(const Networks& network) {
@@ -92,6 +91,7 @@ std::vector<dpl_layer> layers_of(const Networks& network) {
   }
   return layers;
 }
+// Where the derivatives of such layers go.
 template <class Networks>
 std::vector<dpl_layer_gradient> gradients_of(const Networks& network) {
   std::vector<dpl_layer_gradient> layers;
@@ -101,7 +101,7 @@ std::vector<dpl_layer_gradient> gradients_of(const Networks& network) {
   return layers;
 }
 
-void bind_close_pairs(nb::module_& m);
-void bind_tables(nb::module_& m);
+void bind_close_pairs(nb::module_& m);  // binding_close.cpp: what acts between close atoms
+void bind_tables(nb::module_& m);       // binding_table.cpp: tables of embedding networks
 
 }  // namespace dpl_binding

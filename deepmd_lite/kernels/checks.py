@@ -24,12 +24,7 @@ def checked(
     if tensor.dtype != dtype:
         raise InputError(f"{name}: expected {dtype}, found {tensor.dtype}")
     found = tuple(tensor.shape)
-    if found != shape and not _fits(found, shape):
+    if len(found) != len(shape) or any(e not in (-1, f) for e, f in zip(shape, found, strict=True)):
         expected = ", ".join("any" if e == -1 else str(e) for e in shape)
         raise InputError(f"{name}: expected shape ({expected}), found {found}")
     return tensor.contiguous()
-
-
-def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    same_rank = len(found) == len(shape)
-    return same_rank and all(e in (-1, f) for e, f in zip(shape, found, strict=True))

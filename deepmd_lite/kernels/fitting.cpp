@@ -144,13 +144,14 @@ void Layer<real>::pack(const real* from, int32_t first) {
   real* const block = weight.template data<real>() + int64_t(first) * width;  // of panel 0
   for (int32_t i = 0; i < lines; ++i) {
     const auto [row, other] = source[first + i];
-    const real *x = from + int64_t(row) * n_out, *y = from + int64_t(other) * n_out;
     for (int32_t o = 0; o < n_out; o += width) {
       real* line = block + int64_t(o) * n_in + i * width;
       const int32_t n = std::min(width, n_out - o);
-      std::copy_n(x + o, n, line);
+      std::copy_n(from + int64_t(row) * n_out + o, n, line);
       std::fill(line + n, line + width, real(0));
-      for (int32_t k = 0; k < n && other >= 0; ++k) line[k] += y[o + k];
+      if (other < 0) continue;
+      const real* added = from + int64_t(other) * n_out + o;
+      for (int32_t k = 0; k < n; ++k) line[k] += added[k];
     }
   }
   // what was just written is at hand: the other layout is made of squares of it
