@@ -138,38 +138,6 @@ def _sum_rows(values: torch.Tensor, target: torch.Tensor, n: int) -> torch.Tenso
 
 def collate(prepared: Sequence[PreparedFrame]) -> Batch:
     """One batch of the frames, in their order."""
-    env, owner, frame_of_row, n_atoms = (
-        _copied(prepared[0]) if len(prepared) == 1 else _joined(prepared)
-    )
-    frames = [p.frame for p in prepared]
-    return Batch(
-        frames=frames,
-        env=env,
-        owner=owner,
-        frame_of_row=frame_of_row,
-        n_atoms=n_atoms,
-        **_labels(frames),
-    )
-
-
-_Rows = tuple[LocalEnv, torch.Tensor, torch.Tensor, torch.Tensor]
-"""env, owner, frame_of_row and n_atoms of a batch."""
-
-
-def _copied(only: PreparedFrame) -> _Rows:
-    own = only.env
-    env = LocalEnv(
-        positions=own.positions.clone(),
-        types=own.types.clone(),
-        n_local=own.n_local,
-        offsets=own.offsets.clone(),
-        indices=own.indices.clone(),
-    )
-    frame_of_row = torch.zeros(own.n_all, dtype=torch.int64)
-    return env, only.periodic.owner.clone(), frame_of_row, torch.tensor([own.n_local])
-
-
-def _joined(prepared: Sequence[PreparedFrame]) -> _Rows:
     envs = [p.env for p in prepared]
     n_atoms = np.array([e.n_local for e in envs])
     n_ghosts = np.array([e.n_all for e in envs]) - n_atoms
@@ -188,7 +156,14 @@ def _joined(prepared: Sequence[PreparedFrame]) -> _Rows:
     )
     owner = _locals_then_ghosts([p.periodic.owner for p in prepared], n_atoms)
     owner += torch.from_numpy(first_local[frame_of_row])
-    return env, owner, torch.from_numpy(frame_of_row), torch.from_numpy(n_atoms)
+    return Batch(
+        frames=[p.frame for p in prepared],
+        env=env,
+        owner=owner,
+        frame_of_row=torch.from_numpy(frame_of_row),
+        n_atoms=torch.from_numpy(n_atoms),
+        **_labels([p.frame for p in prepared]),
+    )
 
 
 def _locals_then_ghosts(parts: list[torch.Tensor], n_atoms: np.ndarray) -> torch.Tensor:
