@@ -20,10 +20,10 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..system import InputError
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
 3 added the model's repulsion, which trainings before it do not have; in 4 sel and grid are those of
-each descriptor."""
+each descriptor; in 5 SOAP counts its updates, where it counted gradients, one more."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -85,6 +85,10 @@ class Checkpoint:
                 header["config"]["model"]["repulsion"] = None
             if version < 4:
                 header |= {"sel": [header["sel"]], "grid": [header["grid"]]}
+            if version < 5:
+                steps = (k for k in arrays if k.startswith("optimizer.step."))
+                gradients = {k: arrays[k] for k in steps if arrays[k].dtype == torch.int64}
+                arrays |= {k: n.float() - 1 for k, n in gradients.items()}
             return cls(**header, arrays=arrays)
         except (
             *(SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError),

@@ -12,15 +12,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.optim.adam import adam
 
 State = dict[str, torch.Tensor]
+SIDES = "left", "right"
 
 
 class Soap(torch.optim.Optimizer):
     """SOAP for parameters whose last two dimensions are a matrix (leading ones are a batch).
 
-    A side of the matrix longer than `largest_side`, or of length 1, keeps its own basis; a
-    parameter without any other side is stepped as by Adam. The first step only fills the means.
+    A side longer than `largest_side` keeps its own basis. Vectors (a side of length 1) and what has
+    no other side are stepped as by Adam. The first gradient only fills the means.
     """
 
     def __init__(
@@ -56,62 +58,82 @@ class Soap(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
+            begun = []
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    gradient = torch.atleast_2d(parameter.grad)
-                    change, factor = self._change(self.state[parameter], gradient)
-                    parameter.add_(change.view_as(parameter), alpha=-group["lr"] * factor)
+                    state, gradient = self.state[parameter], torch.atleast_2d(parameter.grad)
+                    if state:
+                        begun.append((parameter, state, self._observed(state, gradient)))
+                    else:
+                        self._begin(state, gradient)
+            self._move(begun, group["lr"])
 
-    def _change(self, state: State, gradient: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The step for a learning rate of 1, without a factor that is returned beside it.
+    def _observed(self, state: State, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient in the basis, once the means have seen it and the bases have followed."""
+        update = int(state["step"]) + 1
+        if update % self.sampling == 0:
+            self._sample(state, gradient, 1.0 - self.betas[1] ** self.sampling)
+        if update % self.interval == 0:
+            self._turn(state)
+        return _to_basis(state, gradient)
 
-        `exp_avg` and `exp_avg_sq` are means in the basis of the moment.
-        """
-        if not state:
-            self._begin(state, gradient)
-        state["step"] += 1
-        t, (beta1, beta2) = int(state["step"]), self.betas
-        if t == 1 or t % self.sampling == 0:
-            for side in ("left", "right"):
-                if side in state:
-                    g = gradient if side == "left" else gradient.mT
-                    state[side].lerp_(g @ g.mT, 1.0 - beta2**self.sampling)
-        if t == 1:
-            self._turn(state, first=True)
-            state["exp_avg"].lerp_(_to_basis(state, gradient), 1.0 - beta1)
-            return torch.zeros_like(gradient), 0.0
-        if t % self.interval == 0:
-            self._turn(state, first=False)
-        turned = _to_basis(state, gradient)
-        state["exp_avg"].lerp_(turned, 1.0 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
-        # Adam's two corrections for the means' start from zero are the factor
-        unbiased = (1.0 - beta2 ** (t - 1)) ** 0.5
-        size = state["exp_avg_sq"].sqrt().add_(1e-12 * unbiased)
-        direction = torch.div(state["exp_avg"], size, out=size)
-        return _from_basis(state, direction), unbiased / (1.0 - beta1**t)
+    def _move(
+        self, begun: list[tuple[torch.nn.Parameter, State, torch.Tensor]], rate: float
+    ) -> None:
+        """Adam's step of each parameter's gradient in its basis, and back from there."""
+        # one pass over all of them: by itself each of Adam's operations waits for memory
+        steps = [torch.zeros_like(gradient) for _, _, gradient in begun]
+        adam(
+            steps,
+            grads=[gradient for _, _, gradient in begun],
+            exp_avgs=[state["exp_avg"] for _, state, _ in begun],
+            exp_avg_sqs=[state["exp_avg_sq"] for _, state, _ in begun],
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for _, state, _ in begun],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-12,
+        )
+        for (parameter, state, _), step in zip(begun, steps, strict=True):
+            parameter.add_(_from_basis(state, step).view_as(parameter))
 
     def _begin(self, state: State, gradient: torch.Tensor) -> None:
-        state["step"] = torch.zeros((), dtype=torch.int64)
+        """The state after the first gradient, which moves nothing: the bases come from it."""
+        state["step"] = torch.zeros(())
         state["exp_avg"] = torch.zeros_like(gradient)
         state["exp_avg_sq"] = torch.zeros_like(gradient)
-        for side, length in zip(("left", "right"), gradient.shape[-2:], strict=True):
-            if 1 < length <= self.largest_side:
+        lengths = gradient.shape[-2:]
+        for side, length in zip(SIDES, lengths, strict=True):
+            if min(lengths) > 1 and length <= self.largest_side:
                 state[side] = gradient.new_zeros(*gradient.shape[:-2], length, length)
+        self._sample(state, gradient, 1.0 - self.betas[1] ** self.sampling)
+        for side in SIDES:
+            if side in state:
+                vectors = torch.linalg.eigh(state[side]).eigenvectors
+                state[f"{side}_basis"] = vectors.flip(-1).contiguous()
 
     @staticmethod
-    def _turn(state: State, first: bool) -> None:
-        """New bases: exact at first, then by one step of orthogonal iteration from the old ones.
+    def _sample(state: State, gradient: torch.Tensor, share: float) -> None:
+        """Let the means of G Gᵀ and GᵀG see a gradient."""
+        for side, g in zip(SIDES, (gradient, gradient.mT), strict=True):
+            if side in state:
+                state[side].lerp_(g @ g.mT, share)
+
+    @staticmethod
+    def _turn(state: State) -> None:
+        """New bases by one step of orthogonal iteration from the old ones.
 
         Always contiguous: a restart that reads them back must feed the same bits to the BLAS.
         """
-        for side in ("left", "right"):
+        for side in SIDES:
             if side not in state:
                 continue
             mean = state[side]
-            if first:
-                state[f"{side}_basis"] = torch.linalg.eigh(mean).eigenvectors.flip(-1).contiguous()
-                continue
             basis = state[f"{side}_basis"]
             image = mean @ basis
             order = (basis * image).sum(dim=-2).argsort(dim=-1, descending=True)

@@ -311,7 +311,8 @@ def test_a_restart_needs_a_checkpoint_of_this_input_and_data(uninterrupted, data
 
 
 def test_a_checkpoint_of_version_1_is_continued(uninterrupted, data, tmp_path, caplog):
-    """It lacks what version 2 added, in the header as in the input that it holds."""
+    """It lacks what version 2 added, in the header as in the input that it holds; SOAP counted
+    gradients, not updates."""
     with safe_open(uninterrupted / "checkpoint.safetensors", framework="pt") as f:
         header = json.loads(f.metadata()["deepmd_lite_checkpoint"])
         arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
@@ -319,12 +320,18 @@ def test_a_checkpoint_of_version_1_is_continued(uninterrupted, data, tmp_path, c
     header |= {"sel": header["sel"][0], "grid": header["grid"][0]}  # of the only descriptor
     del header["config"]["model"]["repulsion"]
     arrays = {key: value for key, value in arrays.items() if "repulsion" not in key}
+    updates = {key: value for key, value in arrays.items() if key.startswith("optimizer.step.")}
+    assert updates
+    assert all(value == 11 for value in updates.values())
+    arrays |= {key: value.long() + 1 for key, value in updates.items()}
     for key in ("seconds", "preparation", "unimproved", "ema_updates"):
         del header[key]
     for key in ("time_limit", "ema_decay", "early_stop_patience"):
         del header["config"]["training"][key]
     metadata = {"deepmd_lite_checkpoint": json.dumps(header)}
     save_file(arrays, tmp_path / "checkpoint.safetensors", metadata)
+    read = Checkpoint.read(tmp_path / "checkpoint.safetensors").arrays
+    assert all(torch.equal(read[key], value) for key, value in updates.items())
     train(settings(data), output=tmp_path, restart=True, quiet=True)
     assert "differs from the input" not in caplog.text
     whole, found = (
