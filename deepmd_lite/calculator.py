@@ -13,6 +13,7 @@ Of several models the first gives all of that, and `results` has in addition (de
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,13 +36,17 @@ from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
 from .system import InputError, LocalEnv, type_indices
 
+ARGUMENTS = "model", "device", "precision", "skin"
+OF_ASE = {"atoms", "label", "directory", "restart"}
+
 
 class Calculator(AseCalculator):
     """Energy, free_energy, forces, energies and stress of a Deep Potential.
 
     Partial periodicity is honoured axis by axis; cells smaller than the cutoff and single atoms
-    need nothing special. The neighbour list reaches `skin` beyond the cutoff and is reused until
-    some atom has moved, or the cell has strained, far enough to need a new one.
+    need nothing special. The stress of a slab is over the volume of its cell, vacuum included. The
+    neighbour list reaches `skin` beyond the cutoff and is reused until some atom has moved, or the
+    cell has strained, far enough to need a new one.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "energies", "stress"]
@@ -52,17 +57,22 @@ class Calculator(AseCalculator):
         device: str = "cpu",
         precision: str | None = None,
         skin: float = 0.5,
-        **kwargs: Any,
+        **of_ase: Any,
     ) -> None:
         """Attach a model, or several that measure their deviation.
 
         `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `device` 'cpu', or a
         GPU: 'cuda' or 'cuda:N' (a `Potential` that is given is moved there); `precision`
-        'float64' or 'float32' of the arithmetic (default: the model's); `skin` Å. Raises
-        InputError for a device that is not there, saying what is missing, ModelFileError for a
-        bad file.
+        'float64' or 'float32' of the arithmetic (default: the model's); `skin` Å; `of_ase`: what
+        every calculator of ASE takes (`atoms`, `label`, `directory`, `restart`). Raises
+        InputError for other arguments and for a device that is not there, saying what is missing,
+        ModelFileError for a bad file.
         """
-        super().__init__(**kwargs)
+        for name in of_ase.keys() - OF_ASE:
+            close = difflib.get_close_matches(name, ARGUMENTS, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(ARGUMENTS)}"
+            raise InputError(f"Calculator: unknown argument '{name}'; {hint}")
+        super().__init__(**of_ase)
         if precision not in (None, "float64", "float32"):
             raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
         if not skin >= 0:
@@ -70,6 +80,12 @@ class Calculator(AseCalculator):
         self.model: Potential | Committee = loaded(model, precision, device)
         self.skin = skin
         self._list: _ReusedList | None = None
+
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """Raises InputError for any parameter: nothing of a calculator can be changed."""
+        for name in parameters:
+            raise InputError(f"Calculator.set({name}=…): make a new calculator instead")
+        return {}
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed of that which the energy depends on; charges and spins do not count.
@@ -102,7 +118,8 @@ class Calculator(AseCalculator):
         assert atoms is not None
         if "stress" in (properties or ()) and not _has_volume(atoms):
             raise PropertyNotImplementedError(
-                f"stress needs a cell that is periodic in three directions; pbc is {atoms.pbc}"
+                "stress needs a cell with a volume that is periodic in one direction at least; "
+                f"the volume is {abs(atoms.cell.volume):g} Å³, pbc is {atoms.pbc}"
             )
         periodic = self._neighbors(atoms)
         env = self._env(periodic, atoms)
@@ -192,4 +209,4 @@ class _ReusedList:
 
 
 def _has_volume(atoms: Atoms) -> bool:
-    return bool(atoms.pbc.all()) and atoms.cell.volume > 0
+    return bool(atoms.pbc.any()) and atoms.cell.volume > 0

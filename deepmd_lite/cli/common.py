@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ def set_threads(threads: int | None) -> None:
 
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)  # chosen: ranks do not divide them again
+
+
+def keep(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
+    """Raises InputError where an output would take the place of an input."""
+    from ..system import InputError
+
+    kept = {Path(path).resolve() for path in inputs}
+    for output in outputs:
+        if output is not None and output.resolve() in kept:
+            raise InputError(f"{output}: is an input, which would be lost; give another name")
 
 
 def table(rows: dict[str, str]) -> str:

@@ -27,6 +27,11 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
         help="values at which the frame parameters of a model are fixed (default: its own "
         "default_fparam, if it has one)",
     )
+    p.add_argument(
+        "--without-repulsion",
+        action="store_true",
+        help="leave out the repulsion of close pairs, which DeePMD-kit cannot express",
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     p.set_defaults(run=_convert)
 
@@ -34,7 +39,13 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from ..interop import convert
 
-    potential, notes = convert(args.source, args.target, args.tolerance, args.fparam)
+    potential, notes = convert(
+        args.source,
+        args.target,
+        args.tolerance,
+        args.fparam,
+        without_repulsion=args.without_repulsion,
+    )
     if not args.quiet:
         print(f"{args.target}: {' '.join(potential.type_map)}, {potential.precision}")
         print("\n".join(notes))

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .common import EPILOG, common, device, first_frames, named_data, positive, set_threads
+from .common import EPILOG, common, device, first_frames, keep, named_data, positive, set_threads
 
 # --- test -----------------------------------------------------------------------------------
 
@@ -84,6 +84,7 @@ def _test(args: argparse.Namespace) -> int:
         raise InputError("--rand-seed: only with --shuffle-test")
     args.system += _data_of_input(args.train_data, args.valid_data)
     data = named_data(args)
+    keep([args.model, *data], [args.json, args.plot, args.html])
     model = load_model(args.model, args.precision).to_device(args.device)
     seed = (args.rand_seed or 0) if args.shuffle_test else None
     systems = first_frames(load(data, type_map=model.type_map), args.numb_test, seed)
@@ -167,6 +168,7 @@ def _devi(args: argparse.Namespace) -> int:
     from ..deviation import Committee, Relative, deviations, loaded, write_deviations
 
     set_threads(args.threads)
+    keep([*args.models, *args.system], [args.output])
     committee = Committee([loaded(path, None, args.device) for path in args.models], args.models)
     systems = load(args.system, type_map=committee.type_map, labelled=args.real_error)
     relative = Relative(args.relative, args.relative_v)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import EPILOG, common, first_frames, named_data, set_threads
+from .common import EPILOG, common, first_frames, keep, named_data, set_threads
 
 INPUTS = (".json", ".yaml", ".yml")
 
@@ -158,6 +158,7 @@ def _change_bias(args: argparse.Namespace) -> int:
     from ..training.bias import change_bias
 
     set_threads(args.threads)
+    keep([args.model], [args.output])
     systems = None
     if args.bias_value is None:
         elements = read_header(args.model)["config"]["type_map"]

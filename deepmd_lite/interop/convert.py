@@ -54,11 +54,14 @@ def convert(
     target: str | Path,
     tolerance: float | None = None,
     fparam: Sequence[float] | None = None,
+    *,
+    without_repulsion: bool = False,
 ) -> tuple[Potential, list[str]]:
     """Convert the model file `source` to `target`, one of which is ours (`.dpl`).
 
     `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. `fparam`: the
     values at which the frame parameters of a model are fixed, by default its `default_fparam`.
+    `without_repulsion`: on the way to DeePMD-kit, which cannot express it, leave it out.
     Returns the potential and what a user should know of the new file, one line each. Raises
     ModelFileError for a file that cannot be read or holds a model that cannot be expressed,
     InputError for suffixes that are not known and frame parameters that do not fit.
@@ -68,7 +71,7 @@ def convert(
     if source.suffix.lower() == OWN and writer is not None:
         if fparam is not None:
             raise InputError(f"fparam {list(fparam)}: {source} takes no frame parameters")
-        return _exported(source, target, writer)
+        return _exported(source, target, writer, without_repulsion)
     if target.suffix.lower() == OWN and reader is not None:
         return _imported(source, target, reader, tolerance, fparam)
     if source.suffix.lower() == OWN and target.suffix.lower() in READERS:
@@ -153,8 +156,14 @@ def _exact(potential: Potential) -> str:
     return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
 
-def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, list[str]]:
+def _exported(
+    source: Path, target: Path, writer: Writer, without_repulsion: bool
+) -> tuple[Potential, list[str]]:
     potential = load_model(source)
+    left_out = None
+    if without_repulsion and potential.repulsion is not None:
+        left_out = potential.repulsion.summary(potential.type_map)
+        potential.repulsion = None
     try:
         tree = tree_of(potential)
     except InputError as e:
@@ -165,6 +174,8 @@ def _exported(source: Path, target: Path, writer: Writer) -> tuple[Potential, li
         f"DeePMD-kit keeps at most {_sel(potential)} neighbours of each element within "
         f"{potential.rcut} Å, the nearest ones",
     ]
+    if left_out is not None:
+        notes.append(f"without the repulsion (ZBL), which begins at: {left_out}")
     each = potential.descriptors
     if any(d.config.exclude_types and d.davg.any() for d in each):
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")

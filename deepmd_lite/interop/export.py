@@ -22,7 +22,8 @@ def tree_of(potential: Potential) -> Tree:
     if potential.repulsion is not None:
         raise InputError(
             "the model adds a ZBL repulsion of close pairs, which DeePMD-kit cannot express; "
-            "train one without it (in the input: model: {repulsion: null})"
+            "leave it out (dpl convert --without-repulsion: nothing changes but pairs closer than "
+            "in the data), or train one without it (in the input: model: {repulsion: null})"
         )
     if potential.short_range is not None:
         raise InputError(

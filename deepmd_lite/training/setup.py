@@ -334,7 +334,11 @@ def _repulsion_after(model: Potential, distances: torch.Tensor) -> Repulsion:
 def _report_close_atoms(potential: Potential) -> None:
     if potential.repulsion is not None:
         radii = potential.repulsion.summary(potential.type_map)
-        log.info("repulsion (ZBL) of pairs closer than in the data: %s", radii)
+        log.info(
+            "repulsion (ZBL) of pairs closer than in the data: %s; not in DeePMD-kit: dpl convert "
+            "--without-repulsion leaves it out",
+            radii,
+        )
     if potential.short_range is not None:
         log.info("short range: %s", potential.short_range.summary(potential.type_map))
         for note in potential.short_range.notes():

@@ -1,6 +1,7 @@
 """The ASE calculator as ASE users meet it."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
@@ -65,9 +67,39 @@ def test_partial_periodicity(potential, pbc):
     atoms.calc = Calculator(potential)
     numerical = calculate_numerical_forces(atoms, eps=1e-4)
     np.testing.assert_allclose(atoms.get_forces(), numerical, atol=1e-6)
-    if not all(pbc):
-        with pytest.raises(PropertyNotImplementedError, match="periodic in three directions"):
+    if not any(pbc):
+        with pytest.raises(PropertyNotImplementedError, match="periodic in one direction"):
             atoms.get_stress()
+        return
+    numerical = calculate_numerical_stress(atoms, eps=1e-5)
+    np.testing.assert_allclose(atoms.get_stress(), numerical, atol=1e-8)
+
+
+def test_the_cell_of_a_slab_relaxes_in_its_plane():
+    slab = silicon(2, strain=0.02)
+    slab.set_constraint(FixAtoms(range(len(slab))))
+    slab.pbc = (1, 1, 0)
+    slab.calc = Calculator(Path(__file__).parents[2] / "data" / "silicon" / "silicon.dpl")
+    before = slab.cell.array.copy()
+    relaxation = BFGS(FrechetCellFilter(slab, mask=[1, 1, 0, 0, 0, 1]), logfile=None)
+    assert relaxation.run(fmax=0.005, steps=100)
+    np.testing.assert_allclose(slab.get_stress()[[0, 1, 5]], 0.0, atol=5e-4)
+    assert np.abs(slab.cell.array - before)[:2, :2].max() > 1e-3
+
+
+def test_arguments_that_nothing_would_heed(potential):
+    for wrong, meant in (("presicion", "precision"), ("devise", "device")):
+        with pytest.raises(InputError, match=f"'{wrong}'; did you mean '{meant}'"):
+            Calculator(potential, **{wrong: "float32"})
+    with pytest.raises(InputError, match="known: model, device"):
+        Calculator(potential, foo=1)
+    calculator = Calculator(potential, label="silicon", atoms=silicon())
+    assert calculator.label == "silicon"
+    with pytest.raises(InputError, match="make a new calculator"):
+        calculator.set(precision="float32")
+    for nothing in (None, 3):
+        with pytest.raises(InputError, match=r"expected a \.dpl file"):
+            Calculator(nothing)
 
 
 def test_slab_is_the_bulk_with_vacuum(potential):

@@ -310,6 +310,23 @@ def test_folders_foreign_files_and_suffixes_of_models(tmp_path, capsys, model):
     target = tmp_path / "x.dp"
     assert "ends in .dpl" in fails(capsys, "change-bias", model, "-b", "-1.0", "-o", target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("change-bias", "MODEL", "-b", "-1.0", "-o", "MODEL"),
+        ("devi", "-m", "MODEL", "MODEL", "-s", "DATA", "-o", "MODEL"),
+        ("test", "MODEL", "DATA", "--json", "MODEL"),
+    ],
+)
+def test_no_output_takes_the_place_of_an_input(tmp_path, capsys, model, command):
+    own = tmp_path / "own.dpl"
+    own.write_bytes(Path(model).read_bytes())
+    places = {"MODEL": own, "DATA": npy_system(tmp_path / "data")}
+    said = fails(capsys, *(places.get(word, word) for word in command))
+    assert "own.dpl: is an input" in said
+    assert own.read_bytes() == Path(model).read_bytes()
     graph = tmp_path / "x.pb"
     assert "dp convert-backend" in fails(capsys, "convert", model, graph)
 

@@ -25,6 +25,7 @@ from deepmd_lite.model import (
     Statistics,
     load_model,
     read_header,
+    refine_table,
     save_model,
     statistics_from,
 )
@@ -596,6 +597,23 @@ def test_repulsion_is_refused(tmp_path):
     with pytest.raises(InputError, match="repulsion: null"):
         convert(tmp_path / "a.dpl", tmp_path / "b.dp")
     assert not (tmp_path / "b.dp").exists()
+
+
+def test_repulsion_is_left_out_where_that_is_asked_for(tmp_path):
+    config = ModelConfig(type_map=["Si"])
+    atoms = random_atoms("Si8", 6.0, 1)
+    env = environment_of(atoms, ["Si"], 6.0).env
+    model = Potential(config, statistics_from([(env, -1.0)], config))
+    refine_table(model, env, 1e-9)
+    save_model(model, tmp_path / "a.dpl")
+    _, notes = convert(tmp_path / "a.dpl", tmp_path / "b.dp", without_repulsion=True)
+    assert any("without the repulsion" in note and "Si-Si" in note for note in notes)
+    convert(tmp_path / "b.dp", tmp_path / "c.dpl")
+    back = load_model(tmp_path / "c.dpl")
+    assert back.repulsion is None
+    found = back.evaluate(environment_of(atoms, ["Si"], 6.0).env)
+    expected = load_model(tmp_path / "a.dpl").evaluate(env)  # all pairs are as far as in the data
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-8)
 
 
 # --- pairs of types that do not see each other, in training -----------------------------------
