@@ -24,6 +24,13 @@ def emulation(tmp_path_factory) -> ctypes.CDLL:
     return native.opened(emulated_library(folder))
 
 
+@pytest.fixture
+def traffic(emulation):
+    """What passes between the host and an emulated device, which every 'cuda' in the test means."""
+    with strict_device.emulated(emulation) as counted:
+        yield counted
+
+
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request):
     """A device; every 'cuda' in the test means it."""

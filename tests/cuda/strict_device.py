@@ -1,9 +1,9 @@
 """An emulated GPU for torch, as strict as one: what would fail on a device fails on it.
 
 `emulated(library)` makes 'cuda:0' of it. Its tensors live in memory of the host, but torch does not
-reach it: an operation that mixes them with others raises as on a GPU, `numpy` refuses them, and
-kernels refuse addresses of anything else, and of what has been freed. Memory that is not initialised
-holds NaN. What a host waits for and what it copies is counted in a `Traffic`.
+reach it: an operation that mixes them with others raises as on a GPU, `numpy` refuses them, kernels
+refuse addresses of anything else and of what has been freed, and sums in any order are refused. New
+memory holds NaN. What the host waits for and what it copies is counted in a `Traffic`.
 
 To torch itself the tensors are of the CPU, so that autograd needs no device; Python sees 'cuda:0'.
 """
@@ -57,6 +57,8 @@ class Traffic:
     to_host: int = 0
     to_device: int = 0
     """Copies."""
+    numbers: int = 0
+    """That were copied."""
     operations: int = 0
     """Of torch on the device, views not counted, and calls of the library."""
 
@@ -208,6 +210,9 @@ def _count(func: Any, args: Sequence[Any]) -> None:
 
 def _count_copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> None:
     there = isinstance(target, DeviceTensor), isinstance(source, DeviceTensor)
+    if not source.numel():
+        return
+    traffic.numbers += source.numel() if len(set(there)) == 2 else 0
     traffic.operations += there == (True, True)
     traffic.to_device += there == (True, False)
     traffic.to_host += there == (False, True)
