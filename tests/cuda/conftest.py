@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from pathlib import Path
 
 import pytest
 import strict_device
@@ -14,14 +15,20 @@ from deepmd_lite.system import InputError
 
 
 @pytest.fixture(scope="session")
-def emulation(tmp_path_factory) -> ctypes.CDLL:
+def emulated_path(tmp_path_factory) -> Path:
     """The kernels compiled for the host, once for all processes of the tests."""
     folder = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         folder = folder.parent
     folder = folder / "emulation"
     folder.mkdir(exist_ok=True)
-    return native.opened(emulated_library(folder))
+    return emulated_library(folder)
+
+
+@pytest.fixture(scope="session")
+def emulation(emulated_path) -> ctypes.CDLL:
+    """The same, opened."""
+    return native.opened(emulated_path)
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -186,3 +189,20 @@ def test_an_old_list_makes_room(traffic, monkeypatch):
     monkeypatch.setattr(kernels.cuda, "neighbor_list", spy)
     made.engine.refresh(stale=True)
     assert seen == [None]
+
+
+def test_two_ranks(emulated_path):
+    """Ghosts of the other rank, and nothing else, pass through the host."""
+    pytest.importorskip("mpi4py")
+    here = Path(__file__).parent
+    launcher = Path(sys.executable).parent / "mpiexec"
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [launcher, "-n", "2", sys.executable, here / "two_ranks.py", emulated_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.stdout == "two ranks agree\n", done.stderr[-2000:]
+    assert done.returncode == 0

@@ -122,7 +122,7 @@ def test_the_plan_forecasts_its_memory(device, monkeypatch):
     found = next(line for line in lines if line.startswith("GPU memory"))
     value = float(re.search(r"([\d.]+) kB for each rank", found)[1])
     # 16 atoms of 158 neighbours within cutoff and skin, and their ghosts
-    of_atoms, n_ghosts = 16 * (158 * 4 + 132), 600
+    of_atoms, n_ghosts = 16 * (158 * 4 + 132 + 270), 600
     assert of_atoms < value * 1e3 < 1.5 * (of_atoms + n_ghosts * 100)
     cpu = MdConfig(model=str(SILICON), **options)
     lines = plan.make_plan(cpu, bulk("Si", cubic=True), Communicator()).lines()
