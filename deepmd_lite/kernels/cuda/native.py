@@ -24,6 +24,7 @@ _OUT_OF_MEMORY = 5
 _REPORT_WORDS = 7
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+_u32 = ctypes.c_uint32
 
 
 class Queue(ctypes.Structure):
@@ -120,6 +121,7 @@ ARGUMENTS: dict[str, list[Any]] = {
     "accumulate": [_pointer] * 8,
     "repulsion_add": [_pointer] * 6,
     "from_fixed": [_pointer, _i64, _pointer, _pointer, _pointer, _pointer],
+    "normals": [_pointer, _i64, _pointer, _u32, _u32, _i64, _pointer],
 }
 """Of the functions dpl_cuda_… that return a status, as dpl_cuda.h has them."""
 
