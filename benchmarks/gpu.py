@@ -14,7 +14,7 @@ more than ten million atoms: one call after one).
     floor      what the flops take at the rate of a large matrix product, or the bytes at that of a
                large copy, both measured here, whichever is more; reached = floor / evaluate
 
---md: whole steps of `Simulation` with device 'cuda' (state, integrator and ghosts on the host).
+--md: whole steps of `Simulation` with device 'cuda'.
 `largest` among --atoms: as many as the memory that is free is forecast to hold, list included.
 """
 
