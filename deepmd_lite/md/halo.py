@@ -175,7 +175,7 @@ class Halo:
         n_sent, stop = len(chosen), n_all + len(arrived)
         buffer = shift.new_empty(0 if to == self.comm.rank else n_sent, 3, device=self.place)
         staging = None
-        if len(buffer) + len(arrived) and to != self.comm.rank and self.place != CPU:
+        if to != self.comm.rank and self.place != CPU:
             staging = _pinned(n_sent), _pinned(len(arrived))
         rows, shift = (x.to(self.place) for x in (chosen + first, shift))
         swap = _Swap(to, source, tag, rows, axis, lattice, shift, n_all, stop, buffer, staging)
