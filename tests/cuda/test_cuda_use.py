@@ -101,7 +101,7 @@ def trajectory(tmp_path, name, **options):
     result = simulation.run(12)
     assert result.list_builds > 1
     table = next((tmp_path / name).rglob("*rdf*")).read_text()
-    return simulation.engine.state.positions.clone(), table, result.thermo
+    return simulation.engine.state.positions.cpu().clone(), table, result.thermo
 
 
 def test_molecular_dynamics(device, tmp_path):
