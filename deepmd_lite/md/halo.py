@@ -48,15 +48,9 @@ class _Swap:
     stop: int
     """Rows of the ghosts that arrive."""
     buffer: torch.Tensor
-    """(n_sent, 3) float64: positions on their way out, forces on their way back; of a rank to
-    itself there is none."""
+    """(n_sent, 3) float64: positions on their way out, forces on their way back."""
     staging: tuple[torch.Tensor, torch.Tensor] | None
     """(n_sent, 3) and (n_arriving, 3) float64 of the host, where `buffer` is on a GPU."""
-
-    @property
-    def ghosts(self) -> slice:
-        """Their rows."""
-        return slice(self.start, self.stop)
 
 
 class Halo:
@@ -173,7 +167,7 @@ class Halo:
         tag = 2 * axis + (direction > 0)
         arrived = torch.from_numpy(self.comm.swap_rows(outgoing.numpy(), to, source, tag))
         n_sent, stop = len(chosen), n_all + len(arrived)
-        buffer = shift.new_empty(0 if to == self.comm.rank else n_sent, 3, device=self.place)
+        buffer = torch.empty(n_sent, 3, dtype=torch.float64, device=self.place)
         staging = None
         if to != self.comm.rank and self.place != CPU:
             staging = _pinned(n_sent), _pinned(len(arrived))
@@ -188,17 +182,18 @@ class Halo:
         for swap in self._swaps:
             swap.shift = swap.lattice * vectors[swap.axis]
 
+    def _ghosts(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of `rows` (n_all, 3) those that arrive in each swap; views."""
+        return rows.split([self.n_local, *(s.stop - s.start for s in self._swaps)])[1:]
+
     def update(self, positions: torch.Tensor) -> None:
         """Fill the ghost rows of `positions` (n_all, 3) Å from the local rows, in place."""
-        for swap in self._swaps:
-            ghosts = positions[swap.ghosts]
-            # rows that are sent come before those that arrive: the two do not overlap
-            known = positions[: swap.start]
-            own = swap.to == self.comm.rank
-            leaving = torch.index_select(known, 0, swap.rows, out=ghosts if own else swap.buffer)
-            leaving += swap.shift
-            if not own:
-                self._send(swap, leaving, ghosts)
+        for swap, ghosts in zip(self._swaps, self._ghosts(positions), strict=True):
+            torch.index_select(positions, 0, swap.rows, out=swap.buffer)
+            if swap.to == self.comm.rank:
+                torch.add(swap.buffer, swap.shift, out=ghosts)
+            else:
+                self._send(swap, swap.buffer.add_(swap.shift), ghosts)
 
     def reverse(self, forces: torch.Tensor) -> torch.Tensor:
         """Add the ghost rows of `forces` (n_all, 3) eV/Å onto their owners, in place.
@@ -206,12 +201,11 @@ class Halo:
         The way of `update` backwards. Returns the rows of the local atoms, now complete. No row
         is added to twice in a swap, so that the order of the additions is that of the swaps.
         """
-        for swap in reversed(self._swaps):
-            arrived = forces[swap.ghosts]
+        for swap, ghosts in reversed(list(zip(self._swaps, self._ghosts(forces), strict=True))):
             if swap.to != self.comm.rank:
-                self._send(swap, arrived, swap.buffer, back=True)
-                arrived = swap.buffer
-            forces[: swap.start].index_add_(0, swap.rows, arrived)
+                self._send(swap, ghosts, swap.buffer, back=True)
+                ghosts = swap.buffer
+            forces[: swap.start].index_add_(0, swap.rows, ghosts)  # owners come before ghosts
         return forces[: self.n_local]
 
     def _send(
