@@ -237,6 +237,8 @@ class _ToDevice(torch.autograd.Function):
 
 
 class _ToHost(torch.autograd.Function):
+    """A copy, whose gradient goes there."""
+
     @staticmethod
     def forward(ctx: Any, x: DeviceTensor, non_blocking: bool) -> torch.Tensor:
         made = x.inner.detach().clone()
@@ -249,7 +251,7 @@ class _ToHost(torch.autograd.Function):
 
 
 def _moved(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Tensor.to."""
+    """`Tensor.to`; what has to be converted is converted before the copy."""
     copy = kwargs.pop("copy", False)
     if args and isinstance(args[0], torch.Tensor):
         args = (args[0].device, args[0].dtype, *args[1:])
