@@ -14,7 +14,7 @@ more than ten million atoms: one call after one).
     floor      what the flops take at the rate of a large matrix product, or the bytes at that of a
                large copy, both measured here, whichever is more; reached = floor / evaluate
 
---md: whole steps of `Simulation` with device 'cuda' (state, integrator and ghosts on the host).
+--md: whole steps of `Simulation` with device 'cuda'.
 `largest` among --atoms: as many as the memory that is free is forecast to hold, list included.
 """
 
@@ -42,6 +42,7 @@ LARGEST, MANY = "largest", 10_000_000
 LIST_BYTES = 100  # of a row, while a list is made (neighbors.cu: Scratch)
 WIDEST_CHUNK = 4e9  # bytes left for chunks and for torch
 GEMM = {"float64": 8192, "float32": 8192}
+COPY = 2**30  # numbers
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,6 @@ class TimedDevice(kernels.cuda.Device):
 
     def call(self, name: str, *arguments: Any) -> None:
         """As it is, between two events."""
-        if self.place.type == "cpu":  # an emulation: nothing to time
-            return super().call(name, *arguments)
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         super().call(name, *arguments)
@@ -70,8 +69,7 @@ class TimedDevice(kernels.cuda.Device):
 
 def clock(device: kernels.cuda.Device) -> float:
     """Seconds, after all that was queued is done."""
-    if device.place.type == "cuda":
-        torch.cuda.synchronize(device.place)
+    torch.cuda.synchronize(device.place)
     return time.perf_counter()
 
 
@@ -90,14 +88,12 @@ def timed(
 
 def ceilings(device: kernels.cuda.Device, precision: str) -> tuple[float, float]:
     """Flops a second of a large matrix product, and bytes a second of a large copy."""
-    emulated = device.place.type == "cpu"
-    n, size = (64, 2**16) if emulated else (GEMM[precision], 2**30)
-    options = {"dtype": getattr(torch, precision), "device": device.place}
+    n, options = GEMM[precision], {"dtype": getattr(torch, precision), "device": device.place}
     a, b = torch.rand(n, n, **options), torch.rand(n, n, **options)
     rate = 2.0 * n**3 / timed(device, 5, lambda: a @ b)
-    source = torch.rand(size, dtype=torch.float32, device=device.place)
+    source = torch.rand(COPY, dtype=torch.float32, device=device.place)
     target = torch.empty_like(source)
-    return rate, 2.0 * 4 * size / timed(device, 5, lambda: target.copy_(source))
+    return rate, 2.0 * 4 * COPY / timed(device, 5, lambda: target.copy_(source))
 
 
 def needed_bytes(shape: roofline.Shape, listed: float, size: int) -> float:
@@ -152,7 +148,6 @@ def evaluation(
     compiled.device = device
     parts = timer.seconds()
     kernel_seconds = {name: parts.pop(name, 0.0) for name in ("moments", "moments_backward")}
-    gpu = device.place.type == "cuda"
     return {
         "atoms": n_atoms,
         "edges": env.n_edges,
@@ -160,7 +155,7 @@ def evaluation(
         "evaluate": whole,
         **kernel_seconds,
         "other": sum(parts.values()),
-        "peak bytes": torch.cuda.max_memory_allocated(device.place) if gpu else 0,
+        "peak bytes": torch.cuda.max_memory_allocated(device.place),
     }
 
 
@@ -224,7 +219,7 @@ def main() -> None:
             results.append({"precision": precision, "atoms": n, "md step": seconds})
     columns = ["precision", "atoms", "evaluate µs/atom", "moments", "backward", "other kernels"]
     columns += ["networks", "list", "flops/atom", "bytes/atom", "floor µs/atom", "reached"]
-    where = torch.cuda.get_device_name(device.place) if device.place.type == "cuda" else "emulated"
+    where = torch.cuda.get_device_name(device.place)
     tables = [
         Table(f"One evaluation on {where}", [*columns, "peak bytes/atom"], rows),
         Table("One step of molecular dynamics", ["precision", "atoms", "µs", "µs/atom"], steps),

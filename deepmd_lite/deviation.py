@@ -76,12 +76,17 @@ class Committee:
         """`kernels.neighbor_list`, made where the first model evaluates."""
         return listed(self.models[0], positions, types, n_local, cutoff)
 
+    @property
+    def place(self) -> torch.device:
+        """Where the first model evaluates."""
+        return place_of(self.models[0])
+
     def others(self, env: LocalEnv) -> Iterator[Evaluation]:
         """Those of all other models, in order, of the same atoms and list."""
         for model, numbers in zip(self.models[1:], self._types[1:], strict=True):
             own = env
             if numbers is not None:  # rows stay sorted by the first's types: any order will do
-                types = numbers[env.types.long()]
+                types = numbers.to(env.types.device)[env.types.long()]
                 own = LocalEnv(env.positions, types, env.n_local, env.offsets, env.indices)
             yield model.evaluate(own)
 
@@ -93,6 +98,12 @@ def listed(
     own = getattr(model, "neighbor_list", neighbor_list)
     result: tuple[torch.Tensor, torch.Tensor] = own(positions, types, n_local, cutoff)
     return result
+
+
+def place_of(model: Any) -> torch.device:
+    """Where the model evaluates without a copy of the atoms: the CPU, if it does not say so."""
+    place: torch.device = getattr(model, "place", torch.device("cpu"))
+    return place
 
 
 def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:

@@ -52,5 +52,7 @@ def _compile(folder: Path, library: Path) -> None:
 
 
 def shuffle(device: kernels.cuda.Device, seed: int) -> None:
-    """Blocks and threads of an emulated device run in another order; 0: ascending."""
-    device.native.dpl_emulate_shuffle(ctypes.c_uint64(seed))
+    """Blocks and threads of an emulated device run in another order; 0: ascending. Those of a GPU
+    run as they like."""
+    if hasattr(device.native, "dpl_emulate_shuffle"):
+        device.native.dpl_emulate_shuffle(ctypes.c_uint64(seed))

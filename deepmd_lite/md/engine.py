@@ -1,10 +1,13 @@
 """Atoms on their ranks, ghosts around them, a neighbour list, and the forces on them.
 
 Atoms belong to ranks by place (`Domain`), ghosts surround them (`Halo`), the model sees neither
-(`LocalEnv`). The list reaches a skin beyond the cutoff. It serves as long as no pair outside it
-can have come within the cutoff: where the cell has been deformed by F since it was made, and no
-atom has left the affine motion by more than d, a pair further apart than rcut + skin then is
-further apart than σ_min(F)·(rcut + skin) − 2 d now, σ_min being the smallest singular value.
+(`LocalEnv`). Their state is where the model evaluates: on a GPU a step copies none of them to the
+host, a new list all.
+
+The list reaches a skin beyond the cutoff. It serves as long as no pair outside it can have come
+within the cutoff: where the cell has been deformed by F since it was made, and no atom has left the
+affine motion by more than d, a pair further apart than rcut + skin then is further apart than
+σ_min(F)·(rcut + skin) − 2 d now, σ_min being the smallest singular value.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..deviation import listed
+from ..deviation import listed, place_of
 from ..system import LocalEnv
 from .comm import Communicator
 from .halo import Halo, decompose
 from .initial import Start
 from .report import Stopwatch
-from .state import State
+from .state import CPU, State
 
 UNEVEN = 1.05
 """Largest load of a rank over the mean at which the planes are left where they are."""
@@ -73,6 +76,8 @@ class Engine:
         'time' lets the planes follow the measured time of the model.
         """
         self.model, self.comm, self.skin = model, comm, skin
+        self.place = place_of(model)
+        """The device of `state`, `env`, `forces`, `energies` and `virial`."""
         self.n_atoms, self.pbc = start.n_atoms, start.pbc
         self.cell = start.cell.copy()
         """(3, 3) Å, lattice vectors of this moment."""
@@ -82,12 +87,12 @@ class Engine:
         self._model_seconds = 0.0  # of this rank since the planes were last looked at
         self.state: State = start.state
         self.ids = torch.zeros(0, dtype=torch.int64)
-        """(n_all,) of the atoms of this rank and its ghosts."""
-        self.forces = torch.zeros(0, 3, dtype=torch.float64)
+        """(n_all,) of the atoms of this rank and its ghosts, on the host."""
+        self.forces = self._zeros(0, 3)
         """(n, 3) eV/Å on the atoms of this rank, complete."""
-        self.energies = torch.zeros(0, dtype=torch.float64)
+        self.energies = self._zeros(0)
         """(n,) eV of the atoms of this rank."""
-        self.virial = torch.zeros(3, 3, dtype=torch.float64)
+        self.virial = self._zeros(3, 3)
         """(3, 3) eV, this rank's share."""
         self._place(start, grid)
 
@@ -97,7 +102,7 @@ class Engine:
         domain = start.domain
         if domain is None or domain.size != self.comm.size or grid not in (None, domain.grid):
             domain = decompose(state.built.numpy(), built, start.pbc, self.comm, grid)
-        self.halo = Halo(domain, self.comm)
+        self.halo = Halo(domain, self.comm, self.place)
         if start.built_cell is None:
             self._build()
             return
@@ -116,11 +121,13 @@ class Engine:
         # At the peak of memory: the old list would be most of it, and old forces are of no use.
         self.env, self.forces = _no_env(), self.forces[:0].clone()
         with self.stopwatch("communicate"):
-            state = self.state = self.halo.migrate(self.state)
+            state = self.halo.migrate(self.state.to(CPU))
             self._present, state.built = state.built, state.positions.clone()
             self.built_cell = self.cell.copy()
             cutoff = self.model.rcut + self.skin
             positions, types, self.ids = self.halo.exchange(state, cutoff)
+            positions, types = positions.to(self.place), types.to(self.place)
+            state = self.state = state.to(self.place)
         with self.stopwatch("neighbours"):
             n_local = len(state)
             offsets, indices = listed(self.model, positions, types, n_local, cutoff)
@@ -128,29 +135,40 @@ class Engine:
         state.positions = positions[:n_local]  # a view: to move an atom is to move its row
         self.list_builds += 1
 
-    # --- one step, in this order: move atoms and cell, slack_used, refresh, evaluate ------------
+    def there(self, matrix: np.ndarray) -> torch.Tensor:
+        """A small array of the host where the atoms are; the host does not wait for it."""
+        return torch.from_numpy(matrix).to(self.place, non_blocking=True)
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self.place)
+
+    # --- one step, in this order: move atoms and cell, movement, refresh, evaluate --------------
 
     def deform(self, cell: np.ndarray) -> None:
         """New lattice vectors (3, 3) Å; all atoms follow affinely, held ones too."""
-        affine = torch.from_numpy(np.linalg.solve(self.cell, cell))
+        affine = self.there(np.linalg.solve(self.cell, cell))
         self.state.positions.copy_(self.state.positions @ affine)
         self.cell = np.array(cell, dtype=np.float64)
         self.halo.deform(self.cell)
 
-    def slack_used(self) -> float:
-        """How much of what the list allows the atoms of this rank have moved; 1: it must be
-        made anew."""
+    def movement(self) -> tuple[float, float]:
+        """How much of what the list allows the atoms of this rank have moved (1: it must be made
+        anew), and the largest of their speeds, Å/fs; infinite where it is not finite."""
         deformation, allowed = self._deformation(), 0.5 * self.skin
         if deformation is not None:
             stretch = np.linalg.svd(deformation, compute_uv=False).min()
             allowed = 0.5 * (stretch * (self.model.rcut + self.skin) - self.model.rcut)
-        return self.drift() / allowed if allowed > 0 else np.inf
+        drift, speed = map(bounded, numbers(self._drift(), longest(self.state.velocities)))
+        return drift / allowed if allowed > 0 else np.inf, speed
 
     def drift(self) -> float:
         """Å: how far an atom of this rank has left the motion of the cell since the last list."""
+        return bounded(float(self._drift()))
+
+    def _drift(self) -> torch.Tensor:
         deformation, built = self._deformation(), self.state.built
         if deformation is not None:
-            built = built @ torch.from_numpy(deformation)
+            built = built @ self.there(deformation)
         return longest(self.state.positions - built)
 
     def _deformation(self) -> np.ndarray | None:
@@ -179,8 +197,7 @@ class Engine:
                 all_forces = e.forces.detach().double().contiguous()
                 self.beyond_now = e.beyond_table
             else:  # nothing to compute, but ghosts that others may want back
-                self.energies = torch.zeros(0, dtype=torch.float64)
-                self.virial = torch.zeros(3, 3, dtype=torch.float64)
+                self.energies, self.virial = self._zeros(0), self._zeros(3, 3)
                 all_forces = torch.zeros_like(env.positions)
                 self.beyond_now = 0
         self._model_seconds += self.stopwatch.seconds["model"] - before
@@ -199,7 +216,7 @@ class Engine:
         with self.stopwatch("communicate"):
             mean = self.comm.reduce(np.array([load]), "sum")[0] / self.comm.size
             if self.comm.reduce(np.array([load]), "max")[0] > UNEVEN * mean > 0:
-                positions, cost = self.state.positions.numpy(), load / max(n, 1)
+                positions, cost = self.state.positions.cpu().numpy(), load / max(n, 1)
                 self.halo.domain = decompose(
                     positions, self.cell, self.pbc, self.comm, domain.grid, cost
                 )
@@ -214,19 +231,19 @@ class Engine:
 
     def totals(self) -> Totals:
         """Energies and virial of this moment, summed over the ranks: one message."""
-        own = [self.energies.sum()[None], torch.tensor([float(self.beyond_now)])]
-        own += [self.virial.flatten(), self.state.kinetic_tensor().flatten()]
-        total = self.comm.reduce(torch.cat([x.double() for x in own]).numpy(), "sum")
+        tensors = self.energies.sum()[None], self.virial, self.state.kinetic_tensor()
+        own = torch.cat([x.double().flatten() for x in tensors]).cpu().numpy()
+        total = self.comm.reduce(np.append(own, float(self.beyond_now)), "sum")
         return Totals(
             potential=float(total[0]),
-            kinetic=total[11:].reshape(3, 3),
-            virial=total[2:11].reshape(3, 3),
-            beyond_table=int(total[1]),
+            kinetic=total[10:19].reshape(3, 3),
+            virial=total[1:10].reshape(3, 3),
+            beyond_table=int(total[19]),
         )
 
     def kinetic(self) -> np.ndarray:
         """(3, 3) eV: Σ m v ⊗ v over all ranks; half its trace is the kinetic energy."""
-        own = self.state.kinetic_tensor().numpy()
+        own = self.state.kinetic_tensor().cpu().numpy()
         return self.comm.reduce(own.ravel(), "sum").reshape(3, 3)
 
 
@@ -236,9 +253,18 @@ def _no_env() -> LocalEnv:
     return LocalEnv(nothing, none, 0, torch.zeros(1, dtype=torch.int64), none)
 
 
-def longest(vectors: torch.Tensor) -> float:
-    """Length of the longest of (n, 3) vectors; infinite if any is not finite."""
+def longest(vectors: torch.Tensor) -> torch.Tensor:
+    """() length of the longest of (n, 3) vectors, 0 of none; not finite if any is not."""
     if not len(vectors):
-        return 0.0
-    found = float(torch.linalg.vector_norm(vectors, dim=1).max())
-    return found if np.isfinite(found) else np.inf
+        return vectors.new_zeros(())
+    return torch.linalg.vector_norm(vectors, dim=1).max()
+
+
+def numbers(*values: torch.Tensor) -> list[float]:
+    """Of () float64 tensors, wherever they are: one copy to the host, for which it waits."""
+    return torch.stack(values).tolist()
+
+
+def bounded(number: float) -> float:
+    """Infinity in the place of NaN, which compares with nothing."""
+    return number if np.isfinite(number) else np.inf

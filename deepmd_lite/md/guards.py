@@ -19,7 +19,7 @@ from ase import Atoms
 from ..system import InputError, LocalEnv
 from .comm import SharedError
 from .config import Guards
-from .engine import Engine, longest
+from .engine import Engine, bounded, longest, numbers
 from .output import Writer
 from .pairs import pairs_of
 from .state import temperature
@@ -62,9 +62,12 @@ class Watch:
 
     def evaluated(self, engine: Engine, step: int) -> Trip | None:
         """After the forces of a step: one message."""
-        guards, comm = self.guards, engine.comm
-        force, nearest = longest(engine.forces), np.inf
-        bad = not (np.isfinite(force) and bool(torch.isfinite(engine.energies.sum())))
+        guards, comm, nearest = self.guards, engine.comm, np.inf
+        force, energy, twice_kinetic = numbers(
+            longest(engine.forces), engine.energies.sum(), engine.state.kinetic_tensor().trace()
+        )
+        force = bounded(force)
+        bad = not (np.isfinite(force) and np.isfinite(energy))
         if guards.distance and (engine.beyond_now or step % DISTANCE_EVERY == 0):
             nearest = closest_pair(engine.env)[0]
         own = [
@@ -72,7 +75,7 @@ class Watch:
             bad,
             force > (guards.force or np.inf),
             engine.beyond_now,
-            0.5 * float(engine.state.kinetic_tensor().trace()),
+            0.5 * twice_kinetic,
         ]
         close, bad, strong, beyond, kinetic = comm.reduce(np.array(own, dtype=np.float64), "sum")
         if close:
@@ -148,14 +151,14 @@ def closest_pair(env: LocalEnv) -> tuple[float, int, int]:
 
     Infinite, and rows of −1, where there are no pairs.
     """
-    nearest = (np.inf, -1, -1)
+    nearest, offsets = (np.inf, -1, -1), env.offsets.cpu()
     for pairs in pairs_of(env):
         if not len(pairs.squares):
             continue
         squared, k = pairs.squares.min(dim=0)
         if (distance := float(squared) ** 0.5) < nearest[0]:
-            place = int(env.offsets[pairs.first]) + int(k)
-            centre = int(torch.searchsorted(env.offsets, place, right=True)) - 1
+            place = int(offsets[pairs.first]) + int(k)
+            centre = int(torch.searchsorted(offsets, place, right=True)) - 1
             nearest = (distance, centre, int(pairs.neighbors[k]))
     return nearest
 

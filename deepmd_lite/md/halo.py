@@ -9,6 +9,10 @@ Ghosts travel axis by axis, and what came along one axis is passed on along the 
 messages fill edges and corners too; where a subdomain is thinner than the halo they hop further.
 A rank that is its own neighbour copies instead of sending: periodic images on a single rank go
 through the same verbs as any others.
+
+`update` and `reverse`, which each step needs, work where the model does: on a GPU nothing leaves it
+but what goes to other ranks, by way of the host. `migrate` and `exchange`, which come with a new
+list, are work for the host.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import torch
 
 from .comm import Communicator, SharedError
 from .domain import Domain, balanced, bounds, checked_grid, choose_grid, histogram, occupied_lengths
-from .state import State
+from .state import CPU, State
 
 
 @dataclass
@@ -45,16 +49,19 @@ class _Swap:
     """Rows of the ghosts that arrive."""
     buffer: torch.Tensor
     """(n_sent, 3) float64: positions on their way out, forces on their way back."""
+    staging: tuple[torch.Tensor, torch.Tensor] | None
+    """(n_sent, 3) and (n_arriving, 3) float64 of the host, where `buffer` is on a GPU."""
 
 
 class Halo:
     """Moves the atoms of a `Domain` over the ranks of a communicator."""
 
-    def __init__(self, domain: Domain, comm: Communicator) -> None:
+    def __init__(self, domain: Domain, comm: Communicator, place: torch.device = CPU) -> None:
+        """`place`: the device of what is given to `update` and `reverse`."""
         if domain.size != comm.size:
             raise ValueError(f"a grid of {domain.grid} subdomains for {comm.size} ranks")
         self.domain = domain
-        self.comm = comm
+        self.comm, self.place = comm, place
         self.n_local = 0
         self._swaps: list[_Swap] = []
         self._expected: np.ndarray | None = None
@@ -63,8 +70,8 @@ class Halo:
         """Wrap the atoms into the cell and bring each to its owner. Ghosts are void afterwards.
 
         Atoms come back in an order that depends only on where they are: by small bins in space,
-        for locality in memory, then by id. Raises SharedError if an atom got
-        lost or was doubled.
+        for locality in memory, then by id. `state` is on the host. Raises SharedError if an atom
+        got lost or was doubled.
         """
         shifts = self.domain.wrap(state.positions.numpy())
         if shifts.any():
@@ -103,7 +110,8 @@ class Halo:
     def exchange(
         self, state: State, cutoff: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Positions (n_all, 3) Å, types (n_all,) int32 and ids (n_all,) int64 of atoms and ghosts.
+        """Positions (n_all, 3) Å, types (n_all,) int32 and ids (n_all,) int64 of atoms and ghosts,
+        on the host as `state` is.
 
         Ghosts are all atoms and images within `cutoff` (Å) of any point of the subdomain, and
         some more near its edges. Fixes what `update` and `reverse` will move.
@@ -158,38 +166,66 @@ class Halo:
         outgoing[:, :3] += shift
         tag = 2 * axis + (direction > 0)
         arrived = torch.from_numpy(self.comm.swap_rows(outgoing.numpy(), to, source, tag))
-        buffer = torch.empty(len(chosen), 3, dtype=torch.float64)
-        stop = n_all + len(arrived)
-        rows = chosen + first
-        swap = _Swap(to, source, tag, rows, axis, lattice, shift, n_all, stop, buffer)
+        n_sent, stop = len(chosen), n_all + len(arrived)
+        buffer = torch.empty(n_sent, 3, dtype=torch.float64, device=self.place)
+        staging = None
+        if to != self.comm.rank and self.place != CPU:
+            staging = _pinned(n_sent), _pinned(len(arrived))
+        rows, shift = (x.to(self.place) for x in (chosen + first, shift))
+        swap = _Swap(to, source, tag, rows, axis, lattice, shift, n_all, stop, buffer, staging)
         return swap, arrived
 
     def deform(self, cell: np.ndarray) -> None:
         """Go on with other lattice vectors (3, 3) Å; atoms and planes keep their fractions."""
         self.domain = replace(self.domain, cell=np.array(cell, dtype=np.float64))
+        vectors = torch.from_numpy(self.domain.cell).to(self.place, non_blocking=True)
         for swap in self._swaps:
-            swap.shift = torch.from_numpy(swap.lattice * self.domain.cell[swap.axis])
+            swap.shift = swap.lattice * vectors[swap.axis]
+
+    def _ghosts(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of `rows` (n_all, 3) those that arrive in each swap; views."""
+        return rows.split([self.n_local, *(s.stop - s.start for s in self._swaps)])[1:]
 
     def update(self, positions: torch.Tensor) -> None:
         """Fill the ghost rows of `positions` (n_all, 3) Å from the local rows, in place."""
-        table = positions.numpy()
-        for swap in self._swaps:
+        for swap, ghosts in zip(self._swaps, self._ghosts(positions), strict=True):
             torch.index_select(positions, 0, swap.rows, out=swap.buffer)
-            swap.buffer += swap.shift
-            arriving = table[swap.start : swap.stop]
-            self.comm.swap(swap.buffer.numpy(), swap.to, arriving, swap.source, swap.tag)
+            if swap.to == self.comm.rank:
+                torch.add(swap.buffer, swap.shift, out=ghosts)
+            else:
+                self._send(swap, swap.buffer.add_(swap.shift), ghosts)
 
     def reverse(self, forces: torch.Tensor) -> torch.Tensor:
         """Add the ghost rows of `forces` (n_all, 3) eV/Å onto their owners, in place.
 
-        The way of `update` backwards. Returns the rows of the local atoms, now complete.
+        The way of `update` backwards. Returns the rows of the local atoms, now complete. No row
+        is added to twice in a swap, so that the order of the additions is that of the swaps.
         """
-        table = forces.numpy()
-        for swap in reversed(self._swaps):
-            leaving = table[swap.start : swap.stop]
-            self.comm.swap(leaving, swap.source, swap.buffer.numpy(), swap.to, swap.tag)
-            forces.index_add_(0, swap.rows, swap.buffer)
+        for swap, ghosts in reversed(list(zip(self._swaps, self._ghosts(forces), strict=True))):
+            if swap.to != self.comm.rank:
+                self._send(swap, ghosts, swap.buffer, back=True)
+                ghosts = swap.buffer
+            forces[: swap.start].index_add_(0, swap.rows, ghosts)  # owners come before ghosts
         return forces[: self.n_local]
+
+    def _send(
+        self, swap: _Swap, leaving: torch.Tensor, arriving: torch.Tensor, back: bool = False
+    ) -> None:
+        """Rows (n, 3) to another rank and from another, by way of the host where they are on a GPU;
+        `back`: each to where the other came from."""
+        to, source = (swap.source, swap.to) if back else (swap.to, swap.source)
+        if swap.staging is None:
+            self.comm.swap(leaving.numpy(), to, arriving.numpy(), source, swap.tag)
+            return
+        sent, received = reversed(swap.staging) if back else swap.staging
+        sent.copy_(leaving)
+        self.comm.swap(sent.numpy(), to, received.numpy(), source, swap.tag)
+        arriving.copy_(received, non_blocking=True)
+
+
+def _pinned(n: int) -> torch.Tensor:
+    """(n, 3) float64 of the host, which copies to and from a GPU need not go round."""
+    return torch.empty(n, 3, dtype=torch.float64, pin_memory=True)
 
 
 def decompose(

@@ -18,7 +18,7 @@ from ..units import ACCELERATION, BOLTZMANN
 from .comm import Communicator, agreement
 from .domain import Domain
 from .ensemble import Frozen, slice_of
-from .state import State, thermal_velocities
+from .state import CPU, State, thermal_velocities
 
 
 @dataclass
@@ -184,12 +184,14 @@ def set_temperature(
     `freedom`: degrees of freedom that count for the temperature. A single atom keeps its momentum,
     and one that is held has none.
     """
-    velocities = thermal_velocities(state, kelvin, seed)
-    masses, mobile = state.masses[:, None], state.mobile[:, None]
+    here = state.to(CPU)  # so that they do not depend on the device
+    velocities = thermal_velocities(here, kelvin, seed)
+    masses, mobile = here.masses[:, None], here.mobile[:, None]
     sums = ((masses * velocities).sum(0), (mobile * masses).sum(0), mobile.sum(0))
     total = torch.from_numpy(comm.reduce(torch.cat(sums).numpy(), "sum"))
     if total[4] > 1:
         velocities -= mobile * (total[:3] / total[3])
     twice_kinetic = (masses * velocities**2).sum()[None].numpy() / ACCELERATION
     found = comm.reduce(twice_kinetic, "sum")[0] / (freedom * BOLTZMANN)
-    state.velocities = velocities * np.sqrt(kelvin / found) if found > 0 else velocities
+    velocities = velocities * np.sqrt(kelvin / found) if found > 0 else velocities
+    state.velocities = velocities.to(state.velocities.device)

@@ -32,9 +32,10 @@ class Pairs:
 
 
 def pairs_of(env: LocalEnv) -> Iterator[Pairs]:
-    """All rows of a list in blocks. One coordinate after the other takes half the time of three."""
-    coordinates, row = env.positions.T.contiguous(), 0
-    offsets = env.offsets.cpu()  # the list may be where the model computes
+    """All rows of a list in blocks, on the host. One coordinate after the other takes half the time
+    of three."""
+    coordinates, row = env.positions.cpu().T.contiguous(), 0
+    offsets = env.offsets.cpu()
     while row < env.n_local:
         begin = int(offsets[row])
         end = int(torch.searchsorted(offsets, begin + ENTRIES, right=True)) - 1

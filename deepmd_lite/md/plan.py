@@ -38,6 +38,8 @@ BYTES_OF_ATOM = 550
 BYTES_OF_TRAVELLER = 128
 """By atom, where there are several ranks: the packed rows while they arrive."""
 BYTES_OF_GHOST = 300
+BYTES_OF_STATE_ON_GPU = 270
+"""By atom there, beside what the kernels need: the state, and a packed copy for a new list."""
 BYTES_OF_EDGE = 5.5
 """By edge of the list: its index, and for a part of them again while rows are put in order."""
 
@@ -152,7 +154,8 @@ class Plan:
             del rows["models"]
         if c.device != "cpu":
             own = sub.n_atoms, sub.n_ghosts, sub.n_edges
-            rows["GPU memory"] = f"{_size(cuda.forecast(*own))} for each rank, and working memory"
+            there = cuda.forecast(*own) + BYTES_OF_STATE_ON_GPU * sub.n_atoms
+            rows["GPU memory"] = f"{_size(there)} for each rank, and working memory"
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
         made += c.warnings()

@@ -12,6 +12,8 @@ import math
 import numpy as np
 import torch
 
+from ..kernels import cuda
+
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _MASK = 0xFFFFFFFF
@@ -43,8 +45,11 @@ def normals(ids: torch.Tensor, seed: int, stream: int, step: int) -> torch.Tenso
     """(n, 3) float64 standard normal numbers, a function of the arguments alone.
 
     `ids` (n,) int64 atoms; `seed` any non-negative integer below 2³²; `stream` tells uses apart.
-    Box and Muller's transform of uniform numbers (k + ½)/2³², so the largest is 6.7.
+    Box and Muller's transform of uniform numbers (k + ½)/2³², so the largest is 6.7. On a GPU they
+    are made there of the same bits, and agree to round-off.
     """
+    if ids.is_cuda:
+        return cuda.normals(ids, seed & _MASK, stream, step)
     word = torch.full_like(ids, step & _MASK)
     upper = torch.full_like(ids, step >> 32)
     bits = philox((ids & _MASK, ids >> 32, word, upper), (seed & _MASK, stream))

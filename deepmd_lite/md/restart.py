@@ -34,7 +34,7 @@ from ..system import InputError
 from .comm import Communicator, agreement
 from .domain import Domain
 from .initial import Start
-from .state import State
+from .state import CPU, State
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -105,6 +105,7 @@ def _discard(path: Path) -> None:
 
 def _write_shard(path: Path, state: State) -> dict[str, Any]:
     """Write the atoms of this rank; returns the shard's entry in the manifest."""
+    state = state.to(CPU)
     arrays = {k: getattr(state, k).contiguous().numpy() for k in _ARRAYS}
     arrays |= {_CARRIED + k: values.contiguous().numpy() for k, values in state.carried.items()}
     content = save(arrays)

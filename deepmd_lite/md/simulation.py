@@ -20,7 +20,7 @@ from .comm import agreement, gpu_of_rank, guarded, wrap
 from .committee import deviation_columns
 from .config import Guards, MdConfig, Output, Velocities
 from .domain import Domain, checked_grid
-from .engine import Engine, longest
+from .engine import Engine
 from .ensemble import Ensemble, Frozen, check_cell_changes, listed
 from .guards import Trip, Watch, stop
 from .initial import from_structure, hold, set_temperature
@@ -183,8 +183,8 @@ class Simulation:
         The same message carries the largest speed and a signal that some rank may have had.
         """
         with self.stopwatch("communicate"):
-            leap = self.timestep * longest(self.engine.state.velocities)
-            values = np.array([self.engine.slack_used(), leap, request.number])
+            slack_used, speed = self.engine.movement()
+            values = np.array([slack_used, self.timestep * speed, request.number])
             used, leap, number = self.comm.reduce(values, "max")
         request.agreed = int(number)
         self._obey(self.watch.moved(self.engine, leap))

@@ -11,13 +11,14 @@ import torch
 from ..units import BOLTZMANN, KINETIC
 from .random import normals
 
+CPU = torch.device("cpu")
 VELOCITY_STREAM = 0
 """Stream of the random numbers of initial velocities."""
 
 
 @dataclass
 class State:
-    """The atoms that a rank owns; n of them, in no order that means anything."""
+    """The atoms that a rank owns; n of them, in no order that means anything, all on one device."""
 
     ids: torch.Tensor
     """(n,) int64: place in the structure as given, 0 .. N − 1."""
@@ -59,12 +60,17 @@ class State:
         narrow = (self.ids, self.types, self.masses)
         wide = (self.positions, self.images, self.velocities, self.built, self.mobile[:, None])
         columns = [x.double()[:, None] for x in narrow] + [x.double() for x in wide]
-        return torch.cat([*columns, *self.carried.values()], dim=1).numpy()
+        return torch.cat([*columns, *self.carried.values()], dim=1).cpu().numpy()
 
     @classmethod
-    def unpack(cls, rows: np.ndarray, widths: Mapping[str, int] | None = None) -> State:
-        """The atoms of rows from `pack`; `widths` of what they carry."""
-        t = torch.from_numpy(np.ascontiguousarray(rows))
+    def unpack(
+        cls,
+        rows: np.ndarray,
+        widths: Mapping[str, int] | None = None,
+        place: torch.device = CPU,
+    ) -> State:
+        """The atoms of rows from `pack`, on the device `place`; `widths` of what they carry."""
+        t = torch.from_numpy(np.ascontiguousarray(rows)).to(place)
         carried, column = {}, cls.COLUMNS
         for name, width in (widths or {}).items():
             carried[name] = t[:, column : column + width].clone()
@@ -99,6 +105,12 @@ class State:
         carried = {k: np.asarray(v, dtype=np.float64) for k, v in given.items()}
         widths = {k: v.shape[1] for k, v in carried.items()}
         return cls.unpack(np.concatenate([*columns, *carried.values()], axis=1), widths)
+
+    def to(self, place: torch.device) -> State:
+        """These atoms on another device, in one copy; themselves where they are there."""
+        if self.positions.device == place:
+            return self
+        return State.unpack(self.pack(), self.widths, place)
 
     def kinetic_tensor(self) -> torch.Tensor:
         """(3, 3) float64, eV: Σ m v ⊗ v of these atoms; half its trace is the kinetic energy."""

@@ -264,6 +264,14 @@ class Potential(nn.Module):
             self.repulsion.add_to(evaluation, env)
         return evaluation
 
+    @property
+    def place(self) -> torch.device:
+        """Where atoms are best kept for `evaluate`: it takes them as they are, and leaves what it
+        finds there."""
+        if self.device == "cpu":
+            return torch.device("cpu")
+        return kernels.cuda.device(self.device).place
+
     def neighbor_list(
         self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from emulation import shuffle
 from deepmd_lite import kernels
 from deepmd_lite.kernels.cuda import native
 from deepmd_lite.kernels.cuda.potential import DeviceTable
+from deepmd_lite.md.random import normals
 from deepmd_lite.system import InputError
 
 RCUT, RCUT_SMTH, N_TYPES, INTERVALS = 4.5, 1.2, 2, 12
@@ -181,8 +182,7 @@ def test_the_same_bits_each_time(device, dtype):
     case = Case(n_all=300, n_local=250, n_features=48, n_types=3, seed=5)
     results = []
     for seed in (0, 1, 2, 3):
-        if device.place.type == "cpu":
-            shuffle(device, seed)
+        shuffle(device, seed)
         results.append((*case.found(device, dtype), *case_list(device, case)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -271,6 +271,21 @@ def test_wrong_arguments_of_lists(device):
         make(device, positions.float(), types, 300, 3.0)
     with pytest.raises(InputError, match="too far apart"):
         make(device, (positions + 12.5) * 2e307, types, 300, 3.0)
+
+
+# --- random numbers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seed", "stream", "step"), [(0, 0, 0), (1, 3, 2**40 + 7), (2**32 - 1, 1, 5)]
+)
+def test_random_numbers(device, seed, stream, step):
+    """Those of the processor, also for ids beyond 2^32."""
+    ids = torch.tensor([0, 1, 2, 255, 2**31, 2**32 - 1, 2**32, 2**40 + 3] * 100)
+    found = normals(ids.to(device.place), seed, stream, step)
+    assert found.device == device.place
+    torch.testing.assert_close(found.cpu(), normals(ids, seed, stream, step), rtol=0, atol=1e-14)
+    assert normals(ids[:0].to(device.place), seed, stream, step).shape == (0, 3)
 
 
 # --- faults -------------------------------------------------------------------------------------

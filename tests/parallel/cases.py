@@ -266,7 +266,7 @@ def a_cell_that_is_deformed(comm):
     strain = np.array([[0.01, 0.003, 0.0], [0.0, -0.02, 0.006], [0.003, 0.0, 0.006]])
     for _ in range(12):
         engine.deform(engine.cell @ (np.eye(3) + strain))
-        stale = bool(comm.reduce(np.array([engine.slack_used()]), "max")[0] > 1.0)
+        stale = bool(comm.reduce(np.array([engine.movement()[0]]), "max")[0] > 1.0)
         built += stale
         engine.refresh(stale)
         engine.evaluate()

@@ -11,7 +11,7 @@ from deepmd_lite.md.config import Ensemble
 from deepmd_lite.md.initial import set_temperature
 from deepmd_lite.md.integrate import Bussi, Langevin, Ramp, VelocityVerlet, integrator
 from deepmd_lite.md.integrate.cell_motion import modes, projected
-from deepmd_lite.md.integrate.ledger import Ledger
+from deepmd_lite.md.integrate.ledger import MOST_OPEN, Ledger
 from deepmd_lite.md.integrate.nose_hoover import Chain
 from deepmd_lite.md.random import generator, normals, philox
 from deepmd_lite.md.state import State, degrees_of_freedom, temperature, thermal_velocities
@@ -267,3 +267,19 @@ def test_a_ledger_does_not_depend_on_order():
     assert a.total(serial) == b.total(serial) == pytest.approx(amounts.sum(), abs=1e-7)
     a.add(np.nan)
     assert a.total(serial) == b.total(serial)
+
+
+def test_a_ledger_counts_tensors_later():
+    """As a GPU gives them: the same units, whether many are open or few."""
+    amounts = np.random.default_rng(4).normal(size=MOST_OPEN + 7)
+    numbers, tensors, serial = Ledger(), Ledger(), Communicator()
+    for x in amounts:
+        numbers.add(x)
+        tensors.add(torch.tensor(x))
+    tensors.add(torch.tensor(np.nan))
+    assert 0 < len(tensors._open) < MOST_OPEN
+    assert tensors.units(serial) == numbers.units(serial) != 0
+    assert not tensors._open
+    tensors.add(torch.tensor(1.0))
+    tensors.recall(5)
+    assert tensors.units(serial) == 5

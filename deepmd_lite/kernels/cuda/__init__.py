@@ -7,6 +7,7 @@ positions are summed as integers, so results repeat bit for bit.
 from .native import Device, built, device, emulated, gpus, in_turn
 from .operations import Operations
 from .potential import CudaPotential, forecast, neighbor_list
+from .random import normals
 
 __all__ = [
     "CudaPotential",
@@ -19,4 +20,5 @@ __all__ = [
     "gpus",
     "in_turn",
     "neighbor_list",
+    "normals",
 ]

@@ -163,6 +163,11 @@ DPL_API dpl_status dpl_cuda_from_fixed(const dpl_cuda_queue* queue, int64_t n_al
                                        const double* positions, const int64_t* fixed,
                                        double* gradient, dpl_cuda_report* report);
 
+/* normals (n, 3) double: standard normal numbers, a function of ids (n), seed, stream and step
+ * alone (Philox4x32-10, Box and Muller's transform). */
+DPL_API dpl_status dpl_cuda_normals(const dpl_cuda_queue* queue, int64_t n, const int64_t* ids,
+                                    uint32_t seed, uint32_t stream, int64_t step, double* normals);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,14 +1,14 @@
 """libdpl_cuda through ctypes: which library, which GPU, and its functions on torch tensors.
 
 The library is opened when a GPU is first asked for, so that neither it nor a driver need be there
-otherwise. Tests open a build of the same source that runs on the host (`emulated`).
+otherwise. Tests put a build of the same source in its place that runs on the host (`emulated`).
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ _OUT_OF_MEMORY = 5
 _REPORT_WORDS = 7
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+_u32 = ctypes.c_uint32
 
 
 class Queue(ctypes.Structure):
@@ -101,7 +102,7 @@ class Repulsion(ctypes.Structure):
     ]
 
 
-_ARGUMENTS: dict[str, list[Any]] = {
+ARGUMENTS: dict[str, list[Any]] = {
     "device_count": [_pointer],
     "report_clear": [_pointer, _pointer],
     "report_read": [_pointer, _pointer, _i64, _i32, _pointer],
@@ -120,6 +121,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "accumulate": [_pointer] * 8,
     "repulsion_add": [_pointer] * 6,
     "from_fixed": [_pointer, _i64, _pointer, _pointer, _pointer, _pointer],
+    "normals": [_pointer, _i64, _pointer, _u32, _u32, _i64, _pointer],
 }
 """Of the functions dpl_cuda_… that return a status, as dpl_cuda.h has them."""
 
@@ -130,28 +132,20 @@ class Device:
 
     native: ctypes.CDLL
     place: torch.device
-    """Where tensors live that the kernels take; the CPU where the library is an emulation."""
+    """Where tensors live that the kernels take."""
 
     def call(self, name: str, *arguments: Any) -> None:
         """dpl_cuda_`name` on the current stream; tensors are passed as their addresses.
 
         Raises InputError with the library's message, MemoryError where memory does not suffice.
         """
-        queue, with_queue = self._queue(), name != "device_count"
+        stream = torch.cuda.current_stream(self.place).cuda_stream
+        queue = Queue(self.place.index or 0, stream)
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
         function = getattr(self.native, f"dpl_cuda_{name}")
         # the library has a CUDA runtime of its own: both must agree which GPU is current
-        with nullcontext() if self.place.type == "cpu" else torch.cuda.device(self.place):
-            status = function(*([ctypes.byref(queue)] if with_queue else []), *given)
-        if status:
-            message = self.native.dpl_cuda_last_error().decode()
-            raise MemoryError(message) if status == _OUT_OF_MEMORY else InputError(message)
-
-    def _queue(self) -> Queue:
-        if self.place.type == "cpu":
-            return Queue(0, None)
-        stream = torch.cuda.current_stream(self.place)
-        return Queue(self.place.index or 0, stream.cuda_stream)
+        with torch.cuda.device(self.place):
+            _check(self.native, function(ctypes.byref(queue), *given))
 
     def report(self) -> torch.Tensor:
         """A cleared dpl_cuda_report."""
@@ -166,16 +160,14 @@ class Device:
         return beyond.value
 
     def free_bytes(self) -> float:
-        """Memory that torch can still have on this GPU; infinite where it is emulated."""
-        if self.place.type == "cpu":
-            return float("inf")
+        """Memory that torch can still have on this GPU."""
         free, _ = torch.cuda.mem_get_info(self.place)
         cached = torch.cuda.memory_reserved(self.place) - torch.cuda.memory_allocated(self.place)
         return float(free + cached)
 
 
 _opened: dict[Path, ctypes.CDLL] = {}
-_emulation: Path | None = None
+_emulation: ctypes.CDLL | None = None
 
 
 def built() -> Path | None:
@@ -192,8 +184,8 @@ def gpus() -> int:
     path = built()
     if path is None:
         raise InputError("this build has no CUDA kernels; build it where nvcc is (docs/gpu.md)")
-    count = _i32()
-    Device(_open(path), torch.device("cpu")).call("device_count", ctypes.byref(count))
+    library, count = opened(path), _i32()
+    _check(library, library.dpl_cuda_device_count(ctypes.byref(count)))
     return count.value
 
 
@@ -207,7 +199,7 @@ def device(name: str) -> Device:
     if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
         raise InputError(f"device '{name}': expected 'cpu', 'cuda' or 'cuda:N'")
     if _emulation is not None:
-        return Device(_open(_emulation), torch.device("cpu"))
+        return Device(_emulation, torch.device("cuda", 0))
     path = built()
     if path is None:
         raise InputError(
@@ -228,7 +220,7 @@ def device(name: str) -> Device:
         raise InputError(
             f"device '{name}': {count} GPU(s) can be used here; choose one of them, {USE_CPU}"
         )
-    return Device(_open(path), torch.device("cuda", index))
+    return Device(opened(path), torch.device("cuda", index))
 
 
 def in_turn(name: str, k: int) -> str:
@@ -243,23 +235,31 @@ def in_turn(name: str, k: int) -> str:
 
 
 @contextmanager
-def emulated(path: Path) -> Iterator[None]:
-    """For tests: every 'cuda' is the library at `path`, whose device is the host."""
+def emulated(library: ctypes.CDLL) -> Iterator[None]:
+    """For tests: every 'cuda' is this library, and torch's cuda:0, which the caller emulates."""
     global _emulation
-    before, _emulation = _emulation, path
+    before, _emulation = _emulation, library
     try:
         yield
     finally:
         _emulation = before
 
 
-def _open(path: Path) -> ctypes.CDLL:
+def _check(library: ctypes.CDLL, status: int) -> None:
+    """Raises what a status means."""
+    if status:
+        message = library.dpl_cuda_last_error().decode()
+        raise MemoryError(message) if status == _OUT_OF_MEMORY else InputError(message)
+
+
+def opened(path: Path) -> ctypes.CDLL:
+    """The library at `path`. Raises InputError where it cannot be loaded."""
     if path not in _opened:
         try:
             library = ctypes.CDLL(str(path))
         except OSError as e:
             raise InputError(f"{path}: cannot be loaded ({e}); build the package anew") from None
-        for name, arguments in _ARGUMENTS.items():
+        for name, arguments in ARGUMENTS.items():
             function = getattr(library, f"dpl_cuda_{name}")
             function.argtypes, function.restype = arguments, ctypes.c_int
         library.dpl_cuda_neighbors_scratch.argtypes = [_i64, _i64]

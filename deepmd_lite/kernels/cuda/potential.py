@@ -77,12 +77,16 @@ class DeviceTable:
 class DeviceList:
     """What evaluation needs of a neighbour list, for as long as the list is the same."""
 
-    types: torch.Tensor
-    offsets: torch.Tensor
-    indices: torch.Tensor
+    copies: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
+    """Types, offsets and indices; None where those of the caller are on the device, who may then
+    let go of a long list before there is another."""
     chunks: list[Chunk]
     source: tuple[tuple[weakref.ref[torch.Tensor], int], ...]
     """The tensors that this was made of, and how often they had been changed."""
+
+    def tensors(self, env: LocalEnv) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Types, offsets and indices of `env`, which this serves, on the device."""
+        return self.copies or (env.types, env.offsets, env.indices)
 
     def serves(self, env: LocalEnv) -> bool:
         """Whether `env` has the same types and list."""
@@ -159,21 +163,22 @@ class CudaPotential:
             self._list = None  # the old one makes room
             self._list = self._prepared(env)
         found = self._list
+        types, offsets, indices = found.tensors(env)
         atoms = native.Atoms(
             n_all,
             env.n_local,
             positions.data_ptr(),
-            found.types.data_ptr(),
-            found.offsets.data_ptr(),
-            found.indices.data_ptr(),
-            len(found.indices),
+            types.data_ptr(),
+            offsets.data_ptr(),
+            indices.data_ptr(),
+            len(indices),
         )
         report = self.device.report()
         fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.place)
         energies = torch.empty(env.n_local, dtype=torch.float64, device=self.device.place)
         with torch.no_grad(), full_precision():
             for chunk in found.chunks:
-                energies[chunk[0] : chunk[1]] = self._chunk(atoms, found, chunk, fixed, report)
+                energies[chunk[0] : chunk[1]] = self._chunk(atoms, types, chunk, fixed, report)
         if self._repulsion is not None:
             pairs = ctypes.byref(self._repulsion.pairs)
             self.device.call("repulsion_add", pairs, ctypes.byref(atoms), energies, fixed, report)
@@ -186,7 +191,7 @@ class CudaPotential:
     def _chunk(
         self,
         atoms: native.Atoms,
-        found: DeviceList,
+        types: torch.Tensor,
         chunk: Chunk,
         fixed: torch.Tensor,
         report: torch.Tensor,
@@ -200,7 +205,7 @@ class CudaPotential:
         self.device.call("moments", *table, begin, end, raw, counts, report)
         descriptors = raw.new_empty(n, self._n_inputs)
         gradient = torch.empty_like(descriptors)
-        shape, types = ctypes.byref(self._descriptor), found.types[begin:end]
+        shape, types = ctypes.byref(self._descriptor), types[begin:end]
         self.device.call("describe", shape, n, order, types, counts, raw, descriptors)
         parts, first = [], 0
         for element, length in enumerate(lengths):
@@ -235,9 +240,10 @@ class CudaPotential:
             order = torch.argsort(types[begin:end], stable=True)
             lengths = torch.bincount(types[begin:end], minlength=self.n_types).tolist()
             chunks.append((begin, end, order, lengths))
-        sources = env.types, env.offsets, env.indices
+        sources, tensors = (env.types, env.offsets, env.indices), (types, offsets, indices)
+        own = all(a is b for a, b in zip(sources, tensors, strict=True))
         source = tuple((weakref.ref(x), x._version) for x in sources)
-        return DeviceList(types, offsets, indices, chunks, source)
+        return DeviceList(None if own else tensors, chunks, source)
 
     def _check_types(self, types: torch.Tensor) -> None:
         wrong = ((types < 0) | (types >= self.n_types)).nonzero()

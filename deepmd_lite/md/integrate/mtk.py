@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...system import InputError
 from ...units import ACCELERATION, BOLTZMANN, EV_PER_A3_IN_GPA
@@ -112,8 +111,9 @@ class MartynaTobiasKlein(VelocityVerlet):
         """Half a step of v' = f/m − v k with k = g + tr g / N_f, exact for constant f and g."""
         state, half_step = engine.state, 0.5 * self.timestep
         friction = self.rate + np.trace(self.rate) / self.freedom * np.eye(3)
-        decay = _function(lambda k: np.exp(-k * half_step), friction)
-        push = _function(lambda k: half_step * _mean_exponential(-k * half_step), friction)
+        decay = engine.there(_function(lambda k: np.exp(-k * half_step), friction))
+        mean = _function(lambda k: half_step * _mean_exponential(-k * half_step), friction)
+        push = engine.there(mean)
         acceleration = ACCELERATION * engine.forces * state.inverse_masses
         state.velocities.copy_(state.velocities @ decay + acceleration @ push)
 
@@ -121,8 +121,8 @@ class MartynaTobiasKlein(VelocityVerlet):
         """A step of q' = v + q g and of the cell, exact for constant v and g."""
         growth = _function(lambda g: np.exp(g * self.timestep), self.rate)
         reach = _function(lambda g: self.timestep * _mean_exponential(g * self.timestep), self.rate)
-        engine.deform(engine.cell @ growth.numpy())
-        engine.state.positions.add_(engine.state.velocities @ reach)
+        engine.deform(engine.cell @ growth)
+        engine.state.positions.add_(engine.state.velocities @ engine.there(reach))
 
     def extra_energy(self, engine: Engine) -> float:
         """eV: chains, kinetic energy of the cell and p V, less what a ramp has added to them."""
@@ -153,10 +153,11 @@ class MartynaTobiasKlein(VelocityVerlet):
         self._thermal, self._target, self._work = memory["targets"]
 
 
-def _function(f: Callable[[np.ndarray], np.ndarray], symmetric: np.ndarray) -> torch.Tensor:
+def _function(f: Callable[[np.ndarray], np.ndarray], symmetric: np.ndarray) -> np.ndarray:
     """A function of a symmetric (3, 3) matrix."""
     values, vectors = np.linalg.eigh(symmetric)
-    return torch.from_numpy((vectors * f(values)) @ vectors.T)
+    result: np.ndarray = (vectors * f(values)) @ vectors.T
+    return result
 
 
 def _mean_exponential(x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...units import BOLTZMANN
 from ..engine import Engine
+from .ledger import Energy
 from .ramp import Ramp
 from .thermostat import Thermostat
 
@@ -96,14 +97,14 @@ class NoseHooverChain(Thermostat):
         self._thermal = BOLTZMANN * temperature(-1)
         self._work = 0.0  # eV, done on the chain by a ramp
 
-    def first(self, engine: Engine, step: int, half_step: float) -> float:
+    def first(self, engine: Engine, step: int, half_step: float) -> Energy:
         """With the temperature of this step, which may be another than that of the one before."""
         before = self.extended_energy()
         self._thermal = BOLTZMANN * self.temperature(step)
         self._work += self.extended_energy() - before
         return self.last(engine, step, half_step)
 
-    def last(self, engine: Engine, step: int, half_step: float) -> float:
+    def last(self, engine: Engine, step: int, half_step: float) -> Energy:
         twice_kinetic = float(np.trace(engine.kinetic()))
         factor = self.chain.advance(twice_kinetic, self.freedom, self._thermal, half_step)
         engine.state.velocities.mul_(factor)

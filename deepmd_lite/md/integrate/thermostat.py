@@ -12,6 +12,7 @@ import torch
 from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
 from ..random import generator, normals
+from .ledger import Energy
 from .ramp import Ramp
 
 NOISE_STREAM = 1
@@ -37,15 +38,15 @@ class Thermostat:
         self.freedom = 0
         """Degrees of freedom of the atoms; set before the first step."""
 
-    def first(self, engine: Engine, step: int, half_step: float) -> float:
+    def first(self, engine: Engine, step: int, half_step: float) -> Energy:
         """At the beginning of step number `step`, for half a step (fs)."""
         return 0.0
 
-    def middle(self, engine: Engine, step: int, timestep: float) -> float:
+    def middle(self, engine: Engine, step: int, timestep: float) -> Energy:
         """Between two half drifts, for a whole step (fs)."""
         return 0.0
 
-    def last(self, engine: Engine, step: int, half_step: float) -> float:
+    def last(self, engine: Engine, step: int, half_step: float) -> Energy:
         """At the end of a step, for half a step (fs)."""
         return 0.0
 
@@ -77,7 +78,7 @@ class Langevin(Thermostat):
         super().__init__(temperature)
         self.friction, self.seed = friction, seed
 
-    def middle(self, engine: Engine, step: int, timestep: float) -> float:
+    def middle(self, engine: Engine, step: int, timestep: float) -> Energy:
         """The noise is a function of seed, step and atom id alone."""
         if not self.friction:
             return 0.0
@@ -88,7 +89,7 @@ class Langevin(Thermostat):
         spread = torch.sqrt(BOLTZMANN * self.temperature(step) / KINETIC * state.inverse_masses)
         noise = normals(state.ids, self.seed, NOISE_STREAM, step)
         state.velocities.mul_(kept).addcmul_(noise, renewed * spread)
-        return 0.5 * float(state.kinetic_tensor().trace() - before)
+        return 0.5 * (state.kinetic_tensor().trace() - before)
 
 
 class Bussi(Thermostat):
@@ -103,7 +104,7 @@ class Bussi(Thermostat):
         super().__init__(temperature)
         self.time, self.seed = time, seed
 
-    def last(self, engine: Engine, step: int, half_step: float) -> float:
+    def last(self, engine: Engine, step: int, half_step: float) -> Energy:
         """All of a step's rescaling at its end."""
         twice_kinetic = float(np.trace(engine.kinetic()))
         target = BOLTZMANN * self.temperature(step)
@@ -111,7 +112,7 @@ class Bussi(Thermostat):
         state = engine.state
         before = state.kinetic_tensor().trace()
         state.velocities.mul_(factor)
-        return 0.5 * float(state.kinetic_tensor().trace() - before)
+        return 0.5 * (state.kinetic_tensor().trace() - before)
 
     def _factor(self, reduced: float, timestep: float, step: int) -> float:
         """Of the velocities, where 2 E_kin / kT is `reduced`."""

@@ -93,9 +93,9 @@ class VelocityVerlet:
         state, half_step = engine.state, 0.5 * self.timestep * ACCELERATION
         state.velocities.addcmul_(engine.forces, half_step * state.inverse_masses)
 
-    def _half_of_the_work(self, engine: Engine) -> float:
+    def _half_of_the_work(self, engine: Engine) -> torch.Tensor:
         """eV on this rank: potential energy from the deformation, by the trapezoidal rule."""
-        return -0.5 * float((engine.virial * torch.from_numpy(self._strain)).sum())
+        return -0.5 * (engine.virial * engine.there(self._strain)).sum()
 
     def extra_energy(self, engine: Engine) -> float:
         """eV, to be added to potential and kinetic energy for what the motion conserves: what
@@ -118,15 +118,16 @@ class VelocityVerlet:
             self.thermostat.recall(memory)
 
 
-def deform(engine: Engine, strain: np.ndarray) -> float:
+def deform(engine: Engine, strain: np.ndarray) -> torch.Tensor:
     """Atoms and cell follow exp(`strain`), (3, 3); velocities the inverse, so that this is a
     canonical transformation. Returns the kinetic energy (eV) that the atoms of this rank gain."""
     state = engine.state
     before = state.kinetic_tensor().trace()
     affine = torch.matrix_exp(torch.from_numpy(strain))
     engine.deform(engine.cell @ affine.numpy())
-    state.velocities.copy_(state.velocities @ torch.matrix_exp(torch.from_numpy(-strain.T)))
-    return 0.5 * float(state.kinetic_tensor().trace() - before)
+    inverse = torch.matrix_exp(torch.from_numpy(-strain.T)).numpy()
+    state.velocities.copy_(state.velocities @ engine.there(inverse))
+    return 0.5 * (state.kinetic_tensor().trace() - before)
 
 
 def prepare_scaling(engine: Engine, conserves_momentum: bool) -> None:
@@ -136,9 +137,9 @@ def prepare_scaling(engine: Engine, conserves_momentum: bool) -> None:
     momentum = (state.masses[:, None] * state.velocities).sum(0)
     held = (1.0 - state.mobile).sum()[None]
     sums = torch.cat([momentum, state.masses.sum()[None], held])
-    total = torch.from_numpy(engine.comm.reduce(sums.numpy(), "sum"))
+    total = engine.comm.reduce(sums.cpu().numpy(), "sum")
     if conserves_momentum and total[4] == 0 and engine.n_atoms > 1:
-        state.velocities.sub_(total[:3] / total[3])
+        state.velocities.sub_(engine.there(total[:3] / total[3]))
     moving = bool(np.trace(engine.kinetic()) > 0)
     with agreement(engine.comm):
         if not moving:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..comm import agreement
 from ..engine import Engine
 from .base import Observable, System, Table
@@ -42,7 +40,7 @@ def observables(
                 observable.recall(memory[name])
             elif observable.width:
                 n = len(engine.state)
-                carried[name] = torch.zeros(n, observable.width, dtype=torch.float64)
+                carried[name] = engine.state.masses.new_zeros(n, observable.width)
             found.append(observable)
     kept = {o.name for o in found if o.width}
     for name in set(KINDS) & set(carried) - kept:

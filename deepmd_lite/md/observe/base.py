@@ -11,6 +11,7 @@ import torch
 
 from ...system import InputError
 from ..engine import Engine
+from ..state import CPU
 from .settings import Sampling, Windowed
 
 
@@ -58,7 +59,7 @@ class System:
         cls, engine: Engine, absent: tuple[bool, bool, bool], timestep: float, freedom: int
     ) -> System:
         """Of the atoms of all ranks, which must all ask."""
-        names, state = list(engine.model.type_map), engine.state
+        names, state = list(engine.model.type_map), engine.state.to(CPU)
         own = torch.zeros(len(names), 2, dtype=torch.float64)
         own.index_add_(
             0, state.types.long(), torch.stack([torch.ones_like(state.masses), state.masses], 1)
@@ -79,9 +80,10 @@ class System:
 
     def sums(self, values: torch.Tensor, engine: Engine) -> np.ndarray:
         """(elements, k): `values` (n, k) of the atoms of each rank, added up by element."""
-        element = torch.from_numpy(self.of_type)[engine.state.types.long()]
+        element = torch.from_numpy(self.of_type)[engine.state.types.long().cpu()]
         own = torch.zeros(len(self.elements), values.shape[1], dtype=torch.float64)
-        return engine.comm.reduce(own.index_add_(0, element, values).numpy(), "sum")
+        own.index_add_(0, element, values.cpu())  # on a GPU the order would not be the same twice
+        return engine.comm.reduce(own.numpy(), "sum")
 
     def need_volume(self, name: str) -> None:
         """Raises InputError unless all three axes are periodic."""
@@ -177,7 +179,8 @@ class Origins(Observable):
         since = self.samples - self._starts
         lags = np.where(since >= 0, since % self.settings.window, -1)
         then = engine.state.carried[self.name].view(len(values), -1, 3)
-        then[:, torch.from_numpy(lags == 0)] = values[:, None, :]
+        for k in np.flatnonzero(lags == 0):
+            then[:, k] = values
         self.samples += 1
         return lags, then
 

@@ -10,7 +10,6 @@ In a cell that changes, the path follows the cell.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from ..engine import Engine
 from .base import Origins, System, Table, columns
@@ -40,14 +39,14 @@ class Msd(Origins):
 
     def sample(self, engine: Engine, step: int, time: float) -> None:
         state, system = engine.state, self.system
-        path = state.positions + state.images.double() @ torch.from_numpy(engine.cell)
+        path = state.positions + state.images.double() @ engine.there(engine.cell)
         lags, then = self.follow(engine, path)
         moved = path[:, None, :] - then
         if engine.n_atoms > 1:
             weighted = (state.masses[:, None, None] * moved).sum(0)
             total = float(system.counts @ system.masses)
-            centre = engine.comm.reduce(weighted.numpy().ravel(), "sum") / total
-            moved -= torch.from_numpy(centre).view(-1, 3)
+            centre = engine.comm.reduce(weighted.cpu().numpy().ravel(), "sum") / total
+            moved -= engine.there(centre).view(-1, 3)
         squares = system.sums((moved**2).flatten(1), engine) / system.counts[:, None]
         for k, lag in enumerate(lags):
             if lag < 0:

@@ -12,6 +12,7 @@ import torch
 from ...system import InputError
 from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
+from ..state import CPU
 from .base import Observable, System, Table, columns
 from .settings import ProfileSettings
 
@@ -39,7 +40,7 @@ class TemperatureProfile(Observable):
         """Length of the lattice vector (Å) and volume of the cell (Å³), over samples."""
 
     def sample(self, engine: Engine, step: int, time: float) -> None:
-        state, axis, bins = engine.state, self.settings.axis, self.settings.bins
+        state, axis, bins = engine.state.to(CPU), self.settings.axis, self.settings.bins
         inverse = torch.from_numpy(np.linalg.inv(engine.cell))
         along = state.positions @ inverse[:, axis]
         if self.system.pbc[axis]:

@@ -17,6 +17,7 @@ from ...system import LocalEnv
 from ..engine import Engine
 from ..halo import Halo
 from ..pairs import pairs_of
+from ..state import CPU
 from .base import Observable, System, Table, columns
 from .settings import RdfSettings
 
@@ -48,7 +49,7 @@ class Rdf(Observable):
     def _wider(self, engine: Engine) -> LocalEnv:
         """A list that reaches to r_max. Atoms may have left their subdomain since the last list,
         by `drift` at most, so the halo must reach further."""
-        state = engine.state
+        state = engine.state.to(CPU)
         drift = float(engine.comm.reduce(np.array([engine.drift()]), "max")[0])
         halo = Halo(engine.halo.domain, engine.comm)
         positions, types, _ = halo.exchange(state, self.r_max + 2.0 * drift)
@@ -58,7 +59,7 @@ class Rdf(Observable):
     def _count(self, env: LocalEnv) -> np.ndarray:
         """(elements², bins) ordered pairs of this rank."""
         n, bins = len(self.system.elements), self.settings.bins
-        slots = bins * torch.from_numpy(self.system.of_type)[env.types.long()]
+        slots = bins * torch.from_numpy(self.system.of_type)[env.types.long().cpu()]
         counts = torch.zeros(n * n * bins, dtype=torch.int64)
         for pairs in pairs_of(env):
             slot = pairs.squares.sqrt().mul_(bins / self.r_max).long()

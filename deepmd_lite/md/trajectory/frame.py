@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -94,8 +95,9 @@ def ordered_slabs(engine: Engine) -> Iterator[Slab]:
     comm, state = engine.comm, engine.state
     narrow = (state.ids, state.types, state.masses)
     wide = (state.positions, state.images, state.velocities, engine.forces)
-    columns = [x.double()[:, None].numpy() for x in narrow] + [x.double().numpy() for x in wide]
-    rows = np.concatenate([*columns, engine.energies.double().numpy()[:, None]], axis=1)
+    columns = [x.double()[:, None] for x in (*narrow, engine.energies)]
+    columns[3:3] = [x.double() for x in wide]
+    rows = torch.cat(columns, dim=1).cpu().numpy()
     firsts = np.arange(comm.size + 1) * engine.n_atoms // comm.size
     rows = rows[np.argsort(rows[:, 0])]
     rows = comm.redistribute(rows, np.diff(np.searchsorted(rows[:, 0], firsts)))

@@ -1,0 +1,394 @@
+"""An emulated GPU for torch, as strict as one: what would fail on a device fails on it.
+
+`emulated(library)` makes 'cuda:0' of it. Its tensors live in memory of the host, but torch does not
+reach it: an operation that mixes them with others raises as on a GPU, `numpy` refuses them, kernels
+refuse addresses of anything else and of what has been freed, and sums in any order are refused. New
+memory holds NaN. What the host waits for and what it copies is counted in a `Traffic`.
+
+To torch itself the tensors are of the CPU, so that autograd needs no device; Python sees 'cuda:0'.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from deepmd_lite import kernels
+
+CUDA = torch.device("cuda", 0)
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+
+WAITING = {
+    *(aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default),
+    *(aten.masked_select.default, aten.bincount.default, aten.repeat_interleave.Tensor),
+    *(aten._unique2.default, aten.unique_dim.default),
+}
+"""Operations whose result, or its size, a host waits for."""
+UNINITIALISED = {
+    *(aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default),
+    *(aten.empty_strided.default, aten.new_empty_strided.default),
+}
+ADDING = {
+    *(aten.index_add_.default, aten.index_add.default, aten.scatter_add_.default),
+    *(aten.scatter_add.default,),
+}
+"""Operations that add atomically, in any order."""
+WAITING_CALLS = {"report_read", "neighbors_count", "neighbors_fill"}
+"""What dpl_cuda.h says "waits" of."""
+
+
+@dataclass
+class Traffic:
+    """What has passed between a host and its device."""
+
+    waits: int = 0
+    """Times that the host waited for the device, copies included that it had to wait for."""
+    to_host: int = 0
+    to_device: int = 0
+    """Copies."""
+    numbers: int = 0
+    """That were copied."""
+    operations: int = 0
+    """Of torch on the device, views not counted, and calls of the library."""
+
+    def since(self, before: Traffic) -> Traffic:
+        """What has come since `before`, a copy of that time."""
+        return Traffic(**{k: value - getattr(before, k) for k, value in vars(self).items()})
+
+
+traffic = Traffic()
+"""Of this process."""
+_living: weakref.WeakValueDictionary[int, DeviceTensor] = weakref.WeakValueDictionary()
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor on the device."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> DeviceTensor:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=CPU,
+        )
+        made.inner = inner
+        _living[id(made)] = made
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        return _compute(func, args, kwargs or {})
+
+    @property
+    def device(self) -> torch.device:
+        return CUDA
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+    def data_ptr(self) -> int:
+        """Kernels ask for it, and take what is contiguous."""
+        if not self.is_contiguous():
+            raise RuntimeError(f"a kernel gets a tensor with strides {self.stride()}")
+        return self.inner.data_ptr()
+
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return _moved(self, *args, **kwargs)
+
+    def cpu(self) -> torch.Tensor:
+        return _moved(self, CPU)
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.numpy()
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("no tensor of an emulated device can be exported")
+
+    def __repr__(self) -> str:
+        return f"DeviceTensor({self.inner})"
+
+
+# --- operations ---------------------------------------------------------------------------------
+
+
+def _compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """An operation with at least one tensor of the device among its arguments."""
+    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if func is aten.copy_.default:
+        _count_copy(*args[:2], non_blocking=bool((args[2:3] or [kwargs.get("non_blocking")])[0]))
+    else:
+        _check_devices(func, args, given)
+        _check_order(func, args)
+        _count(func, args)
+    own = {id(x.inner): x for x in given if isinstance(x, DeviceTensor)}
+    own |= {id(x): x for x in given if not isinstance(x, DeviceTensor)}
+    found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    if func in UNINITIALISED:
+        _spoil(found)
+    returned = lambda x: own.get(id(x)) if id(x) in own else _wrapped(x)  # noqa: E731
+    return tree_map(returned, found)
+
+
+def _inner(x: Any) -> Any:
+    return x.inner if isinstance(x, DeviceTensor) else x
+
+
+def _wrapped(x: Any) -> Any:
+    return DeviceTensor(x) if isinstance(x, torch.Tensor) else x
+
+
+def _spoil(x: torch.Tensor) -> None:
+    """All bits set: NaN, or −1."""
+    if x.numel():
+        x.untyped_storage().fill_(255)
+
+
+def _check_devices(func: Any, args: Sequence[Any], given: Sequence[torch.Tensor]) -> None:
+    """A tensor of the host without dimensions may take part, and so may indices of the host."""
+    if func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
+        indices = [x for x in args[1] if x is not None]
+        if isinstance(args[0], DeviceTensor):
+            given = [x for x in given if not any(x is i for i in indices)]
+    host = [x for x in given if not isinstance(x, DeviceTensor) and x.dim()]
+    if host and len(host) < len(given):
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 "
+            f"and cpu! (in {func}, shapes {[tuple(x.shape) for x in given]})"
+        )
+
+
+def _check_order(func: Any, args: Sequence[Any]) -> None:
+    """Sums whose last bits would change from call to call are refused."""
+    if func in ADDING and args[0].is_floating_point():
+        rows = _inner(args[2])
+        if len(rows.unique()) < rows.numel():
+            raise RuntimeError(f"{func} adds to a place more than once, in any order")
+
+
+def _count(func: Any, args: Sequence[Any]) -> None:
+    traffic.operations += not func.is_view
+    masks = func in (aten.index.Tensor, aten.index_put_.default) and any(
+        x is not None and x.dtype == torch.bool for x in args[1]
+    )
+    traffic.waits += masks or func in WAITING
+    if func is aten.index.Tensor:
+        for x in args[1]:
+            if x is not None and not isinstance(x, DeviceTensor):
+                _count_copy(args[0], x)
+
+
+def _count_copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> None:
+    there = isinstance(target, DeviceTensor), isinstance(source, DeviceTensor)
+    if not source.numel():
+        return
+    traffic.numbers += source.numel() if len(set(there)) == 2 else 0
+    traffic.operations += there == (True, True)
+    traffic.to_device += there == (True, False)
+    traffic.to_host += there == (False, True)
+    traffic.waits += len(set(there)) == 2 and not non_blocking
+
+
+# --- to the device and back ---------------------------------------------------------------------
+
+
+class _ToDevice(torch.autograd.Function):
+    """A copy, whose gradient comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, non_blocking: bool) -> torch.Tensor:
+        made = DeviceTensor(x.detach().clone())
+        _count_copy(made, x, non_blocking)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return _ToHost.apply(gradient, False), None
+
+
+class _ToHost(torch.autograd.Function):
+    """A copy, whose gradient goes there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: DeviceTensor, non_blocking: bool) -> torch.Tensor:
+        made = x.inner.detach().clone()
+        _count_copy(made, x, non_blocking)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return _ToDevice.apply(gradient, False), None
+
+
+def _moved(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """`Tensor.to`; what has to be converted is converted before the copy."""
+    copy = kwargs.pop("copy", False)
+    if args and isinstance(args[0], torch.Tensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
+    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+    device = x.device if device is None else torch.device(device)
+    if dtype is not None and dtype != x.dtype:
+        x = torch.Tensor.type(x, dtype)
+        copy = False
+    if device.type != x.device.type:
+        made = (_ToDevice if device.type == "cuda" else _ToHost).apply(x, non_blocking)
+        assert isinstance(made, torch.Tensor)
+        return made
+    return x.clone() if copy else x
+
+
+class _Mode(TorchFunctionMode):
+    """Tensors of the host that go there, and new ones that are made there."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.to:
+            return _moved(*args, **kwargs)
+        if func is torch.Tensor.pin_memory:
+            return args[0]
+        if func is torch.nn.functional.one_hot and isinstance(args[0], DeviceTensor):
+            # it makes a tensor where torch thinks that this one is
+            return _wrapped(func(*tree_map(_inner, args), **kwargs))
+        pinned = kwargs.pop("pin_memory", False)
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "cuda":
+            return func(*args, **kwargs)
+        assert not pinned, "only memory of the host can be pinned"
+        made = func(*args, **{**kwargs, "device": CPU})
+        if func in (torch.empty, torch.empty_like, torch.empty_strided):
+            _spoil(made)
+        if func in (torch.tensor, torch.as_tensor):  # made on the host
+            return _ToDevice.apply(made, False)
+        traffic.operations += 1
+        return DeviceTensor(made)
+
+
+# --- the library --------------------------------------------------------------------------------
+
+
+class Library:
+    """The emulated kernels; every address that they are given must be one of the device."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._library, name)
+        action = name.removeprefix("dpl_cuda_")
+        if action not in kernels.cuda.native.ARGUMENTS:
+            return function
+
+        def checked(*arguments: Any) -> int:
+            ranges = _allocated()
+            for k, argument in enumerate(arguments):
+                for address in _addresses(argument, function.argtypes[k]):
+                    if not any(first <= address < last for first, last in ranges):
+                        raise AssertionError(
+                            f"{name}: argument {k} holds an address that is not of the device, or "
+                            "of memory that has been freed"
+                        )
+            traffic.operations += 1
+            traffic.waits += action in WAITING_CALLS
+            status: int = function(*arguments)
+            return status
+
+        return checked
+
+
+def _allocated() -> list[tuple[int, int]]:
+    """First and last address + 1 of all storage of the device."""
+    storages = [x.inner.untyped_storage() for x in list(_living.values())]
+    return sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()})
+
+
+def _addresses(argument: Any, kind: Any) -> Iterator[int]:
+    """Those of the device that an argument holds: what it points to itself belongs to the host
+    where it is a struct or a number to be filled in."""
+    target = getattr(argument, "_obj", None)
+    if target is None:
+        if kind is ctypes.c_void_p and argument:
+            yield argument
+    elif isinstance(target, ctypes.Structure) and not isinstance(target, kernels.cuda.native.Queue):
+        for field, of in target._fields_:
+            if of is ctypes.c_void_p and getattr(target, field):
+                yield getattr(target, field)
+
+
+@contextmanager
+def emulated(library: ctypes.CDLL) -> Iterator[Traffic]:
+    """'cuda:0' is an emulated device with the kernels of `library`; what passes is counted."""
+    mode = _Mode()
+    run_backward = torch.autograd._engine_run_backward
+
+    def with_mode(*args: Any, **kwargs: Any) -> Any:
+        with mode:  # torch leaves it when it calls what a mode may replace
+            return run_backward(*args, **kwargs)
+
+    with ExitStack() as stack:
+        for name, instead in _torch_cuda().items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, instead))
+        stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", with_mode))
+        stack.enter_context(kernels.cuda.emulated(Library(library)))
+        stack.enter_context(mode)
+        yield traffic
+
+
+def _torch_cuda() -> dict[str, Callable[..., Any]]:
+    """What the package asks of torch.cuda."""
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None: ...
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1.0
+
+    def on(place: Any, value: Any) -> Any:
+        assert torch.device(place) == CUDA
+        return value
+
+    return {
+        "current_stream": lambda place: on(place, SimpleNamespace(cuda_stream=0)),
+        "device": lambda place: on(place, nullcontext()),
+        "mem_get_info": lambda place: on(place, (2**40, 2**40)),
+        "memory_reserved": lambda place: on(place, 0),
+        "memory_allocated": lambda place: on(place, 0),
+        "max_memory_allocated": lambda place: on(place, 1),
+        "get_device_name": lambda place: on(place, "emulated"),
+        "synchronize": lambda place: on(place, None),
+        "Event": Event,
+    }
