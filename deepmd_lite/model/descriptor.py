@@ -19,6 +19,7 @@ from ..system import InputError, LocalEnv
 from . import radial
 from .activations import Jet
 from .config import DescriptorConfig
+from .first_weights import spread_over_distances
 from .networks import Embedding
 from .statistics import Scales, seen_pairs
 from .table import Grid, hermite_coefficients
@@ -68,6 +69,17 @@ class Descriptor(nn.Module):
         self.dtype = torch.float64
 
     # --- construction -----------------------------------------------------------------------
+
+    def spread_over_distances(self, shortest: float, generator: torch.Generator) -> None:
+        """First weights for a training: see `first_weights`; distances from `shortest` Å on."""
+        d = self.config
+
+        def mean_s(r: torch.Tensor) -> torch.Tensor:
+            s = reference.switch(r, d.rcut_smth, d.rcut) / (r + d.env_protection)
+            return ((s[..., None] - self.davg[:, 0]) / self.dstd[:, 0]).mean(-1)
+
+        embedding = self.embedding_networks()
+        spread_over_distances(embedding, mean_s, shortest, d.rcut, self.grid.spacing, generator)
 
     @property
     def n_types(self) -> int:

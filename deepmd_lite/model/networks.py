@@ -25,7 +25,8 @@ class Layers(nn.Module):
 
     Parameters of layer l: `weight_l` (copies, in, out), `bias_l` (copies, 1, out) and, with
     `resnet_dt`, `step_l` (copies, 1, out). Initial values as in DeePMD-kit: weights
-    N(0, 1/(in + out)), biases N(0, 1), steps N(0.1, 0.001²).
+    N(0, 1/(in + out)), biases N(0, 1), steps N(0.1, 0.001²); a training gives the embedding
+    another first layer (`first_weights`).
     """
 
     def __init__(

@@ -28,6 +28,8 @@ TABLE_REACH = 0.75
 STREAMS = 2
 """Random numbers of the first descriptor come from stream 1, those of the fitting from 2, those of
 another descriptor k from 2 + k."""
+FIRST_LAYERS = 500
+"""Those of the first layer of embedding k, where it is spread over distances, from 500 + k."""
 _ONLY = "descriptors.0."
 
 
@@ -127,6 +129,14 @@ class Potential(nn.Module):
         if len(self.descriptors) != 1:
             raise InputError(f"expected one descriptor, found {len(self.descriptors)}")
         return self.descriptors[0]
+
+    def spread_over_distances(self, seed: int) -> Potential:
+        """First weights of the embeddings for a training, from `seed`: see `first_weights`."""
+        for k, d in enumerate(self.descriptors):
+            generator = generator_of(seed, d.config.seed, FIRST_LAYERS + k)
+            assert generator is not None
+            d.spread_over_distances(self.table_min_distance(), generator)
+        return self
 
     def to_precision(self, precision: str) -> Potential:
         """Arithmetic in 'float64' or 'float32'; positions and sums over atoms stay float64.

@@ -285,7 +285,8 @@ def initial_potential(
     """
     if init_model is None:
         statistics = statistics_from(environments(data.frames), settings.model)
-        potential = Potential(settings.model, statistics, seed=settings.training.seed)
+        seed = settings.training.seed
+        potential = Potential(settings.model, statistics, seed).spread_over_distances(seed)
         _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)

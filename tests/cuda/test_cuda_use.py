@@ -210,7 +210,7 @@ def test_ranks_take_turns_at_the_gpus_of_their_machine(pretend, monkeypatch):
 
 def test_models_of_others_stay_on_the_processor():
     class Model:
-        rcut, type_map = 4.0, ["Si"]
+        rcut, type_map, evaluate = 4.0, ["Si"], None
 
     with pytest.raises(InputError, match="this model computes on the CPU alone"):
         Calculator(Model(), device="cuda")
