@@ -267,8 +267,9 @@ def check_cell_changes(
         )
     if n_held:
         raise InputError(
-            f"{name} changes the cell, and the {n_held} frozen atoms would have to move with it "
-            "while the forces on them count in its stress: use an nvt ensemble, or no 'frozen'"
+            f"{name} changes the cell, and the {n_held} held atoms would have to move with it "
+            "while the forces on them count in its stress: use an nvt ensemble, or take out "
+            "'frozen' and the constraints of the structure"
         )
     provenance = getattr(model, "provenance", None)
     if provenance is None or provenance.get("virials trained") is True:

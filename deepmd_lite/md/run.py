@@ -154,6 +154,11 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
     )
     for line in config.warnings():
         log(line)
+    if simulation.n_held:
+        log(
+            f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "
+            f"{simulation.n_atoms - simulation.n_held} move"
+        )
     if len(config.model) > 1:
         log(f"model deviation in model_devi.out, with {', '.join(config.model[1:])}")
     grid = " x ".join(map(str, simulation.domain.grid))

@@ -67,7 +67,8 @@ class Simulation:
     ) -> None:
         """Place the atoms and evaluate them.
 
-        `atoms`: the structure, looked at on rank 0 only and not changed; `model`: path of a `.dpl`
+        `atoms`: the structure, looked at on rank 0 only and not changed; those that its constraints
+        fix are held; `model`: path of a `.dpl`
         file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`, or several
         of those: the first drives, all give the model deviation. The other keys are those of the
         input file (`MdConfig`): timestep fs, skin Å, masses u by element; `output` None writes no
@@ -125,6 +126,7 @@ class Simulation:
         with agreement(self.comm):
             self.integrator = integrator(self.ensemble, self.timestep, steps, start.integrator)
             warnings = check_cell_changes(self.ensemble, start.pbc, held, self.model, force)
+        self.n_held = held
         moving, alone = self.n_atoms - held, self.integrator.conserves_momentum and not held
         self.freedom = degrees_of_freedom(moving, alone)
         return warnings

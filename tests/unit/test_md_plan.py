@@ -144,7 +144,7 @@ def test_what_is_frozen_counts_where_it_can(folder, capsys):
     text = Path("md.yaml").read_text()
     Path("md.yaml").write_text(text + "frozen: {elements: [Cu]}\n")
     assert main(["md", "md.yaml", "--dry-run"]) == 1
-    assert "frozen: holds all 48 atoms" in capsys.readouterr().err
+    assert "holds all 48 atoms" in capsys.readouterr().err
 
 
 def test_too_much_memory_is_a_warning():

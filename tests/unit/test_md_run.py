@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.units import fs
 from models import random_potential
 from pair_potential import PairPotential
@@ -179,6 +180,19 @@ def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
         assert (folder / "run" / name).read_text() == (folder / "whole" / name).read_text()
     with pytest.raises(InputError, match="is at step 12 already"):
         run_input(whole, resume=True, quiet=True)
+
+
+def test_atoms_held_by_the_structure_are_said_and_stay_held(folder):
+    atoms = ase.io.read("cu.extxyz")
+    atoms.set_constraint(FixAtoms(indices=[3]))
+    ase.io.write("cu.traj", atoms)
+    whole = {**yaml.safe_load((folder / "md.yaml").read_text()), "structure": "cu.traj"}
+    run_input({**whole, "steps": 6}, quiet=True)
+    assert "2 atoms are held, by constraints of the structure" in (folder / "run/log").read_text()
+    run_input(whole, resume=True, quiet=True)
+    first, *_, last = ase.io.read("run/trajectory.extxyz", ":")
+    still = np.flatnonzero(np.abs(first.positions - last.positions).max(axis=1) < 1e-7)
+    assert still.tolist() == [3, 35]
 
 
 def test_a_deviation_written_by_others_is_left_alone(folder):
