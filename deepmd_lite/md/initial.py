@@ -50,6 +50,8 @@ class Start:
     """Bytes that the files of the continued run had at this step."""
     source: Path | None = None
     """The restart that the run goes on from."""
+    began_with: dict[str, Any] = field(default_factory=dict)
+    """What the input said when the run began (`continuing.record`); nothing: it is not known."""
     damaged: tuple[str, ...] = ()
     """A line for each newer restart that cannot be used."""
 

@@ -1,6 +1,7 @@
 """The MD input, the files of a run, going on with it, and what it says when it cannot."""
 
 import csv
+import json
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,7 +16,7 @@ from ase.units import fs
 from models import random_potential
 from pair_potential import PairPotential
 
-from deepmd_lite.md import Simulation, run_input
+from deepmd_lite.md import Simulation, restart, run_input
 from deepmd_lite.md import communicator as find_communicator
 from deepmd_lite.md.comm import Communicator
 from deepmd_lite.md.config import MdConfig
@@ -202,6 +203,73 @@ def test_a_deviation_written_by_others_is_left_alone(folder):
     (folder / "run/model_devi.out").write_text("of another command\n")
     run_input(whole, resume=True, quiet=True)
     assert (folder / "run/model_devi.out").read_text() == "of another command\n"
+
+
+@pytest.fixture
+def begun(folder):
+    """The input of a run of 8 steps."""
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "steps": 8}, quiet=True)
+    return whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"masses": {"Cu": 64.0}},
+        {"frozen": {"indices": [0]}},
+        {"replicate": [1, 1, 3]},
+        {"structure": "other.extxyz"},
+        {"velocities": {"temperature": 80, "seed": 4}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_changes_that_would_have_no_effect_are_refused(begun, folder, change):
+    ase.io.write("other.extxyz", copper(2))
+    before = {p: p.read_bytes() for p in sorted((folder / "run").iterdir()) if p.is_file()}
+    (key,) = change
+    with pytest.raises(InputError, match=f"^{key}.* differs .* has no effect .* begin a new run"):
+        run_input({**begun, **change}, resume=True, quiet=True)
+    assert before == {p: p.read_bytes() for p in sorted((folder / "run").iterdir()) if p.is_file()}
+
+
+def test_changes_that_count_are_said(begun, folder):
+    model = random_potential(("Cu",), rcut=4.0, seed=9)
+    save_model(model, "other.dpl")
+    langevin = {**begun["ensemble"], "temperature": 60}
+    changed = {**begun, "model": "other.dpl", "ensemble": langevin, "timestep": 0.2}
+    run_input(changed, resume=True, quiet=True)
+    notes = [x for x in (folder / "run/log").read_text().splitlines() if x.startswith("note: ")]
+    said = "differs from the input that the run began with"
+    assert sorted(notes) == [
+        f"note: ensemble/temperature {said}: [50.0, 50.0] then, [60.0, 60.0] now",
+        f"note: model {said}",
+        f"note: timestep {said}: 0.1 then, 0.2 now",
+    ]
+
+
+def test_what_is_free_to_change_is_not_said(begun, folder):
+    """Files that have moved and velocities left out are no changes; the structure may be gone."""
+    (folder / "elsewhere").mkdir()
+    for name in ("cu.dpl", "cu.extxyz"):
+        (folder / name).rename(folder / "elsewhere" / name)
+    moved = {"model": "elsewhere/cu.dpl", "structure": "elsewhere/cu.extxyz"}
+    output = {**begun["output"], "thermo": 1}
+    begun.pop("velocities")
+    run_input({**begun, **moved, "steps": 9, "output": output}, resume=True, quiet=True)
+    (folder / "elsewhere/cu.extxyz").unlink()
+    run_input({**begun, "model": "elsewhere/cu.dpl", "steps": 10}, resume=True, quiet=True)
+    assert "note:" not in (folder / "run/log").read_text()
+
+
+def test_restarts_without_a_record_are_read(begun, folder):
+    for path in (folder / "run/restart").glob("*/manifest.json"):
+        header = json.loads(path.read_text())
+        header.pop("began_with")
+        header.pop("sha256")
+        path.write_text(json.dumps({**header, "sha256": restart._digest(header)}))
+    assert run_input({**begun, "masses": {"Cu": 64.0}}, resume=True, quiet=True).steps == 4
+    assert "note: the restart has no record of the input" in (folder / "run/log").read_text()
 
 
 def test_nothing_to_go_on_from(folder):
