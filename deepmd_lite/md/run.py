@@ -54,10 +54,10 @@ def run_input(
 
     `comm`: a communicator of mpi4py; by default all ranks if an MPI launcher started this process.
     `resume`: go on from the newest restart in the output folder, to the same last step. `force`:
-    only warn of a model without virials where the cell changes. `threads` of each rank: by default
-    the CPUs are shared among the ranks of a machine; a process alone is left as it is. Model and
-    structure are looked up in the working directory, then beside the input file; the output folder
-    is relative to the working directory.
+    only warn of a model without virials where the cell changes, and of too little memory. `threads`
+    of each rank: by default the CPUs are shared among the ranks of a machine; a process alone is
+    left as it is. Model and structure are looked up in the working directory, then beside the input
+    file; the output folder is relative to the working directory.
 
     SIGTERM and SIGUSR1 write a restart and return; Ctrl-C writes one and raises KeyboardInterrupt.
     Raises InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the

@@ -25,6 +25,7 @@ from .ensemble import Ensemble, Frozen, check_cell_changes, listed
 from .guards import Trip, Watch, stop
 from .initial import from_structure, hold, set_temperature
 from .integrate import integrator
+from .memory import check_room
 from .observe import Observable, System, observables
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
@@ -75,8 +76,9 @@ class Simulation:
         files. `steps` of the whole run matters to ramps only.
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, velocities, frozen and replicate are then not used. `force`: only warn of a
-        model without virials where the cell changes. `comm`: a communicator of mpi4py; None is
-        this process alone. Raises InputError for arguments that do not hold together.
+        model without virials where the cell changes, and of too little memory. `comm`: a
+        communicator of mpi4py; None is this process alone. Raises InputError for arguments that do
+        not hold together.
         """
         self.comm = wrap(comm)
         device = gpu_of_rank(device, self.comm)
@@ -95,7 +97,10 @@ class Simulation:
                 checked_grid(grid, self.comm.size)
         self.timestep = timestep
         self._saved_step = -1
+        warnings: list[str] = []
         if resume is None:
+            reach = self.model.rcut + skin
+            warnings = check_room(atoms, replicate, grid, reach, self.comm, force)
             start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
             hold(start, selections, self.model.type_map, self.comm)
         else:
@@ -103,7 +108,7 @@ class Simulation:
             self._saved_step = start.step
         self.start, self.n_atoms = start, start.n_atoms
         self.step = start.step
-        warnings = self._choose_integrator(steps, force)
+        warnings += self._choose_integrator(steps, force)
         self.resumed = resume is not None
         self._open(quiet, warnings)
         target = max(self.ensemble.temperature or (0.0,))
