@@ -99,7 +99,7 @@ def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
     """The model at a path or as it is, in the precision asked for; of several a `Committee`.
 
     It evaluates on `device`: 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such
-    device, or for a model that cannot go there.
+    device, for a model that cannot go there, and for what is no model.
     """
     if isinstance(model, (list, tuple)):
         names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
@@ -107,6 +107,11 @@ def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
         return models[0] if len(models) == 1 else Committee(models, names)
     if isinstance(model, (str, Path)):
         return load_model(model, precision).to_device(device)
+    if not all(hasattr(model, name) for name in ("rcut", "type_map", "evaluate")):
+        raise InputError(
+            "model: expected the path of a model file, or an object with rcut, type_map and "
+            f"evaluate; found {type(model).__name__}"
+        )
     if device != getattr(model, "device", "cpu"):
         if not hasattr(model, "to_device"):
             raise InputError(f"device '{device}': this model computes on the CPU alone")

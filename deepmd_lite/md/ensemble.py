@@ -144,6 +144,11 @@ class Ensemble(Section):
     seed: Seed | None = None
     """Of the noise."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _type_alone(cls, data: Any) -> Any:
+        return {"type": data} if isinstance(data, str) else data
+
     @model_validator(mode="after")
     def _complete(self) -> Ensemble:
         """Refuse keys that the type lacks, fill in the defaults of those that it has."""

@@ -102,6 +102,8 @@ def _unit(
     """Arrays of the structure before it is replicated, checked."""
     if atoms is None or len(atoms) == 0:
         raise InputError("structure: there are no atoms in it")
+    if not isinstance(atoms, Atoms):
+        raise InputError(f"structure: expected ASE's Atoms, found {type(atoms).__name__}")
     symbols = atoms.get_chemical_symbols()
     unused = set(masses) - set(symbols)
     if unused:

@@ -122,7 +122,7 @@ def check_room(
     wanted = 0.0
     with agreement(comm):
         # without atoms, or with such positions, it is refused for that
-        if atoms is not None and len(atoms) and np.isfinite(atoms.positions).all():
+        if isinstance(atoms, Atoms) and len(atoms) and np.isfinite(atoms.positions).all():
             _, sub = mean_subdomain(atoms, replicate, grid, comm.size, reach)
             wanted = sub.bytes()
     host, free = socket.gethostname(), available_bytes()

@@ -102,11 +102,47 @@ def test_bad_input_is_named(change, message):
         ({"masses": {"Au": 3.0}}, "element Au is not in the structure"),
         ({"precision": "float32"}, "call its to_precision"),
         ({"ensemble": {"type": "nvt"}}, "key 'type'"),
+        ({"ensemble": "nvt"}, "key 'type'"),
+        ({"ensemble": 3}, "key 'ensemble'"),
+        ({"output": 3}, "key 'output'"),
+        ({"velocities": 600}, "key 'velocities'"),
+        ({"timestep": "1 fs"}, "key 'timestep'"),
+        ({"timestep": np.inf}, "key 'timestep'"),
+        ({"replicate": 2}, "key 'replicate'"),
+        ({"replicate": (2, 0, 1)}, "key 'replicate/1'"),
+        ({"steps": "x"}, "key 'steps'"),
+        ({"balance": "evenly"}, "key 'balance'"),
+        ({"timestp": 1}, "unknown key 'timestp'; did you mean 'timestep'"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(InputError, match=message):
         Simulation(copper(), PairPotential(), **options)
+
+
+def test_what_is_no_model_structure_or_number_of_steps():
+    with pytest.raises(InputError, match=r"model: expected the path of a model file.* found int"):
+        Simulation(copper(), 1)
+    with pytest.raises(InputError, match="expected ASE's Atoms, found str"):
+        Simulation("cu.extxyz", PairPotential())
+    simulation = Simulation(copper(), PairPotential())
+    for steps in (-5, 2.5, "3"):
+        with pytest.raises(InputError, match=r"run: steps .* expected a whole number"):
+            simulation.run(steps)
+
+
+def test_short_forms_of_arguments(tmp_path):
+    made = Simulation(
+        copper(),
+        PairPotential(),
+        ensemble="nve",
+        output=tmp_path / "out",
+        replicate=np.array([1, 1, 2]),
+        masses=None,
+    )
+    assert (made.ensemble.type, made.n_atoms) == ("nve", 64)
+    made.run(np.int64(1))
+    assert (tmp_path / "out/thermo.csv").exists()
 
 
 def test_bad_structures_are_named():
