@@ -90,8 +90,12 @@ class Guards(Section):
     """On pairs closer than any in the training data."""
 
 
-SHORT = 0.01
-"""fs: a timestep that is shorter was probably given in ps."""
+SHORT_TIMESTEP = 0.05
+"""fs; a shorter one was probably given in ps."""
+STRONG_FRICTION = 0.5
+"""In a timestep; more of it was probably given in 1/ps."""
+TIMESTEPS_OF_TIME_CONSTANT = 10
+"""A thermostat or barostat with a shorter time constant was probably given it in ps."""
 
 
 def _path_alone(value: object) -> object:
@@ -163,11 +167,24 @@ class MdConfig(Settings):
             raise ValueError("output/model_devi needs several models: model: [a.dpl, b.dpl]")
         return self
 
-    def warnings(self) -> list[str]:
-        """What is allowed, and rarely meant."""
-        if self.timestep < SHORT:
-            return [f"warning: timestep {self.timestep:g} fs is very short; it is in fs, not ps"]
-        return []
+    def notes(self) -> list[str]:
+        """What is allowed, and rarely meant: values that look like another program's units."""
+        found, e = [], self.ensemble
+        if self.timestep < SHORT_TIMESTEP:
+            found.append(f"timestep {self.timestep:g} fs is very short; its unit is fs, not ps")
+        if (e.friction or 0.0) * self.timestep > STRONG_FRICTION:
+            found.append(
+                f"friction {e.friction:g}/fs makes atoms forget their velocities within a timestep "
+                f"or two of {self.timestep:g} fs; its unit is 1/fs, not 1/ps"
+            )
+        for key in ("thermostat_time", "barostat_time"):
+            value = getattr(e, key)
+            if value is not None and value < TIMESTEPS_OF_TIME_CONSTANT * self.timestep:
+                found.append(
+                    f"{key} {value:g} fs is less than {TIMESTEPS_OF_TIME_CONSTANT} timesteps of "
+                    f"{self.timestep:g} fs; its unit is fs, not ps"
+                )
+        return found
 
     @field_validator("structure", mode="before")
     @classmethod

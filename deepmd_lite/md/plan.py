@@ -127,7 +127,7 @@ class Plan:
             rows["GPU memory"] = f"{size(cuda.forecast(*own))} for each rank, and working memory"
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
-        made += c.warnings()
+        made += [f"note: {line}" for line in c.notes()]
         wanted = self.bytes_per_rank * self.ranks_here
         if wanted > self.available_bytes:
             made.append(

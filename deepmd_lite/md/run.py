@@ -162,8 +162,8 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
         f"{simulation.timestep:g} fs"
     )
-    for line in config.warnings():
-        log(line)
+    for line in config.notes():
+        log(f"note: {line}")
     if simulation.n_held:
         log(
             f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -91,6 +92,37 @@ def test_defaults():
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         parse(MdConfig, {**MINIMAL, **change}, "md.yaml")
+
+
+LANGEVIN = {"type": "nvt-langevin", "temperature": 300}
+SCR = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        ({"timestep": 0.001}, ["timestep 0.001 fs .* fs, not ps"]),
+        ({"ensemble": {**LANGEVIN, "friction": 10}}, ["friction 10/fs .* 1/fs, not 1/ps"]),
+        ({"ensemble": {**SCR, "thermostat_time": 0.1}}, ["thermostat_time 0.1 fs .* fs, not ps"]),
+        (
+            {"ensemble": {**SCR, "thermostat_time": 0.1, "barostat_time": 1}},
+            ["thermostat_time", "barostat_time 1 fs .* 10 timesteps of 1 fs"],
+        ),
+        ({"timestep": 0.1, "ensemble": {**LANGEVIN, "friction": 0.1}}, []),
+        ({"ensemble": {**SCR, "thermostat_time": 20, "barostat_time": 100}}, []),
+    ],
+)
+def test_units_of_other_programs_are_noted(change, messages):
+    notes = parse(MdConfig, {**MINIMAL, **change}, "md.yaml").notes()
+    assert len(notes) == len(messages)
+    for note, message in zip(notes, messages, strict=True):
+        assert re.search(message, note)
+
+
+def test_notes_are_in_the_log(folder):
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "timestep": 0.001, "steps": 1}, quiet=True)
+    assert "note: timestep 0.001 fs is very short" in (folder / "run/log").read_text()
 
 
 @pytest.mark.parametrize(
