@@ -130,8 +130,8 @@ def check_room(
     wanted = comm.share(wanted) * n_here
     own = None
     if free is not None and wanted > free:
-        ranks = "1 rank" if n_here == 1 else f"{n_here} ranks"
-        own = f"memory: {ranks} on {host} want {size(wanted)}, {size(free)} are free"
+        ranks = "1 rank wants" if n_here == 1 else f"{n_here} ranks want"
+        own = f"memory of {host}: {ranks} {size(wanted)}, {size(free)} are free"
     short = [line for line in comm.collect(own) if line is not None]
     if short and not force:
         with agreement(comm):
@@ -139,7 +139,7 @@ def check_room(
                 f"{short[0]}: use more machines or fewer atoms (a smaller replicate); --force goes "
                 "on all the same"
             )
-    return [f"{line}; going on as asked" for line in dict.fromkeys(short)]
+    return [f"{line}; going on as asked" for line in short[:1]]
 
 
 def available_bytes() -> float | None:

@@ -175,7 +175,7 @@ def test_a_run_without_room_is_refused_before_it_makes_atoms(folder, monkeypatch
     monkeypatch.setattr("deepmd_lite.md.simulation.from_structure", None)
     assert main(["md", "md.yaml"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "want 2" in line
+    assert "1 rank wants 2" in line
     assert "are free: use more machines or fewer atoms" in line
     assert not (folder / "run").exists()
 
@@ -194,7 +194,7 @@ def test_ranks_of_a_machine_share_its_memory(folder, monkeypatch):
 
     free = 1.5 * half.bytes()
     monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: free)
-    with pytest.raises(DeepmdLiteError, match=r"2 ranks on .* want .* are free"):
+    with pytest.raises(DeepmdLiteError, match=r"2 ranks want .* are free"):
         check_room(ball(), (1, 1, 1), None, 6.0, Two(), False)
     (line,) = check_room(ball(), (1, 1, 1), None, 6.0, Two(), True)
     assert line.endswith("going on as asked")
