@@ -118,9 +118,10 @@ def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
         return models[0] if len(models) == 1 else Committee(models, names)
     if isinstance(model, (str, Path)):
         return load_model(model, precision).to_device(device)
-    if not hasattr(model, "evaluate"):
+    if not all(hasattr(model, name) for name in ("rcut", "type_map", "evaluate")):
         raise InputError(
-            f"model: expected a .dpl file, a Potential or a list of them; found {model!r}"
+            "model: expected the path of a model file, or an object with rcut, type_map and "
+            f"evaluate; found {type(model).__name__}"
         )
     if device != getattr(model, "device", "cpu"):
         if not hasattr(model, "to_device"):

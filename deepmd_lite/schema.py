@@ -76,7 +76,8 @@ S = TypeVar("S", bound=Section)
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The mapping in a JSON or YAML file (by content: YAML is a superset of JSON).
 
-    Raises InputError if the file is missing, is not valid, or does not hold a mapping.
+    Raises InputError if the file is missing, is not valid, gives a key twice, or does not hold a
+    mapping.
     """
     path = Path(path)
     try:
@@ -86,7 +87,12 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not a text file; expected JSON or YAML") from None
     try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json":
+            data = json.loads(text, object_pairs_hook=_each_once)
+        else:
+            data = yaml.load(text, Loader=_EachOnce)  # a safe one
+    except _GivenTwice as e:
+        raise InputError(f"{path}: {e}") from None
     except json.JSONDecodeError as e:
         raise InputError(f"{path}: line {e.lineno}: not valid JSON: {e.msg}") from None
     except (yaml.YAMLError, RecursionError) as e:
@@ -97,6 +103,38 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
     return data
+
+
+class _GivenTwice(Exception):
+    """A key that a mapping has twice, of which one would be lost."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found and not key.startswith("_comment"):
+            raise _GivenTwice(f"key '{key}' is given twice; leave one of them")
+        found[key] = value
+    return found
+
+
+class _EachOnce(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, without mappings that have a key twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        found = set()
+        for key, _ in node.value:
+            # a merge (<<) gives keys to be replaced; it may come more than once
+            if not isinstance(key, yaml.ScalarNode) or key.value.startswith(("_comment", "<<")):
+                continue
+            if key.value in found:
+                line = key.start_mark.line + 1
+                raise _GivenTwice(
+                    f"line {line}: key '{key.value}' is given twice; leave one of them"
+                )
+            found.add(key.value)
+        return node
 
 
 def parse(section: type[S], data: Mapping[str, Any], where: str) -> S:

@@ -30,7 +30,8 @@ def add_md(verbs: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--force",
         action="store_true",
-        help="let the cell change with a model that was not trained on virials",
+        help="let the cell change with a model that was not trained on virials; start a run that "
+        "wants more memory than is free",
     )
     common(p)
     p.set_defaults(run=_md)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import (
     BeforeValidator,
     Field,
@@ -89,11 +90,58 @@ class Guards(Section):
     """On pairs closer than any in the training data."""
 
 
-SHORT = 0.01
-"""fs: a timestep that is shorter was probably given in ps."""
+SHORT_TIMESTEP = 0.05
+"""fs; a shorter one was probably given in ps."""
+STRONG_FRICTION = 0.5
+"""In a timestep; more of it was probably given in 1/ps."""
+TIMESTEPS_OF_TIME_CONSTANT = 10
+"""A thermostat or barostat with a shorter time constant was probably given it in ps."""
 
 
-class MdConfig(Section):
+def _path_alone(value: object) -> object:
+    return {"directory": value} if isinstance(value, (str, Path)) else value
+
+
+def _listed_array(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+Triple = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], BeforeValidator(_listed_array)]
+"""A number for each lattice vector."""
+
+
+class Settings(Section):
+    """What `Simulation` takes besides structure and model; the input has the same keys."""
+
+    replicate: Triple = (1, 1, 1)
+    ensemble: Ensemble = Ensemble()
+    frozen: Annotated[list[Frozen], BeforeValidator(listed)] = []
+    """Atoms that are held: one selection, or a list of which each counts."""
+    velocities: Velocities | None = None
+    """Default: those of the structure, or zero."""
+    masses: dict[str, PositiveFloat] = {}
+    """u, by element; default: those of the structure (ASE's standard masses)."""
+    timestep: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """fs."""
+    steps: NonNegativeInt | None = None
+    """Of the whole run, over which ramps go."""
+    skin: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Å, by which the neighbour list reaches beyond the cutoff."""
+    grid: Triple | None = None
+    """Subdomains along each lattice vector; default: chosen for the least surface."""
+    balance: Literal["atoms", "time", "off"] = "atoms"
+    """What the planes between subdomains divide evenly: atoms, or the time that the model takes
+    for them (the planes then depend on the machine's mood, and so do the last bits)."""
+    output: Annotated[Output, BeforeValidator(_path_alone)] | None = None
+    """None: no files. A path alone is the directory."""
+    guards: Guards = Guards()
+    device: DeviceName = "cpu"
+    """Where the model computes."""
+    precision: Literal["float64", "float32"] | None = None
+    """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
+
+
+class MdConfig(Settings):
     """The whole input of `dpl md`."""
 
     model: list[str] = Field(min_length=1)
@@ -102,30 +150,10 @@ class MdConfig(Section):
     """Anything ASE reads; its last frame, unless `file@index` says which."""
     elements: list[str] | None = None
     """Of the atom types 1, 2, … of a LAMMPS data file; default: by its type labels or masses."""
-    replicate: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
-    ensemble: Ensemble = Ensemble()
-    frozen: Annotated[list[Frozen], BeforeValidator(listed)] = []
-    """Atoms that are held: one selection, or a list of which each counts."""
-    velocities: Velocities | None = None
-    """Default: those of the structure, or zero."""
-    masses: dict[str, PositiveFloat] = {}
-    """u, by element; default: those of the structure (ASE's standard masses)."""
-    timestep: PositiveFloat = 1.0
     steps: NonNegativeInt
     """In total: a continued run ends at the same step as one that was never interrupted."""
     skin: Annotated[float, Field(ge=0.1, le=5.0)] = 1.0
-    """Å, by which the neighbour list reaches beyond the cutoff."""
-    grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    """Subdomains along each lattice vector; default: chosen for the least surface."""
-    balance: Literal["atoms", "time", "off"] = "atoms"
-    """What the planes between subdomains divide evenly: atoms, or the time that the model takes
-    for them (the planes then depend on the machine's mood, and so do the last bits)."""
-    output: Output = Output()
-    guards: Guards = Guards()
-    device: DeviceName = "cpu"
-    """Where the model computes."""
-    precision: Literal["float64", "float32"] | None = None
-    """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
+    output: Annotated[Output, BeforeValidator(_path_alone)] = Output()
 
     @field_validator("model", mode="before")
     @classmethod
@@ -139,11 +167,24 @@ class MdConfig(Section):
             raise ValueError("output/model_devi needs several models: model: [a.dpl, b.dpl]")
         return self
 
-    def warnings(self) -> list[str]:
-        """What is allowed, and rarely meant."""
-        if self.timestep < SHORT:
-            return [f"warning: timestep {self.timestep:g} fs is very short; it is in fs, not ps"]
-        return []
+    def notes(self) -> list[str]:
+        """What is allowed, and rarely meant: values that look like another program's units."""
+        found, e = [], self.ensemble
+        if self.timestep < SHORT_TIMESTEP:
+            found.append(f"timestep {self.timestep:g} fs is very short; its unit is fs, not ps")
+        if (e.friction or 0.0) * self.timestep > STRONG_FRICTION:
+            found.append(
+                f"friction {e.friction:g}/fs makes atoms forget their velocities within a timestep "
+                f"or two of {self.timestep:g} fs; its unit is 1/fs, not 1/ps"
+            )
+        for key in ("thermostat_time", "barostat_time"):
+            value = getattr(e, key)
+            if value is not None and value < TIMESTEPS_OF_TIME_CONSTANT * self.timestep:
+                found.append(
+                    f"{key} {value:g} fs is less than {TIMESTEPS_OF_TIME_CONSTANT} timesteps of "
+                    f"{self.timestep:g} fs; its unit is fs, not ps"
+                )
+        return found
 
     @field_validator("structure", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ import torch
 
 from ..deviation import listed, place_of
 from ..system import LocalEnv
+from .coincident import atoms_named
 from .comm import Communicator
 from .halo import Halo, decompose
 from .initial import Start
@@ -130,7 +131,8 @@ class Engine:
             state = self.state = state.to(self.place)
         with self.stopwatch("neighbours"):
             n_local = len(state)
-            offsets, indices = listed(self.model, positions, types, n_local, cutoff)
+            with atoms_named(self.ids, types, self.model.type_map):
+                offsets, indices = listed(self.model, positions, types, n_local, cutoff)
         self.env = LocalEnv(positions, types, n_local, offsets, indices)
         state.positions = positions[:n_local]  # a view: to move an atom is to move its row
         self.list_builds += 1
@@ -192,7 +194,8 @@ class Engine:
         before = self.stopwatch.seconds.get("model", 0.0)
         with self.stopwatch("model"):
             if env.n_local:
-                e = self.model.evaluate(env)
+                with atoms_named(self.ids, env.types, self.model.type_map):
+                    e = self.model.evaluate(env)
                 self.energies, self.virial = e.energies.detach(), e.virial.detach()
                 all_forces = e.forces.detach().double().contiguous()
                 self.beyond_now = e.beyond_table

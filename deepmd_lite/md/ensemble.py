@@ -144,6 +144,11 @@ class Ensemble(Section):
     seed: Seed | None = None
     """Of the noise."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _type_alone(cls, data: Any) -> Any:
+        return {"type": data} if isinstance(data, str) else data
+
     @model_validator(mode="after")
     def _complete(self) -> Ensemble:
         """Refuse keys that the type lacks, fill in the defaults of those that it has."""
@@ -267,8 +272,9 @@ def check_cell_changes(
         )
     if n_held:
         raise InputError(
-            f"{name} changes the cell, and the {n_held} frozen atoms would have to move with it "
-            "while the forces on them count in its stress: use an nvt ensemble, or no 'frozen'"
+            f"{name} changes the cell, and the {n_held} held atoms would have to move with it "
+            "while the forces on them count in its stress: use an nvt ensemble, or take out "
+            "'frozen' and the constraints of the structure"
         )
     provenance = getattr(model, "provenance", None)
     if provenance is None or provenance.get("virials trained") is True:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from ase.units import fs
 
 from ..geometry import checked_cell
@@ -49,6 +50,8 @@ class Start:
     """Bytes that the files of the continued run had at this step."""
     source: Path | None = None
     """The restart that the run goes on from."""
+    began_with: dict[str, Any] = field(default_factory=dict)
+    """What the input said when the run began (`continuing.record`); nothing: it is not known."""
     damaged: tuple[str, ...] = ()
     """A line for each newer restart that cannot be used."""
 
@@ -64,6 +67,7 @@ def from_structure(
 
     Only rank 0 looks at `atoms`. Every rank makes its share of the copies, so that no rank ever
     holds the whole replicated system. `masses` in u by element replace those of the structure.
+    Atoms that its constraints fix are held, in every copy.
     Raises SharedError (InputError with a single rank) for what cannot be simulated.
     """
     unit: dict[str, Any] = {}
@@ -85,6 +89,7 @@ def from_structure(
             "images": np.zeros_like(positions),
             "velocities": np.tile(unit["velocities"], (len(mine), 1)),
             "built": positions,
+            "mobile": np.tile(unit["mobile"], len(mine)),
         }
     )
     scale = np.array(replicate)[:, None]
@@ -97,6 +102,8 @@ def _unit(
     """Arrays of the structure before it is replicated, checked."""
     if atoms is None or len(atoms) == 0:
         raise InputError("structure: there are no atoms in it")
+    if not isinstance(atoms, Atoms):
+        raise InputError(f"structure: expected ASE's Atoms, found {type(atoms).__name__}")
     symbols = atoms.get_chemical_symbols()
     unused = set(masses) - set(symbols)
     if unused:
@@ -120,7 +127,28 @@ def _unit(
         "cell": checked_cell(atoms.cell.array, atoms.pbc, "structure"),
         "absent": tuple(bool(not vector.any()) for vector in atoms.cell.array),
         "pbc": tuple(bool(p) for p in atoms.pbc),
+        "mobile": _mobile(atoms),
     }
+
+
+def _mobile(atoms: Atoms) -> np.ndarray:
+    """(n,) float64: 0 for atoms that the structure's constraints fix along all axes, else 1.
+
+    Raises InputError for constraints of any other kind.
+    """
+    mobile = np.ones(len(atoms))
+    for constraint in atoms.constraints:
+        axes = {True} if isinstance(constraint, FixAtoms) else None
+        if isinstance(constraint, (FixCartesian, FixScaled)):
+            axes = set(constraint.mask.tolist())  # extended XYZ has one for atoms that move too
+        if axes == {True}:
+            mobile[constraint.index] = 0.0
+        elif axes != {False}:
+            raise InputError(
+                f"structure: constraint {type(constraint).__name__}: atoms can be held along all "
+                "axes only; take it out, or hold atoms with FixAtoms or the key 'frozen'"
+            )
+    return mobile
 
 
 def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
@@ -137,6 +165,7 @@ def hold(
 ) -> None:
     """Hold the atoms that any of `selections` names: no force moves them, their velocity is zero.
 
+    Atoms that are held already, by constraints of the structure, stay so.
     Raises SharedError (InputError with one rank) for a selection without atoms, an element or an
     index that the structure lacks, and where no atom would be left to move.
     """
@@ -162,7 +191,10 @@ def hold(
     mobile = comm.reduce(np.array([float(state.mobile.sum())]), "sum")[0]
     with agreement(comm):
         if not mobile:
-            raise InputError(f"frozen: holds all {start.n_atoms} atoms; leave some to move")
+            raise InputError(
+                f"frozen, with the constraints of the structure, holds all {start.n_atoms} atoms; "
+                "leave some to move"
+            )
 
 
 def _indices(given: str | list[int], n_atoms: int) -> torch.Tensor:

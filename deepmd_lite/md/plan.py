@@ -1,8 +1,6 @@
 """What a run will need, before it runs: `dpl md --dry-run`.
 
-Ghosts follow from the geometry of a subdomain, edges and speed from a probe of a few steps, and
-memory from how much the arrays of an atom, a ghost and an edge take when a list is made, which is
-when a rank needs most.
+Edges and speed follow from a probe of a few steps, ghosts and memory from `memory`.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from ..system import InputError
 from .comm import Communicator, agreement
 from .committee import deviation_columns
 from .config import MdConfig
-from .domain import checked_grid, choose_grid
 from .engine import Engine
+from .memory import Subdomain, available_bytes, mean_subdomain, size, status
 from .report import ns_per_day
 from .simulation import simulation_of
 
@@ -33,33 +31,8 @@ PROBE_ATOMS = 8000
 PROBE_SECONDS = 60.0
 """Fewer steps are made where they would take longer."""
 
-BYTES_OF_ATOM = 550
-"""Of a rank at the peak, by atom: its state, packed copies of it, forces, cells and offsets."""
-BYTES_OF_TRAVELLER = 128
-"""By atom, where there are several ranks: the packed rows while they arrive."""
-BYTES_OF_GHOST = 300
 BYTES_OF_STATE_ON_GPU = 270
 """By atom there, beside what the kernels need: the state, and a packed copy for a new list."""
-BYTES_OF_EDGE = 5.5
-"""By edge of the list: its index, and for a part of them again while rows are put in order."""
-
-
-@dataclass(frozen=True)
-class Subdomain:
-    """What one rank holds, on average."""
-
-    lengths: tuple[float, float, float]
-    """Å, normal to the faces of the cell."""
-    n_atoms: float
-    n_ghosts: float
-    n_edges: float
-    alone: bool
-    """There is no other rank."""
-
-    def bytes(self) -> float:
-        """At the peak, without the program itself."""
-        atom = BYTES_OF_ATOM + (0 if self.alone else BYTES_OF_TRAVELLER)
-        return atom * self.n_atoms + BYTES_OF_GHOST * self.n_ghosts + BYTES_OF_EDGE * self.n_edges
 
 
 @dataclass(frozen=True)
@@ -140,9 +113,9 @@ class Plan:
             "subdomain": f"{' x '.join(f'{x:.1f}' for x in sub.lengths)} Å; "
             f"{sub.n_atoms:,.0f} atoms, {sub.n_ghosts:,.0f} ghosts within {probe.reach:g} Å, "
             f"{probe.edges_per_atom:.0f} neighbours each",
-            "memory": f"{_size(self.bytes_per_rank)} for each rank, "
+            "memory": f"{size(self.bytes_per_rank)} for each rank, "
             f"{self.subdomain.bytes() / max(sub.n_atoms, 1):,.0f} bytes/atom and "
-            f"{_size(probe.program_bytes)} for the program",
+            f"{size(probe.program_bytes)} for the program",
             "probe": f"{probe.steps} steps of {probe.n_atoms:,} atoms on {probe.n_ranks} "
             f"rank{'s' if probe.n_ranks > 1 else ''}: "
             f"{1e6 * probe.seconds_per_step / probe.n_atoms:.3g} µs/atom/step",
@@ -155,15 +128,15 @@ class Plan:
         if c.device != "cpu":
             own = sub.n_atoms, sub.n_ghosts, sub.n_edges
             there = cuda.forecast(*own) + BYTES_OF_STATE_ON_GPU * sub.n_atoms
-            rows["GPU memory"] = f"{_size(there)} for each rank, and working memory"
+            rows["GPU memory"] = f"{size(there)} for each rank, and working memory"
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
-        made += c.warnings()
+        made += [f"note: {line}" for line in c.notes()]
         wanted = self.bytes_per_rank * self.ranks_here
         if wanted > self.available_bytes:
             made.append(
-                f"warning: {self.ranks_here} ranks on this machine want {_size(wanted)}, "
-                f"{_size(self.available_bytes)} are free: use more machines or fewer atoms"
+                f"warning: {self.ranks_here} ranks on this machine want {size(wanted)}, "
+                f"{size(self.available_bytes)} are free: use more machines or fewer atoms"
             )
         return made
 
@@ -185,18 +158,21 @@ def make_plan(
         if comm.rank == 0:
             assert atoms is not None
             ranks = comm.size if n_ranks is None else n_ranks
-            cell, pbc, grid, sub = _geometry(config, atoms, ranks, probe)
+            grid, sub = mean_subdomain(
+                atoms, config.replicate, config.grid, ranks, probe.reach, probe.edges_per_atom
+            )
             elements = Counter(atoms.get_chemical_symbols())
             copies = int(np.prod(config.replicate))
             plan = Plan(
                 config=config,
                 elements={s: n * copies for s, n in elements.items()},
-                cell=cell,
-                pbc=pbc,
+                cell=checked_cell(atoms.cell.array, atoms.pbc, "structure")
+                * np.array(config.replicate)[:, None],
+                pbc=(bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
                 grid=grid,
                 subdomain=sub,
                 probe=probe,
-                available_bytes=_meminfo("MemAvailable"),
+                available_bytes=_known(available_bytes()),
                 ranks_here=comm.size if n_ranks is None else min(n_ranks, comm.size),
             )
     shared: Plan = comm.share(plan)
@@ -264,75 +240,15 @@ def _copies(config: MdConfig, n_unit: int, n_ranks: int) -> tuple[int, int, int]
         copies = fewer
 
 
-def _geometry(
-    config: MdConfig, atoms: Atoms, n_ranks: int, probe: Probe
-) -> tuple[np.ndarray, tuple[bool, bool, bool], tuple[int, int, int], Subdomain]:
-    """Cell, periodicity, grid and the mean subdomain of the whole system."""
-    unit = checked_cell(atoms.cell.array, atoms.pbc, "structure")
-    pbc = np.array(atoms.pbc, dtype=bool)
-    copies = np.array(config.replicate)
-    cell, heights = unit * copies[:, None], cell_heights(unit)
-    fractional = atoms.positions @ np.linalg.inv(unit)
-    occupied = [
-        _occupied(fractional[:, k] * heights[k], heights[k] if pbc[k] else None, probe.reach)
-        for k in range(3)
-    ]
-    lengths = np.array(occupied) * copies
-    wanted = config.grid or choose_grid(lengths.tolist(), n_ranks)
-    grid = checked_grid(wanted, n_ranks)
-    widths = lengths / np.array(grid)
-    full = np.isclose(occupied, heights) & pbc
-    # faces through which a subdomain sees others: all in bulk, fewer at a surface
-    faces = np.where(full, 2.0, 2.0 * (1.0 - 1.0 / np.array(grid)))
-    n_atoms = len(atoms) * int(np.prod(config.replicate)) / n_ranks
-    n_ghosts = n_atoms * (float(np.prod((widths + faces * probe.reach) / widths)) - 1.0)
-    sub = Subdomain(
-        (float(widths[0]), float(widths[1]), float(widths[2])),
-        n_atoms,
-        n_ghosts,
-        n_atoms * probe.edges_per_atom,
-        n_ranks == 1,
-    )
-    return cell, (bool(pbc[0]), bool(pbc[1]), bool(pbc[2])), grid, sub
-
-
-def _occupied(heights: np.ndarray, period: float | None, reach: float) -> float:
-    """Å: length along an axis without gaps wider than `reach`, which no atom sees across.
-
-    `heights` (n,) Å of the atoms along the axis; `period` Å, None: open.
-    """
-    if period is None:
-        gaps, span = np.diff(np.sort(heights)), float(np.ptp(heights))
-    else:
-        wrapped = np.sort(heights % period)
-        gaps, span = np.diff(np.append(wrapped, wrapped[0] + period)), period
-    return max(span - float(gaps[gaps > reach].sum()), 1.0)
-
-
 def _resident() -> float:
     """Bytes of this process in memory at its peak."""
-    return _status(Path("/proc/self/status"), "VmHWM")
+    return _known(status(Path("/proc/self/status"), "VmHWM"))
 
 
-def _meminfo(key: str) -> float:
-    return _status(Path("/proc/meminfo"), key)
-
-
-def _status(path: Path, key: str) -> float:
-    """Bytes of a 'key: N kB' line of the kernel's files. Raises InputError off Linux."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        raise InputError(f"{path}: not found; the memory forecast needs Linux") from None
-    found = next(line for line in lines if line.startswith(key + ":"))
-    return 1024.0 * int(found.split()[1])
-
-
-def _size(n_bytes: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.3g} {unit}"
-    return f"{n_bytes / 1e3:.3g} kB"
+def _known(n_bytes: float | None) -> float:
+    if n_bytes is None:
+        raise InputError("dry run: the memory forecast needs Linux (/proc/meminfo)")
+    return n_bytes
 
 
 def _duration(seconds: float) -> str:

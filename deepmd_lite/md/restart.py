@@ -135,6 +135,7 @@ def _manifest(
         "memory": now.memory,
         "file_sizes": now.file_sizes,
         "notes": notes,
+        "began_with": now.began_with,
         "shards": shards,
     }
     plain = json.loads(json.dumps(header, default=_plain))
@@ -226,6 +227,7 @@ def read(path: Path, type_map: Sequence[str], comm: Communicator) -> Start:
         domain=Domain(built, pbc, cuts),  # type: ignore[arg-type]
         file_sizes=header["file_sizes"],
         source=found,
+        began_with=header.get("began_with", {}),  # younger than the format
         damaged=tuple(damaged),
     )
 
@@ -247,6 +249,18 @@ def describe(path: Path) -> dict[str, str]:
             value = {k: v for k, v in value.items() if v is not None}
         rows[key] = value if isinstance(value, str) else json.dumps(value)
     return rows | {f"newer {i + 1}": line for i, line in enumerate(damaged)}
+
+
+def began_with(path: Path) -> dict[str, Any]:
+    """What the input said when the run began, by the newest manifest that can be read.
+
+    All restarts of a run say the same. Empty where that version kept nothing.
+    """
+    for candidate in _candidates(path):
+        header, problem = _read_manifest(candidate)
+        if problem is None:
+            return dict(header.get("began_with", {}))
+    return {}
 
 
 def _candidates(path: Path) -> list[Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ase import Atoms
 
 from ..schema import located, parse, read_mapping
 from ..system import InputError
+from . import continuing, restart
 from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
 from .config import MdConfig
@@ -53,10 +54,10 @@ def run_input(
 
     `comm`: a communicator of mpi4py; by default all ranks if an MPI launcher started this process.
     `resume`: go on from the newest restart in the output folder, to the same last step. `force`:
-    only warn of a model without virials where the cell changes. `threads` of each rank: by default
-    the CPUs are shared among the ranks of a machine; a process alone is left as it is. Model and
-    structure are looked up in the working directory, then beside the input file; the output folder
-    is relative to the working directory.
+    only warn of a model without virials where the cell changes, and of too little memory. `threads`
+    of each rank: by default the CPUs are shared among the ranks of a machine; a process alone is
+    left as it is. Model and structure are looked up in the working directory, then beside the input
+    file; the output folder is relative to the working directory.
 
     SIGTERM and SIGUSR1 write a restart and return; Ctrl-C writes one and raises KeyboardInterrupt.
     Raises InputError for a bad input and SharedError for a motion that breaks down, on rank 0; the
@@ -102,8 +103,8 @@ def _read(
         folder = Path(source).resolve().parent if isinstance(source, (str, Path)) else None
         config = parse(MdConfig, data, where)
         config.model = [located(model, folder, f"{where}: model") for model in config.model]
-        if not resume:
-            name, at, index = config.structure.partition("@")
+        name, at, index = config.structure.partition("@")
+        with suppress(InputError) if resume else nullcontext():  # it may be gone by then
             config.structure = located(name, folder, f"{where}: structure") + at + index
         atoms = None
         if comm.rank == 0 and not resume:
@@ -120,8 +121,17 @@ def _run(
 ) -> RunResult:
     config, atoms = _read(source, comm, resume)
     resumed = config.output.directory if resume else None
+    said: dict[str, Any] = {}
+    notes: list[str] = []
+    with agreement(comm):
+        if comm.rank == 0:  # before anything is written
+            said = continuing.record(config)
+            if resumed is not None:
+                notes = continuing.notes(restart.began_with(resumed), said)
     simulation = simulation_of(config, atoms, resume=resumed, force=force, comm=comm, quiet=quiet)
-    _announce(simulation, config)
+    if not resume:
+        simulation.start.began_with = said
+    _announce(simulation, config, notes)
     remaining = config.steps - simulation.step
     if resume and remaining <= 0:
         raise_together(
@@ -141,8 +151,8 @@ def raise_together(comm: Communicator, message: str) -> None:
     raise InputError(message) if comm.size == 1 else SharedError(message)
 
 
-def _announce(simulation: Simulation, config: MdConfig) -> None:
-    """The first lines of the log."""
+def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) -> None:
+    """The first lines of the log; `notes` on what a continued run changes."""
     bound = binding(simulation.comm)
     if simulation.writer is None:
         return
@@ -152,8 +162,13 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
         f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
         f"{simulation.timestep:g} fs"
     )
-    for line in config.warnings():
-        log(line)
+    for line in config.notes():
+        log(f"note: {line}")
+    if simulation.n_held:
+        log(
+            f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "
+            f"{simulation.n_atoms - simulation.n_held} move"
+        )
     if len(config.model) > 1:
         log(f"model deviation in model_devi.out, with {', '.join(config.model[1:])}")
     grid = " x ".join(map(str, simulation.domain.grid))
@@ -162,3 +177,5 @@ def _announce(simulation: Simulation, config: MdConfig) -> None:
         log(line)
     if simulation.resumed:
         log(f"going on from step {simulation.step}")
+        for line in notes:
+            log(f"note: {line}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +13,19 @@ import numpy as np
 from ase import Atoms
 
 from ..deviation import Committee, loaded
-from ..schema import S, parse
+from ..schema import parse
 from ..system import InputError
 from . import restart
 from .comm import agreement, gpu_of_rank, guarded, wrap
 from .committee import deviation_columns
-from .config import Guards, MdConfig, Output, Velocities
+from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
 from .engine import Engine
-from .ensemble import Ensemble, Frozen, check_cell_changes, listed
+from .ensemble import check_cell_changes
 from .guards import Trip, Watch, stop
-from .initial import from_structure, hold, set_temperature
+from .initial import Start, from_structure, hold, set_temperature
 from .integrate import integrator
+from .memory import check_room
 from .observe import Observable, System, observables
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
@@ -46,77 +47,82 @@ class Simulation:
         atoms: Atoms | None,
         model: Any,
         *,
-        ensemble: Ensemble | Mapping[str, Any] | None = None,
-        frozen: Frozen | Mapping[str, Any] | Sequence[Frozen | Mapping[str, Any]] = (),
-        velocities: Velocities | Mapping[str, Any] | None = None,
-        masses: Mapping[str, float] | None = None,
-        timestep: float = 1.0,
-        steps: int | None = None,
-        replicate: Sequence[int] = (1, 1, 1),
-        skin: float = 1.0,
-        grid: Sequence[int] | None = None,
-        balance: str = "atoms",
-        device: str = "cpu",
-        precision: str | None = None,
-        output: Output | Mapping[str, Any] | None = None,
-        guards: Guards | Mapping[str, Any] | None = None,
         resume: str | Path | None = None,
         force: bool = False,
         comm: Any = None,
         quiet: bool = True,
+        **keys: Any,
     ) -> None:
         """Place the atoms and evaluate them.
 
-        `atoms`: the structure, looked at on rank 0 only and not changed; `model`: path of a `.dpl`
-        file, or anything with `rcut`, `type_map` and `evaluate(LocalEnv) -> Evaluation`, or several
-        of those: the first drives, all give the model deviation. The other keys are those of the
-        input file (`MdConfig`): timestep fs, skin Å, masses u by element; `output` None writes no
-        files. `steps` of the whole run matters to ramps only.
+        `atoms`: the structure, looked at on rank 0 only and not changed; those that its constraints
+        fix are held. `model`: path of a `.dpl` file, or anything with `rcut`, `type_map` and
+        `evaluate(LocalEnv) -> Evaluation`, or several of those: the first drives, all give the
+        model deviation. `keys` are those of the input file with its checks (`config.Settings`):
+        `ensemble`, `frozen`, `velocities`, `masses` u by element, `timestep` fs (1), `replicate`,
+        `skin` Å (1), `grid`, `balance`, `device`, `precision`, `output` (default: no files),
+        `guards`, and `steps` of the whole run, which matters to ramps only; None is the default.
+
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, velocities, frozen and replicate are then not used. `force`: only warn of a
-        model without virials where the cell changes. `comm`: a communicator of mpi4py; None is
-        this process alone. Raises InputError for arguments that do not hold together.
+        model without virials where the cell changes, and of too little memory. `comm`: a
+        communicator of mpi4py; None is this process alone. Raises InputError for arguments that
+        are wrong or do not hold together.
         """
         self.comm = wrap(comm)
-        device = gpu_of_rank(device, self.comm)
         with agreement(self.comm):
-            self.model = loaded(model, precision, device)
-            self.ensemble = _section(Ensemble, ensemble or {}, "ensemble")
-            selections = [_section(Frozen, f, "frozen") for f in listed(frozen)]
-            thermal = None if velocities is None else _section(Velocities, velocities, "velocities")
-            self.output = None if output is None else _section(Output, output, "output")
-            self.guards = _section(Guards, guards or {}, "guards")
-            if not (timestep > 0 and np.isfinite(timestep)):
-                raise InputError(f"timestep {timestep} fs: expected a positive number")
-            if not 0 < skin < np.inf:
-                raise InputError(f"skin {skin} Å: expected a positive number")
-            if grid is not None:
-                checked_grid(grid, self.comm.size)
-        self.timestep = timestep
+            given = {key: value for key, value in keys.items() if value is not None}
+            settings = parse(Settings, given, "Simulation")
+            if settings.grid is not None:
+                checked_grid(settings.grid, self.comm.size)
+        device = gpu_of_rank(settings.device, self.comm)
+        with agreement(self.comm):
+            self.model = loaded(model, settings.precision, device)
+        self.ensemble, self.output, self.guards = (
+            settings.ensemble,
+            settings.output,
+            settings.guards,
+        )
+        self.timestep = settings.timestep
         self._saved_step = -1
-        if resume is None:
-            start = from_structure(atoms, self.model.type_map, replicate, masses or {}, self.comm)
-            hold(start, selections, self.model.type_map, self.comm)
-        else:
-            start = restart.read(Path(resume), self.model.type_map, self.comm)
-            self._saved_step = start.step
-        self.start, self.n_atoms = start, start.n_atoms
-        self.step = start.step
-        warnings = self._choose_integrator(steps, force)
         self.resumed = resume is not None
+        warnings: list[str] = []
+        if resume is None:
+            warnings, self.start = self._first(atoms, settings, force)
+        else:
+            self.start = restart.read(Path(resume), self.model.type_map, self.comm)
+            self._saved_step = self.start.step
+        self.n_atoms, self.step = self.start.n_atoms, self.start.step
+        warnings += self._choose_integrator(settings.steps, force)
         self._open(quiet, warnings)
         target = max(self.ensemble.temperature or (0.0,))
-        self.watch = Watch(self.guards, timestep, self.freedom, target)
+        self.watch = Watch(self.guards, self.timestep, self.freedom, target)
         with guarded(self.comm):
             self.engine = Engine(
-                self.model, start, self.comm, skin=skin, grid=grid, balance=balance
+                self.model,
+                self.start,
+                self.comm,
+                skin=settings.skin,
+                grid=settings.grid,
+                balance=settings.balance,
             )
+            thermal = settings.velocities
             if thermal is not None and not self.resumed:
                 kelvin, seed = thermal.temperature, thermal.seed
                 set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
             self._evaluate()
             self.integrator.prepare(self.engine, self.freedom, not self.resumed)
             self.observables = self._observables()
+
+    def _first(
+        self, atoms: Atoms | None, settings: Settings, force: bool
+    ) -> tuple[list[str], Start]:
+        """Warnings and the atoms of a new run."""
+        s, reach, type_map = settings, self.model.rcut + settings.skin, self.model.type_map
+        warnings = check_room(atoms, s.replicate, s.grid, reach, self.comm, force)
+        start = from_structure(atoms, type_map, s.replicate, s.masses, self.comm)
+        hold(start, s.frozen, type_map, self.comm)
+        return warnings, start
 
     def _choose_integrator(self, steps: int | None, force: bool) -> list[str]:
         """Integrator and degrees of freedom; returns warnings."""
@@ -125,6 +131,7 @@ class Simulation:
         with agreement(self.comm):
             self.integrator = integrator(self.ensemble, self.timestep, steps, start.integrator)
             warnings = check_cell_changes(self.ensemble, start.pbc, held, self.model, force)
+        self.n_held = held
         moving, alone = self.n_atoms - held, self.integrator.conserves_momentum and not held
         self.freedom = degrees_of_freedom(moving, alone)
         return warnings
@@ -159,6 +166,9 @@ class Simulation:
         output folder; so does Ctrl-C (the result says which). Raises SharedError when a guard
         trips or forces are not finite.
         """
+        with agreement(self.comm):
+            if not isinstance(steps, (int, np.integer)) or steps < 0:
+                raise InputError(f"run: steps {steps!r}: expected a whole number, not negative")
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
         with guarded(self.comm), StopRequest() as request, self._bar(steps):
@@ -374,16 +384,9 @@ class Simulation:
 
 def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simulation:
     """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
-    same = (
-        *("ensemble", "frozen", "velocities", "masses", "timestep", "steps", "replicate", "skin"),
-        *("grid", "balance", "device", "precision", "output", "guards"),
-    )
-    return Simulation(atoms, config.model, **{k: getattr(config, k) for k in same} | instead)
+    keys = {key: getattr(config, key) for key in Settings.model_fields}
+    return Simulation(atoms, config.model, **keys | instead)
 
 
 def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def _section(kind: type[S], given: Any, name: str) -> S:
-    return given if isinstance(given, kind) else parse(kind, dict(given), name)

@@ -21,6 +21,7 @@ import stops
 import systems
 import torch
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from models import (
     FAR,
     NEAR,
@@ -335,10 +336,14 @@ def held_atoms(comm):
     frozen = [{"elements": ["Ag"], "axis": "x", "below": 9.0}, {"indices": "::7"}]
     options = {"ensemble": {"type": "nvt-nhc", "temperature": 500}, "timestep": 2.0}
     velocities = {"temperature": 900, "seed": 3}
+    atoms = systems.cubic()
+    atoms.set_constraint(FixAtoms(indices=[1, 2, 40]))
     parallel, serial = (
-        Simulation(systems.cubic(), MODEL, comm=c, frozen=frozen, velocities=velocities, **options)
-        for c in (comm, None)
+        Simulation(given, MODEL, comm=c, frozen=frozen, velocities=velocities, **options)
+        for c, given in ((comm, atoms if comm.rank == 0 else None), (None, atoms))
     )
+    loose = Simulation(systems.cubic(), MODEL, comm=comm, frozen=frozen)
+    assert loose.n_held < parallel.n_held == serial.n_held <= loose.n_held + 3
     assert parallel.freedom == serial.freedom < 3 * parallel.n_atoms - 20
     parallel.run(20)
     serial.run(20)

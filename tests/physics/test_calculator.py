@@ -98,7 +98,7 @@ def test_arguments_that_nothing_would_heed(potential):
     with pytest.raises(InputError, match="make a new calculator"):
         calculator.set(precision="float32")
     for nothing in (None, 3):
-        with pytest.raises(InputError, match=r"expected a \.dpl file"):
+        with pytest.raises(InputError, match="expected the path of a model file"):
             Calculator(nothing)
 
 

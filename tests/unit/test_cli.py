@@ -346,7 +346,7 @@ def test_md_input_that_is_hardly_meant(tmp_path, capsys, model):
     path.write_text(yaml.safe_dump(data | {"timestep": 0.001, "model": [str(model)] * 2}))
     assert main(["md", str(path), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "in fs, not ps" in shown
+    assert "note: timestep 0.001 fs is very short; its unit is fs, not ps" in shown
     assert "models" in shown
 
 

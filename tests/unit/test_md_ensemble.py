@@ -155,7 +155,7 @@ def test_cells_that_must_not_change(ensemble):
     options = {"ensemble": ensemble, "velocities": {"temperature": 300}}
     with pytest.raises(InputError, match=r"needs three periodic axes.*use an nvt ensemble"):
         Simulation(slab, PairPotential(), **options)
-    with pytest.raises(InputError, match="the 4 frozen atoms would have to move with it"):
+    with pytest.raises(InputError, match="the 4 held atoms would have to move with it"):
         Simulation(copper(), PairPotential(), frozen=[{"indices": "0:4"}], **options)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from models import random_potential
 from pair_potential import PairPotential
 
 from deepmd_lite import kernels
@@ -257,3 +258,29 @@ def test_bad_input_is_named(guards, message):
     minimal = {"model": "m.dpl", "structure": "s.xyz", "steps": 10, "guards": guards}
     with pytest.raises(InputError, match=message):
         parse(MdConfig, minimal, "md.yaml")
+
+
+def test_atoms_that_coincide_have_their_numbers_of_the_structure():
+    """Rows are sorted and ghosts have rows too; here the pair is only seen through a face."""
+    atoms = bulk("Si", cubic=True, a=5.43).repeat(2)
+    order = np.random.default_rng(5).permutation(len(atoms))
+    atoms = atoms[order]
+    corner = int(np.argmin(np.abs(atoms.positions).sum(axis=1)))
+    other = (corner + 17) % len(atoms)
+    atoms.positions[other] = atoms.positions[corner] + atoms.cell[0] + [-1e-9, 0, 0]
+    first, second = sorted((corner, other))
+    names = rf"structure: atoms {first} \(Si\) and {second} \(Si\) coincide .*1e-6 Å"
+    with pytest.raises(InputError, match=names):
+        Simulation(atoms, random_potential(("Si",), rcut=4.0))
+
+
+def test_atoms_that_come_to_coincide_are_named():
+    """Between two lists it is the model that finds them."""
+    atoms = bulk("Si", cubic=True, a=5.43).repeat(2)
+    simulation = Simulation(atoms, random_potential(("Si",), rcut=4.0), skin=5.0)
+    engine = simulation.engine
+    row, near = (int((engine.state.ids == k).nonzero()) for k in (10, 11))
+    engine.state.positions[near] = engine.state.positions[row]
+    engine.refresh(False)
+    with pytest.raises(InputError, match=r"atoms 10 \(Si\) and 11 \(Si\) coincide"):
+        engine.evaluate()

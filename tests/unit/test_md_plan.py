@@ -17,8 +17,10 @@ from deepmd_lite.cli import main
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.comm import Communicator, binding
 from deepmd_lite.md.config import MdConfig
+from deepmd_lite.md.memory import Subdomain, check_room, mean_subdomain
 from deepmd_lite.md.plan import PROBE_ATOMS, make_plan
 from deepmd_lite.model import load_model, save_model
+from deepmd_lite.system import DeepmdLiteError
 
 SILICON = Path(__file__).parents[2] / "data/silicon/silicon.dpl"
 
@@ -144,7 +146,7 @@ def test_what_is_frozen_counts_where_it_can(folder, capsys):
     text = Path("md.yaml").read_text()
     Path("md.yaml").write_text(text + "frozen: {elements: [Cu]}\n")
     assert main(["md", "md.yaml", "--dry-run"]) == 1
-    assert "frozen: holds all 48 atoms" in capsys.readouterr().err
+    assert "holds all 48 atoms" in capsys.readouterr().err
 
 
 def test_too_much_memory_is_a_warning():
@@ -152,6 +154,52 @@ def test_too_much_memory_is_a_warning():
     config.model = PairPotential()
     plan = make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator(), 8)
     assert "use more machines or fewer atoms" in plan.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("atoms", "replicate"),
+    [(bulk("Cu", cubic=True, a=3.7), (6, 5, 7)), (slab(), (1, 1, 1)), (ball(), (1, 1, 1))],
+    ids=["bulk", "slab", "ball"],
+)
+def test_memory_without_a_probe(atoms, replicate):
+    """Edges by the density: what a real run looks at before it makes atoms."""
+    env = Simulation(atoms, PairPotential(), replicate=replicate).engine.env
+    _, found = mean_subdomain(atoms, replicate, None, 1, PairPotential().rcut + 1.0)
+    own = Subdomain(found.lengths, env.n_local, env.n_all - env.n_local, env.n_edges, True)
+    assert found.bytes() == pytest.approx(own.bytes(), rel=0.25)  # the ball is mostly surface
+
+
+def test_a_run_without_room_is_refused_before_it_makes_atoms(folder, monkeypatch, capsys):
+    text = Path("md.yaml").read_text()
+    Path("md.yaml").write_text(text.replace("- 2\n- 2\n- 3", "- 9000\n- 9000\n- 9000"))
+    monkeypatch.setattr("deepmd_lite.md.simulation.from_structure", None)
+    assert main(["md", "md.yaml"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 rank wants 2" in line
+    assert "are free: use more machines or fewer atoms" in line
+    assert not (folder / "run").exists()
+
+
+def test_ranks_of_a_machine_share_its_memory(folder, monkeypatch):
+    """Two ranks want what one does, and more; --force goes on with a warning."""
+    _, one = mean_subdomain(ball(), (1, 1, 1), None, 1, 6.0)
+    _, half = mean_subdomain(ball(), (1, 1, 1), None, 2, 6.0)
+    assert one.bytes() < 2 * half.bytes()
+
+    class Two(Communicator):
+        size = 2
+
+        def collect(self, value):
+            return [value, value]
+
+    free = 1.5 * half.bytes()
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: free)
+    with pytest.raises(DeepmdLiteError, match=r"2 ranks want .* are free"):
+        check_room(ball(), (1, 1, 1), None, 6.0, Two(), False)
+    (line,) = check_room(ball(), (1, 1, 1), None, 6.0, Two(), True)
+    assert line.endswith("going on as asked")
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: 3 * half.bytes())
+    assert check_room(ball(), (1, 1, 1), None, 6.0, Two(), False) == []
 
 
 def test_binding_names_ranks_and_cpus(monkeypatch):

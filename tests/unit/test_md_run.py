@@ -1,6 +1,8 @@
 """The MD input, the files of a run, going on with it, and what it says when it cannot."""
 
 import csv
+import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.units import fs
 from models import random_potential
 from pair_potential import PairPotential
 
-from deepmd_lite.md import Simulation, run_input
+from deepmd_lite.md import Simulation, restart, run_input
 from deepmd_lite.md import communicator as find_communicator
 from deepmd_lite.md.comm import Communicator
 from deepmd_lite.md.config import MdConfig
@@ -91,6 +94,37 @@ def test_bad_input_is_named(change, message):
         parse(MdConfig, {**MINIMAL, **change}, "md.yaml")
 
 
+LANGEVIN = {"type": "nvt-langevin", "temperature": 300}
+SCR = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        ({"timestep": 0.001}, ["timestep 0.001 fs .* fs, not ps"]),
+        ({"ensemble": {**LANGEVIN, "friction": 10}}, ["friction 10/fs .* 1/fs, not 1/ps"]),
+        ({"ensemble": {**SCR, "thermostat_time": 0.1}}, ["thermostat_time 0.1 fs .* fs, not ps"]),
+        (
+            {"ensemble": {**SCR, "thermostat_time": 0.1, "barostat_time": 1}},
+            ["thermostat_time", "barostat_time 1 fs .* 10 timesteps of 1 fs"],
+        ),
+        ({"timestep": 0.1, "ensemble": {**LANGEVIN, "friction": 0.1}}, []),
+        ({"ensemble": {**SCR, "thermostat_time": 20, "barostat_time": 100}}, []),
+    ],
+)
+def test_units_of_other_programs_are_noted(change, messages):
+    notes = parse(MdConfig, {**MINIMAL, **change}, "md.yaml").notes()
+    assert len(notes) == len(messages)
+    for note, message in zip(notes, messages, strict=True):
+        assert re.search(message, note)
+
+
+def test_notes_are_in_the_log(folder):
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "timestep": 0.001, "steps": 1}, quiet=True)
+    assert "note: timestep 0.001 fs is very short" in (folder / "run/log").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -100,11 +134,47 @@ def test_bad_input_is_named(change, message):
         ({"masses": {"Au": 3.0}}, "element Au is not in the structure"),
         ({"precision": "float32"}, "call its to_precision"),
         ({"ensemble": {"type": "nvt"}}, "key 'type'"),
+        ({"ensemble": "nvt"}, "key 'type'"),
+        ({"ensemble": 3}, "key 'ensemble'"),
+        ({"output": 3}, "key 'output'"),
+        ({"velocities": 600}, "key 'velocities'"),
+        ({"timestep": "1 fs"}, "key 'timestep'"),
+        ({"timestep": np.inf}, "key 'timestep'"),
+        ({"replicate": 2}, "key 'replicate'"),
+        ({"replicate": (2, 0, 1)}, "key 'replicate/1'"),
+        ({"steps": "x"}, "key 'steps'"),
+        ({"balance": "evenly"}, "key 'balance'"),
+        ({"timestp": 1}, "unknown key 'timestp'; did you mean 'timestep'"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(InputError, match=message):
         Simulation(copper(), PairPotential(), **options)
+
+
+def test_what_is_no_model_structure_or_number_of_steps():
+    with pytest.raises(InputError, match=r"model: expected the path of a model file.* found int"):
+        Simulation(copper(), 1)
+    with pytest.raises(InputError, match="expected ASE's Atoms, found str"):
+        Simulation("cu.extxyz", PairPotential())
+    simulation = Simulation(copper(), PairPotential())
+    for steps in (-5, 2.5, "3"):
+        with pytest.raises(InputError, match=r"run: steps .* expected a whole number"):
+            simulation.run(steps)
+
+
+def test_short_forms_of_arguments(tmp_path):
+    made = Simulation(
+        copper(),
+        PairPotential(),
+        ensemble="nve",
+        output=tmp_path / "out",
+        replicate=np.array([1, 1, 2]),
+        masses=None,
+    )
+    assert (made.ensemble.type, made.n_atoms) == ("nve", 64)
+    made.run(np.int64(1))
+    assert (tmp_path / "out/thermo.csv").exists()
 
 
 def test_bad_structures_are_named():
@@ -181,6 +251,19 @@ def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
         run_input(whole, resume=True, quiet=True)
 
 
+def test_atoms_held_by_the_structure_are_said_and_stay_held(folder):
+    atoms = ase.io.read("cu.extxyz")
+    atoms.set_constraint(FixAtoms(indices=[3]))
+    ase.io.write("cu.traj", atoms)
+    whole = {**yaml.safe_load((folder / "md.yaml").read_text()), "structure": "cu.traj"}
+    run_input({**whole, "steps": 6}, quiet=True)
+    assert "2 atoms are held, by constraints of the structure" in (folder / "run/log").read_text()
+    run_input(whole, resume=True, quiet=True)
+    first, *_, last = ase.io.read("run/trajectory.extxyz", ":")
+    still = np.flatnonzero(np.abs(first.positions - last.positions).max(axis=1) < 1e-7)
+    assert still.tolist() == [3, 35]
+
+
 def test_a_deviation_written_by_others_is_left_alone(folder):
     """model_devi.out is also what `dpl devi` writes: a run of one model does not own it."""
     whole = yaml.safe_load((folder / "md.yaml").read_text())
@@ -188,6 +271,73 @@ def test_a_deviation_written_by_others_is_left_alone(folder):
     (folder / "run/model_devi.out").write_text("of another command\n")
     run_input(whole, resume=True, quiet=True)
     assert (folder / "run/model_devi.out").read_text() == "of another command\n"
+
+
+@pytest.fixture
+def begun(folder):
+    """The input of a run of 8 steps."""
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "steps": 8}, quiet=True)
+    return whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"masses": {"Cu": 64.0}},
+        {"frozen": {"indices": [0]}},
+        {"replicate": [1, 1, 3]},
+        {"structure": "other.extxyz"},
+        {"velocities": {"temperature": 80, "seed": 4}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_changes_that_would_have_no_effect_are_refused(begun, folder, change):
+    ase.io.write("other.extxyz", copper(2))
+    before = {p: p.read_bytes() for p in sorted((folder / "run").iterdir()) if p.is_file()}
+    (key,) = change
+    with pytest.raises(InputError, match=f"^{key}.* differs .* has no effect .* begin a new run"):
+        run_input({**begun, **change}, resume=True, quiet=True)
+    assert before == {p: p.read_bytes() for p in sorted((folder / "run").iterdir()) if p.is_file()}
+
+
+def test_changes_that_count_are_said(begun, folder):
+    model = random_potential(("Cu",), rcut=4.0, seed=9)
+    save_model(model, "other.dpl")
+    langevin = {**begun["ensemble"], "temperature": 60}
+    changed = {**begun, "model": "other.dpl", "ensemble": langevin, "timestep": 0.2}
+    run_input(changed, resume=True, quiet=True)
+    notes = [x for x in (folder / "run/log").read_text().splitlines() if x.startswith("note: ")]
+    said = "differs from the input that the run began with"
+    assert sorted(notes) == [
+        f"note: ensemble/temperature {said}: [50.0, 50.0] then, [60.0, 60.0] now",
+        f"note: model {said}",
+        f"note: timestep {said}: 0.1 then, 0.2 now",
+    ]
+
+
+def test_what_is_free_to_change_is_not_said(begun, folder):
+    """Files that have moved and velocities left out are no changes; the structure may be gone."""
+    (folder / "elsewhere").mkdir()
+    for name in ("cu.dpl", "cu.extxyz"):
+        (folder / name).rename(folder / "elsewhere" / name)
+    moved = {"model": "elsewhere/cu.dpl", "structure": "elsewhere/cu.extxyz"}
+    output = {**begun["output"], "thermo": 1}
+    begun.pop("velocities")
+    run_input({**begun, **moved, "steps": 9, "output": output}, resume=True, quiet=True)
+    (folder / "elsewhere/cu.extxyz").unlink()
+    run_input({**begun, "model": "elsewhere/cu.dpl", "steps": 10}, resume=True, quiet=True)
+    assert "note:" not in (folder / "run/log").read_text()
+
+
+def test_restarts_without_a_record_are_read(begun, folder):
+    for path in (folder / "run/restart").glob("*/manifest.json"):
+        header = json.loads(path.read_text())
+        header.pop("began_with")
+        header.pop("sha256")
+        path.write_text(json.dumps({**header, "sha256": restart._digest(header)}))
+    assert run_input({**begun, "masses": {"Cu": 64.0}}, resume=True, quiet=True).steps == 4
+    assert "note: the restart has no record of the input" in (folder / "run/log").read_text()
 
 
 def test_nothing_to_go_on_from(folder):

@@ -6,8 +6,11 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from ase.units import fs
+from pair_potential import PairPotential
 
+from deepmd_lite.md import Simulation
 from deepmd_lite.md.structure import read_structure
 from deepmd_lite.system import InputError
 
@@ -76,3 +79,61 @@ def test_files_that_are_no_structure(tmp_path):
         read_structure(f"{xyz}@:")
     with pytest.raises(InputError, match="leave the key out"):
         read_structure(str(xyz), ["Ge", "Si"])
+
+
+# --- constraints ----------------------------------------------------------------------------
+
+
+def copper():
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat((2, 2, 1))
+    atoms.rattle(0.1, seed=2)
+    return atoms
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "s.traj", "s.extxyz"])
+def test_constraints_of_a_file_hold_atoms_in_every_copy(tmp_path, name):
+    atoms = copper()
+    atoms.set_constraint(FixAtoms(indices=[0, 7, 9]))
+    options = {"columns": ["symbols", "positions", "move_mask"]} if name == "s.extxyz" else {}
+    ase.io.write(tmp_path / name, atoms, **options)
+    unit = read_structure(str(tmp_path / name))
+    thermal = {"temperature": 600}
+    moved = Simulation(unit, PairPotential(), replicate=(1, 1, 2), velocities=thermal, timestep=2.0)
+    moved.run(5)
+    start = unit.repeat((1, 1, 2)).positions
+    still = np.flatnonzero(np.abs(moved.atoms.positions - start).max(axis=1) < 1e-12)
+    assert still.tolist() == [0, 7, 9, 16, 23, 25]
+    assert moved.n_held == 6
+    assert moved.freedom == 3 * (32 - 6)
+
+
+def test_masks_of_each_axis_hold_all_or_nothing(tmp_path):
+    atoms = copper()
+    atoms.set_constraint([FixCartesian(k, mask=[k == 4] * 3) for k in range(16)])
+    assert Simulation(atoms, PairPotential()).state.mobile.sum() == 15
+    atoms.set_constraint(FixCartesian([2, 3], mask=(False, False, True)))
+    with pytest.raises(InputError, match=r"constraint FixCartesian: .*'frozen'"):
+        Simulation(atoms, PairPotential())
+
+
+def test_constraints_and_selections_add_up():
+    atoms = copper()
+    atoms.set_constraint(FixAtoms(indices=[0, 1]))
+    assert Simulation(atoms, PairPotential(), frozen={"indices": "1:4"}).n_held == 4
+    with pytest.raises(InputError, match="holds all 16 atoms"):
+        Simulation(atoms, PairPotential(), frozen={"indices": "2:"})
+
+
+def test_constraints_that_cannot_be_kept_are_an_error():
+    atoms = copper()
+    atoms.set_constraint([FixAtoms(indices=[0]), FixBondLength(1, 2)])
+    with pytest.raises(InputError, match=r"constraint FixBondLengths?: .*'frozen'"):
+        Simulation(atoms, PairPotential())
+
+
+def test_cells_do_not_change_around_constrained_atoms():
+    atoms = copper()
+    atoms.set_constraint(FixAtoms(indices=[0]))
+    scr = {"type": "npt-scr", "temperature": 300, "pressure": 0}
+    with pytest.raises(InputError, match="the 1 held atoms would have to move"):
+        Simulation(atoms, PairPotential(), ensemble=scr)

@@ -73,3 +73,22 @@ def test_missing_and_binary_files(tmp_path):
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(InputError, match="not a text file"):
         read_mapping(tmp_path / "b.json")
+
+
+def test_keys_given_twice_are_named(tmp_path):
+    """Not so comments, and what replaces a merged key."""
+    path = tmp_path / "input.yaml"
+    path.write_text("timestep: 1\noutput: {thermo: 1}\ntimestep: 2\n")
+    with pytest.raises(InputError, match="line 3: key 'timestep' is given twice"):
+        read_mapping(path)
+    path.write_text("a: {b: 1, c: {d: 1, e: 2, d: 3}}\n")
+    with pytest.raises(InputError, match="line 1: key 'd' is given twice"):
+        read_mapping(path)
+    path.write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}\n_comment: x\n_comment: y\n")
+    assert read_mapping(path)["d"] == {"b": 3, "c": 2}
+    path = tmp_path / "input.json"
+    path.write_text('{"model": {"seed": 1, "seed": 2}}')
+    with pytest.raises(InputError, match="key 'seed' is given twice"):
+        read_mapping(path)
+    path.write_text('{"_comment": 1, "_comment": 2, "model": {}}')
+    assert read_mapping(path)["model"] == {}
