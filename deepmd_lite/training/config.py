@@ -137,6 +137,7 @@ class TrainingConfig(Vocabulary):
     }
     ignored = {
         "save_ckpt": "the checkpoint is checkpoint.safetensors in the output folder",
+        "load_ckpt": "to start from a model, dpl train --init-model",
         "max_ckpt_keep": "the last checkpoint is kept",
         "stat_file": "statistics are in the checkpoint and the model file",
         "disp_training": "errors are always displayed",

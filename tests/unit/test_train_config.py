@@ -280,6 +280,7 @@ def test_an_input_of_version_1(folder):
         **{"systems": ["data/data_0", "data/data_1"], "set_prefix": "set", "batch_size": [2, 2]},
         **{"auto_prob_style": "prob_uniform", "stop_batch": 500, "seed": 1, "numb_test": 10},
         **{"disp_file": "lcurve.out", "disp_freq": 10, "save_freq": 100, "save_ckpt": "model.ckpt"},
+        "load_ckpt": "model.ckpt",
     }
     data["learning_rate"] = {"type": "exp", "start_lr": 0.005, "decay_steps": 50, "decay_rate": 0.9}
     config, notes = read_input(write(folder, data))
@@ -288,6 +289,7 @@ def test_an_input_of_version_1(folder):
     assert config.training.training_data.auto_prob == "prob_uniform"
     assert config.learning_rate.decay_rate == 0.9
     assert "read as an input of DeePMD-kit 1" in notes
+    assert any("training/load_ckpt is ignored" in note for note in notes)
     data["training"]["training_data"] = {"systems": "data"}
     with pytest.raises(InputError, match=r"training/systems and training/training_data"):
         read_input(write(folder, data))

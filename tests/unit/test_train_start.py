@@ -190,6 +190,17 @@ def test_a_shift_of_each_element_is_found(tmp_path):
     assert np.abs(rest).max() < 1e-5
 
 
+def test_a_frame_without_weight_does_not_move_the_bias(tmp_path):
+    potential = random_potential(("Si", "C"))
+    (system,) = load(water_like(potential, tmp_path, (12.0, -3.25)))
+    prepared = prepare(system.frames, potential.type_map, potential.rcut)
+    prepared[0].frame.energy += 1000.0
+    prepared[0].frame.weight = 0.0
+    shift, rest = bias_shift(potential, prepared)
+    np.testing.assert_allclose(shift, [12.0, -3.25], atol=1e-5)
+    assert len(rest) == len(prepared) - 1
+
+
 def test_one_composition_gets_the_smallest_change(tmp_path):
     potential = random_potential(("Si", "C"))
     path = water_like(potential, tmp_path, (3.0, 1.0))
