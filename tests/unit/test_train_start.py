@@ -260,7 +260,7 @@ class _Counted:
 
     def __init__(self, counts, energy):
         self.n_atoms = int(counts.sum())
-        self.frame = SimpleNamespace(energy=energy)
+        self.frame = SimpleNamespace(energy=energy, weight=1.0)
         self.env = SimpleNamespace(types=torch.from_numpy(np.repeat([0, 1], counts)))
 
 
