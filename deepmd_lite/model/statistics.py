@@ -164,7 +164,8 @@ def statistics_from(
     if absent:
         raise InputError(
             f"training data: no atom of {', '.join(absent)}, which model/type_map lists; "
-            "remove the element or add data"
+            "its network would stay random: leave the element out until there are data of it, and "
+            "train from the start then"
         )
     scales = [_scales(d, sums) for d, sums in zip(descriptors, each, strict=True)]
     bias = _energy_bias(np.array(compositions), np.array(energies), np.array(roots), config)

@@ -269,7 +269,13 @@ def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = Fal
     if architecture:
         adopt_architecture(settings, model.config)
     if adopt_elements(settings, model.config, [d.sel for d in model.descriptors]):
-        log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
+        log.info(
+            "note: the model keeps the elements of %s, %s; the data may have those of the input's "
+            "type_map, %s",
+            path,
+            " ".join(model.type_map),
+            " ".join(settings.elements),
+        )
     _check_architecture(model.config, settings.model, f"{path}")
 
 

@@ -333,4 +333,4 @@ def test_vasp_pressure_becomes_a_positive_virial(tmp_path):
         np.testing.assert_allclose(frame.virial, expected, rtol=1e-6)
         np.testing.assert_array_equal(frame.forces, [[0.1, 0, 0], [-0.1, 0, 0]])
         assert frame.energy == -10.5  # e_fr_energy, not e_0_energy
-    assert "free_energy differs from energy" in system.notes[0]
+    assert "the free energy is taken" in system.notes[0]

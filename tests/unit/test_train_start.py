@@ -108,7 +108,8 @@ def test_a_model_of_more_elements_keeps_them(data, tmp_path, one_side, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "out"
     path = train(config, output=out, finetune=tmp_path / "big.dpl", quiet=True)
-    assert "type_map follows" in caplog.text
+    assert "the model keeps the elements of" in caplog.text
+    assert "big.dpl, Ag Cu O; the data may have those of the input's type_map, Cu" in caplog.text
     new, old = load_model(path).state_dict(), source.state_dict()
     assert read_header(path)["config"]["type_map"] == ["Ag", "Cu", "O"]
     for k, learns in enumerate((False, True, False)):
