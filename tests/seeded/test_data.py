@@ -367,6 +367,22 @@ def test_single_precision_of_a_large_energy(tmp_path):
     assert found["energy-float32"]["severity"] == "warning"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shift", "words"),
+    [(np.float16, 0, "float16"), (np.float16, 3600, "float16"), (np.int64, 3600, "whole numbers")],
+)
+def test_energies_in_a_coarse_type(dtype, shift, words, tmp_path):
+    frames = copied(water())
+    for i, atoms in enumerate(frames):
+        atoms.calc.results["energy"] += shift + 1.01 * i
+    _, found = check(tmp_path, npy(tmp_path / "double", frames, ["O", "H"]))
+    assert "energy-rounded" not in found
+    _, found = check(tmp_path, npy(tmp_path / "coarse", frames, ["O", "H"], dtype=dtype))
+    assert found["energy-rounded"]["severity"] == "warning"
+    assert words in found["energy-rounded"]["what"]
+    assert "energy-float32" not in found
+
+
 def test_a_missing_file_of_forces(tmp_path):
     folder = npy(tmp_path / "a", copied(water()), ["O", "H"])
     status, found = check(tmp_path, folder)
