@@ -81,7 +81,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows write a BOM
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror or e}") from None
     except UnicodeDecodeError:

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..units import BOLTZMANN, EV_PER_A3_IN_GPA
 from .finding import Finding, named
+from .order import CORRELATION, misplaced
 from .pairs import Pairs, near_pairs
-from .survey import Survey, robust_fit
+from .survey import Survey, correlation, robust_fit
 
 Untested = dict[tuple[str, str], list[str]]
 """Systems by label and the reason why it could not be tested."""
@@ -25,8 +26,7 @@ FEW_PAIRS = {
     "virial": "too few near frames differ in their cells",
 }
 UNEXPLAINED = "differences of energy between near frames do not follow from it"
-CORRELATION = 0.85
-"""Below it the work does not explain the energies and nothing can be said about units."""
+NOISE = "differences of energy between near frames are hardly larger than their uncertainty"
 ALLOWED = (0.6, 1.6)
 """Factors that the third order, left out here, can explain."""
 HARTREE, BOHR = 27.211386, 0.52917721
@@ -104,15 +104,19 @@ def _of_system(
     (a, b), _ = robust_fit(columns * weight[:, None], pairs.difference * weight)
     if moving.sum() >= LEAST_PAIRS:
         left = (pairs.difference - b * virial_work) * weight
-        if abs(_correlation((pairs.force_work * weight)[moving], left[moving])) < CORRELATION:
-            untested.setdefault(("force", UNEXPLAINED), []).extend(names)
+        wrong = misplaced(pairs.chosen(moving), left[moving], survey, name)
+        if wrong is not None:
+            yield wrong
+            return
+        if abs(correlation((pairs.force_work * weight)[moving], left[moving])) < CORRELATION:
+            untested.setdefault(("force", NOISE), []).extend(names)
         elif not ALLOWED[0] < a < ALLOWED[1]:
             yield _forces(pairs.chosen(moving), a, left[moving], name)
             return
     if strained.sum() >= LEAST_PAIRS:
         own, work = pairs.chosen(strained), virial_work[strained]
         left = ((pairs.difference - a * pairs.force_work) * weight)[strained]
-        if abs(_correlation(work * weight[strained], left)) < CORRELATION:
+        if abs(correlation(work * weight[strained], left)) < CORRELATION:
             disorder = list(_shear_order(own, a, name))
             yield from disorder
             if not disorder:
@@ -125,15 +129,6 @@ def _of_system(
         yield from _shear_order(own, a, name)
         yield from _kinetic_part(own, a, work, name, survey)
     yield from _contradicting_frames(pairs, a * pairs.force_work + virial_work, survey)
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Of two series that both vanish for a pair of equal frames; robust against few outliers."""
-    size = np.abs(x) * np.median(np.abs(y)) + np.abs(y) * np.median(np.abs(x))
-    kept = size <= np.quantile(size, 0.95)
-    x, y = x[kept], y[kept]
-    norm = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / norm) if norm > 0 else 0.0
 
 
 def _forces(pairs: Pairs, a: float, left: np.ndarray, name: str) -> Finding:

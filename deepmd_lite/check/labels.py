@@ -18,6 +18,7 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Of the frame numbers `which`, all of one set."""
     yield from _missing(survey, which)
     yield from _resolution(survey, which)
+    yield from _rounded(survey, which)
     yield from _asymmetric(survey, which)
 
 
@@ -60,7 +61,7 @@ def _resolution(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     for k in np.unique(survey.system[which]):
         own = which[(survey.system[which] == k) & np.isfinite(survey.energy[which])]
         step = _single_precision_step(survey.energy[own], survey.n_atoms[own])
-        if len(own) < LEAST_FRAMES or step < 1e-6:
+        if len(own) < LEAST_FRAMES or step < 1e-6 or _coarse_steps(survey.energy[own])[0]:
             continue
         coarse = step > COARSE
         names[coarse].append(survey.names[k])
@@ -84,6 +85,36 @@ def _single_precision_step(energy: np.ndarray, n_atoms: np.ndarray) -> float:
     exact = np.abs(single.astype(np.float64) - energy) < 0.01 * steps
     shortest = np.array([float(str(s)) for s in single]) == energy
     return float(np.median(steps / n_atoms)) if len(energy) and (exact | shortest).all() else 0.0
+
+
+def _rounded(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """Energies that are whole numbers, or were float16 at some time."""
+    for k in np.unique(survey.system[which]):
+        own = which[(survey.system[which] == k) & np.isfinite(survey.energy[which])]
+        what, steps = _coarse_steps(survey.energy[own])
+        if what:
+            step = float(np.median(steps / survey.n_atoms[own]))
+            yield Finding(
+                "warning",
+                "energy-rounded",
+                f"{survey.names[k]}: energies {what}, with a step of {1e3 * step:.3g} meV/atom",
+                "write them in float64",
+            )
+
+
+def _coarse_steps(energy: np.ndarray) -> tuple[str, np.ndarray]:
+    """What all of many energies are, in words, and eV between neighbours; ('', 0) if nothing."""
+    if len(np.unique(energy)) < LEAST_FRAMES:
+        return "", np.zeros(len(energy))
+    with np.errstate(over="ignore"):  # beyond float16's range: infinite, and so not equal
+        half = energy.astype(np.float16)
+        steps = np.spacing(np.abs(half)).astype(np.float64)
+    whole = (energy == np.rint(energy)).all()
+    if (half == energy).all() and (not whole or (steps > 1).any()):
+        return "have the three digits of float16", steps
+    if whole:
+        return "are whole numbers", np.ones(len(energy))
+    return "", np.zeros(len(energy))
 
 
 def _asymmetric(survey: Survey, which: np.ndarray) -> Iterator[Finding]:

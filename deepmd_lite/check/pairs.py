@@ -149,14 +149,19 @@ def displacement(a: Frame, b: Frame) -> np.ndarray:
     return moved - moved.mean(axis=0)
 
 
+def moved_between(a: Frame, b: Frame) -> np.ndarray:
+    """(n, 3) Å: `displacement`, or in partly periodic frames plainly the difference."""
+    if a.pbc.any() and not a.pbc.all():
+        return b.positions - a.positions
+    return displacement(a, b)
+
+
 def _work(a: Frame, b: Frame) -> tuple[Any, ...] | None:
     """The largest displacement, and the fields of `Pairs`; None if the two are not near."""
-    if a.pbc.any() and not a.pbc.all():
-        if np.abs(a.cell - b.cell).max() > 1e-9:
-            return None
-        moved = b.positions - a.positions
-    else:
-        moved = displacement(a, b)
+    partly = a.pbc.any() and not a.pbc.all()
+    if partly and np.abs(a.cell - b.cell).max() > 1e-9:
+        return None
+    moved = moved_between(a, b)
     farthest = float(np.sqrt((moved**2).sum(axis=1).max()))
     if farthest > FARTHEST:
         return None

@@ -53,13 +53,14 @@ def check_data(
     return Report(found, read, survey, time.monotonic() - started)
 
 
-def errors_in_sample(frames: Sequence[Frame], name: str, *, cutoff: float) -> list[Finding]:
-    """The errors alone, found on some hundred frames of one set in about a second.
+def findings_in_sample(frames: Sequence[Frame], name: str, *, cutoff: float) -> list[Finding]:
+    """Errors and warnings found on some hundred frames of one set in about a second.
 
     `name` of the set, as the findings call it; `cutoff` Å, that of the model to come.
     """
     survey = Survey.of({name: _sample(frames)})
-    return [f for f in _findings(survey, cutoff, None) if f.severity == "error"]
+    found = [f for f in _findings(survey, cutoff, None) if f.severity != "note"]
+    return sorted(found, key=lambda f: SEVERITIES.index(f.severity))
 
 
 def _sample(frames: Sequence[Frame]) -> list[System]:

@@ -120,3 +120,12 @@ def robust_fit(x: np.ndarray, y: np.ndarray, rounds: int = 12) -> tuple[np.ndarr
         limit = 1.5 * max(scale, 1e-12)
         weight = np.where(left <= limit, 1.0, limit / np.maximum(left, limit))
     return coefficients, scale
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Of two series that both vanish for a pair of equal frames; robust against few outliers."""
+    size = np.abs(x) * np.median(np.abs(y)) + np.abs(y) * np.median(np.abs(x))
+    kept = size <= np.quantile(size, 0.95)
+    x, y = x[kept], y[kept]
+    norm = np.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum() / norm) if norm > 0 else 0.0

@@ -31,7 +31,6 @@ from .frames import Frame, System
 
 ENERGY_KEYS = (
     "energy",
-    "Energy",
     "free_energy",
     "REF_energy",
     "TotEnergy",
@@ -45,6 +44,9 @@ VIRIAL_KEYS = ("virial", "virials", "REF_virial", "REF_virials", "dft_virial")
 """eV, nine numbers, positive under compression."""
 STRESS_KEYS = ("stress", "REF_stress", "dft_stress")
 """eV/Å³, tension positive: six in Voigt's order xx yy zz yz xz xy, or nine."""
+_LABELS = (*ENERGY_KEYS, *FORCES_KEYS, *VIRIAL_KEYS, *STRESS_KEYS)
+SPELLING = {key.lower(): key for key in _LABELS}
+"""Labels are found in any case: `Forces`, `DFT_energy`."""
 WEIGHT_KEYS = ("weight", "config_weight")
 LABEL_WEIGHTS = {
     "config_energy_weight": "energy",
@@ -68,8 +70,9 @@ def read_ase_file(path: str | Path, type_map: Sequence[str] | None = None) -> Sy
     frames: list[Frame] = []
     notes: Counter[str] = Counter()
     found: set[str] = set()
-    for number, atoms in enumerate(_images(path)):
-        frame = frame_from_atoms(atoms, f"{path}, frame {number}", notes)
+    for number, (kind, atoms) in enumerate(_images(path)):
+        source = f"{path}, frame {number}"
+        frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz")
         check_frame(frame, type_map)
         found |= set(_named_values(atoms, frame.source))
         frames.append(frame)
@@ -79,17 +82,23 @@ def read_ase_file(path: str | Path, type_map: Sequence[str] | None = None) -> Sy
     return System(str(path), frames, lines + _unlabelled(frames, found))
 
 
-def frame_from_atoms(atoms: Atoms, source: str, notes: Counter[str] | None = None) -> Frame:
+def frame_from_atoms(
+    atoms: Atoms, source: str, notes: Counter[str] | None = None, *, chosen: bool = False
+) -> Frame:
     """Structure and labels of `atoms`; what was left out is counted in `notes`.
 
+    `chosen`: somebody has written the name `energy` and means it. Otherwise a calculator's
+    `free_energy` is the energy, where it has forces: they are derivatives of that.
     Raises InputError, naming `source`, for labels of a wrong size or that contradict one another.
     """
     notes = Counter() if notes is None else notes
     values = _named_values(atoms, source)
     pbc = np.array(atoms.pbc, dtype=bool)
     cell = np.array(atoms.cell, dtype=np.float64) if pbc.any() else np.zeros((3, 3))
+    results = atoms.calc.results if atoms.calc is not None else {}
+    free = not chosen and results.get("forces") is not None
     labels: dict[str, Any] = {
-        "energy": _energy(values, len(atoms), source, notes),
+        "energy": _energy(values, len(atoms), source, notes, prefer_free=free),
         "forces": _forces(values, source),
         "virial": _virial(values, cell, pbc, source, notes),
     }
@@ -116,8 +125,8 @@ def frame_from_atoms(atoms: Atoms, source: str, notes: Counter[str] | None = Non
 # --- files ------------------------------------------------------------------------------------
 
 
-def _images(path: Path) -> Iterator[Atoms]:
-    """The images of a file in order; a reader's failure becomes an InputError with the frame."""
+def _images(path: Path) -> Iterator[tuple[str, Atoms]]:
+    """Format and images of a file in order; what a reader raises becomes an InputError."""
     number, kind = 0, "unknown format"
     try:
         kind = filetype(str(path))
@@ -128,7 +137,7 @@ def _images(path: Path) -> Iterator[Atoms]:
             else iread(str(path), ":", kind, parallel=False, do_not_split_by_at_sign=True)
         )
         for atoms in images:
-            yield atoms
+            yield kind, atoms
             number += 1
     except InputError:
         raise
@@ -209,6 +218,11 @@ def _named_values(atoms: Atoms, source: str) -> dict[str, Any]:
             )
         if value is not None:
             values[key] = value
+    for key in [k for k in values if SPELLING.get(k.lower(), k) != k]:
+        name, value = SPELLING[key.lower()], values.pop(key)
+        if name in values and not np.array_equal(np.ravel(values[name]), np.ravel(value)):
+            raise InputError(f"{source}: '{key}' and '{name}' differ; remove the one not meant")
+        values.setdefault(name, value)
     return values
 
 
@@ -241,11 +255,13 @@ def _agreed(candidates: dict[str, Any], tolerance: float, source: str, unit: str
     return candidates[first]
 
 
-def _energy(values: dict[str, Any], n: int, source: str, notes: Counter[str]) -> float | None:
+def _energy(
+    values: dict[str, Any], n: int, source: str, notes: Counter[str], *, prefer_free: bool
+) -> float | None:
     """Total energy, eV: the first of ENERGY_KEYS.
 
-    `free_energy` may differ from `energy` (smearing: energy extrapolated to zero width); a
-    difference is noted, the other names must agree.
+    `free_energy` may differ from `energy` (smearing: energy extrapolated to zero width); which is
+    taken is noted, the other names must agree.
     """
     *totals, per_atom = ENERGY_KEYS
     found = {key: _scalar(values[key], source, key) for key in totals if key in values}
@@ -261,6 +277,10 @@ def _energy(values: dict[str, Any], n: int, source: str, notes: Counter[str]) ->
     free = found.pop("free_energy", None) if "energy" in found else None
     largest = max(abs(e) for e in found.values())
     energy = float(_agreed(found, 1e-5 * n + 1e-7 * largest, source, "eV"))
+    if free is not None and prefer_free and found.keys() == {"energy"}:
+        if abs(free - energy) > 1e-6 * n:
+            notes["the free energy is taken, whose derivatives the forces are"] += 1
+        return free
     if free is not None and abs(free - energy) > 1e-3 * n:
         notes["free_energy differs from energy by more than 1 meV/atom; energy is used"] += 1
     return energy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ def read_with_dpdata(path: str | Path, kind: str, type_map: Sequence[str] | None
 
     known = Format.get_formats()
     if kind.lower() not in known:
-        raise InputError(
-            f"--from {kind}: dpdata does not know this format; it has {', '.join(sorted(known))}"
-        )
+        close = difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(sorted(known))}"
+        raise InputError(f"--from {kind}: dpdata does not know this format; {hint}")
     if not Path(str(path).partition("#")[0]).exists():
         raise InputError(f"{path}: no such file or folder")
     try:

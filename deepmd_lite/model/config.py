@@ -178,7 +178,11 @@ class FittingConfig(Vocabulary):
     seed: int | list[int] | None = None
     rcond: float | None = None
     atom_ener: list[float | None] = []
-    """Energy of an isolated atom of each element, eV, used as its bias instead of the fit."""
+    """Energy bias of each element, eV, given instead of fitted; null: fitted.
+
+    The network's energy is added to it, for an isolated atom too, whose energy is therefore near
+    this only as far as the data hold such atoms.
+    """
     numb_fparam: Literal[0] = 0
     numb_aparam: Literal[0] = 0
 
@@ -217,6 +221,8 @@ class ModelConfig(Vocabulary):
         "atom_exclude_types": "every atom has an energy",
         "preset_out_bias": "give fitting_net/atom_ener",
         "modifier": "there are no long-range charges",
+        "model_dict": "one model is trained on one data set: give the sections of one model",
+        "shared_dict": "one model is trained on one data set: give the sections of one model",
         "finetune_head": "one model is trained on one data set",
     }
     harmless = {"bridging_method": "None"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -137,31 +138,37 @@ class _Sums:
 
 
 def statistics_from(
-    frames: Iterable[tuple[LocalEnv, float | None]], config: ModelConfig
+    frames: Iterable[tuple[LocalEnv, float | None]],
+    config: ModelConfig,
+    weights: Iterable[float] = repeat(1.0),
 ) -> Statistics:
     """Statistics of (environment, energy in eV or None) pairs in one pass.
+
+    `weights`: of each frame in the fit of the energy bias, as in the loss.
 
     Raises InputError for an element of the type map that no frame contains, and as
     `ShortRange.from_input`.
     """
     descriptors, n_types = config.descriptors, len(config.type_map)
     each = [_Sums(n_types, d.exclude_types) for d in descriptors]
-    compositions, energies = [], []
-    for env, energy in frames:
+    compositions, energies, roots = [], [], []
+    for (env, energy), weight in zip(frames, weights, strict=False):  # repeat() has no end
         for d, sums in zip(descriptors, each, strict=True):
             sums.add(env, d.rcut_smth, d.rcut, d.env_protection)
         if energy is not None:
             local = env.types[: env.n_local].numpy()
             compositions.append(np.bincount(local, minlength=n_types))
             energies.append(energy)
+            roots.append(math.sqrt(weight))
     absent = [name for name, n in zip(config.type_map, each[0].atoms, strict=True) if n == 0]
     if absent:
         raise InputError(
             f"training data: no atom of {', '.join(absent)}, which model/type_map lists; "
-            "remove the element or add data"
+            "its network would stay random: leave the element out until there are data of it, and "
+            "train from the start then"
         )
     scales = [_scales(d, sums) for d, sums in zip(descriptors, each, strict=True)]
-    bias = _energy_bias(np.array(compositions), np.array(energies), config)
+    bias = _energy_bias(np.array(compositions), np.array(energies), np.array(roots), config)
     rcut = max(d.rcut for d in descriptors)
     distances = torch.stack([sums.smallest_distances() for sums in each]).amin(dim=0)
     nearest = float(distances.min()) if distances.isfinite().any() else 1.0
@@ -198,13 +205,19 @@ def _resolved_sel(sel: list[int] | int | str, most: np.ndarray) -> list[int]:
     return [max(4, 4 * math.ceil(factor * int(n) / 4)) for n in most]
 
 
-def _energy_bias(compositions: np.ndarray, energies: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """(n_types,) eV: given atomic energies, the others by least squares over compositions."""
+def _energy_bias(
+    compositions: np.ndarray, energies: np.ndarray, roots: np.ndarray, config: ModelConfig
+) -> np.ndarray:
+    """(n_types,) eV: given atomic energies, the others by least squares over compositions.
+
+    `roots` (n_frames,): square roots of the weights of the squares.
+    """
     given = config.fitting_net.atom_ener or [None] * len(config.type_map)
     bias = np.array([0.0 if e is None else e for e in given])
     free = np.array([e is None for e in given])
     if len(energies) and free.any():
         rest = energies - compositions @ bias
         rcond = config.fitting_net.rcond or 1e-3  # equal compositions: the shortest solution
-        bias[free] = np.linalg.lstsq(compositions[:, free].astype(float), rest, rcond=rcond)[0]
+        matrix = compositions[:, free] * roots[:, None]
+        bias[free] = np.linalg.lstsq(matrix, rest * roots, rcond=rcond)[0]
     return bias

@@ -29,13 +29,14 @@ def bias_shift(
     """What to add to the bias of each element so that energies fit best: (n_types,) eV.
 
     `of_network`: with the network as it is; otherwise the new bias alone has to fit the energies
-    (as before a training). Returns the shift, and what is left of each frame's difference,
-    (n_frames_with_energy,) eV/atom. Raises InputError where no frame has an energy.
+    (as before a training). Frames count by their weights. Returns the shift, and what is left of
+    the difference of each frame that counts, (n,) eV/atom. Raises InputError where none does: no
+    frame of a weight above 0 has an energy.
     """
     n_types = len(model.type_map)
-    compositions, differences, sizes = [], [], []
+    compositions, differences, sizes, weights = [], [], [], []
     for p in frames:
-        if p.frame.energy is None:
+        if p.frame.energy is None or p.frame.weight == 0:
             continue
         n_e = np.bincount(p.env.types[: p.n_atoms].numpy(), minlength=n_types)
         found = float(n_e @ model.energy_bias.numpy())
@@ -44,12 +45,15 @@ def bias_shift(
         compositions.append(n_e)
         differences.append(p.frame.energy - found)
         sizes.append(p.n_atoms)
+        weights.append(p.frame.weight)
     if not differences:
-        raise InputError("energy bias: no frame has an energy to fit it to")
+        raise InputError("energy bias: no frame has an energy (and a weight above 0) to fit it to")
     matrix, target = np.array(compositions, dtype=float), np.array(differences)
-    lengths = np.linalg.norm(matrix, axis=0)
-    scaled = matrix / np.where(lengths > 0, lengths, 1.0)
-    shift = np.linalg.lstsq(scaled, target, rcond=SINGULAR)[0]
+    roots = np.sqrt(weights)
+    weighted = matrix * roots[:, None]
+    lengths = np.linalg.norm(weighted, axis=0)
+    scaled = weighted / np.where(lengths > 0, lengths, 1.0)
+    shift = np.linalg.lstsq(scaled, target * roots, rcond=SINGULAR)[0]
     shift /= np.where(lengths > 0, lengths, 1.0)
     return shift, (target - matrix @ shift) / np.array(sizes)
 

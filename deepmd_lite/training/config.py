@@ -33,7 +33,7 @@ class LearningRateConfig(Vocabulary):
         "the schedule is a plain exponential decay from start_lr to stop_lr",
     )
 
-    type: Literal["exp"] = "exp"
+    type: str = "exp"
     start_lr: float = Field(1e-3, gt=0)
     stop_lr: float = Field(1e-8, gt=0)
     stop_lr_ratio: float | None = Field(None, gt=0, le=1)
@@ -43,6 +43,16 @@ class LearningRateConfig(Vocabulary):
     """Factor per decay_steps; by default such that stop_lr is reached at the last step."""
     smooth: bool = True
     """False: constant within each decay_steps (DeePMD-kit's default)."""
+
+    @field_validator("type")
+    @classmethod
+    def _check_type(cls, value: str) -> str:
+        if value != "exp":
+            raise ValueError(
+                "the schedule is an exponential decay from start_lr to stop_lr: give 'exp' or "
+                "leave the key out"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> LearningRateConfig:
@@ -137,6 +147,7 @@ class TrainingConfig(Vocabulary):
     }
     ignored = {
         "save_ckpt": "the checkpoint is checkpoint.safetensors in the output folder",
+        "load_ckpt": "to start from a model, dpl train --init-model",
         "max_ckpt_keep": "the last checkpoint is kept",
         "stat_file": "statistics are in the checkpoint and the model file",
         "disp_training": "errors are always displayed",

@@ -62,6 +62,12 @@ class DataConfig(Vocabulary):
             value = value[0]
         if isinstance(value, str):
             rule, _, number = value.partition(":")
+            if rule in ("max", "filter"):
+                large = "" if rule == "max" else ", and leave frames of more atoms out of the data"
+                raise ValueError(
+                    f"'{rule}' is not supported: frames of all sizes share batches here; give "
+                    f"'auto:{number}', which fills a batch until it has so many atoms{large}"
+                )
             if rule == "mixed" and number.isdigit():
                 value = int(number)
             elif rule != "auto" or not (value == "auto" or (number.isdigit() and int(number) > 0)):

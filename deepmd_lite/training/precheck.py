@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ..check import errors_in_sample
-from ..data import Frame
+from ..check import findings_in_sample
+from ..data import Frame, PreparedFrame
 from ..system import InputError
 from .config import TrainInput
 
 log = logging.getLogger(__name__)
 
+MOST_WARNINGS = 5
+"""Of a data set, that are shown before a training."""
+
 
 def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> None:
     """Raise InputError with a line for each error in a data set, which is called `what`.
 
+    Warnings are told, a line each, the first few of many.
     A set without a label is left to the note on the loss, where that label is not trained, and
     energy zeros to `dpl check`: molecules beside a crystal can look like them.
     """
@@ -25,14 +29,32 @@ def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> N
     exempt |= {"energy-zeros"}
     found = [
         finding
-        for finding in errors_in_sample(frames, what, cutoff=settings.model.descriptor.rcut)
+        for finding in findings_in_sample(frames, what, cutoff=settings.model.descriptor.rcut)
         if finding.code not in exempt
     ]
-    if found:
+    errors = [f for f in found if f.severity == "error"]
+    warnings = [f for f in found if f.severity == "warning"]
+    if errors:
         raise InputError(
             f"the {what} data have errors (dpl check shows all; with training/check: false they "
             "are trained on all the same)"
-            + "".join(f"\n  [{f.code}] {f.what}; {f.do}" for f in found)
+            + "".join(f"\n  [{f.code}] {f.what}; {f.do}" for f in errors)
+        )
+    for f in warnings[:MOST_WARNINGS]:
+        log.warning("%s data: %s", what, f.line())
+    if len(warnings) > MOST_WARNINGS:
+        more = len(warnings) - MOST_WARNINGS
+        log.warning("%s data: %d more warnings (dpl check shows all)", what, more)
+
+
+def refuse_nothing_to_learn(frames: Sequence[PreparedFrame], rcut: float) -> None:
+    """Raise InputError where no training frame counts, or none has two atoms within `rcut` Å."""
+    if all(p.frame.weight == 0 for p in frames):
+        raise InputError("training data: the weight of every frame is 0: nothing would be trained")
+    if not any(p.env.n_edges for p in frames):
+        raise InputError(
+            f"training data: no two atoms are within rcut = {rcut:g} Å in any frame: there is no "
+            "interaction to learn; check units and cells, or add frames of more than single atoms"
         )
 
 

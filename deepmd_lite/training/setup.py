@@ -37,7 +37,7 @@ from .bias import bias_shift
 from .checkpoint import Checkpoint, changed_keys
 from .config import TrainInput
 from .data_config import DataConfig
-from .precheck import refuse_errors, warn_of_leakage
+from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
     """Read and check the data sets of an input, and build every neighbour list once."""
     training, loss = settings.training, settings.loss
     frames, shares = _read(training.training_data, settings, "training", quiet)
+    refuse_nothing_to_learn(frames, settings.model.rcut)
     if training.num_epoch is not None:
         n_batches = batch_sampler(settings, frames, shares).batches_in_epoch()
         training.numb_steps = math.ceil(training.num_epoch * n_batches)
@@ -268,7 +269,13 @@ def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = Fal
     if architecture:
         adopt_architecture(settings, model.config)
     if adopt_elements(settings, model.config, [d.sel for d in model.descriptors]):
-        log.info("note: model/type_map follows %s: %s", path, " ".join(model.type_map))
+        log.info(
+            "note: the model keeps the elements of %s, %s; the data may have those of the input's "
+            "type_map, %s",
+            path,
+            " ".join(model.type_map),
+            " ".join(settings.elements),
+        )
     _check_architecture(model.config, settings.model, f"{path}")
 
 
@@ -284,7 +291,8 @@ def initial_potential(
     model file has another architecture than the input.
     """
     if init_model is None:
-        statistics = statistics_from(environments(data.frames), settings.model)
+        weights = [f.frame.weight for f in data.frames]
+        statistics = statistics_from(environments(data.frames), settings.model, weights)
         seed = settings.training.seed
         potential = Potential(settings.model, statistics, seed).spread_over_distances(seed)
         _report_close_atoms(potential)

@@ -129,6 +129,24 @@ def fixed_atoms_without_forces(atoms):
     atoms.calc.results["forces"][: len(atoms) // 3] = 0
 
 
+def forces_of_the_atom_before(atoms):
+    atoms.calc.results["forces"] = np.roll(atoms.calc.results["forces"], 1, axis=0)
+
+
+def forces_in_reverse_order(atoms):
+    atoms.calc.results["forces"] = atoms.calc.results["forces"][::-1]
+
+
+def forces_in_random_order(atoms):
+    seed = int(1e6 * abs(atoms.calc.results["energy"])) % 2**31
+    order = np.random.default_rng(seed).permutation(len(atoms))
+    atoms.calc.results["forces"] = atoms.calc.results["forces"][order]
+
+
+def shifted_components(atoms):
+    atoms.calc.results["forces"] = atoms.calc.results["forces"][:, [1, 2, 0]]
+
+
 IN_EVERY_FRAME = [
     ("silicon", stress_sign, "virial-sign", "error", "change the sign"),
     ("silicon", stress_in_gpa, "virial-unit", "error", "in GPa"),
@@ -143,6 +161,11 @@ IN_EVERY_FRAME = [
     ("silicon", stress_in_the_order_of_vasp, "virial-order", "error", "xx yy zz yz xz xy"),
     ("hot copper", kinetic_part, "virial-kinetic", "warning", "subtract"),
     ("silicon", gradients_for_forces, "force-sign", "error", "change their sign"),
+    ("silicon", forces_of_the_atom_before, "force-order", "error", "of the atom before"),
+    ("silicon", forces_in_reverse_order, "force-order", "error", "in reverse order"),
+    ("silicon", forces_in_random_order, "force-order", "error", "another order of atoms"),
+    ("silicon", shifted_components, "force-order", "error", "the first number is that of y"),
+    ("copper", shifted_components, "force-order", "error", "the first number is that of y"),
     ("silicon", energies_in_hartree, "force-unit", "error", "Hartree"),
     ("silicon", atomic_units, "units-length", "error", "0.529177"),
     ("water", atomic_units, "units-length", "error", "0.529177"),
@@ -201,6 +224,29 @@ def test_a_frame_whose_electrons_did_not_converge(name, folder, tmp_path):
     frames[k].calc.results["energy"] += 0.15 * len(frames[k])
     _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
     assert found["frame-inconsistent"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame {k}"]
+
+
+def test_forces_of_the_next_frame(folder, tmp_path):
+    assert "force-order" not in codes_of_clean("silicon", folder)
+    frames = copied(silicon())
+    forces = [atoms.calc.results["forces"] for atoms in frames]
+    for atoms, others in zip(frames, forces[1:] + forces[:1], strict=True):
+        if len(atoms) == len(others):
+            atoms.calc.results["forces"] = others
+    status, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
+    assert status == 1
+    assert found["force-order"]["do"] == "the forces are those of the frame after"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.001, 0.01])
+def test_right_forces_with_noise_are_no_error(noise, tmp_path):
+    """Up to 10 meV √n in the energies of n atoms, and 0.1 eV/Å in the forces."""
+    frames, rng = copied(silicon()), np.random.default_rng(3)
+    for atoms in frames:
+        atoms.calc.results["energy"] += noise * np.sqrt(len(atoms)) * rng.normal()
+        atoms.calc.results["forces"] += 0.1 * rng.normal(size=(len(atoms), 3))
+    _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
+    assert "force-order" not in found
 
 
 def test_forces_that_are_all_zero(tmp_path):
@@ -319,6 +365,22 @@ def test_single_precision_of_a_large_energy(tmp_path):
     assert "energy-float32" not in found
     _, found = check(tmp_path, npy(tmp_path / "single", frames, ["O", "H"], dtype=np.float32))
     assert found["energy-float32"]["severity"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shift", "words"),
+    [(np.float16, 0, "float16"), (np.float16, 3600, "float16"), (np.int64, 3600, "whole numbers")],
+)
+def test_energies_in_a_coarse_type(dtype, shift, words, tmp_path):
+    frames = copied(water())
+    for i, atoms in enumerate(frames):
+        atoms.calc.results["energy"] += shift + 1.01 * i
+    _, found = check(tmp_path, npy(tmp_path / "double", frames, ["O", "H"]))
+    assert "energy-rounded" not in found
+    _, found = check(tmp_path, npy(tmp_path / "coarse", frames, ["O", "H"], dtype=dtype))
+    assert found["energy-rounded"]["severity"] == "warning"
+    assert words in found["energy-rounded"]["what"]
+    assert "energy-float32" not in found
 
 
 def test_a_missing_file_of_forces(tmp_path):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import copper, settings
 
-from deepmd_lite.check import check_data, errors_in_sample
+from deepmd_lite.check import check_data, findings_in_sample
 from deepmd_lite.check.pairs import displacement, near_pairs
 from deepmd_lite.check.survey import Survey, robust_fit
 from deepmd_lite.cli import main
@@ -173,7 +174,7 @@ def test_any_data_can_be_checked():
             )
             for i in range(count)
         ]
-        for finding in errors_in_sample(frames, "data", cutoff=4.0):
+        for finding in findings_in_sample(frames, "data", cutoff=4.0):
             assert "\n" not in finding.line()
     report = Survey.of({"a": [System("x", frames)], "b": [System("y", frames)]})
     assert len(report) == 2 * count
@@ -192,6 +193,36 @@ def test_a_training_refuses_errors_in_its_data(data):
         train(settings(data), output=data / "out", quiet=True)
     train(settings(data, check=False, numb_steps=2), output=data / "out", quiet=True)
     assert (data / "out" / "model.dpl").exists()
+
+
+def test_a_training_tells_warnings(data, caplog):
+    train(settings(data, numb_steps=1), output=data / "out", quiet=True)
+    assert "force-outlier" not in caplog.text
+    frames = copper(12, seed=1)
+    frames[5].calc.results["forces"] = 1e4 * frames[5].get_forces()
+    write(data / "train.extxyz", frames)
+    train(settings(data, numb_steps=1), output=data / "out", quiet=True)
+    assert "training data: warning [force-outlier]" in caplog.text
+    assert "train.extxyz, frame 5" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (lambda atoms: atoms.info.update(weight=0.0), "the weight of every frame is 0"),
+        (lambda atoms: atoms.set_cell(20 * atoms.cell, scale_atoms=True), "no two atoms are with"),
+    ],
+    ids=["weights", "far apart"],
+)
+def test_a_training_refuses_data_without_anything_to_learn(data, spoilt, message):
+    frames = copper(12, seed=1)
+    for atoms in frames:
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        spoilt(atoms)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    write(data / "train.extxyz", frames)
+    with pytest.raises(InputError, match=message):
+        train(settings(data, check=False, numb_steps=1), output=data / "out", quiet=True)
 
 
 def test_a_training_warns_of_frames_that_it_is_validated_on(data, caplog):

@@ -266,6 +266,8 @@ def test_the_virial_of_vasp_through_dpdata_and_through_ase(tmp_path, capsys):
     np.testing.assert_allclose(stress, -pressure, rtol=1e-5)  # tension positive
     capsys.readouterr()
     assert main([*argv[:-3], "--from", "vasp/outcarr"]) == 1
+    assert "does not know this format; did you mean 'vasp/outcar'?" in capsys.readouterr().err
+    assert main([*argv[:-3], "--from", "qqq"]) == 1
     assert "dpdata does not know this format; it has 3dmol" in capsys.readouterr().err
     (tmp_path / "OUTCAR").write_text("no output of VASP")
     with pytest.raises(InputError, match="OUTCAR: dpdata cannot read it as vasp/outcar: "):

@@ -173,6 +173,34 @@ def test_free_energy_may_differ_and_is_noted(tmp_path):
     assert "free_energy differs from energy" in system.notes[0]
 
 
+def test_a_calculators_free_energy_is_that_of_its_forces(tmp_path):
+    atoms = Atoms("Si2", [[0, 0, 0], [1, 1, 1]], cell=[2, 3, 4], pbc=True)
+    labels = {"energy": -5.0, "free_energy": -5.003}
+    atoms.calc = SinglePointCalculator(atoms, **labels, forces=np.ones((2, 3)))
+    write(tmp_path / "a.traj", atoms)
+    system = read_ase_file(tmp_path / "a.traj")
+    assert system.frames[0].energy == -5.003
+    assert system.notes == [
+        "the free energy is taken, whose derivatives the forces are (1 of 1 frames)"
+    ]
+    write(tmp_path / "a.extxyz", atoms)  # there the names are what somebody has chosen
+    assert read_ase_file(tmp_path / "a.extxyz").frames[0].energy == -5.0
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    assert frame_from_atoms(atoms, "s").energy == -5.0
+
+
+def test_names_of_labels_in_any_case(tmp_path):
+    (frame,) = frames_of(tmp_path, silicon("DFT_Energy=-5", ":Forces:R:3", "1 2 3"))
+    assert frame.energy == -5.0
+    np.testing.assert_array_equal(frame.forces, [[1, 2, 3]] * 2)
+    (frame,) = frames_of(tmp_path, silicon(f'Energy=1 Virial="{nine(STRESS)}"'))
+    np.testing.assert_allclose(frame.virial, STRESS)
+    (frame,) = frames_of(tmp_path, silicon('STRESS="0.01 0.02 0.03 0.004 0.003 0.002"'))
+    np.testing.assert_allclose(frame.virial, -24 * STRESS)
+    with pytest.raises(InputError, match="'Energy' and 'energy' differ"):
+        frames_of(tmp_path, silicon("energy=-5 Energy=-6"))
+
+
 def test_contradictory_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="'energy' and 'REF_energy' disagree by 1 eV"):
         frames_of(tmp_path, silicon("energy=-5.0 REF_energy=-4.0"))
@@ -304,5 +332,5 @@ def test_vasp_pressure_becomes_a_positive_virial(tmp_path):
         expected = 64.0 * 0.1 / 160.21766208 * np.array([[30, 1, 0], [1, 20, 0], [0, 0, 10]])
         np.testing.assert_allclose(frame.virial, expected, rtol=1e-6)
         np.testing.assert_array_equal(frame.forces, [[0.1, 0, 0], [-0.1, 0, 0]])
-        assert frame.energy == -10.25
-    assert "free_energy differs from energy" in system.notes[0]
+        assert frame.energy == -10.5  # e_fr_energy, not e_0_energy
+    assert "the free energy is taken" in system.notes[0]

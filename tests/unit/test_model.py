@@ -114,6 +114,16 @@ def test_statistics_are_those_of_all_slots(protection):
     torch.testing.assert_close(found.dstd[0], torch.stack(expected))
 
 
+def test_the_energy_bias_is_fitted_by_weight():
+    config = ModelConfig(type_map=["Si"], repulsion=None, descriptor={"rcut": 4.0})
+    env = environment_of(random_atoms("Si8", 6.0, 1), ["Si"], 4.0).env
+    frames = [(env, -8.0), (env, -16.0), (env, 8000.0)]
+    found = statistics_from(frames, config, [1.0, 3.0, 0.0])
+    assert found.energy_bias.item() == pytest.approx((-1.0 - 3 * 2.0) / 4, rel=1e-12)
+    alone = statistics_from(frames[:2], config)
+    assert alone.energy_bias.item() == pytest.approx(-1.5, rel=1e-12)
+
+
 @pytest.mark.parametrize("one_side", [False, True])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_file_round_trip(tmp_path, one_side, precision):

@@ -141,7 +141,9 @@ def test_glob_patterns_are_paths(folder):
         ("loss", {"start_pref_pf": 0.1}, "'start_pref_pf' is not supported"),
         ("loss", {"type": "dos"}, "key 'loss/type'"),
         ("loss", {"start_pref_f": -1}, "key 'loss/start_pref_f'"),
-        ("learning_rate", {"type": "cosine"}, "key 'learning_rate/type'"),
+        ("learning_rate", {"type": "cosine"}, "key 'learning_rate/type': the schedule is an exp"),
+        ("model", {"model_dict": {"water": {}}}, "'model_dict' is not supported; one model is"),
+        ("model", {"shared_dict": {"type_map": []}}, "'shared_dict' is not supported; one model"),
         ("learning_rate", {"warmup_steps": 10}, "'warmup_steps' is not supported"),
         ("learning_rate", {"stop_lr": 1.0}, "stop_lr 1.0 exceeds start_lr 0.001"),
         ("training", {"mixed_precision": {"x": 1}}, "'mixed_precision' is not supported"),
@@ -198,6 +200,25 @@ def test_wrong_batch_sizes(folder, given):
     data = changed(training={"training_data": {"systems": "data", "batch_size": given}})
     with pytest.raises(InputError, match="training/training_data/batch_size"):
         read_input(write(folder, data))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("max:64", "give 'auto:64', which fills a batch until it has so many atoms, found"),
+        ("filter:64", "give 'auto:64', .*, and leave frames of more atoms out of the data"),
+    ],
+)
+def test_batch_sizes_that_other_rules_replace(folder, given, message):
+    data = changed(training={"training_data": {"systems": "data", "batch_size": given}})
+    with pytest.raises(InputError, match=message):
+        read_input(write(folder, data))
+
+
+def test_an_input_with_a_byte_order_mark(folder):
+    path = write(folder, changed())
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_input(path)[0].training.numb_steps
 
 
 def test_a_time_limit_in_the_input_and_beside_it(folder):
@@ -280,6 +301,7 @@ def test_an_input_of_version_1(folder):
         **{"systems": ["data/data_0", "data/data_1"], "set_prefix": "set", "batch_size": [2, 2]},
         **{"auto_prob_style": "prob_uniform", "stop_batch": 500, "seed": 1, "numb_test": 10},
         **{"disp_file": "lcurve.out", "disp_freq": 10, "save_freq": 100, "save_ckpt": "model.ckpt"},
+        "load_ckpt": "model.ckpt",
     }
     data["learning_rate"] = {"type": "exp", "start_lr": 0.005, "decay_steps": 50, "decay_rate": 0.9}
     config, notes = read_input(write(folder, data))
@@ -288,6 +310,7 @@ def test_an_input_of_version_1(folder):
     assert config.training.training_data.auto_prob == "prob_uniform"
     assert config.learning_rate.decay_rate == 0.9
     assert "read as an input of DeePMD-kit 1" in notes
+    assert any("training/load_ckpt is ignored" in note for note in notes)
     data["training"]["training_data"] = {"systems": "data"}
     with pytest.raises(InputError, match=r"training/systems and training/training_data"):
         read_input(write(folder, data))

@@ -108,7 +108,8 @@ def test_a_model_of_more_elements_keeps_them(data, tmp_path, one_side, caplog):
     caplog.set_level("INFO")
     out = tmp_path / "out"
     path = train(config, output=out, finetune=tmp_path / "big.dpl", quiet=True)
-    assert "type_map follows" in caplog.text
+    assert "the model keeps the elements of" in caplog.text
+    assert "big.dpl, Ag Cu O; the data may have those of the input's type_map, Cu" in caplog.text
     new, old = load_model(path).state_dict(), source.state_dict()
     assert read_header(path)["config"]["type_map"] == ["Ag", "Cu", "O"]
     for k, learns in enumerate((False, True, False)):
@@ -190,6 +191,17 @@ def test_a_shift_of_each_element_is_found(tmp_path):
     assert np.abs(rest).max() < 1e-5
 
 
+def test_a_frame_without_weight_does_not_move_the_bias(tmp_path):
+    potential = random_potential(("Si", "C"))
+    (system,) = load(water_like(potential, tmp_path, (12.0, -3.25)))
+    prepared = prepare(system.frames, potential.type_map, potential.rcut)
+    prepared[0].frame.energy += 1000.0
+    prepared[0].frame.weight = 0.0
+    shift, rest = bias_shift(potential, prepared)
+    np.testing.assert_allclose(shift, [12.0, -3.25], atol=1e-5)
+    assert len(rest) == len(prepared) - 1
+
+
 def test_one_composition_gets_the_smallest_change(tmp_path):
     potential = random_potential(("Si", "C"))
     path = water_like(potential, tmp_path, (3.0, 1.0))
@@ -249,7 +261,7 @@ class _Counted:
 
     def __init__(self, counts, energy):
         self.n_atoms = int(counts.sum())
-        self.frame = SimpleNamespace(energy=energy)
+        self.frame = SimpleNamespace(energy=energy, weight=1.0)
         self.env = SimpleNamespace(types=torch.from_numpy(np.repeat([0, 1], counts)))
 
 
