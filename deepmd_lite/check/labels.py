@@ -106,7 +106,9 @@ def _coarse_steps(energy: np.ndarray) -> tuple[str, np.ndarray]:
     """What all of many energies are, in words, and eV between neighbours; ('', 0) if nothing."""
     if len(np.unique(energy)) < LEAST_FRAMES:
         return "", np.zeros(len(energy))
-    with np.errstate(over="ignore"):  # beyond float16's range: infinite, and so not equal
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # beyond float16's range: infinite, and so not equal
         half = energy.astype(np.float16)
         steps = np.spacing(np.abs(half)).astype(np.float64)
     whole = (energy == np.rint(energy)).all()
