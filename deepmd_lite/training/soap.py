@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim.adam import adam
 
-State = dict[str, torch.Tensor]
+from .adam import LeanOptimizer, State, begun, move
+
 SIDES = "left", "right"
 
 
-class Soap(torch.optim.Optimizer):
+class Soap(LeanOptimizer):
     """SOAP for parameters whose last two dimensions are a matrix (leading ones are a batch).
 
     A side longer than `largest_side` keeps its own basis. Vectors (a side of length 1) and what has
@@ -43,30 +43,19 @@ class Soap(torch.optim.Optimizer):
         self.sampling = sampling
         self.largest_side = largest_side
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, without its loading of the compiler, which takes longer than our start."""
-        parameters = list(param_group["params"])
-        self.param_groups.append({**self.defaults, **param_group, "params": parameters})
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients (always to None)."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            begun = []
+            seen = []
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     state, gradient = self.state[parameter], torch.atleast_2d(parameter.grad)
                     if state:
-                        begun.append((parameter, state, self._observed(state, gradient)))
+                        seen.append((parameter, state, self._observed(state, gradient)))
                     else:
                         self._begin(state, gradient)
-            self._move(begun, group["lr"])
+            self._move(seen, group["lr"])
 
     def _observed(self, state: State, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the basis, once the means have seen it and the bases have followed."""
@@ -78,35 +67,18 @@ class Soap(torch.optim.Optimizer):
         return _to_basis(state, gradient)
 
     def _move(
-        self, begun: list[tuple[torch.nn.Parameter, State, torch.Tensor]], rate: float
+        self, seen: list[tuple[torch.nn.Parameter, State, torch.Tensor]], rate: float
     ) -> None:
         """Adam's step of each parameter's gradient in its basis, and back from there."""
-        # one pass over all of them: by itself each of Adam's operations waits for memory
-        steps = [torch.zeros_like(gradient) for _, _, gradient in begun]
-        adam(
-            steps,
-            grads=[gradient for _, _, gradient in begun],
-            exp_avgs=[state["exp_avg"] for _, state, _ in begun],
-            exp_avg_sqs=[state["exp_avg_sq"] for _, state, _ in begun],
-            max_exp_avg_sqs=[],
-            state_steps=[state["step"] for _, state, _ in begun],
-            fused=True,
-            amsgrad=False,
-            maximize=False,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            lr=rate,
-            weight_decay=0.0,
-            eps=1e-12,
-        )
-        for (parameter, state, _), step in zip(begun, steps, strict=True):
+        steps = [torch.zeros_like(gradient) for _, _, gradient in seen]
+        gradients, states = [g for _, _, g in seen], [state for _, state, _ in seen]
+        move(steps, gradients, states, rate, self.betas, 1e-12)
+        for (parameter, state, _), step in zip(seen, steps, strict=True):
             parameter.add_(_from_basis(state, step).view_as(parameter))
 
     def _begin(self, state: State, gradient: torch.Tensor) -> None:
         """The state after the first gradient, which moves nothing: the bases come from it."""
-        state["step"] = torch.zeros(())
-        state["exp_avg"] = torch.zeros_like(gradient)
-        state["exp_avg_sq"] = torch.zeros_like(gradient)
+        state.update(begun(gradient))
         lengths = gradient.shape[-2:]
         for side, length in zip(SIDES, lengths, strict=True):
             if min(lengths) > 1 and length <= self.largest_side:

@@ -16,6 +16,7 @@ from .. import __version__
 from ..data import Batch, PreparedFrame, collate, label_counts
 from ..model import Potential, refine_table, save_model
 from ..system import DeepmdLiteError
+from .adam import Adam
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
 from .clock import Clock, format_duration
 from .config import TrainInput
@@ -368,5 +369,4 @@ def _optimizer(config: TrainInput, parameters: list[torch.nn.Parameter]) -> torc
     rate, betas = config.learning_rate.start_lr, config.optimizer.betas
     if config.optimizer.type == "SOAP":
         return Soap(parameters, rate, betas)
-    # fused: one pass over the parameters instead of ten
-    return torch.optim.Adam(parameters, rate, betas, fused=True)
+    return Adam(parameters, rate, betas)
