@@ -21,7 +21,7 @@ STEEPEST = 0.4
 
 Of liquid water, stock model, 4,000 steps of one frame, float32: force RMSE 91 meV/Å from
 DeePMD-kit's distribution; 72, 65 and 63 from 0.2 (with a width of 0.8), 0.4 and 0.8. The saved
-tables have 61, 173, 244 and 370 intervals, and an evaluation takes 5, 8 and 25 % longer.
+tables have 61, 173, 244 and 370 intervals, which evaluations take longer to read.
 """
 
 

@@ -209,6 +209,9 @@ class TrainingConfig(Vocabulary):
     device: DeviceName = "cpu"
     """Where energies and forces of a step, and their gradients, are computed. Weights and the
     optimiser stay on the CPU."""
+    spread_first_layer: bool = True
+    """Begin with embeddings that tell distances apart (`model.first_weights`); false: with
+    DeePMD-kit's distribution of weights."""
     check: bool = True
     """Look for errors in the data before the first step; false trains on them all the same."""
 

@@ -293,8 +293,9 @@ def initial_potential(
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]
         statistics = statistics_from(environments(data.frames), settings.model, weights)
-        seed = settings.training.seed
-        potential = Potential(settings.model, statistics, seed).spread_over_distances(seed)
+        potential = Potential(settings.model, statistics, settings.training.seed)
+        if settings.training.spread_first_layer:
+            potential.spread_over_distances(settings.training.seed)
         _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)
@@ -343,11 +344,8 @@ def _repulsion_after(model: Potential, distances: torch.Tensor) -> Repulsion:
 def _report_close_atoms(potential: Potential) -> None:
     if potential.repulsion is not None:
         radii = potential.repulsion.summary(potential.type_map)
-        log.info(
-            "repulsion (ZBL) of pairs closer than in the data: %s; not in DeePMD-kit: dpl convert "
-            "--without-repulsion leaves it out",
-            radii,
-        )
+        log.info("repulsion (ZBL) of pairs closer than in the data: %s", radii)
+        log.info("for DeePMD-kit, dpl convert --without-repulsion leaves it out again")
     if potential.short_range is not None:
         log.info("short range: %s", potential.short_range.summary(potential.type_map))
         for note in potential.short_range.notes():

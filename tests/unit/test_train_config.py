@@ -387,3 +387,9 @@ def test_rules_that_mean_nothing(folder, rule):
     data = changed(training={"training_data": {"systems": "data", "auto_prob": rule}})
     with pytest.raises(InputError, match="training/training_data/auto_prob': expected"):
         read_input(write(folder, data))
+
+
+def test_the_first_layer_is_spread_unless_the_input_says_otherwise(folder):
+    assert read_input(write(folder, changed()))[0].training.spread_first_layer
+    given = changed(training={"spread_first_layer": False})
+    assert not read_input(write(folder, given))[0].training.spread_first_layer
