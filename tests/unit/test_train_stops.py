@@ -14,6 +14,7 @@ from copper import copper, settings
 from deepmd_lite.model import read_header
 from deepmd_lite.system import InputError
 from deepmd_lite.training import TrainingError, clock, loop, train
+from deepmd_lite.training.adam import Adam
 from deepmd_lite.training.checkpoint import Checkpoint
 from deepmd_lite.training.loop import Trainer
 from deepmd_lite.training.report import read_lcurve
@@ -268,14 +269,14 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_whole(data, tmp_path, 
 def test_the_gradient_is_clipped_to_the_given_norm(data, tmp_path, monkeypatch):
     """The update sees a gradient of that norm, in the direction of the whole one."""
     seen = []
-    original = torch.optim.Adam.step
+    original = Adam.step
 
     def step(self, *args):
         gradients = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
         seen.append(torch.cat(gradients).double())
         return original(self, *args)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(Adam, "step", step)
     for norm in (0.0, 1e-3):
         config = settings(data, numb_steps=1, gradient_max_norm=norm, opt_type="Adam")
         train(config, output=tmp_path, quiet=True)
