@@ -16,6 +16,7 @@ from .convert import add_convert
 from .data import add_convert_data
 from .dynamics import add_md, add_plot
 from .info import add_info
+from .lammps import add_lammps
 from .testing import add_devi, add_test
 from .training import add_change_bias, add_train
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add_plot(verbs)
     add_info(verbs)
     add_convert(verbs)
+    add_lammps(verbs)
     add_check(verbs)
     add_doctor(verbs)
     return parser

@@ -41,7 +41,8 @@ typedef enum dpl_status {
   DPL_COINCIDENT = 3,       /* two rows are nearer than 1e-6 Å, or than a pair table begins */
   DPL_TOO_LARGE = 4,        /* 2^31 rows or more, or coordinates too far apart to be subtracted */
   DPL_OUT_OF_MEMORY = 5,
-  DPL_DEVICE = 6 /* cuda/dpl_cuda.h alone: no GPU, no driver, or a call of the two that failed */
+  DPL_DEVICE = 6, /* cuda/dpl_cuda.h alone: no GPU, no driver, or a call of the two that failed */
+  DPL_FILE = 7    /* a model file that cannot be read, is damaged or of a later release */
 } dpl_status;
 
 typedef enum dpl_precision { DPL_FLOAT32 = 0, DPL_FLOAT64 = 1 } dpl_precision;
@@ -266,6 +267,30 @@ DPL_API dpl_status dpl_short_range_weights(const dpl_short_range* table, const d
 DPL_API dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_atoms* atoms,
                                        int threads, double* energies, double* forces,
                                        double* virial);
+
+/* --- models from files ------------------------------------------------------------------------ */
+
+/* What a model file (.dpl) holds, ready to evaluate: networks, and repulsion or short-range table.
+ * Nothing but this library is needed to read one. */
+typedef struct dpl_force_field dpl_force_field;
+
+/* precision: a dpl_precision, or DPL_OF_THE_MODEL, that of its training. The structures which the
+ * file remembers are evaluated; other results than it says of them are DPL_FILE. */
+#define DPL_OF_THE_MODEL (-1)
+DPL_API dpl_status dpl_force_field_load(const char* path, int precision, int threads,
+                                        dpl_force_field** handle);
+DPL_API void dpl_force_field_free(dpl_force_field* handle); /* NULL is fine */
+
+/* Largest cutoff (Å); elements: types are their places, names live as long as the handle. NULL
+ * where there is no such type. */
+DPL_API double dpl_force_field_cutoff(const dpl_force_field* handle);
+DPL_API int32_t dpl_force_field_n_types(const dpl_force_field* handle);
+DPL_API const char* dpl_force_field_element(const dpl_force_field* handle, int32_t type);
+
+/* As dpl_potential_evaluate, all that the model has included. */
+DPL_API dpl_status dpl_force_field_evaluate(const dpl_force_field* handle, const dpl_atoms* atoms,
+                                            int threads, double* energies, double* forces,
+                                            double* virial, int64_t* beyond);
 
 /* --- the networks in training --------------------------------------------------------------- */
 

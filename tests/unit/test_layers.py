@@ -25,6 +25,7 @@ LAYER = {
     "calculator": 5,
     "md": 5,
     "interop": 5,
+    "lammps": 5,
     "doctor": 6,
     "certify": 6,
     "cli": 7,
