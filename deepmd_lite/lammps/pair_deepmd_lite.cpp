@@ -106,15 +106,11 @@ void PairDeepmdLite::coeff(int narg, char** arg) {
     map = new int[n + 1];
   }
   map_element2type(narg - 2, arg + 2);
-  all_known_ = true;
   for (Model& model : models_) {
     model.type_of.assign(size_t(n) + 1, -1);
     for (int type = 1; type <= n; ++type) {
       const char* const element = arg[1 + type];
-      if (std::strcmp(element, "NULL") == 0) {
-        all_known_ = false;
-        continue;
-      }
+      if (std::strcmp(element, "NULL") == 0) continue;
       for (int32_t t = 0; t < dpl_force_field_n_types(model.field.get()); ++t)
         if (std::strcmp(dpl_force_field_element(model.field.get(), t), element) == 0)
           model.type_of[size_t(type)] = t;
@@ -185,8 +181,7 @@ void PairDeepmdLite::compute(int eflag, int vflag) {
     error->all(FLERR,
                "pair_style deepmd_lite: there are no virials of single atoms (as compute "
                "stress/atom and heat/flux need them)");
-  // types of atoms may change without a new list (fix atom/swap), and with them what is NULL
-  if (builds_ != neighbor->ncalls || !all_known_) {
+  if (builds_ != neighbor->ncalls) {
     choose_rows();
     copy_list();
     builds_ = neighbor->ncalls;

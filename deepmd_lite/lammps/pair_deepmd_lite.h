@@ -34,7 +34,7 @@ class PairDeepmdLite : public Pair {
     std::string path;
     std::unique_ptr<dpl_force_field, Free> field;
     std::vector<int32_t> type_of;  // of the model, by LAMMPS' type; -1 for NULL and for 0
-    std::vector<int32_t> types;    // of the rows
+    std::vector<int32_t> types;    // of the rows; fix atom/swap changes them without a new list
     std::vector<double> energies, forces;
     double virial[9];
   };
@@ -51,7 +51,6 @@ class PairDeepmdLite : public Pair {
   std::vector<Model> models_;  // the first drives
   std::unique_ptr<deepmd_lite::ModelDeviation> deviation_;
   double cutoff_ = 0, unit_of_energy_ = 1;  // Å; LAMMPS' unit in eV
-  bool all_known_ = true;                   // no type of atoms is NULL
   bool warned_ = false;
   bigint builds_ = -1;  // of the list that was copied; -1: none was
 
