@@ -8,7 +8,7 @@ BENCH_OPTIONS := $(if $(PEER),--peer deepmd-kit)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
   $(wildcard deepmd_lite/kernels/*.cpp deepmd_lite/kernels/*.h deepmd_lite/kernels/cuda/*.cu deepmd_lite/kernels/cuda/*.h)
 
-CXX_SOURCES := $(wildcard $(foreach x,cpp cu h,deepmd_lite/kernels/*.$x deepmd_lite/kernels/cuda/*.$x tests/sanitize/*.$x tests/cuda/*.$x))
+CXX_SOURCES := $(wildcard $(foreach x,cpp cu h,deepmd_lite/kernels/*.$x deepmd_lite/kernels/cuda/*.$x deepmd_lite/lammps/*.$x tests/sanitize/*.$x tests/cuda/*.$x))
 
 # Of `make fuzz`: damaged files; one random shape of the kernels for each fifty of them.
 CASES ?= 100000

@@ -13,7 +13,7 @@ namespace {
 using Vector = std::array<double, 3>;
 
 constexpr int64_t kMostAtoms = 512;
-constexpr int64_t kMostRows = 4'000'000;
+constexpr int64_t kMostRows = 200'000;
 
 struct Frame {
   std::string name;

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from c_library import ForceField
 from golden_files import GOLDEN, unpacked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -226,6 +227,7 @@ READERS = {
         for suffix in (".pb", ".pth", ".pt", ".dp", ".yaml")
     },
     "model": (write_model, lambda path: load_model(path)),
+    "model in C": (write_model, lambda path: ForceField(path)),
     "header": (write_model, lambda path: read_header(path)),
     "extxyz": (write_extxyz, lambda path: load([path])),
     "hdf5": (write_hdf5, lambda path: load([path])),

@@ -19,7 +19,8 @@ from deepmd_lite.lammps import PLUGINS, build
 from deepmd_lite.model import save_model
 from deepmd_lite.system import InputError
 
-SILICON = Path(__file__).parents[2] / "data" / "silicon" / "silicon.dpl"
+ROOT = Path(__file__).parents[2]
+SILICON = ROOT / "data" / "silicon" / "silicon.dpl"
 PRESSURE = 1.6021765e6
 """bar, of one eV/Å³ (LAMMPS' own constant, metal units)."""
 KCAL = 23.060549
@@ -114,9 +115,7 @@ def test_float32_and_threads(lammps, tmp_path):
     reference = expected(tmp_path / "model.dpl", atoms)
     single = copy.copy(atoms)
     single.calc = Calculator(tmp_path / "model.dpl", precision="float32")
-    np.testing.assert_allclose(
-        run.dumped("fx", "fy", "fz"), single.get_forces(), rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(run.dumped("fx", "fy", "fz"), single.get_forces(), rtol=0, atol=1e-4)
     assert np.abs(run.dumped("fx", "fy", "fz") - reference.get_forces()).max() > 1e-9
 
 
@@ -182,6 +181,21 @@ def test_elements_that_change_without_a_new_list(lammps, tmp_path):
     assert (changed.numbers != atoms.numbers).sum() >= 4
     forces = expected(tmp_path / "model.dpl", changed).get_forces()
     np.testing.assert_allclose(run.dumped("fx", "fy", "fz"), forces, rtol=0, atol=1e-8)
+
+
+def test_the_example(lammps):
+    text = (ROOT / "examples" / "06_lammps" / "in.lammps").read_text()
+    for old, new in (
+        ("../../data/silicon/silicon.dpl", SILICON),
+        ("repeat index 6", "repeat index 3"),
+        ("steps index 500", "steps index 100"),
+    ):
+        assert old in text
+        text = text.replace(old, str(new))
+    run = lammps(text, n_ranks=2)
+    assert run.status == 0, run.output
+    assert len(run.rows) == 3
+    assert abs(run.rows[-1]["TotEng"] - run.rows[0]["TotEng"]) / 216 < 1e-3
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2])

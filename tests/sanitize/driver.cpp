@@ -4,12 +4,14 @@
 //
 //   dpl_sanitize [CASES [SEED]]    CASES random shapes (default 50) for each instruction set, the
 //                                  first of them from SEED (default 1), the next from SEED + 1 …
+//                                  and twenty times as many damaged model files
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <thread>
 
 #include "calls.h"
+#include "files.h"
 #include "refused.h"
 #include "shapes.h"
 
@@ -224,7 +226,7 @@ int main(int argc, char** argv) {
     if (set <= DPL_AVX512)
       everything(set, cases, seed, small, many, dense);
     else
-      close_pairs(small, many, dense);
+      close_pairs(small, many, dense), model_files(20 * cases, seed);
     return 0;
   }
   bool well = true;

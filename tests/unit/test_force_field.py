@@ -125,8 +125,9 @@ def changed(arrays, header):
     yield "sel and type_map", lambda: header.update(sel=[1, 2, 3])
     yield "expected a number", lambda: header["grid"].update(start="far")
     yield "unknown type se_e3", lambda: header["config"]["descriptor"].update(type="se_e3")
-    yield "activation function sin", lambda: header["config"]["fitting_net"].update(
-        activation_function="sin"
+    yield (
+        "activation function sin",
+        lambda: header["config"]["fitting_net"].update(activation_function="sin"),
     )
     yield "repulsion.r_in.*shape", lambda: arrays.update({"repulsion.r_in": torch.ones(2, 2)})
     yield "dstd", lambda: arrays["dstd"].zero_()
@@ -160,7 +161,7 @@ def test_says_what_is_no_model(tmp_path):
     whole = SILICON.read_bytes()
     for length in (2000, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(Refused, match="ends within its header|truncated"):
+        with pytest.raises(Refused, match=r"ends within its header|truncated"):
             ForceField(path)
     save_file({"a": torch.ones(2)}, path)
     with pytest.raises(Refused, match="not a model of deepmd_lite"):
@@ -173,6 +174,6 @@ def test_names_that_are_not_ascii(tmp_path):
     """JSON escapes them."""
     arrays, metadata = contents(SILICON)
     header = json.loads(metadata["deepmd_lite"])
-    header["config"]["type_map"] = ["Sé\u20ac\U0001f600\"\\\n"]
+    header["config"]["type_map"] = ['Sé\u20ac\U0001f600"\\\n']
     save_file(arrays, tmp_path / "model.dpl", {"deepmd_lite": json.dumps(header)})
     assert ForceField(tmp_path / "model.dpl").elements == header["config"]["type_map"]
