@@ -20,6 +20,7 @@ from ..kernels import cuda
 from ..model import ModelConfig
 from ..schema import parse
 from ..system import InputError
+from .adopt import adopt_architecture, adopt_elements, adopt_model, drop_elements
 from .checkpoint import Checkpoint, changed_keys
 from .clock import Clock, format_duration
 from .config import TrainInput, read_input
@@ -27,9 +28,6 @@ from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
-    adopt_architecture,
-    adopt_elements,
-    adopt_model,
     check_table,
     initial_potential,
     load_data,
@@ -105,7 +103,7 @@ def train(
             else:
                 if start is not None:
                     adopt_model(settings, start, use_pretrain_script)
-                data = load_data(settings, quiet)
+                data = load_data(settings, quiet, new_elements=start is None)
                 potential = initial_potential(settings, data, start, finetune is not None)
                 trainer = Trainer(settings, data, potential, clock, ranks)
                 if ranks.is_first:
@@ -138,7 +136,8 @@ def _settings(
             adopt_architecture(settings, began_with)
         if silent:
             settings.model.repulsion = began_with.repulsion
-        adopt_elements(settings, began_with, checkpoint.sel)
+        if not adopt_elements(settings, began_with, checkpoint.sel):
+            drop_elements(settings, began_with.type_map)
     for note in notes:
         log.info("note: %s", note)
     return settings

@@ -24,7 +24,6 @@ from ..data import (
     prepare,
 )
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
-from ..model.config import ModelConfig
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
@@ -33,8 +32,9 @@ from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
 from ..system import InputError, LocalEnv
+from .adopt import check_architecture, drop_elements
 from .bias import bias_shift
-from .checkpoint import Checkpoint, changed_keys
+from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
@@ -66,10 +66,13 @@ class TrainingData:
     """(n_frames,) probabilities that a frame is drawn; None: each once in an epoch."""
 
 
-def load_data(settings: TrainInput, quiet: bool) -> TrainingData:
-    """Read and check the data sets of an input, and build every neighbour list once."""
+def load_data(settings: TrainInput, quiet: bool, new_elements: bool = False) -> TrainingData:
+    """Read and check the data sets of an input, and build every neighbour list once.
+
+    `new_elements`: networks begin here, so that `settings` lose the elements without data.
+    """
     training, loss = settings.training, settings.loss
-    frames, shares = _read(training.training_data, settings, "training", quiet)
+    frames, shares = _read(training.training_data, settings, "training", quiet, new_elements)
     refuse_nothing_to_learn(frames, settings.model.rcut)
     if training.num_epoch is not None:
         n_batches = batch_sampler(settings, frames, shares).batches_in_epoch()
@@ -121,7 +124,7 @@ def batch_sampler(
 
 
 def _read(
-    data: DataConfig, settings: TrainInput, what: str, quiet: bool
+    data: DataConfig, settings: TrainInput, what: str, quiet: bool, new_elements: bool = False
 ) -> tuple[list[PreparedFrame], np.ndarray | None]:
     """All frames of a data set with their neighbour lists, and the probability of each."""
     systems = load(data.systems, type_map=settings.elements)
@@ -129,6 +132,8 @@ def _read(
     frames = [frame for system in systems for frame in system.frames]
     if settings.training.check:
         refuse_errors(frames, settings, what)
+    if new_elements:
+        drop_elements(settings, {symbol for frame in frames for symbol in frame.symbols})
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
     prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
     sizes = [len(system.frames) for system in systems]
@@ -217,68 +222,6 @@ def _summary(frames: list[PreparedFrame]) -> str:
 # --- potentials -------------------------------------------------------------------------------
 
 
-def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[list[int]]) -> bool:
-    """Take over elements, their order and `sel` of a model that knows all those of the input.
-
-    `sel` is that of each descriptor.
-    The training then goes on with the model's `type_map`: elements go by name in data, and what
-    the data do not have is left as it was. Returns whether anything changed.
-    """
-    wanted = settings.model.type_map
-    if wanted == found.type_map or not set(wanted) <= set(found.type_map):
-        return False
-    place = [found.type_map.index(name) for name in wanted]
-    for k, d in enumerate(settings.model.descriptors):
-        d.exclude_types = [(place[a], place[b]) for a, b in d.exclude_types]
-        d.sel = list(sel[k]) if k < len(sel) else d.sel
-    settings.model.type_map = list(found.type_map)
-    settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)
-    return True
-
-
-CLOSE_ATOMS = ("repulsion", "use_srtab", "smin_alpha", "sw_rmin", "sw_rmax", "srtab_add_bias")
-"""Keys of the section `model` that say what close atoms do."""
-
-
-def adopt_architecture(settings: TrainInput, found: ModelConfig) -> None:
-    """Take over all of a model's section `model` but its elements and what close atoms do.
-
-    A short-range table is taken over where the input itself says nothing of close atoms.
-    """
-    own = settings.model
-    silent = own.use_srtab is None and "repulsion" not in own.model_fields_set
-    settings._keeps_table = silent and found.use_srtab is not None
-    close = found if settings._keeps_table else own
-    kept = {key: getattr(close, key) for key in CLOSE_ATOMS}
-    settings.model = found.model_copy(deep=True, update={"type_map": own.type_map, **kept})
-
-
-def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = False) -> None:
-    """Check the input against the model file that a training starts from, before data are read.
-
-    `architecture`: the model's is taken over. Raises InputError for elements that the model does
-    not know, or another architecture.
-    """
-    model = load_model(path)
-    new = [name for name in settings.model.type_map if name not in model.type_map]
-    if new:
-        raise InputError(
-            f"{path}: knows {' '.join(model.type_map)}, but not {' '.join(new)} of model/type_map; "
-            "a model cannot be given new elements: train on them from the start"
-        )
-    if architecture:
-        adopt_architecture(settings, model.config)
-    if adopt_elements(settings, model.config, [d.sel for d in model.descriptors]):
-        log.info(
-            "note: the model keeps the elements of %s, %s; the data may have those of the input's "
-            "type_map, %s",
-            path,
-            " ".join(model.type_map),
-            " ".join(settings.elements),
-        )
-    _check_architecture(model.config, settings.model, f"{path}")
-
-
 def initial_potential(
     settings: TrainInput,
     data: TrainingData,
@@ -304,7 +247,7 @@ def initial_potential(
             d.embedding_networks()
     except InputError as e:
         raise InputError(f"{init_model}: {e}") from None
-    _check_architecture(model.config, settings.model, f"{init_model}")
+    check_architecture(model.config, settings.model, f"{init_model}")
     n_types, rcut = len(model.type_map), model.rcut
     distances = smallest_distances((f.env for f in data.frames), n_types, rcut)
     nearest = min(model.min_distance, float(distances.min()))
@@ -374,25 +317,4 @@ def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None
         raise InputError(
             f"{path}: was written with another table than {config.use_srtab} (model/use_srtab) "
             "holds; restore the file, or start anew"
-        )
-
-
-def _check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
-    """Raises InputError where weights of `found` do not fit the input `wanted`."""
-    free = (
-        *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero"),
-        *CLOSE_ATOMS,
-    )
-    differing = [
-        key
-        for key in changed_keys(found.model_dump(mode="json"), wanted.model_dump(mode="json"))
-        if not key.startswith(("data_", "table/")) and not f"/{key}".endswith(free)
-    ]
-    silent = wanted.use_srtab is None and "repulsion" not in wanted.model_fields_set
-    if silent and found.use_srtab is not None:
-        differing.append("use_srtab")
-    if differing:
-        raise InputError(
-            f"{where}: this model differs from the input in model/{', model/'.join(differing)}; "
-            "--use-pretrain-script takes them from there"
         )

@@ -11,16 +11,18 @@ from ase.io import write
 from copper import copper, settings
 from models import environment_of, random_atoms, random_potential
 from safetensors.torch import load_file
+from test_train_loop import stopping_after
 
+from deepmd_lite import Calculator
 from deepmd_lite.cli import main
 from deepmd_lite.data import load, prepare
 from deepmd_lite.evaluate import evaluate
 from deepmd_lite.model import ModelConfig, load_model, read_header, save_model
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
+from deepmd_lite.training.adopt import adopt_elements, drop_elements
 from deepmd_lite.training.bias import bias_shift, change_bias
 from deepmd_lite.training.config import read_input
-from deepmd_lite.training.setup import adopt_elements
 
 
 @pytest.fixture(name="data", scope="module")
@@ -275,3 +277,57 @@ def test_excluded_pairs_go_by_name_when_the_model_orders_elements():
     assert adopt_elements(wanted, found, [[3, 6]])
     assert wanted.model.type_map == ["O", "H"]
     assert wanted.model.descriptor.exclude_types == [(1, 1)]
+
+
+def test_elements_without_data_are_left_out(data, tmp_path, caplog, monkeypatch):
+    """The model does not know them; a restart goes on as if there had been no interruption."""
+    config = settings(data, numb_steps=6)
+    config["model"]["type_map"] = ["O", "Cu", "H"]
+    config["model"]["descriptor"].update(sel=[10, 40, 20], exclude_types=[[0, 1], [2, 2]])
+    config["model"]["fitting_net"]["atom_ener"] = [-5.0, -3.5, None]
+    whole = train(config, output=tmp_path / "whole", quiet=True)
+    assert "no atom of O, H in the training data: the model will have Cu alone" in caplog.text
+    model = load_model(whole)
+    assert model.type_map == ["Cu"]
+    assert model.descriptor.sel == [40]
+    assert float(model.energy_bias[0]) == -3.5
+    atoms = bulk("Cu").repeat(2)
+    atoms.symbols[3] = "O"
+    atoms.calc = Calculator(whole)
+    with pytest.raises(InputError, match=r"O.*Cu"):
+        atoms.get_potential_energy()
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 3)
+        train(config, output=tmp_path / "parts", quiet=True)
+    train(config, output=tmp_path / "parts", restart=True, quiet=True)
+    one, two = (load_file(tmp_path / name / "model.dpl") for name in ("whole", "parts"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_what_the_input_says_of_other_elements_stays():
+    given = {
+        "model": {
+            "type_map": ["O", "Cu", "H", "Ag"],
+            "descriptor": {"sel": [1, 2, 3, 4], "exclude_types": [[1, 3], [0, 1], [3, 3], [2, 0]]},
+            "fitting_net": {"atom_ener": [1.0, 2.0, 3.0, 4.0]},
+        },
+        "training": {"training_data": {"systems": ["."]}},
+    }
+    wanted, _ = read_input(given)
+    drop_elements(wanted, {"Ag", "Cu"})
+    assert wanted.model.type_map == ["Cu", "Ag"]
+    assert wanted.elements == ["O", "Cu", "H", "Ag"]  # of numbers in data without names
+    assert wanted.model.descriptor.sel == [2, 4]
+    assert wanted.model.descriptor.exclude_types == [(0, 1), (1, 1)]
+    assert wanted.model.fitting_net.atom_ener == [2.0, 4.0]
+
+
+def test_a_validation_element_that_the_training_lacks(data, tmp_path):
+    frames = copper(2, 2)
+    frames[1].symbols[0] = "O"
+    write(tmp_path / "validation.extxyz", frames)
+    config = settings(data, numb_steps=1)
+    config["model"]["type_map"] = ["O", "Cu"]
+    config["training"]["validation_data"]["systems"] = [str(tmp_path / "validation.extxyz")]
+    with pytest.raises(InputError, match=r"validation.extxyz.*O"):
+        train(config, output=tmp_path / "out", quiet=True)
