@@ -80,6 +80,7 @@ class Calculator(AseCalculator):
         self.model: Potential | Committee = loaded(model, precision, device)
         self.skin = skin
         self._list: _ReusedList | None = None
+        self._warned_of = 0
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Raises InputError for any parameter: nothing of a calculator can be changed."""
@@ -124,7 +125,8 @@ class Calculator(AseCalculator):
         periodic = self._neighbors(atoms)
         env = self._env(periodic, atoms)
         evaluation = self.model.evaluate(env)
-        if evaluation.beyond_table:
+        if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
+            self._warned_of = evaluation.beyond_table
             warnings.warn(
                 f"{evaluation.beyond_table} neighbour pairs are closer than any in the training "
                 "data: energies there are extrapolated",

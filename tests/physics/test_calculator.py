@@ -265,3 +265,19 @@ def test_pairs_outside_the_table_are_reported(potential):
     atoms.calc = Calculator(potential)
     with pytest.warns(UserWarning, match="2 neighbour pairs are closer"):
         atoms.get_potential_energy()
+
+
+def test_a_bad_run_warns_as_it_gets_worse_not_at_each_step(potential):
+    """A warning when pairs are too close, another when there are more than twice as many."""
+    atoms = Atoms("Si8", positions=np.arange(8)[:, None] * [3.0, 0.0, 0.0])
+    atoms.calc = Calculator(potential)
+    counts = []
+    for close in (0, 1, 1, 2, 1, 3, 4):
+        atoms.positions[:, 1] = 0.01 * len(counts)  # something to evaluate
+        atoms.positions[:, 0] = 3.0 * np.arange(8)
+        atoms.positions[1 : 2 * close : 2, 0] -= 2.9
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            atoms.get_potential_energy()
+        counts.append(len(told))
+    assert counts == [0, 1, 0, 0, 0, 1, 0]
