@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ class BatchSampler:
     by default is proportional to the system's number of frames: on average the same weights.)
 
     `n_atoms`: atoms of each frame. `batch_size`: frames in a batch; 'auto': as few as reach 32
-    atoms; 'auto:N': as few as reach N atoms. `shares`: probability of each frame; an epoch then
+    atoms; 'auto:N': as few as reach N atoms; 'max:N' or 'filter:N': as many as follow one another
+    with at most N atoms in all, at least one. `shares`: probability of each frame; an epoch then
     is as many independent draws as there are frames.
     """
 
@@ -38,7 +41,7 @@ class BatchSampler:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise InputError(f"seed: expected an integer ≥ 0, found {seed!r}")
         self._n_atoms = np.asarray(n_atoms, dtype=np.int64)
-        self._least_frames, self._least_atoms = _thresholds(batch_size)
+        self._size = _BatchSize.of(batch_size)
         self._batch_size = batch_size
         self._shares = shares
         self.seed = seed
@@ -56,12 +59,14 @@ class BatchSampler:
         if self.position == len(self._order):
             self.epoch, self.position = self.epoch + 1, 0
             self._order = self._shuffled()
-        start, atoms = self.position, 0
+        start, atoms, size = self.position, 0, self._size
         while self.position < len(self._order):
-            atoms += int(self._n_atoms[self._order[self.position]])
-            self.position += 1
-            if self.position - start >= self._least_frames and atoms >= self._least_atoms:
+            more = int(self._n_atoms[self._order[self.position]])
+            n_frames = self.position - start
+            full = n_frames >= size.frames and atoms >= size.atoms
+            if n_frames and (full or atoms + more > size.most_atoms):
                 break
+            self.position, atoms = self.position + 1, atoms + more
         return [int(i) for i in self._order[start : self.position]]
 
     def batches_in_epoch(self) -> int:
@@ -112,13 +117,25 @@ class BatchSampler:
         return generator.choice(n, n, p=self._shares)
 
 
-def _thresholds(batch_size: int | str) -> tuple[int, int]:
-    """Frames and atoms that a batch must have to be complete."""
-    if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0:
-        return batch_size, 0
-    rule, _, number = str(batch_size).partition(":")
-    if rule == "auto" and (batch_size == "auto" or (number.isdecimal() and int(number) > 0)):
-        return 1, int(number or AUTO_ATOMS)
-    raise InputError(
-        f"batch_size: expected a number of frames, 'auto' or 'auto:ATOMS', found {batch_size!r}"
-    )
+@dataclass(frozen=True)
+class _BatchSize:
+    """A batch ends with so many frames and atoms, or before it has more than the most."""
+
+    frames: float
+    atoms: int
+    most_atoms: float = math.inf
+
+    @classmethod
+    def of(cls, batch_size: int | str) -> _BatchSize:
+        if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0:
+            return cls(batch_size, 0)
+        rule, _, number = str(batch_size).partition(":")
+        positive = number.isdecimal() and int(number) > 0
+        if batch_size == "auto" or (rule == "auto" and positive):
+            return cls(1, int(number or AUTO_ATOMS))
+        if rule in ("max", "filter") and positive:
+            return cls(math.inf, 0, int(number))
+        raise InputError(
+            "batch_size: expected a number of frames, 'auto', 'auto:ATOMS', 'max:ATOMS' or "
+            f"'filter:ATOMS', found {batch_size!r}"
+        )

@@ -20,7 +20,8 @@ class DataConfig(Vocabulary):
     """A data set and how it is divided into batches.
 
     `batch_size`: frames in a batch; 'auto' (as many as it takes to reach 32 atoms), 'auto:N'
-    (N atoms). Frames of all systems are shuffled together, each once in an epoch, unless
+    (N atoms), 'max:N' (as many as have at most N), 'filter:N' (the same, and frames of more than N
+    atoms are left out). Frames of all systems are shuffled together, each once in an epoch, unless
     `auto_prob` or `sys_probs` give systems other shares: frames are then drawn at random, by the
     share of their system. Several processes (torchrun) share a batch: its size does not depend on
     their number.
@@ -62,19 +63,24 @@ class DataConfig(Vocabulary):
             value = value[0]
         if isinstance(value, str):
             rule, _, number = value.partition(":")
-            if rule in ("max", "filter"):
-                large = "" if rule == "max" else ", and leave frames of more atoms out of the data"
-                raise ValueError(
-                    f"'{rule}' is not supported: frames of all sizes share batches here; give "
-                    f"'auto:{number}', which fills a batch until it has so many atoms{large}"
-                )
             if rule == "mixed" and number.isdigit():
                 value = int(number)
-            elif rule != "auto" or not (value == "auto" or (number.isdigit() and int(number) > 0)):
-                raise ValueError("expected a number of frames, 'auto' or 'auto:ATOMS'")
+            elif value != "auto" and not (
+                rule in ("auto", "max", "filter") and number.isdigit() and int(number) > 0
+            ):
+                raise ValueError(
+                    "expected a number of frames, 'auto', 'auto:ATOMS', 'max:ATOMS' or "
+                    "'filter:ATOMS'"
+                )
         if isinstance(value, bool) or (isinstance(value, int) and value < 1):
             raise ValueError("expected at least 1 frame")
         return value
+
+    @property
+    def most_atoms(self) -> int | None:
+        """Frames of more atoms are left out; None: none are."""
+        rule, _, number = str(self.batch_size).partition(":")
+        return int(number) if rule == "filter" else None
 
     @field_validator("auto_prob")
     @classmethod

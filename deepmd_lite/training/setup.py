@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..data import (
     Batch,
     BatchSampler,
     PreparedFrame,
+    System,
     collate,
     describe,
     environments,
@@ -129,6 +130,8 @@ def _read(
     """All frames of a data set with their neighbour lists, and the probability of each."""
     systems = load(data.systems, type_map=settings.elements)
     log.info("%s data\n%s", what, describe(systems))
+    if data.most_atoms is not None:
+        systems = _without_large(systems, data.most_atoms, f"training/{what}_data")
     frames = [frame for system in systems for frame in system.frames]
     if settings.training.check:
         refuse_errors(frames, settings, what)
@@ -139,6 +142,29 @@ def _read(
     sizes = [len(system.frames) for system in systems]
     shares = data.shares(sizes, f"training/{what}_data")
     return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
+
+
+def _without_large(systems: list[System], most_atoms: int, where: str) -> list[System]:
+    """As batch_size 'filter:N' wants them, without systems that keep no frame."""
+    smaller = (
+        replace(system, frames=[f for f in system.frames if f.n_atoms <= most_atoms])
+        for system in systems
+    )
+    kept = [system for system in smaller if system.frames]
+    before, after = (sum(len(system.frames) for system in part) for part in (systems, kept))
+    if after == 0:
+        raise InputError(
+            f"{where}/batch_size: every frame has more than the {most_atoms} atoms of 'filter:"
+            f"{most_atoms}'; give a larger number"
+        )
+    if after < before:
+        log.info(
+            "note: %d of %d frames have more than %d atoms and are left out",
+            before - after,
+            before,
+            most_atoms,
+        )
+    return kept
 
 
 def _validation_sample(

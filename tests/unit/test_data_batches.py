@@ -190,7 +190,7 @@ def epoch_of(sampler):
         batches.append(batch)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100, "auto", "auto:50"])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100, "auto", "auto:50", "max:50", "filter:9"])
 def test_every_epoch_draws_each_frame_once(batch_size):
     n_atoms = np.random.default_rng(0).integers(1, 40, 25)
     sampler = BatchSampler(n_atoms, batch_size, seed=3)
@@ -236,6 +236,13 @@ def test_batch_sizes():
     assert [len(b) for b in epoch_of(BatchSampler([9] * 9, "auto"))] == [4, 4, 1]
     assert [len(b) for b in epoch_of(BatchSampler([32] * 4, "auto"))] == [1] * 4
     assert [len(b) for b in epoch_of(BatchSampler([32] * 4, "auto:33"))] == [2, 2]
+    assert [len(b) for b in epoch_of(BatchSampler([32] * 4, "max:64"))] == [2, 2]
+    assert [len(b) for b in epoch_of(BatchSampler([32] * 4, "max:63"))] == [1, 1, 1, 1]
+    assert [len(b) for b in epoch_of(BatchSampler([32] * 4, "max:1"))] == [1, 1, 1, 1]
+    sizes = np.random.default_rng(1).integers(1, 20, 50)
+    atoms = [sizes[b].sum() for b in epoch_of(BatchSampler(sizes, "max:40"))]
+    assert max(atoms) <= 40
+    assert min(atoms[:-1]) > 20  # another frame would not have fitted
     n_atoms = [1, 2, 40, 7, 16, 31, 8, 3]
     for batch in epoch_of(BatchSampler(n_atoms, "auto"))[:-1]:
         assert sum(n_atoms[i] for i in batch) >= 32
@@ -280,7 +287,10 @@ def test_foreign_states_are_refused(change, message):
         sampler.load_state_dict({**sampler.state_dict(), **change})
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, True, "auto:", "auto:0", "auto:x", "mixed:3", 1.5])
+@pytest.mark.parametrize(
+    "batch_size",
+    [0, -1, True, "auto:", "auto:0", "auto:x", "max", "max:0", "filter:", "mixed:3", 1.5],
+)
 def test_batch_sizes_that_mean_nothing(batch_size):
     with pytest.raises(InputError, match="batch_size: expected"):
         BatchSampler([1], batch_size)

@@ -331,3 +331,20 @@ def test_a_validation_element_that_the_training_lacks(data, tmp_path):
     config["training"]["validation_data"]["systems"] = [str(tmp_path / "validation.extxyz")]
     with pytest.raises(InputError, match=r"validation.extxyz.*O"):
         train(config, output=tmp_path / "out", quiet=True)
+
+
+def test_frames_that_are_too_large_are_left_out(data, tmp_path, caplog):
+    """batch_size 'filter:N'."""
+    write(tmp_path / "large.extxyz", [atoms.repeat((2, 1, 1)) for atoms in copper(3, 5)])
+    large = tmp_path / "large.extxyz"
+    config = settings(data, numb_steps=1)
+    config["loss"].pop("start_pref_v"), config["loss"].pop("limit_pref_v")
+    systems = [str(data / "train.extxyz"), str(large)]
+    config["training"]["training_data"] = {"systems": systems, "batch_size": "filter:5"}
+    caplog.set_level("INFO")
+    model = train(config, output=tmp_path / "out", quiet=True)
+    assert "3 of 7 frames have more than 5 atoms and are left out" in caplog.text
+    assert read_header(model)["provenance"]["training data"].startswith("4 frames, 16 atoms")
+    config["training"]["training_data"]["batch_size"] = "filter:3"
+    with pytest.raises(InputError, match=r"training_data/batch_size: every frame .*give a larger"):
+        train(config, output=tmp_path / "out", quiet=True)
