@@ -43,6 +43,11 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
     except DeepmdLiteError:
         raise
     except Exception as e:
+        if name != path and isinstance(e, (StopIteration, IndexError)):
+            raise InputError(
+                f"structure: {path}: {name} has no such frame; they are counted from 0, and @-1 is "
+                "the last one"
+            ) from None
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(f"structure: {path}: ASE cannot read it: {reason}") from None
     if isinstance(found, list):

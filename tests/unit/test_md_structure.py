@@ -137,3 +137,13 @@ def test_cells_do_not_change_around_constrained_atoms():
     scr = {"type": "npt-scr", "temperature": 300, "pressure": 0}
     with pytest.raises(InputError, match="the 1 held atoms would have to move"):
         Simulation(atoms, PairPotential(), ensemble=scr)
+
+
+def test_a_frame_that_the_file_does_not_have(tmp_path):
+    path = tmp_path / "two.extxyz"
+    ase.io.write(path, [bulk("Si"), bulk("Ge")])
+    assert set(read_structure(f"{path}@0").symbols) == {"Si"}
+    assert set(read_structure(f"{path}@-2").symbols) == {"Si"}
+    for index in (2, -3):
+        with pytest.raises(InputError, match=r"@-?\d: .*two.extxyz has no such frame"):
+            read_structure(f"{path}@{index}")
