@@ -157,11 +157,6 @@ class Potential(nn.Module):
         Raises InputError, saying what is missing, where there is none, or none for this model.
         """
         if name != "cpu":
-            if len(self.descriptors) > 1:
-                raise InputError(
-                    f"device {name}: a model with several descriptors (type hybrid) runs on the "
-                    "CPU only; use device cpu"
-                )
             if self.short_range is not None:
                 self.short_range.refuse(name)
             kernels.cuda.device(name)
@@ -306,9 +301,8 @@ class Potential(nn.Module):
         if self.device == "cpu":
             return kernels.CompiledPotential(parts, fitting)
         repulsion = None if self.repulsion is None else self.repulsion.pairs()
-        (only,) = parts
-        model = only.coefficients, only.environment, only.sel, fitting
-        return kernels.cuda.CudaPotential(kernels.cuda.device(self.device), *model, repulsion)
+        device = kernels.cuda.device(self.device)
+        return kernels.cuda.CudaPotential(device, parts, fitting, repulsion)
 
     def _fitting(self) -> kernels.Fitting:
         """Descriptors and networks as the kernels take them, differentiable in the parameters."""

@@ -85,6 +85,8 @@ class Descriptor(ctypes.Structure):
         ("n_features", _i32),
         ("n_embedding", _i32),
         ("n_axis", _i32),
+        ("width", _i32),
+        ("first", _i32),
         ("sel", _pointer),
         ("empty", _pointer),
         ("scale", ctypes.c_double),
@@ -104,8 +106,8 @@ class Repulsion(ctypes.Structure):
 
 ARGUMENTS: dict[str, list[Any]] = {
     "device_count": [_pointer],
-    "report_clear": [_pointer, _pointer],
-    "report_read": [_pointer, _pointer, _i64, _i32, _pointer],
+    "report_clear": [_pointer, _i32, _pointer],
+    "report_read": [_pointer, _i32, _pointer, _i64, _i32, _pointer],
     "neighbors_count": [
         *(_pointer, _i64, _i64, _pointer, _pointer, ctypes.c_double, _pointer, _pointer, _pointer)
     ],
@@ -147,16 +149,17 @@ class Device:
         with torch.cuda.device(self.place):
             _check(self.native, function(ctypes.byref(queue), *given))
 
-    def report(self) -> torch.Tensor:
-        """A cleared dpl_cuda_report."""
-        report = torch.empty(_REPORT_WORDS, dtype=torch.int64, device=self.place)
-        self.call("report_clear", report)
-        return report
+    def reports(self, n: int = 1) -> torch.Tensor:
+        """n cleared dpl_cuda_report."""
+        reports = torch.empty(n, _REPORT_WORDS, dtype=torch.int64, device=self.place)
+        self.call("report_clear", n, reports)
+        return reports
 
-    def read(self, report: torch.Tensor, n_all: int, n_types: int) -> int:
-        """Edges beyond the table. Waits; raises InputError for the first fault in the report."""
+    def read(self, reports: torch.Tensor, n_all: int, n_types: int) -> int:
+        """Edges beyond the table, the most that one report counts. Waits; raises InputError for the
+        first fault in the reports."""
         beyond = _i64()
-        self.call("report_read", report, n_all, n_types, ctypes.byref(beyond))
+        self.call("report_read", len(reports), reports, n_all, n_types, ctypes.byref(beyond))
         return beyond.value
 
     def free_bytes(self) -> float:
