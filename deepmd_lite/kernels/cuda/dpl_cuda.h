@@ -45,14 +45,20 @@ typedef struct dpl_cuda_report {
   uint64_t bad_offsets; /* row whose offsets descend or leave the list */
   uint64_t bad_index;   /* pair whose neighbour is no row */
   uint64_t coincident;  /* pair nearer than 1e-6 Å */
+  uint64_t too_near;    /* pair nearer than the short-range table begins */
   uint64_t too_strong;  /* row on which more acts than a fixed-point number holds */
   uint64_t beyond;      /* not a fault: edges in the continuation of the table */
+  double distance;      /* Å: of the pair too_near */
+  double start;         /* Å: where the table begins that it is too near for */
 } dpl_cuda_report;
 
-/* dpl_atoms with the length of the list, which the device checks the offsets with. */
+/* dpl_atoms with the length of the list, which the device checks the offsets with, and what counts
+ * of each local row's moments: dpl_cuda_moments_backward multiplies by it, and rows of weight 0 are
+ * to dpl_cuda_moments as without neighbours. Other functions leave it alone. */
 typedef struct dpl_cuda_atoms {
   dpl_atoms rows;
   int64_t n_edges;
+  const double* weights; /* (n_local), or NULL: 1 */
 } dpl_cuda_atoms;
 
 /* One line about the last failure in this thread; valid until the next call that fails here. */
@@ -162,6 +168,22 @@ DPL_API dpl_status dpl_cuda_repulsion_add(const dpl_cuda_queue* queue,
                                           const dpl_repulsion* repulsion,
                                           const dpl_cuda_atoms* atoms, double* energies,
                                           int64_t* fixed, dpl_cuda_report* report);
+
+/* Of dpl_short_range, whose arrays are on the device; what they hold is not checked.
+ * soft (n_local): the soft minimum of each row, Å, sw_rmax where no neighbour is nearer than that;
+ * weights (n_local): 1 - λ, for dpl_cuda_atoms. */
+DPL_API dpl_status dpl_cuda_short_range_weights(const dpl_cuda_queue* queue,
+                                                const dpl_short_range* table,
+                                                const dpl_cuda_atoms* atoms, double* soft,
+                                                double* weights, dpl_cuda_report* report);
+
+/* dpl_short_range_add, with these soft minima: energies (n_local) of the networks become those of
+ * networks and table; forces of λ and the table are added to fixed (n_all, 3). */
+DPL_API dpl_status dpl_cuda_short_range_add(const dpl_cuda_queue* queue,
+                                            const dpl_short_range* table,
+                                            const dpl_cuda_atoms* atoms, const double* soft,
+                                            double* energies, int64_t* fixed,
+                                            dpl_cuda_report* report);
 
 /* gradient (n_all, 3) double from fixed; notes rows whose position is not finite. */
 DPL_API dpl_status dpl_cuda_from_fixed(const dpl_cuda_queue* queue, int64_t n_all,

@@ -21,7 +21,7 @@ from .. import _kernels
 NAME = "libdpl_cuda.so"
 USE_CPU = "or use device 'cpu'"
 _OUT_OF_MEMORY = 5
-_REPORT_WORDS = 7
+_REPORT_WORDS = 10
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _u32 = ctypes.c_uint32
@@ -44,6 +44,7 @@ class Atoms(ctypes.Structure):
         ("offsets", _pointer),
         ("indices", _pointer),
         ("n_edges", _i64),
+        ("weights", _pointer),
     ]
 
 
@@ -104,6 +105,23 @@ class Repulsion(ctypes.Structure):
     ]
 
 
+class ShortRange(ctypes.Structure):
+    """dpl_short_range."""
+
+    _fields_ = [
+        ("n_types", _i32),
+        ("n_intervals", _i32),
+        ("rcut", ctypes.c_double),
+        ("smin_alpha", ctypes.c_double),
+        ("sw_rmin", ctypes.c_double),
+        ("sw_rmax", ctypes.c_double),
+        ("start", ctypes.c_double),
+        ("spacing", ctypes.c_double),
+        ("coefficients", _pointer),
+        ("bias", _pointer),
+    ]
+
+
 ARGUMENTS: dict[str, list[Any]] = {
     "device_count": [_pointer],
     "report_clear": [_pointer, _i32, _pointer],
@@ -122,6 +140,8 @@ ARGUMENTS: dict[str, list[Any]] = {
     "runs": [_pointer] * 9,
     "accumulate": [_pointer] * 8,
     "repulsion_add": [_pointer] * 6,
+    "short_range_weights": [_pointer] * 6,
+    "short_range_add": [_pointer] * 7,
     "from_fixed": [_pointer, _i64, _pointer, _pointer, _pointer, _pointer],
     "normals": [_pointer, _i64, _pointer, _u32, _u32, _i64, _pointer],
 }

@@ -13,7 +13,9 @@ from ...system import Evaluation, InputError, LocalEnv
 from ..checks import checked
 from ..fitting import Fitting
 from ..reference import Descriptor, Repulsion
+from ..short_range import ShortRange
 from . import native
+from .close_pairs import DeviceRepulsion, DeviceShortRange
 from .descriptor import Chunk, DeviceDescriptor
 from .native import Device
 from .networks import DeviceFitting, full_precision
@@ -25,6 +27,8 @@ SMALLEST_CHUNK = 256
 BYTES_OF_ROW, BYTES_OF_LOCAL, BYTES_OF_EDGE = 100, 32, 4
 """On the GPU at the peak: positions, integer sums, forces and what a product of them takes;
 offsets, energies and the order of elements; the list."""
+BYTES_OF_SWITCH = 16
+"""Of a local atom in a model with a short-range table: its soft minimum and weight."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class DeviceList:
 
 
 class CudaPotential:
-    """A whole model, its repulsion included, on a GPU: a copy, it never changes."""
+    """A whole model, its repulsion or table of close pairs included, on a GPU: a copy, it never
+    changes."""
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class CudaPotential:
         descriptors: Sequence[Descriptor],
         fitting: Fitting,
         repulsion: Repulsion | None = None,
+        short_range: ShortRange | None = None,
     ) -> None:
         """`descriptors`, `fitting` as of `kernels.CompiledPotential`.
 
@@ -90,7 +96,8 @@ class CudaPotential:
             DeviceDescriptor(d, shape, sum(sizes[:k]), self._n_inputs, device)
             for k, (d, shape) in enumerate(zip(descriptors, fitting.shapes, strict=True))
         ]
-        self._repulsion = None if repulsion is None else _DeviceRepulsion(repulsion, device.place)
+        self._repulsion = None if repulsion is None else DeviceRepulsion(repulsion, device)
+        self._short_range = None if short_range is None else DeviceShortRange(short_range, device)
         self._list: DeviceList | None = None
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
@@ -119,14 +126,19 @@ class CudaPotential:
         )
         reports = self.device.reports(len(self._descriptors))
         report = reports[0]  # of what belongs to no descriptor
+        soft = None
+        if self._short_range is not None:
+            soft, weights = self._short_range.weights(atoms, report)
+            atoms.weights = weights.data_ptr()
         fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.place)
         energies = torch.empty(env.n_local, dtype=torch.float64, device=self.device.place)
         with torch.no_grad(), full_precision():
             for chunk in found.chunks:
                 energies[chunk.begin : chunk.end] = self._chunk(atoms, chunk, fixed, reports)
         if self._repulsion is not None:
-            pairs = ctypes.byref(self._repulsion.pairs)
-            self.device.call("repulsion_add", pairs, ctypes.byref(atoms), energies, fixed, report)
+            self._repulsion.add(atoms, energies, fixed, report)
+        if self._short_range is not None and soft is not None:
+            self._short_range.add(atoms, soft, energies, fixed, report)
         forces = torch.empty_like(positions)
         self.device.call("from_fixed", n_all, positions, fixed, forces, report)
         beyond = self.device.read(reports, n_all, self.n_types)
@@ -194,6 +206,7 @@ class CudaPotential:
         each = self._fitting.bytes_per_atom()
         each += sum(d.bytes_per_atom() for d in self._descriptors)
         list_bytes = forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
+        list_bytes += BYTES_OF_SWITCH * env.n_local if self._short_range else 0
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
             size //= 2
@@ -210,18 +223,6 @@ def forecast(n_local: float, n_ghosts: float, n_edges: float) -> float:
     """Bytes that grow with the system, on the GPU; chunks of atoms come to them."""
     rows = BYTES_OF_ROW * (n_local + n_ghosts)
     return rows + BYTES_OF_LOCAL * n_local + BYTES_OF_EDGE * n_edges
-
-
-class _DeviceRepulsion:
-    """The radii on a device."""
-
-    def __init__(self, repulsion: Repulsion, device: torch.device) -> None:
-        r_in, r_out = repulsion.r_in, repulsion.r_out
-        if not ((r_in >= 0).all() and (r_out > r_in).all() and r_out.isfinite().all()):
-            raise InputError("repulsion: expected 0 <= r_in < r_out of every pair of types")
-        arrays = repulsion.atomic_numbers, r_in, r_out
-        self.kept = [x.detach().to(device, torch.float64).contiguous() for x in arrays]
-        self.pairs = native.Repulsion(len(r_in), *(x.data_ptr() for x in self.kept))
 
 
 def neighbor_list(

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "../short_range.h"
 #include "device.h"
 
 namespace dpl {
@@ -12,7 +13,6 @@ namespace {
 thread_local char last_error[512] = "";
 
 constexpr int kThreads = 256;
-constexpr uint64_t kNone = ~uint64_t(0);
 
 __global__ void from_fixed_kernel(int64_t n_all, const double* positions, const int64_t* fixed,
                                   double* gradient, dpl_cuda_report* report) {
@@ -27,7 +27,8 @@ __global__ void from_fixed_kernel(int64_t n_all, const double* positions, const 
   gradient[k] = double(sum) * unit;
 }
 
-// The first fault of each kind, and the larger number of edges beyond the table.
+// The first fault of each kind, and the larger number of edges beyond the table. A short-range
+// table has but the first report.
 void merge(dpl_cuda_report& into, const dpl_cuda_report& other) {
   for (uint64_t dpl_cuda_report::* kind :
        {&dpl_cuda_report::not_finite, &dpl_cuda_report::bad_type, &dpl_cuda_report::bad_offsets,
@@ -53,6 +54,8 @@ dpl_status status_of(const dpl_cuda_report& r, int64_t n_all, int32_t n_types) {
   if (r.coincident != kNone)
     return fail(DPL_COINCIDENT, "rows %lld and %lld coincide (distance < 1e-6 Å)",
                 first(r.coincident), second(r.coincident));
+  if (r.too_near != kNone)
+    return nearer_than_begins(first(r.too_near), second(r.too_near), r.distance, r.start);
   if (r.too_strong != kNone)
     return fail(DPL_TOO_LARGE,
                 "the force on row %lld is too large for the sums of the GPU kernels (one pair "
