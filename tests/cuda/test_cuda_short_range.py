@@ -25,6 +25,7 @@ from test_cuda_training import gradients
 from deepmd_lite import kernels
 from deepmd_lite.kernels.cuda import native
 from deepmd_lite.kernels.cuda.close_pairs import DeviceShortRange
+from deepmd_lite.md import Simulation
 from deepmd_lite.system import Evaluation, InputError, LocalEnv
 
 RCUT = 4.0
@@ -73,12 +74,12 @@ def found_on(device, env, table=TABLE):
     rows = [x.to(where) for x in (env.positions, env.types, env.offsets, env.indices)]
     n_edges = len(env.indices)
     atoms = native.Atoms(env.n_all, env.n_local, *(x.data_ptr() for x in rows), n_edges)
-    there, report = DeviceShortRange(table, device), device.reports()[0]
+    there, report = DeviceShortRange(table, device.place), device.reports()[0]
     energies = networks(env).energies.to(where)
     fixed = torch.zeros(env.n_all, 3, dtype=torch.int64, device=where)
     forces = torch.empty_like(rows[0])
-    soft, weights = there.weights(atoms, report)
-    there.add(atoms, soft, energies, fixed, report)
+    soft, weights = there.weights(device, atoms, report)
+    there.add(device, atoms, soft, energies, fixed, report)
     device.call("from_fixed", env.n_all, rows[0], fixed, forces, report)
     device.read(report[None], env.n_all, n_types)
     assert not fixed.sum(dim=0).any()  # what acts on one acts back on the other, to the bit
@@ -148,6 +149,7 @@ def test_the_same_bits_each_time(device):
         ("sw_rmin", 1.8, "0 <= sw_rmin < sw_rmax <= rcut"),
         ("sw_rmax", torch.nan, "0 <= sw_rmin < sw_rmax <= rcut"),
         ("bias", torch.full((3,), torch.nan).double(), "a number of the bias is not finite"),
+        ("bias", torch.zeros(3), "bias: expected torch.float64, found torch.float32"),
         ("bias", torch.zeros(2).double(), r"coefficients: expected shape \(2, 2, any, 4\)"),
         ("coefficients", CUBICS * torch.inf, "a number of the table of pairs is not finite"),
         ("coefficients", CUBICS[:, :, :0], "at least 1 type and interval"),
@@ -210,7 +212,7 @@ def test_weights_scale_forces(device, precision):
     weights = torch.linspace(0.0, 1.0, env.n_local, dtype=torch.float64)
 
     class Switch:
-        def weights(self, atoms, report):
+        def weights(self, device, atoms, report):
             there = weights.to(device.place)
             return there, there
 
@@ -275,6 +277,44 @@ def test_a_loss_gives_every_parameter_its_gradient(device, precision, which):
     assert found.keys() == expected.keys()
     assert len(expected) > 12
     assert_same_gradients(found, expected, {"float64": 1e-9, "float32": 2e-3}[precision])
+
+
+def test_molecular_dynamics(device):
+    """Atoms meet, and lists are made anew."""
+    found = []
+    for name in ("cpu", "cuda"):
+        simulation = Simulation(
+            random_atoms("H6O6", 6.0, 5),
+            short_range_potential(),
+            velocities={"temperature": 20000, "seed": 3},
+            timestep=0.5,
+            skin=0.3,
+            device=name,
+        )
+        assert simulation.run(12).list_builds > 1
+        assert float(simulation.model.short_range.weights(on_host(simulation)).min()) < 1
+        found.append(simulation.engine.state.positions.cpu().clone())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-8)
+
+
+def on_host(simulation):
+    """The environment of a simulation's atoms."""
+    return environment_of(simulation.atoms, simulation.model.type_map, simulation.model.rcut).env
+
+
+@pytest.mark.parametrize("which", [0, 2], ids=["own", "hybrid"])
+def test_what_is_on_the_device_stays_there(traffic, which):
+    """The host waits once, for the report, and nothing else passes."""
+    model = list(models())[which].to_device("cuda")
+    env = close_atoms(model)
+    rows = [x.to("cuda") for x in (env.positions, env.types, env.offsets, env.indices)]
+    there = LocalEnv(rows[0], rows[1], env.n_local, *rows[2:])
+    model.evaluate(there)  # compiles, and prepares the list
+    before = dataclasses.replace(traffic)
+    found = model.evaluate(there)
+    passed = traffic.since(before)
+    assert found.forces.is_cuda
+    assert (passed.waits, passed.to_host, passed.to_device) == (1, 0, 0)
 
 
 def test_another_bias(device):

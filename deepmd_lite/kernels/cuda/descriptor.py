@@ -77,7 +77,7 @@ class DeviceDescriptor:
     """A copy of a descriptor, and its place among the inputs of the networks."""
 
     def __init__(
-        self, given: Descriptor, shape: Shape, first: int, width: int, device: Device
+        self, given: Descriptor, shape: Shape, first: int, width: int, place: torch.device
     ) -> None:
         """`first`: place of its first number among the `width` numbers of all descriptors.
 
@@ -86,12 +86,11 @@ class DeviceDescriptor:
         environment, coefficients = given.environment, given.coefficients.detach().contiguous()
         if environment.davg[:, 1:].any():
             raise InputError("davg of x, y and z must be 0")
-        self.device = device
         self.dtype, self.n_types = coefficients.dtype, environment.n_types
         self.n_features = coefficients.shape[3]
-        self._table = DeviceTable.of(coefficients, environment, device.place)
-        self._sel = torch.tensor(given.sel, dtype=self.dtype, device=device.place)
-        self._empty = _empty_slots(coefficients, environment).to(device.place)
+        self._table = DeviceTable.of(coefficients, environment, place)
+        self._sel = torch.tensor(given.sel, dtype=self.dtype, device=place)
+        self._empty = _empty_slots(coefficients, environment).to(place)
         self._shape = native.Descriptor(
             int(self.dtype == torch.float64),
             self.n_types,
@@ -110,21 +109,27 @@ class DeviceDescriptor:
         return COLUMNS * self.n_features * self.dtype.itemsize + 4 * self.n_types
 
     def describe(
-        self, atoms: native.Atoms, chunk: Chunk, descriptors: torch.Tensor, report: torch.Tensor
+        self,
+        device: Device,
+        atoms: native.Atoms,
+        chunk: Chunk,
+        descriptors: torch.Tensor,
+        report: torch.Tensor,
     ) -> torch.Tensor:
         """Writes the numbers of the atoms of a chunk to their places in `descriptors` (n, width);
         returns their normalised moments (n, 4, n_features)."""
-        n, where = chunk.end - chunk.begin, self.device.place
+        n, where = chunk.end - chunk.begin, device.place
         moments = torch.empty(n, COLUMNS, self.n_features, dtype=self.dtype, device=where)
         counts = torch.empty(n, self.n_types, dtype=torch.int32, device=where)
         rows = *self._given(atoms), chunk.begin, chunk.end
-        self.device.call("moments", *rows, moments, counts, report)
+        device.call("moments", *rows, moments, counts, report)
         given = n, chunk.order, chunk.types, counts
-        self.device.call("describe", ctypes.byref(self._shape), *given, moments, descriptors)
+        device.call("describe", ctypes.byref(self._shape), *given, moments, descriptors)
         return moments
 
     def add_forces(
         self,
+        device: Device,
         atoms: native.Atoms,
         chunk: Chunk,
         gradient: torch.Tensor,
@@ -135,9 +140,9 @@ class DeviceDescriptor:
         """Adds what `gradient` (n, width) of the numbers gives to `fixed`; `moments` are those that
         `describe` returned, and are used up."""
         shape, n = ctypes.byref(self._shape), chunk.end - chunk.begin
-        self.device.call("describe_backward", shape, n, chunk.order, gradient, moments)
+        device.call("describe_backward", shape, n, chunk.order, gradient, moments)
         rows = *self._given(atoms), chunk.begin, chunk.end
-        self.device.call("moments_backward", *rows, moments, fixed, report)
+        device.call("moments_backward", *rows, moments, fixed, report)
 
     def _given(self, atoms: native.Atoms) -> list[object]:
         return [ctypes.byref(x) for x in (atoms, self._table.environment, self._table.table)]

@@ -93,11 +93,13 @@ class CudaPotential:
         sizes = [shape.n_inputs for shape in fitting.shapes]
         self._n_inputs = sum(sizes)
         self._descriptors = [
-            DeviceDescriptor(d, shape, sum(sizes[:k]), self._n_inputs, device)
+            DeviceDescriptor(d, shape, sum(sizes[:k]), self._n_inputs, device.place)
             for k, (d, shape) in enumerate(zip(descriptors, fitting.shapes, strict=True))
         ]
-        self._repulsion = None if repulsion is None else DeviceRepulsion(repulsion, device)
-        self._short_range = None if short_range is None else DeviceShortRange(short_range, device)
+        self._repulsion = None if repulsion is None else DeviceRepulsion(repulsion, device.place)
+        self._short_range = (
+            None if short_range is None else DeviceShortRange(short_range, device.place)
+        )
         self._list: DeviceList | None = None
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
@@ -128,7 +130,7 @@ class CudaPotential:
         report = reports[0]  # of what belongs to no descriptor
         soft = None
         if self._short_range is not None:
-            soft, weights = self._short_range.weights(atoms, report)
+            soft, weights = self._short_range.weights(self.device, atoms, report)
             atoms.weights = weights.data_ptr()
         fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.place)
         energies = torch.empty(env.n_local, dtype=torch.float64, device=self.device.place)
@@ -136,9 +138,9 @@ class CudaPotential:
             for chunk in found.chunks:
                 energies[chunk.begin : chunk.end] = self._chunk(atoms, chunk, fixed, reports)
         if self._repulsion is not None:
-            self._repulsion.add(atoms, energies, fixed, report)
+            self._repulsion.add(self.device, atoms, energies, fixed, report)
         if self._short_range is not None and soft is not None:
-            self._short_range.add(atoms, soft, energies, fixed, report)
+            self._short_range.add(self.device, atoms, soft, energies, fixed, report)
         forces = torch.empty_like(positions)
         self.device.call("from_fixed", n_all, positions, fixed, forces, report)
         beyond = self.device.read(reports, n_all, self.n_types)
@@ -153,7 +155,7 @@ class CudaPotential:
         descriptors = torch.empty(n, self._n_inputs, dtype=self.dtype, device=where)
         gradient = torch.empty_like(descriptors)
         own = list(zip(self._descriptors, reports, strict=True))
-        moments = [d.describe(atoms, chunk, descriptors, report) for d, report in own]
+        moments = [d.describe(self.device, atoms, chunk, descriptors, report) for d, report in own]
         parts, first = [], 0
         for element, length in enumerate(chunk.lengths):
             rows = slice(first, first + length)
@@ -162,7 +164,7 @@ class CudaPotential:
         energies = torch.empty(n, dtype=torch.float64, device=where)
         energies[chunk.order] = torch.cat(parts)
         for (d, report), t in zip(own, moments, strict=True):
-            d.add_forces(atoms, chunk, gradient, t, fixed, report)
+            d.add_forces(self.device, atoms, chunk, gradient, t, fixed, report)
         return energies
 
     def _prepared(self, env: LocalEnv) -> DeviceList:
