@@ -68,7 +68,7 @@ class ShortRange {
         pair_energy(table_, type, atoms_.types[edge.j], edge.r, pair, edge.slope);
         energy += 0.5 * pair;
       }
-      const double along = slope == 0 ? 0 : (energy - energies[i]) * slope;
+      const double along = slope_along(value, slope, energy, energies[i]);
       for (const Neighbors::Edge& edge : own.edges) {
         const double total =
             slope_of_edge(table_, value, along, own.soft_minimum, edge.share, edge.r, edge.slope);

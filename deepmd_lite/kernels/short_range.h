@@ -85,7 +85,13 @@ DPL_INLINE double slope_of_edge(const ShortRangeTable& table, double value, doub
   return total;
 }
 
-// An atom's energy; that of the networks does not matter where λ is 1, infinite or not.
+// Slope of an atom's energy along its soft minimum. Here and below the energy of the networks does
+// not matter where λ is 1, rounded: infinite, or of an atom whose neighbours were left out.
+DPL_INLINE double slope_along(double value, double slope, double of_table, double of_networks) {
+  return value == 1 || slope == 0 ? 0 : (of_table - of_networks) * slope;
+}
+
+// An atom's energy.
 DPL_INLINE double blended(double value, double of_table, double of_networks) {
   return value == 1 ? of_table : of_networks + value * (of_table - of_networks);
 }

@@ -81,7 +81,7 @@ __global__ void add_kernel(ShortRangeTable table, dpl_cuda_atoms atoms, const do
   }
   sum = warp_sum(sum);
   energy = warp_sum(energy) + table.given.bias[a];
-  const double along = slope == 0 ? 0 : (energy - energies[i]) * slope;
+  const double along = slope_along(value, slope, energy, energies[i]);
   int64_t own[3] = {0, 0, 0};
   for (int64_t e = range.begin + lane(); e < range.end; e += kWarp) {
     const int32_t j = rows.indices[e];
