@@ -57,7 +57,7 @@ fuzz: $(INSTALLED)
 	$(MAKE) sanitize SHAPES=$$(($(CASES) / 50)) SEED=$$(date +%s)
 
 sanitize-cuda: $(INSTALLED)
-	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) \
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
 	  DPL_EMULATION_FLAGS="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all --param=asan-stack=0" \
 	  $(BIN)/python -m pytest tests/cuda/test_cuda_kernels.py tests/cuda/test_cuda_potential.py \
