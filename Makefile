@@ -57,11 +57,12 @@ fuzz: $(INSTALLED)
 	$(MAKE) sanitize SHAPES=$$(($(CASES) / 50)) SEED=$$(date +%s)
 
 sanitize-cuda: $(INSTALLED)
-	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) \
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
 	  DPL_EMULATION_FLAGS="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all --param=asan-stack=0" \
 	  $(BIN)/python -m pytest tests/cuda/test_cuda_kernels.py tests/cuda/test_cuda_potential.py \
-	    tests/cuda/test_cuda_training.py -k "emulated and not a_training"
+	    tests/cuda/test_cuda_training.py tests/cuda/test_cuda_hybrid.py tests/cuda/test_cuda_short_range.py \
+	    -k "emulated and not a_training and not molecular"
 
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install -q ruff mypy clang-format types-PyYAML types-tqdm
@@ -84,7 +85,8 @@ gpu-check: gpu-build
 gpu-sanitize: gpu-build
 	for tool in memcheck racecheck; do \
 	  DPL_REQUIRE_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
-	    $(GPU_PYTHON) -m pytest -m gpu tests/cuda/test_cuda_kernels.py -k "moments or features or sizes" || exit 1; \
+	    $(GPU_PYTHON) -m pytest -m gpu tests/cuda/test_cuda_kernels.py tests/cuda/test_cuda_short_range.py \
+	      -k "moments or features or sizes or test_kernels" || exit 1; \
 	done
 
 gpu-build:

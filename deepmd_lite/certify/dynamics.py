@@ -34,7 +34,11 @@ def energy_drift(model: Any, sample: Structure, symbols: Sequence[str], steps: i
     every, energies = max(1, steps // SAMPLES), []
     try:
         simulation = Simulation(
-            atoms, model, velocities={"temperature": KELVIN, "seed": 1}, timestep=timestep
+            atoms,
+            model,
+            velocities={"temperature": KELVIN, "seed": 1},
+            timestep=timestep,
+            device=model.device,
         )
         for _ in range(steps // every):
             energies.append(simulation.run(every).thermo.total)

@@ -1,4 +1,4 @@
-"""The same numbers however they are computed: table, precision, instruction set, ranks."""
+"""The same numbers however they are computed: table, precision, device, instruction set, ranks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from ..model.structures import Structure, evaluated
 from ..neighbors import periodic_env
 from .verdict import Verdict, worse
 
+LIMIT = 1e-9
+"""eV/atom, and relative to the largest force: of the processor's numbers from another device's."""
 RANKS = 4
 SECONDS = 120.0
 """After which ranks that have not answered are given up."""
@@ -52,6 +54,21 @@ def single_precision(model: Any, samples: Sequence[Structure]) -> list[Verdict]:
         Verdict("float32 energies", energy, 1e-4, "eV/atom", where, warns=True),
         Verdict("float32 forces", force, 1e-3, unit, where, warns=True),
     ]
+
+
+def processor(model: Any, host: Any, samples: Sequence[Structure]) -> Verdict:
+    """The model on its device beside `host`, the same on the processor."""
+    worst, where = 0.0, ""
+    for sample in samples:
+        expected, found = evaluated(host, sample), evaluated(model, sample)
+        energy = np.abs(found.energies - expected.energies).max()
+        force = np.abs(found.forces - expected.forces).max() / expected.force_scale
+        virial = np.abs(found.virial - expected.virial).max()
+        error = float(np.max([energy, force, virial / expected.force_scale / len(sample)]))
+        if worse(error, worst):
+            worst, where = error, sample.name
+    name = f"{model.device} = {host.device}"
+    return Verdict(name, worst, LIMIT, "eV/atom, of the largest force", where)
 
 
 def instruction_sets(model: Any, samples: Sequence[Structure]) -> Verdict:

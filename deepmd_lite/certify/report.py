@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,14 @@ class Certificate:
 
     def _table(self, verdicts: Sequence[Verdict]) -> list[str]:
         width = max((len(v.name) for v in verdicts), default=0)
+        places = {v.device for v in self.verdicts}
+        column = max(map(len, places)) + 2 if len(places) > 1 else 0
         rows = []
         for v in verdicts:
             found = "" if v.found is None else f"{v.found:9.1e}"
             limit = "" if v.found is None else f"<= {v.limit:.0e} {v.unit}"
-            rows.append(f"{v.name:<{width}}  {v.state:<8} {found:>9} {limit}")
+            place = f"{v.device:<{column}}" if column else ""
+            rows.append(f"{v.name:<{width}}  {place}{v.state:<8} {found:>9} {limit}")
             if v.words and v.state != "ok":
                 rows.append(f"{'':<{width}}  {v.words}")
         return rows
@@ -80,17 +84,21 @@ def certify(
     path: str | Path,
     systems: Sequence[System] = (),
     *,
+    device: str = "cpu",
     quick: bool = False,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Certificate:
     """Check the model file at `path` on this machine, in float64.
 
     `systems`: data whose frames it is checked on besides atoms at random places, instead of the
-    one that the file remembers; `quick`: without starting other ranks, with shorter dynamics;
-    `progress` is told what comes next. Raises
-    ModelFileError for a file that is none, InputError for data with elements that it lacks.
+    one that the file remembers; `device`: where the model is evaluated, 'cpu', 'cuda' or 'cuda:N'
+    (each verdict says where it was: some need the processor); `quick`: without starting other
+    ranks, with shorter dynamics; `progress` is told what comes next. Raises ModelFileError for a
+    file that is none, InputError for data with elements that it lacks and for a device that cannot
+    be used.
     """
-    model = load_model(path, "float64")
+    host = load_model(path, "float64")
+    model = copy.deepcopy(host).to_device(device)
     frames = [f for system in systems for f in system.frames]
     samples = from_frames(frames, model.type_map, 1 if quick else FRAMES) or list(
         model.reference_frames
@@ -98,44 +106,49 @@ def certify(
     samples.append(gas(model))
     verdicts = []
     drawn = curves.curves(model)
-    for name, check in _checks(model, path, samples, drawn, quick):
+    for name, where, check in _checks(host, model, path, samples, drawn, quick):
         progress(name)
-        verdicts += check()
+        verdicts += [replace(v, device=where) for v in check()]
     names = tuple(s.name for s in samples)
     return Certificate(str(path), names, tuple(verdicts), tuple(drawn))
 
 
 def _checks(
-    model: Any, path: str | Path, samples: list[Structure], drawn: list[curves.Curve], quick: bool
-) -> Iterator[tuple[str, Callable[[], list[Verdict]]]]:
-    """Name and function of each group."""
-    first = samples[0]
+    host: Any,
+    model: Any,
+    path: str | Path,
+    samples: list[Structure],
+    drawn: list[curves.Curve],
+    quick: bool,
+) -> Iterator[tuple[str, str, Callable[[], list[Verdict]]]]:
+    """Name, device and function of each group."""
+    there, first = model.device, samples[0]
     symbols = [model.type_map[t] for t in first.types]
     yield (
-        "derivatives",
+        *("derivatives", there),
         lambda: [
             derivatives.forces(model, samples),
             derivatives.virial(model, samples),
         ],
     )
     yield (
-        "symmetry",
+        *("symmetry", there),
         lambda: [
             *symmetry.invariances(model, samples),
             symmetry.net_force(model, samples),
             symmetry.size_consistency(model, samples),
         ],
     )
-    yield "dimers", lambda: [*curves.smoothness(model), *curves.repulsion(drawn)]
+    yield "dimers", there, lambda: [*curves.smoothness(model), *curves.repulsion(drawn)]
+    if there != host.device:
+        yield "processor", there, lambda: [machine.processor(model, host, samples)]
+    yield "float32", there, lambda: machine.single_precision(model, samples)
+    # exact networks at every pair and instruction sets: there are none elsewhere
     yield (
-        "numbers",
-        lambda: [
-            machine.table(model, samples),
-            *machine.single_precision(model, samples),
-            machine.instruction_sets(model, samples),
-        ],
+        *("numbers", host.device),
+        lambda: [machine.table(host, samples), machine.instruction_sets(host, samples)],
     )
     if not quick:
-        yield "ranks", lambda: [machine.ranks(path, first, symbols)]
+        yield "ranks", host.device, lambda: [machine.ranks(path, first, symbols)]
     steps = QUICK_STEPS if quick else STEPS
-    yield "dynamics", lambda: [dynamics.energy_drift(model, first, symbols, steps)]
+    yield "dynamics", there, lambda: [dynamics.energy_drift(model, first, symbols, steps)]

@@ -26,6 +26,8 @@ class Verdict:
     """Where the worst was found, or why the check could not be made, and what to do."""
     warns: bool = False
     """What fails here is a warning: the model may be of use all the same."""
+    device: str = "cpu"
+    """Where the model was evaluated."""
 
     @property
     def passed(self) -> bool:

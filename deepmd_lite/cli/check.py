@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from .common import EPILOG, common, positive_length, set_threads
+from .common import EPILOG, common, device, positive_length, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
     of_model.add_argument("--data", nargs="+", default=[], metavar="DATA", help="frames for it")
     of_model.add_argument("--quick", action="store_true", help="without ranks, less dynamics")
     of_model.add_argument("--plot", type=Path, metavar="PNG", help="draw the dimers")
+    device(of_model)
     common(p)
     p.set_defaults(run=_check)
 
@@ -59,8 +60,8 @@ def _check(args: argparse.Namespace) -> int:
     if not (args.paths or args.train or args.validation or args.test):
         raise InputError("nothing to check: name data, or models (.dpl files)")
     if not models:
-        if args.data or args.quick or args.plot:
-            raise InputError("--data, --quick, --plot: only with a model (a .dpl file)")
+        if args.data or args.quick or args.plot or args.device != "cpu":
+            raise InputError("--data, --quick, --plot, --device: only with a model (a .dpl file)")
         return _check_data(args)
     if args.html or args.type_map:
         raise InputError("--html, --type-map: only with data")
@@ -81,7 +82,11 @@ def _check_models(args: argparse.Namespace, models: list[str]) -> int:
     found = []
     for path in models:
         certificate = certify(
-            path, systems, quick=args.quick, progress=lambda name: log.info("... %s", name)
+            path,
+            systems,
+            device=args.device,
+            quick=args.quick,
+            progress=lambda name: log.info("... %s", name),
         )
         found.append(certificate)
         print("\n".join(certificate.loud() if args.quiet else certificate.lines()))

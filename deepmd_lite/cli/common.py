@@ -22,7 +22,7 @@ def common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def device(parser: argparse.ArgumentParser) -> None:
+def device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="cpu (default), cuda or cuda:N"
     )

@@ -7,14 +7,13 @@ never a fallback: without the compiled module this package cannot be imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from ..system import Evaluation, InputError, LocalEnv
 from . import reference
 from .checks import checked
-from .reference import COLUMNS, POWERS, Environment, Repulsion
+from .reference import COLUMNS, POWERS, Descriptor, Environment, Repulsion
 
 try:
     from . import _kernels, cuda
@@ -162,17 +161,6 @@ def moments_gradient(
     grad, _ = MomentsBackward.apply(grad_moments, positions, coefficients, call, (True, False))
     result: torch.Tensor = grad
     return result
-
-
-@dataclass(frozen=True)
-class Descriptor:
-    """What turns neighbours into normalised moments."""
-
-    coefficients: torch.Tensor
-    """As in `moments`."""
-    environment: Environment
-    sel: Sequence[float]
-    """Slots of each element."""
 
 
 class CompiledPotential:

@@ -10,7 +10,7 @@ the one of DeePMD-kit's `se_e2_a`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,17 @@ class Environment:
     def n_types(self) -> int:
         """Number of elements."""
         return int(self.davg.shape[0])
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What turns neighbours into normalised moments."""
+
+    coefficients: torch.Tensor
+    """As in `moments`."""
+    environment: Environment
+    sel: Sequence[float]
+    """Slots of each element."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
 // The table of pairs that takes over from the networks where atoms come close.
+#include "short_range.h"
+
 #include <cmath>
 #include <new>
 #include <vector>
@@ -9,8 +11,6 @@ namespace dpl {
 namespace {
 
 constexpr int64_t kRoundChunks = 16;  // bounds the memory for contacts
-constexpr int kCubic = 4;
-constexpr double kNoShare = 1e-18;  // of a soft minimum: less than its rounding
 
 // The neighbours of one atom nearer than rcut, kept between atoms.
 struct Neighbors {
@@ -34,22 +34,17 @@ struct Chunk {
 class ShortRange {
  public:
   ShortRange(const dpl_short_range& table, const dpl_atoms& atoms)
-      : t_(table),
-        atoms_(atoms),
-        switching_{table.sw_rmax, table.sw_rmin, 1 / (table.sw_rmax - table.sw_rmin)},
-        near_(squared_limit(table.sw_rmax)),
-        limit_(squared_limit(table.rcut)),
-        end_(std::min(table.rcut, table.start + table.n_intervals * table.spacing)) {}
+      : table_(short_range_table(table)), atoms_(atoms) {}
 
   // λ of atom i and its slope along the soft minimum, whose edges are in `own` where λ > 0. A soft
   // minimum is never below the minimum: most rows need no more than that.
   Fault lambda(int64_t i, Neighbors& own, double& value, double& slope) const {
     value = slope = 0;
-    if (!needs_care(atoms_, i, near_)) return {};
+    if (!needs_care(atoms_, i, table_.near)) return {};
     const Fault fault = gather(i, own);
     if (fault.status != DPL_OK || own.edges.empty()) return fault;
     double curvature;
-    switch_function(switching_, own.soft_minimum, value, slope, curvature);
+    switch_function(table_.switching, own.soft_minimum, value, slope, curvature);
     return {};
   }
 
@@ -61,26 +56,25 @@ class ShortRange {
       chunk.fault = lambda(i, own, value, slope);
       if (chunk.fault.status != DPL_OK) return;
       if (value == 0) continue;
-      double energy = t_.bias[atoms_.types[i]];
+      const int32_t type = atoms_.types[i];
+      double energy = table_.given.bias[type];
       for (Neighbors::Edge& edge : own.edges) {
-        if (edge.r < t_.start) {
+        if (edge.r < table_.given.start) {
           chunk.fault = {DPL_COINCIDENT, i, edge.j};
           chunk.distance = edge.r;
           return;
         }
-        double pair = 0;
-        if (edge.r < end_) spline(i, edge.j, edge.r, pair, edge.slope);
+        double pair;
+        pair_energy(table_, type, atoms_.types[edge.j], edge.r, pair, edge.slope);
         energy += 0.5 * pair;
       }
-      // along the soft minimum d, for which ∂d/∂r = share · (1 − (r − d)/α)
-      const double along = slope == 0 ? 0 : (energy - energies[i]) * slope;
+      const double along = slope_along(value, slope, energy, energies[i]);
       for (const Neighbors::Edge& edge : own.edges) {
-        double total = 0.5 * value * edge.slope;
-        if (along != 0 && edge.share > kNoShare)
-          total += along * edge.share * (1 - (edge.r - own.soft_minimum) / t_.smin_alpha);
+        const double total =
+            slope_of_edge(table_, value, along, own.soft_minimum, edge.share, edge.r, edge.slope);
         if (total != 0) chunk.contacts.add(i, edge.j, edge.vector, edge.r, total, forces);
       }
-      energies[i] = value == 1 ? energy : energies[i] + value * (energy - energies[i]);
+      energies[i] = blended(value, energy, energies[i]);
     }
   }
 
@@ -99,7 +93,7 @@ class ShortRange {
         edge.vector[k] = r[3 * int64_t(j) + k] - r[3 * i + k];
         square += edge.vector[k] * edge.vector[k];
       }
-      if (square >= limit_) continue;
+      if (square >= table_.limit) continue;
       if (square < kCoincidentSquared) return {DPL_COINCIDENT, i, j};
       edge.r = std::sqrt(square);
       nearest = std::min(nearest, edge.r);
@@ -107,7 +101,7 @@ class ShortRange {
     }
     double sum = 0, weighted = 0;
     for (Neighbors::Edge& edge : own.edges) {
-      edge.share = std::exp((nearest - edge.r) / t_.smin_alpha);
+      edge.share = weight_in_minimum(table_, nearest, edge.r);
       sum += edge.share;
       weighted += edge.share * edge.r;
     }
@@ -116,39 +110,13 @@ class ShortRange {
     return {};
   }
 
-  // V at r, start <= r < end_, and its slope.
-  void spline(int64_t i, int32_t j, double r, double& energy, double& slope) const {
-    const double place = (r - t_.start) / t_.spacing;
-    const int64_t q = std::min<int64_t>(int64_t(place), t_.n_intervals - 1);
-    const int64_t pair = int64_t(atoms_.types[i]) * t_.n_types + atoms_.types[j];
-    const double* c = t_.coefficients + (pair * t_.n_intervals + q) * kCubic;
-    const double t = place - double(q);
-    energy = ((c[3] * t + c[2]) * t + c[1]) * t + c[0];
-    slope = ((3 * c[3] * t + 2 * c[2]) * t + c[1]) / t_.spacing;
-  }
-
-  const dpl_short_range& t_;
+  ShortRangeTable table_;
   const dpl_atoms& atoms_;
-  SwitchParameters<double> switching_;
-  double near_, limit_, end_;  // Å², Å², Å
 };
 
 dpl_status check_table(const dpl_short_range& t) {
-  if (t.n_types < 1 || t.n_intervals < 1)
-    return fail(DPL_INVALID_ARGUMENT, "expected at least 1 type and interval, found %d and %d",
-                t.n_types, t.n_intervals);
-  if (!(t.sw_rmin >= 0 && t.sw_rmax > t.sw_rmin && t.rcut >= t.sw_rmax &&
-        std::isfinite(1 / (t.sw_rmax - t.sw_rmin)) && std::isfinite(t.rcut * t.rcut)))
-    return fail(DPL_INVALID_ARGUMENT,
-                "expected 0 <= sw_rmin < sw_rmax <= rcut, found %g, %g and %g", t.sw_rmin,
-                t.sw_rmax, t.rcut);
-  if (!(t.smin_alpha > 0 && t.spacing > 0 && t.start >= 0 && std::isfinite(t.smin_alpha) &&
-        std::isfinite(1 / t.smin_alpha) && std::isfinite(1 / t.spacing) &&
-        std::isfinite(t.start + t.n_intervals * t.spacing)))
-    return fail(DPL_INVALID_ARGUMENT,
-                "expected positive smin_alpha and spacing and a start of at least 0, found %g, %g "
-                "and %g",
-                t.smin_alpha, t.spacing, t.start);
+  const dpl_status status = check_radii(t);
+  if (status != DPL_OK) return status;
   for (int64_t k = 0; k < int64_t(t.n_types) * t.n_types * t.n_intervals * kCubic; ++k)
     if (!std::isfinite(t.coefficients[k]))
       return fail(DPL_INVALID_ARGUMENT, "a coefficient of the table of pairs is not finite");
@@ -166,9 +134,7 @@ dpl_status check(const dpl_short_range& table, const dpl_atoms& atoms, int threa
 
 dpl_status status_of(const Chunk& chunk, const dpl_short_range& table, int64_t n_all) {
   if (chunk.distance == 0) return status_of(chunk.fault, n_all);
-  return fail(
-      DPL_COINCIDENT, "rows %lld and %lld are %.4g Å apart; the short-range table begins at %.4g Å",
-      (long long)chunk.fault.row, (long long)chunk.fault.neighbor, chunk.distance, table.start);
+  return nearer_than_begins(chunk.fault.row, chunk.fault.neighbor, chunk.distance, table.start);
 }
 
 int64_t chunks_of(const dpl_atoms& atoms) {

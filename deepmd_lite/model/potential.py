@@ -154,16 +154,9 @@ class Potential(nn.Module):
     def to_device(self, name: str) -> Potential:
         """Evaluate on 'cpu', or on a GPU: 'cuda' or 'cuda:N'. Parameters stay on the CPU.
 
-        Raises InputError, saying what is missing, where there is none, or none for this model.
+        Raises InputError, saying what is missing, where there is none.
         """
         if name != "cpu":
-            if len(self.descriptors) > 1:
-                raise InputError(
-                    f"device {name}: a model with several descriptors (type hybrid) runs on the "
-                    "CPU only; use device cpu"
-                )
-            if self.short_range is not None:
-                self.short_range.refuse(name)
             kernels.cuda.device(name)
         if name != self.device:
             self.device, self._compiled = name, None
@@ -244,7 +237,7 @@ class Potential(nn.Module):
         atoms = (positions, env.types, env.offsets, env.indices)
         for (d, table), gradient in zip(parts, gradients, strict=True):
             if weights is not None:
-                gradient = gradient * weights.to(gradient.dtype)[:, None, None]
+                gradient = gradient * weights.to(gradient)[:, None, None]
             found = on.moments_gradient(gradient, *atoms, table, d.environment())
             forces = forces - found.to(home) / sum(d.sel)
         energies = energies.to(home) + self.energy_bias[types.long()]
@@ -306,9 +299,9 @@ class Potential(nn.Module):
         if self.device == "cpu":
             return kernels.CompiledPotential(parts, fitting)
         repulsion = None if self.repulsion is None else self.repulsion.pairs()
-        (only,) = parts
-        model = only.coefficients, only.environment, only.sel, fitting
-        return kernels.cuda.CudaPotential(kernels.cuda.device(self.device), *model, repulsion)
+        short_range = None if self.short_range is None else self.short_range.table()
+        device = kernels.cuda.device(self.device)
+        return kernels.cuda.CudaPotential(device, parts, fitting, repulsion, short_range)
 
     def _fitting(self) -> kernels.Fitting:
         """Descriptors and networks as the kernels take them, differentiable in the parameters."""

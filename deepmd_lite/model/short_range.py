@@ -135,13 +135,6 @@ class ShortRange(nn.Module):
         kernels.add_short_range(evaluation, env, self.table())
         return evaluation
 
-    def refuse(self, device: str) -> None:
-        """Raises InputError: only the CPU evaluates the table."""
-        raise InputError(
-            f"device {device}: a model with a short-range table (use_srtab) runs on the CPU alone; "
-            "use device cpu"
-        )
-
     @property
     def reach(self) -> float:
         """Å: an atom with a nearer neighbour has the energy of the table alone.

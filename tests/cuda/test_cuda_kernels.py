@@ -14,7 +14,7 @@ from emulation import shuffle
 
 from deepmd_lite import kernels
 from deepmd_lite.kernels.cuda import native
-from deepmd_lite.kernels.cuda.potential import DeviceTable
+from deepmd_lite.kernels.cuda.descriptor import DeviceTable
 from deepmd_lite.md.random import normals
 from deepmd_lite.system import InputError
 
@@ -84,7 +84,7 @@ class Case:
         counts = torch.full((self.n_local, n_types), -1, dtype=torch.int32, device=where)
         fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=where)
         gradient = torch.full_like(tensors[0], torch.nan)
-        report = device.report()
+        report = device.reports()
         bounds = [self.n_local * k // parts for k in range(parts + 1)]
         for begin, end in itertools.pairwise(bounds):
             rows = slice(begin, end)

@@ -222,7 +222,7 @@ def test_little_memory_makes_chunks_smaller(device, monkeypatch):
     free(monkeypatch, rest + 8 * each)
     found = potential.evaluate(env)
     chunks = potential._compiled._list.chunks
-    assert {end - begin for begin, end, *_ in chunks} == {4}
+    assert {chunk.end - chunk.begin for chunk in chunks} == {4}
     free(monkeypatch, 1e12)
     expected = potential_of().to_device("cuda").evaluate(env)
     assert_same(found, expected, 0.0, 1e-12)
@@ -348,7 +348,8 @@ def test_wrong_models_are_refused(device):
     make = kernels.cuda.CudaPotential
 
     def made(environment=environment, sel=(3, 4), fitting=fitting, repulsion=None):
-        make(device, own.coefficients(), environment, sel, fitting, repulsion)
+        descriptor = kernels.Descriptor(own.coefficients(), environment, sel)
+        make(device, [descriptor], fitting, repulsion)
 
     made()
     with pytest.raises(InputError, match="sel and networks of 2 elements, found 3 and 2"):

@@ -253,6 +253,8 @@ def test_the_benchmark(device, monkeypatch, tmp_path):
     assert case["edges"] > 192 * 20
     assert 0 < case["list"] < 60
     assert 0 < case["evaluate"] < 60
+    assert case["moments"] > 0
+    assert case["moments_backward"] > 0
     assert "float32 |   192 |" in out.with_suffix(".md").read_text()
 
 

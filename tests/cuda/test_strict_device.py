@@ -135,17 +135,17 @@ def test_gradients_come_back(traffic):
 
 def test_kernels_take_addresses_of_the_device_alone(traffic):
     device = kernels.cuda.device("cuda:0")
-    report = device.report()
-    with pytest.raises(AssertionError, match="argument 1 holds an address that is not of the dev"):
-        device.call("report_clear", torch.zeros(7, dtype=torch.int64))
+    report = device.reports()
+    with pytest.raises(AssertionError, match="argument 2 holds an address that is not of the dev"):
+        device.call("report_clear", 1, torch.zeros(7, dtype=torch.int64))
     freed = torch.zeros(7, dtype=torch.int64, device=CUDA).data_ptr()
     with pytest.raises(AssertionError, match="memory that has been freed"):
-        device.call("report_clear", freed)
+        device.call("report_clear", 1, freed)
     atoms = native.Atoms(1, 0, here(1, 3).data_ptr(), None, None, None, 0)
     with pytest.raises(AssertionError, match="repulsion_add: argument 2 holds"):
         device.call("repulsion_add", None, ctypes.byref(atoms), None, None, report)
     with pytest.raises(RuntimeError, match="a kernel gets a tensor with strides"):
-        device.call("report_clear", torch.zeros(7, 2, device=CUDA)[:, 0])
+        device.call("report_clear", 1, torch.zeros(7, 2, device=CUDA)[:, 0])
 
 
 def test_kernels_of_the_processor_refuse_it(traffic):

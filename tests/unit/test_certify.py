@@ -248,7 +248,8 @@ def test_certificate_of_a_file(tmp_path, model):
     frame = Frame(symbols, sample.positions, sample.cell, sample.pbc, source="water, frame 0")
     names = []
     found = certify(path, [System("water", [frame])], quick=True, progress=names.append)
-    assert names == ["derivatives", "symmetry", "dimers", "numbers", "dynamics"]
+    assert names == ["derivatives", "symmetry", "dimers", "float32", "numbers", "dynamics"]
+    assert {v.device for v in found.verdicts} == {"cpu"}
     drift = next(v for v in found.verdicts if v.name.startswith("NVE"))
     assert drift.found is not None
     assert "water, frame 0" in found.lines()[0]

@@ -136,13 +136,11 @@ def test_altered_files_are_one_clear_line(change, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_there_is_no_way_out_or_to_a_gpu(tmp_path):
+def test_there_is_no_way_out(tmp_path):
     model = short_range_potential()
     save_model(model, tmp_path / "model.dpl")
     with pytest.raises(InputError, match=r"model\.dpl: the model has a short-range table"):
         convert(tmp_path / "model.dpl", tmp_path / "model.dp")
-    with pytest.raises(InputError, match=r"device cuda: .*runs on the CPU alone; use device cpu"):
-        model.to_device("cuda")
 
 
 def test_notes_where_energies_jump(tmp_path):

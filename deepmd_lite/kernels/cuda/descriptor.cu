@@ -11,7 +11,7 @@ constexpr int kThreads = 128;
 
 template <class real>
 struct Shape {
-  int32_t n_types, n_features, n_embedding, n_axis;
+  int32_t n_types, n_features, n_embedding, n_axis, width, first;
   const real *sel, *empty;
   double scale;
 };
@@ -35,7 +35,7 @@ __global__ void describe_kernel(Shape<real> shape, const int64_t* order, const i
     row[c * shape.n_features + m] = t[k];
   }
   __syncthreads();
-  real* out = descriptors + int64_t(blockIdx.x) * n_m * max(n_a, 1);
+  real* out = descriptors + int64_t(blockIdx.x) * shape.width + shape.first;
   for (int k = int(threadIdx.x); n_a == 0 && k < n_m; k += kThreads) out[k] = t[k];
   for (int k = int(threadIdx.x); k < n_m * n_a; k += kThreads) {
     real sum = 0;
@@ -44,14 +44,14 @@ __global__ void describe_kernel(Shape<real> shape, const int64_t* order, const i
   }
 }
 
-// gradient (n, n_embedding, n_axis) in the order of the descriptors; moments become -scale times
+// gradient (n, width) in the order of the descriptors; moments become -scale times
 // the derivative of Σ gradient · D with respect to them.
 template <class real>
 __global__ void describe_backward_kernel(Shape<real> shape, const int64_t* order,
                                          const real* gradient, real* moments) {
   real* t = static_cast<real*>(shared_memory());
   const int n_m = shape.n_embedding, n_a = shape.n_axis, size = shape.n_features;
-  const real* g = gradient + int64_t(blockIdx.x) * n_m * max(n_a, 1);
+  const real* g = gradient + int64_t(blockIdx.x) * shape.width + shape.first;
   real* row = moments + order[blockIdx.x] * kColumns * size;
   for (int k = int(threadIdx.x); k < kColumns * n_m; k += kThreads)
     t[k] = row[k / n_m * size + k % n_m];
@@ -74,6 +74,8 @@ Shape<real> shape_of(const dpl_cuda_descriptor& d) {
           d.n_features,
           d.n_embedding,
           d.n_axis,
+          d.width,
+          d.first,
           static_cast<const real*>(d.sel),
           static_cast<const real*>(d.empty),
           d.scale};
@@ -85,6 +87,10 @@ dpl_status check_descriptor(const dpl_cuda_descriptor& d, int64_t n) {
     return fail(DPL_INVALID_ARGUMENT,
                 "expected 0 <= n_axis <= n_embedding <= n_features <= %d, found %d, %d and %d",
                 DPL_CUDA_MAX_FEATURES, d.n_axis, d.n_embedding, d.n_features);
+  const int64_t own = int64_t(d.n_embedding) * max(d.n_axis, 1);
+  if (d.first < 0 || d.first + own > d.width)
+    return fail(DPL_INVALID_ARGUMENT, "%lld numbers from place %d on do not fit into %d",
+                (long long)own, d.first, d.width);
   return DPL_OK;
 }
 

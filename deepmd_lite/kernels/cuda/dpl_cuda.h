@@ -45,14 +45,20 @@ typedef struct dpl_cuda_report {
   uint64_t bad_offsets; /* row whose offsets descend or leave the list */
   uint64_t bad_index;   /* pair whose neighbour is no row */
   uint64_t coincident;  /* pair nearer than 1e-6 Å */
+  uint64_t too_near;    /* pair nearer than the short-range table begins */
   uint64_t too_strong;  /* row on which more acts than a fixed-point number holds */
   uint64_t beyond;      /* not a fault: edges in the continuation of the table */
+  double distance;      /* Å: of the pair too_near */
+  double start;         /* Å: where the table begins that it is too near for */
 } dpl_cuda_report;
 
-/* dpl_atoms with the length of the list, which the device checks the offsets with. */
+/* dpl_atoms with the length of the list, which the device checks the offsets with, and what counts
+ * of each local row's moments: dpl_cuda_moments_backward multiplies by it, and rows of weight 0 are
+ * to dpl_cuda_moments as without neighbours. Other functions leave it alone. */
 typedef struct dpl_cuda_atoms {
   dpl_atoms rows;
   int64_t n_edges;
+  const double* weights; /* (n_local), or NULL: 1 */
 } dpl_cuda_atoms;
 
 /* One line about the last failure in this thread; valid until the next call that fails here. */
@@ -62,13 +68,16 @@ DPL_API const char* dpl_cuda_last_error(void);
  * too old for this build. */
 DPL_API dpl_status dpl_cuda_device_count(int32_t* count);
 
-/* Clears a report. */
-DPL_API dpl_status dpl_cuda_report_clear(const dpl_cuda_queue* queue, dpl_cuda_report* report);
+/* Clears reports (n). */
+DPL_API dpl_status dpl_cuda_report_clear(const dpl_cuda_queue* queue, int32_t n,
+                                         dpl_cuda_report* reports);
 
-/* Waits for the queue. A fault of calls about n_all rows of n_types types becomes a status;
- * otherwise *beyond (host) is the report's. */
-DPL_API dpl_status dpl_cuda_report_read(const dpl_cuda_queue* queue, const dpl_cuda_report* report,
-                                        int64_t n_all, int32_t n_types, int64_t* beyond);
+/* Waits for the queue. The first fault in reports (n) of calls about n_all rows of n_types types
+ * becomes a status; otherwise *beyond (host) is the largest of theirs: of several descriptors, each
+ * with a report of its own, an edge is one, for however many of their tables it is too short. */
+DPL_API dpl_status dpl_cuda_report_read(const dpl_cuda_queue* queue, int32_t n,
+                                        const dpl_cuda_report* reports, int64_t n_all,
+                                        int32_t n_types, int64_t* beyond);
 
 /* The list of dpl_neighbors_build in two steps, between which the caller makes room for the
  * indices: *n_edges (host) of them. Rows are sorted by neighbour type, then by index. Both wait. */
@@ -104,23 +113,25 @@ DPL_API dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue,
 typedef struct dpl_cuda_descriptor {
   dpl_precision precision;
   int32_t n_types, n_features, n_embedding, n_axis;
+  int32_t width;     /* inputs of the networks, the numbers of all descriptors of a model */
+  int32_t first;     /* place of this descriptor's first number among them */
   const void* sel;   /* (n_types) real */
   const void* empty; /* (n_types of the centre, n_types, n_features) real: what an empty slot adds
                         to column 0 */
   double scale;      /* 1 / n_sel */
 } dpl_cuda_descriptor;
 
-/* Normalises the moments of n atoms, in place, and writes their descriptors (n, n_embedding,
- * n_axis), or (n, n_embedding) where n_axis is 0: row s is that of atom order[s] of moments, types
- * and counts. Types are not checked. */
+/* Normalises the moments of n atoms, in place, and writes their numbers (n_embedding, n_axis), or
+ * (n_embedding) where n_axis is 0, to their places in descriptors (n, width): row s is that of atom
+ * order[s] of moments, types and counts. Types are not checked. */
 DPL_API dpl_status dpl_cuda_describe(const dpl_cuda_queue* queue,
                                      const dpl_cuda_descriptor* descriptor, int64_t n,
                                      const int64_t* order, const int32_t* types,
                                      const int32_t* counts, void* moments, void* descriptors);
 
 /* The way back: normalised moments become minus the derivatives, with respect to the moments before
- * dpl_cuda_describe, of a function whose derivatives with respect to the descriptors are gradient.
- */
+ * dpl_cuda_describe, of a function whose derivatives with respect to descriptors are gradient (n,
+ * width). */
 DPL_API dpl_status dpl_cuda_describe_backward(const dpl_cuda_queue* queue,
                                               const dpl_cuda_descriptor* descriptor, int64_t n,
                                               const int64_t* order, const void* gradient,
@@ -157,6 +168,22 @@ DPL_API dpl_status dpl_cuda_repulsion_add(const dpl_cuda_queue* queue,
                                           const dpl_repulsion* repulsion,
                                           const dpl_cuda_atoms* atoms, double* energies,
                                           int64_t* fixed, dpl_cuda_report* report);
+
+/* Of dpl_short_range, whose arrays are on the device; what they hold is not checked.
+ * soft (n_local): the soft minimum of each row, Å, sw_rmax where no neighbour is nearer than that;
+ * weights (n_local): 1 - λ, for dpl_cuda_atoms. */
+DPL_API dpl_status dpl_cuda_short_range_weights(const dpl_cuda_queue* queue,
+                                                const dpl_short_range* table,
+                                                const dpl_cuda_atoms* atoms, double* soft,
+                                                double* weights, dpl_cuda_report* report);
+
+/* dpl_short_range_add, with these soft minima: energies (n_local) of the networks become those of
+ * networks and table; forces of λ and the table are added to fixed (n_all, 3). */
+DPL_API dpl_status dpl_cuda_short_range_add(const dpl_cuda_queue* queue,
+                                            const dpl_short_range* table,
+                                            const dpl_cuda_atoms* atoms, const double* soft,
+                                            double* energies, int64_t* fixed,
+                                            dpl_cuda_report* report);
 
 /* gradient (n_all, 3) double from fixed; notes rows whose position is not finite. */
 DPL_API dpl_status dpl_cuda_from_fixed(const dpl_cuda_queue* queue, int64_t n_all,

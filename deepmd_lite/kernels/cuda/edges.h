@@ -102,7 +102,7 @@ __device__ Centre centre_of(const Job<real>& job, Hand<real>& hand) {
   if (uint32_t(centre.type) >= uint32_t(job.n_types)) {
     note(job.report->bad_type, uint64_t(i));
     centre.type = 0;
-  } else {
+  } else if (job.atoms.weights == nullptr || job.atoms.weights[i] != 0) {
     const Range range = row_of(job.atoms, i, *job.report);
     centre.next = range.begin, centre.end = range.end;
   }

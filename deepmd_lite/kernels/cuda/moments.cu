@@ -119,8 +119,10 @@ __global__ void __launch_bounds__(kThreads, 4)
   Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
   real* gradient = reinterpret_cast<real*>(&hand + 1);
   const int tid = int(threadIdx.x), size = kColumns * job.n_features;
+  const double* weights = job.atoms.weights;
+  const real weight = weights ? real(weights[job.begin + blockIdx.x]) : real(1);
   for (int k = tid; k < size; k += kThreads)
-    gradient[k] = grad_moments[int64_t(blockIdx.x) * size + k];
+    gradient[k] = weight * grad_moments[int64_t(blockIdx.x) * size + k];
   Centre centre = centre_of(job, hand);
   Edge<real> edge;
   int64_t own[3] = {0, 0, 0};

@@ -21,7 +21,7 @@ from .. import _kernels
 NAME = "libdpl_cuda.so"
 USE_CPU = "or use device 'cpu'"
 _OUT_OF_MEMORY = 5
-_REPORT_WORDS = 7
+_REPORT_WORDS = 10
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _u32 = ctypes.c_uint32
@@ -44,6 +44,7 @@ class Atoms(ctypes.Structure):
         ("offsets", _pointer),
         ("indices", _pointer),
         ("n_edges", _i64),
+        ("weights", _pointer),
     ]
 
 
@@ -85,6 +86,8 @@ class Descriptor(ctypes.Structure):
         ("n_features", _i32),
         ("n_embedding", _i32),
         ("n_axis", _i32),
+        ("width", _i32),
+        ("first", _i32),
         ("sel", _pointer),
         ("empty", _pointer),
         ("scale", ctypes.c_double),
@@ -102,10 +105,27 @@ class Repulsion(ctypes.Structure):
     ]
 
 
+class ShortRange(ctypes.Structure):
+    """dpl_short_range."""
+
+    _fields_ = [
+        ("n_types", _i32),
+        ("n_intervals", _i32),
+        ("rcut", ctypes.c_double),
+        ("smin_alpha", ctypes.c_double),
+        ("sw_rmin", ctypes.c_double),
+        ("sw_rmax", ctypes.c_double),
+        ("start", ctypes.c_double),
+        ("spacing", ctypes.c_double),
+        ("coefficients", _pointer),
+        ("bias", _pointer),
+    ]
+
+
 ARGUMENTS: dict[str, list[Any]] = {
     "device_count": [_pointer],
-    "report_clear": [_pointer, _pointer],
-    "report_read": [_pointer, _pointer, _i64, _i32, _pointer],
+    "report_clear": [_pointer, _i32, _pointer],
+    "report_read": [_pointer, _i32, _pointer, _i64, _i32, _pointer],
     "neighbors_count": [
         *(_pointer, _i64, _i64, _pointer, _pointer, ctypes.c_double, _pointer, _pointer, _pointer)
     ],
@@ -120,6 +140,8 @@ ARGUMENTS: dict[str, list[Any]] = {
     "runs": [_pointer] * 9,
     "accumulate": [_pointer] * 8,
     "repulsion_add": [_pointer] * 6,
+    "short_range_weights": [_pointer] * 6,
+    "short_range_add": [_pointer] * 7,
     "from_fixed": [_pointer, _i64, _pointer, _pointer, _pointer, _pointer],
     "normals": [_pointer, _i64, _pointer, _u32, _u32, _i64, _pointer],
 }
@@ -147,16 +169,17 @@ class Device:
         with torch.cuda.device(self.place):
             _check(self.native, function(ctypes.byref(queue), *given))
 
-    def report(self) -> torch.Tensor:
-        """A cleared dpl_cuda_report."""
-        report = torch.empty(_REPORT_WORDS, dtype=torch.int64, device=self.place)
-        self.call("report_clear", report)
-        return report
+    def reports(self, n: int = 1) -> torch.Tensor:
+        """n cleared dpl_cuda_report."""
+        reports = torch.empty(n, _REPORT_WORDS, dtype=torch.int64, device=self.place)
+        self.call("report_clear", n, reports)
+        return reports
 
-    def read(self, report: torch.Tensor, n_all: int, n_types: int) -> int:
-        """Edges beyond the table. Waits; raises InputError for the first fault in the report."""
+    def read(self, reports: torch.Tensor, n_all: int, n_types: int) -> int:
+        """Edges beyond the table, the most that one report counts. Waits; raises InputError for the
+        first fault in the reports."""
         beyond = _i64()
-        self.call("report_read", report, n_all, n_types, ctypes.byref(beyond))
+        self.call("report_read", len(reports), reports, n_all, n_types, ctypes.byref(beyond))
         return beyond.value
 
     def free_bytes(self) -> float:

@@ -268,10 +268,10 @@ dpl_status dpl_cuda_neighbors_count(const dpl_cuda_queue* queue, int64_t n_all, 
   const Scratch s(scratch, n_all, n_local);
   Cells cells;
   int64_t beyond;
-  status = dpl_cuda_report_clear(queue, s.report);
+  status = dpl_cuda_report_clear(queue, 1, s.report);
   if (status != DPL_OK) return status;
   const dpl_status box = make_cells(q, n_all, positions, types, cutoff, s, cells);
-  status = dpl_cuda_report_read(queue, s.report, n_all, kMaxTypes, &beyond);
+  status = dpl_cuda_report_read(queue, 1, s.report, n_all, kMaxTypes, &beyond);
   if (status != DPL_OK) return status;  // a row that is not finite, before a box that is not
   if (box != DPL_OK) return box;
   const int64_t n_buckets = Scratch::buckets(n_all), blocks = divided_up(n_all, kThreads);
@@ -284,7 +284,7 @@ dpl_status dpl_cuda_neighbors_count(const dpl_cuda_queue* queue, int64_t n_all, 
   scan::exclusive(q, s.lengths, n_local, offsets, s.sums);
   cudaMemcpyAsync(n_edges, offsets + n_local, sizeof *n_edges, cudaMemcpyDeviceToHost, q.stream);
   status = q.status("the cells of the atoms");
-  return status == DPL_OK ? dpl_cuda_report_read(queue, s.report, n_all, kMaxTypes, &beyond)
+  return status == DPL_OK ? dpl_cuda_report_read(queue, 1, s.report, n_all, kMaxTypes, &beyond)
                           : status;
 }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from ...system import InputError
-from ..fitting import Fitting, Network
+from ..fitting import Fitting, Network, Shape
 
 Slope = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -59,10 +59,10 @@ class DeviceFitting:
     ) -> None:
         """`trained`: autograd is to see the weights.
 
-        Raises InputError for a first layer that is not of the descriptor's size.
+        Raises InputError for a first layer that is not of the descriptors' size.
         """
-        (shape,) = fitting.shapes
-        n_in = shape.n_inputs
+        self.shapes = list(fitting.shapes)
+        n_in = sum(shape.n_inputs for shape in self.shapes)
         for network in fitting.networks:
             if network.weights[0].shape[0] != n_in:
                 raise InputError(
@@ -72,7 +72,6 @@ class DeviceFitting:
         def moved(x: torch.Tensor) -> torch.Tensor:
             return (x if trained else x.detach()).to(device, dtype).contiguous()
 
-        self.n_embedding, self.n_axis = shape.n_embedding, shape.n_axis
         self.activation = VALUE_AND_SLOPE[fitting.activation]
         self.networks = [
             Network(
@@ -98,18 +97,17 @@ class DeviceFitting:
         (n, n_inputs) is written to `gradient`."""
         return self._network(self.networks[element], descriptors, gradient)[0]
 
-    def __call__(self, t: torch.Tensor, element: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Energies (n,) float64 eV of atoms of one element and ∂E/∂T from moments T (n, 4, m)."""
-        if self.n_axis == 0:
-            energies, slope = self._network(self.networks[element], t[:, 0])
-            return energies, torch.nn.functional.pad(slope[:, None, :], (0, 0, 0, t.shape[1] - 1))
-        first = t[:, :, : self.n_axis]
-        descriptor = torch.bmm(t.transpose(1, 2), first)
-        energies, slope = self._network(self.networks[element], descriptor.flatten(1))
-        to_descriptor = slope.view_as(descriptor)
-        gradient = torch.bmm(first, to_descriptor.transpose(1, 2))
-        axis = gradient[:, :, : self.n_axis] + torch.bmm(t, to_descriptor)
-        return energies, torch.cat([axis, gradient[:, :, self.n_axis :]], dim=2)
+    def __call__(
+        self, moments: Sequence[torch.Tensor], element: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Energies (n,) float64 eV of atoms of one element and ∂E/∂T from each descriptor's moments
+        T (n, 4, m)."""
+        parts = list(zip(moments, self.shapes, strict=True))
+        numbers = torch.cat([_numbers(t, shape) for t, shape in parts], dim=1)
+        energies, slope = self._network(self.networks[element], numbers)
+        slopes = slope.split([shape.n_inputs for shape in self.shapes], dim=1)
+        gradients = [_back(t, shape, g) for (t, shape), g in zip(parts, slopes, strict=True)]
+        return energies, gradients
 
     def _network(
         self, n: Network, x: torch.Tensor, out: torch.Tensor | None = None
@@ -141,6 +139,23 @@ class DeviceFitting:
                 back = back + g[:, :n_in] + g[:, n_in:]
             g = back
         return energies, g if out is None else out.copy_(g)
+
+
+def _numbers(t: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """D (n, n_inputs) of moments T (n, 4, m)."""
+    if shape.n_axis == 0:
+        return t[:, 0]
+    return torch.bmm(t.transpose(1, 2), t[:, :, : shape.n_axis]).flatten(1)
+
+
+def _back(t: torch.Tensor, shape: Shape, slope: torch.Tensor) -> torch.Tensor:
+    """∂E/∂T from ∂E/∂D (n, n_inputs)."""
+    if shape.n_axis == 0:
+        return torch.nn.functional.pad(slope[:, None, :], (0, 0, 0, t.shape[1] - 1))
+    first, slope = t[:, :, : shape.n_axis], slope.unflatten(1, (-1, shape.n_axis))
+    gradient = torch.bmm(first, slope.transpose(1, 2))
+    axis = gradient[:, :, : shape.n_axis] + torch.bmm(t, slope)
+    return torch.cat([axis, gradient[:, :, shape.n_axis :]], dim=2)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from ..checks import checked
 from ..fitting import Fitting
 from ..reference import COLUMNS, POWERS, Environment
 from . import native
+from .descriptor import DeviceTable
 from .native import Device
 from .networks import DeviceFitting, full_precision
-from .potential import DeviceTable
 
 PARTS = 4
 """DPL_CUDA_PARTS."""
@@ -70,7 +70,7 @@ class DeviceCall:
         """dpl_moments_backward; derivatives with respect to positions are multiples of 2^-40."""
         if grad_positions is not None:
             fixed = torch.zeros_like(grad_positions, dtype=torch.int64)
-            n_all, report = len(fixed), self.device.report()
+            n_all, report = len(fixed), self.device.reports()
             self._call("moments_backward", 0, self.n_local, grad_moments, fixed)
             self.device.call("from_fixed", n_all, self.rows[0], fixed, grad_positions, report)
             self.device.read(report, n_all, self.n_types)
@@ -113,7 +113,7 @@ class DeviceCall:
 
     def _call(self, name: str, *arguments: Any) -> int:
         """The function for these atoms and this table. Waits; raises InputError for a fault."""
-        positions, report = self.rows[0], self.device.report()
+        positions, report = self.rows[0], self.device.reports()
         pointers = [x.data_ptr() for x in self.rows]
         atoms = native.Atoms(len(positions), self.n_local, *pointers, len(self.rows[3]))
         table = self._table
@@ -168,24 +168,34 @@ class Operations:
     def energies_and_gradients(
         self, moments: Sequence[torch.Tensor], types: torch.Tensor, fitting: Fitting
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """By torch's own operations, which autograd differentiates; of one descriptor."""
+        """By torch's own operations, which autograd differentiates."""
+        if len(moments) != len(fitting.shapes):
+            raise InputError(
+                f"moments: expected those of {len(fitting.shapes)} descriptors, found "
+                f"{len(moments)}"
+            )
         place = self.device.place
-        (only,) = moments
-        only, types = only.to(place), types.to(place)
-        networks = DeviceFitting(fitting, only.dtype, place, trained=True)
-        t, padding = only[:, :, : networks.n_embedding], only.shape[2] - networks.n_embedding
+        given, types = [t.to(place) for t in moments], types.to(place)
+        networks = DeviceFitting(fitting, given[0].dtype, place, trained=True)
+        parts = [t[:, :, : s.n_embedding] for t, s in zip(given, fitting.shapes, strict=True)]
         with full_precision():
             if len(networks.networks) == 1:
-                energies, gradient = networks(t, 0)
+                energies, gradients = networks(parts, 0)
             else:
-                energies = t.new_zeros(len(t), dtype=torch.float64)
-                gradient = torch.zeros_like(t)
+                energies = given[0].new_zeros(len(types), dtype=torch.float64)
+                gradients = [torch.zeros_like(t) for t in parts]
                 for element in range(len(networks.networks)):
                     rows = (types == element).nonzero()[:, 0]
-                    own = networks(t[rows], element)
-                    energies = energies.index_add(0, rows, own[0])
-                    gradient = gradient.index_add(0, rows, own[1])
-        return energies, [torch.nn.functional.pad(gradient, (0, padding))]
+                    own, slopes = networks([t[rows] for t in parts], element)
+                    energies = energies.index_add(0, rows, own)
+                    gradients = [
+                        g.index_add(0, rows, s) for g, s in zip(gradients, slopes, strict=True)
+                    ]
+        padding = [t.shape[2] - g.shape[2] for t, g in zip(given, gradients, strict=True)]
+        padded = [
+            torch.nn.functional.pad(g, (0, n)) for g, n in zip(gradients, padding, strict=True)
+        ]
+        return energies, padded
 
     def _prepared(
         self,

@@ -11,9 +11,12 @@ import torch
 
 from ...system import Evaluation, InputError, LocalEnv
 from ..checks import checked
-from ..fitting import ACTIVATIONS, Fitting
-from ..reference import COLUMNS, Environment, Repulsion, table_values
+from ..fitting import Fitting
+from ..reference import Descriptor, Repulsion
+from ..short_range import ShortRange
 from . import native
+from .close_pairs import DeviceRepulsion, DeviceShortRange
+from .descriptor import Chunk, DeviceDescriptor
 from .native import Device
 from .networks import DeviceFitting, full_precision
 
@@ -24,53 +27,8 @@ SMALLEST_CHUNK = 256
 BYTES_OF_ROW, BYTES_OF_LOCAL, BYTES_OF_EDGE = 100, 32, 4
 """On the GPU at the peak: positions, integer sums, forces and what a product of them takes;
 offsets, energies and the order of elements; the list."""
-
-
-Chunk = tuple[int, int, torch.Tensor, list[int]]
-"""First row of some atoms, last row + 1; their order by element, int64, and how many of each."""
-
-
-@dataclass(frozen=True)
-class DeviceTable:
-    """Environment and table on a device, as the kernels take them."""
-
-    environment: native.Environment
-    table: native.Table
-    kept: tuple[torch.Tensor, ...]
-    """What the two point to."""
-
-    @classmethod
-    def of(
-        cls, coefficients: torch.Tensor, environment: Environment, device: torch.device
-    ) -> DeviceTable:
-        """Raises InputError for davg or dstd that are not finite, or widths that are not > 0."""
-        davg, dstd = environment.davg, environment.dstd
-        if not (davg.isfinite().all() and dstd.isfinite().all() and (dstd > 0).all()):
-            raise InputError("davg must be finite and dstd positive")
-        kept = coefficients.detach().to(device), davg.to(device), dstd.to(device)
-        n_tables, n_intervals, _, n_features = coefficients.shape
-        return cls(
-            native.Environment(
-                environment.rcut,
-                environment.rcut_smth,
-                environment.n_types,
-                int(environment.type_one_side),
-                kept[1].data_ptr(),
-                kept[2].data_ptr(),
-                environment.table_start,
-                environment.table_spacing,
-                environment.protection,
-                int(environment.table_of_distance),
-            ),
-            native.Table(
-                int(coefficients.dtype == torch.float64),
-                n_tables,
-                n_intervals,
-                n_features,
-                kept[0].data_ptr(),
-            ),
-            kept,
-        )
+BYTES_OF_SWITCH = 16
+"""Of a local atom in a model with a short-range table: its soft minimum and weight."""
 
 
 @dataclass(frozen=True)
@@ -98,55 +56,50 @@ class DeviceList:
 
 
 class CudaPotential:
-    """A whole model, its repulsion included, on a GPU: a copy, it never changes."""
+    """A whole model, its repulsion or table of close pairs included, on a GPU: a copy, it never
+    changes."""
 
     def __init__(
         self,
         device: Device,
-        coefficients: torch.Tensor,
-        environment: Environment,
-        sel: Sequence[float],
+        descriptors: Sequence[Descriptor],
         fitting: Fitting,
         repulsion: Repulsion | None = None,
+        short_range: ShortRange | None = None,
     ) -> None:
-        """Arguments as of `kernels.Descriptor`, the only one, and of `kernels.CompiledPotential`.
+        """`descriptors`, `fitting` as of `kernels.CompiledPotential`.
 
         Raises InputError for what does not fit.
         """
-        n_types = environment.n_types
-        if len(sel) != n_types or len(fitting.networks) != n_types:
+        if not len(descriptors) == len(fitting.shapes) > 0:
             raise InputError(
-                f"expected sel and networks of {n_types} elements, found {len(sel)} and "
-                f"{len(fitting.networks)}"
+                f"expected shapes of {len(descriptors)} descriptors, found {len(fitting.shapes)}"
             )
-        if fitting.activation not in ACTIVATIONS:
-            raise InputError(
-                f"activation {fitting.activation!r}: expected one of {sorted(ACTIVATIONS)}"
-            )
-        if environment.davg[:, 1:].any():
-            raise InputError("davg of x, y and z must be 0")
-        coefficients = coefficients.detach().contiguous()
-        fitting.compiled([coefficients.shape[3]], coefficients.dtype)  # checks its shapes
-        (shape,) = fitting.shapes
-        self.device = device
-        self.dtype, self.n_types = coefficients.dtype, n_types
-        self.n_features = coefficients.shape[3]
-        self._table = DeviceTable.of(coefficients, environment, device.place)
+        for d in descriptors:
+            n_types = d.environment.n_types
+            if len(d.sel) != n_types or len(fitting.networks) != n_types:
+                raise InputError(
+                    f"expected sel and networks of {n_types} elements, found {len(d.sel)} and "
+                    f"{len(fitting.networks)}"
+                )
+        dtypes = {d.coefficients.dtype for d in descriptors}
+        if len(dtypes) > 1:
+            raise InputError(f"expected tables of one precision, found {sorted(map(str, dtypes))}")
+        (self.dtype,) = dtypes
+        # checks the activation and the shapes of the networks
+        fitting.compiled([d.coefficients.shape[3] for d in descriptors], self.dtype)
+        self.device, self.n_types = device, len(fitting.networks)
         self._fitting = DeviceFitting(fitting, self.dtype, device.place)
-        self._n_inputs = shape.n_inputs
-        self._sel = torch.tensor(sel, dtype=self.dtype, device=device.place)
-        self._empty = _empty_slots(coefficients, environment).to(device.place)
-        self._descriptor = native.Descriptor(
-            int(self.dtype == torch.float64),
-            n_types,
-            self.n_features,
-            shape.n_embedding,
-            shape.n_axis,
-            self._sel.data_ptr(),
-            self._empty.data_ptr(),
-            1.0 / sum(sel),
+        sizes = [shape.n_inputs for shape in fitting.shapes]
+        self._n_inputs = sum(sizes)
+        self._descriptors = [
+            DeviceDescriptor(d, shape, sum(sizes[:k]), self._n_inputs, device.place)
+            for k, (d, shape) in enumerate(zip(descriptors, fitting.shapes, strict=True))
+        ]
+        self._repulsion = None if repulsion is None else DeviceRepulsion(repulsion, device.place)
+        self._short_range = (
+            None if short_range is None else DeviceShortRange(short_range, device.place)
         )
-        self._repulsion = None if repulsion is None else _DeviceRepulsion(repulsion, device.place)
         self._list: DeviceList | None = None
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
@@ -173,49 +126,45 @@ class CudaPotential:
             indices.data_ptr(),
             len(indices),
         )
-        report = self.device.report()
+        reports = self.device.reports(len(self._descriptors))
+        report = reports[0]  # of what belongs to no descriptor
+        soft = None
+        if self._short_range is not None:
+            soft, weights = self._short_range.weights(self.device, atoms, report)
+            atoms.weights = weights.data_ptr()
         fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.place)
         energies = torch.empty(env.n_local, dtype=torch.float64, device=self.device.place)
         with torch.no_grad(), full_precision():
             for chunk in found.chunks:
-                energies[chunk[0] : chunk[1]] = self._chunk(atoms, types, chunk, fixed, report)
+                energies[chunk.begin : chunk.end] = self._chunk(atoms, chunk, fixed, reports)
         if self._repulsion is not None:
-            pairs = ctypes.byref(self._repulsion.pairs)
-            self.device.call("repulsion_add", pairs, ctypes.byref(atoms), energies, fixed, report)
+            self._repulsion.add(self.device, atoms, energies, fixed, report)
+        if self._short_range is not None and soft is not None:
+            self._short_range.add(self.device, atoms, soft, energies, fixed, report)
         forces = torch.empty_like(positions)
         self.device.call("from_fixed", n_all, positions, fixed, forces, report)
-        beyond = self.device.read(report, n_all, self.n_types)
+        beyond = self.device.read(reports, n_all, self.n_types)
         virial = positions.T @ forces
         return Evaluation(energies.to(home), forces.to(home), virial.to(home), beyond)
 
     def _chunk(
-        self,
-        atoms: native.Atoms,
-        types: torch.Tensor,
-        chunk: Chunk,
-        fixed: torch.Tensor,
-        report: torch.Tensor,
+        self, atoms: native.Atoms, chunk: Chunk, fixed: torch.Tensor, reports: torch.Tensor
     ) -> torch.Tensor:
         """Energies of the rows of a chunk, whose forces are added to `fixed`."""
-        begin, end, order, lengths = chunk
-        n, where = end - begin, self.device.place
-        raw = torch.empty(n, COLUMNS, self.n_features, dtype=self.dtype, device=where)
-        counts = torch.empty(n, self.n_types, dtype=torch.int32, device=where)
-        table = [ctypes.byref(x) for x in (atoms, self._table.environment, self._table.table)]
-        self.device.call("moments", *table, begin, end, raw, counts, report)
-        descriptors = raw.new_empty(n, self._n_inputs)
+        n, where = chunk.end - chunk.begin, self.device.place
+        descriptors = torch.empty(n, self._n_inputs, dtype=self.dtype, device=where)
         gradient = torch.empty_like(descriptors)
-        shape, types = ctypes.byref(self._descriptor), types[begin:end]
-        self.device.call("describe", shape, n, order, types, counts, raw, descriptors)
+        own = list(zip(self._descriptors, reports, strict=True))
+        moments = [d.describe(self.device, atoms, chunk, descriptors, report) for d, report in own]
         parts, first = [], 0
-        for element, length in enumerate(lengths):
+        for element, length in enumerate(chunk.lengths):
             rows = slice(first, first + length)
             parts.append(self._fitting.energies(descriptors[rows], element, gradient[rows]))
             first += length
         energies = torch.empty(n, dtype=torch.float64, device=where)
-        energies[order] = torch.cat(parts)
-        self.device.call("describe_backward", shape, n, order, gradient, raw)
-        self.device.call("moments_backward", *table, begin, end, raw, fixed, report)
+        energies[chunk.order] = torch.cat(parts)
+        for (d, report), t in zip(own, moments, strict=True):
+            d.add_forces(self.device, atoms, chunk, gradient, t, fixed, report)
         return energies
 
     def _prepared(self, env: LocalEnv) -> DeviceList:
@@ -239,7 +188,7 @@ class CudaPotential:
             end = min(begin + size, env.n_local)
             order = torch.argsort(types[begin:end], stable=True)
             lengths = torch.bincount(types[begin:end], minlength=self.n_types).tolist()
-            chunks.append((begin, end, order, lengths))
+            chunks.append(Chunk(begin, end, order, lengths, types[begin:end]))
         sources, tensors = (env.types, env.offsets, env.indices), (types, offsets, indices)
         own = all(a is b for a, b in zip(sources, tensors, strict=True))
         source = tuple((weakref.ref(x), x._version) for x in sources)
@@ -257,8 +206,9 @@ class CudaPotential:
         """Atoms of a chunk for the memory that is free; InputError where it is too little."""
         free = self.device.free_bytes()
         each = self._fitting.bytes_per_atom()
-        each += COLUMNS * self.n_features * self._sel.element_size() + 4 * self.n_types
+        each += sum(d.bytes_per_atom() for d in self._descriptors)
         list_bytes = forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
+        list_bytes += BYTES_OF_SWITCH * env.n_local if self._short_range else 0
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
             size //= 2
@@ -275,29 +225,6 @@ def forecast(n_local: float, n_ghosts: float, n_edges: float) -> float:
     """Bytes that grow with the system, on the GPU; chunks of atoms come to them."""
     rows = BYTES_OF_ROW * (n_local + n_ghosts)
     return rows + BYTES_OF_LOCAL * n_local + BYTES_OF_EDGE * n_edges
-
-
-class _DeviceRepulsion:
-    """The radii on a device."""
-
-    def __init__(self, repulsion: Repulsion, device: torch.device) -> None:
-        r_in, r_out = repulsion.r_in, repulsion.r_out
-        if not ((r_in >= 0).all() and (r_out > r_in).all() and r_out.isfinite().all()):
-            raise InputError("repulsion: expected 0 <= r_in < r_out of every pair of types")
-        arrays = repulsion.atomic_numbers, r_in, r_out
-        self.kept = [x.detach().to(device, torch.float64).contiguous() for x in arrays]
-        self.pairs = native.Repulsion(len(r_in), *(x.data_ptr() for x in self.kept))
-
-
-def _empty_slots(coefficients: torch.Tensor, environment: Environment) -> torch.Tensor:
-    """(n_types, n_types, n_features): column 0 of what an empty slot of (a, b) adds to moments."""
-    n = environment.n_types
-    a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-    s = (-environment.davg[:, 0] / environment.dstd[:, 0])[a]
-    y = torch.full_like(s, -environment.rcut) if environment.table_of_distance else s
-    place = ((y - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
-    values, _ = table_values(coefficients, b if environment.type_one_side else a * n + b, place)
-    return (values * s.to(values.dtype)[:, None]).reshape(n, n, -1)
 
 
 def neighbor_list(

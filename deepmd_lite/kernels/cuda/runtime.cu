@@ -1,7 +1,10 @@
 // Errors, queues and reports; and what fixed-point derivatives become in the end.
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <vector>
 
+#include "../short_range.h"
 #include "device.h"
 
 namespace dpl {
@@ -10,7 +13,6 @@ namespace {
 thread_local char last_error[512] = "";
 
 constexpr int kThreads = 256;
-constexpr uint64_t kNone = ~uint64_t(0);
 
 __global__ void from_fixed_kernel(int64_t n_all, const double* positions, const int64_t* fixed,
                                   double* gradient, dpl_cuda_report* report) {
@@ -23,6 +25,16 @@ __global__ void from_fixed_kernel(int64_t n_all, const double* positions, const 
   const int64_t sum = fixed[k];
   if (sum > largest || sum < -largest) note(report->too_strong, uint64_t(k / 3));
   gradient[k] = double(sum) * unit;
+}
+
+// The first fault of each kind, and the larger number of edges beyond the table. A short-range
+// table has but the first report.
+void merge(dpl_cuda_report& into, const dpl_cuda_report& other) {
+  for (uint64_t dpl_cuda_report::* kind :
+       {&dpl_cuda_report::not_finite, &dpl_cuda_report::bad_type, &dpl_cuda_report::bad_offsets,
+        &dpl_cuda_report::bad_index, &dpl_cuda_report::coincident, &dpl_cuda_report::too_strong})
+    into.*kind = std::min(into.*kind, other.*kind);
+  into.beyond = std::max(into.beyond, other.beyond);
 }
 
 dpl_status status_of(const dpl_cuda_report& r, int64_t n_all, int32_t n_types) {
@@ -42,6 +54,8 @@ dpl_status status_of(const dpl_cuda_report& r, int64_t n_all, int32_t n_types) {
   if (r.coincident != kNone)
     return fail(DPL_COINCIDENT, "rows %lld and %lld coincide (distance < 1e-6 Å)",
                 first(r.coincident), second(r.coincident));
+  if (r.too_near != kNone)
+    return nearer_than_begins(first(r.too_near), second(r.too_near), r.distance, r.start);
   if (r.too_strong != kNone)
     return fail(DPL_TOO_LARGE,
                 "the force on row %lld is too large for the sums of the GPU kernels (one pair "
@@ -136,23 +150,27 @@ dpl_status dpl_cuda_device_count(int32_t* count) {
   return dpl::fail(DPL_DEVICE, "%s", cudaGetErrorString(error));
 }
 
-dpl_status dpl_cuda_report_clear(const dpl_cuda_queue* queue, dpl_cuda_report* report) {
+dpl_status dpl_cuda_report_clear(const dpl_cuda_queue* queue, int32_t n, dpl_cuda_report* reports) {
   const dpl::Queue q(*queue);
-  cudaMemsetAsync(report, 0xff, sizeof *report, q.stream);
-  cudaMemsetAsync(&report->beyond, 0, sizeof report->beyond, q.stream);
-  return q.status("to clear a report");
+  cudaMemsetAsync(reports, 0xff, n * sizeof *reports, q.stream);
+  for (int32_t k = 0; k < n; ++k)
+    cudaMemsetAsync(&reports[k].beyond, 0, sizeof reports[k].beyond, q.stream);
+  return q.status("to clear reports");
 }
 
-dpl_status dpl_cuda_report_read(const dpl_cuda_queue* queue, const dpl_cuda_report* report,
-                                int64_t n_all, int32_t n_types, int64_t* beyond) {
+dpl_status dpl_cuda_report_read(const dpl_cuda_queue* queue, int32_t n,
+                                const dpl_cuda_report* reports, int64_t n_all, int32_t n_types,
+                                int64_t* beyond) {
+  if (n < 1) return dpl::fail(DPL_INVALID_ARGUMENT, "%d reports; expected at least 1", n);
   const dpl::Queue q(*queue);
-  dpl_cuda_report found;
-  cudaMemcpyAsync(&found, report, sizeof found, cudaMemcpyDeviceToHost, q.stream);
-  dpl_status status = q.status("to copy a report");
+  std::vector<dpl_cuda_report> found(n);
+  cudaMemcpyAsync(found.data(), reports, n * sizeof *reports, cudaMemcpyDeviceToHost, q.stream);
+  dpl_status status = q.status("to copy reports");
   if (status == DPL_OK) status = q.wait();
-  if (status == DPL_OK) status = dpl::status_of(found, n_all, n_types);
-  *beyond = int64_t(found.beyond);
-  return status;
+  if (status != DPL_OK) return status;
+  for (const dpl_cuda_report& other : found) dpl::merge(found[0], other);
+  *beyond = int64_t(found[0].beyond);
+  return dpl::status_of(found[0], n_all, n_types);
 }
 
 dpl_status dpl_cuda_from_fixed(const dpl_cuda_queue* queue, int64_t n_all, const double* positions,
