@@ -24,6 +24,7 @@ from .ema import MovingAverage
 from .interrupt import Interrupt
 from .loss import Errors, loss_of, predict
 from .parallel import Ranks
+from .resolution import CHECK_STEPS, excess, refine
 from .schedule import Schedule
 from .setup import TrainingData, batch_sampler
 from .soap import Soap
@@ -168,7 +169,18 @@ class Trainer:
             self.average.update()
         self.steps_done += 1
         self.time_share, self.interrupted = time_share, signals > 0
+        if self.steps_done % CHECK_STEPS == 0:
+            self._resolve_table()
         return errors
+
+    def _resolve_table(self) -> None:
+        """A table that the networks have outgrown becomes finer, the same one on all ranks."""
+
+        def measured() -> float:
+            own = excess(self.potential, self.data.table_sample) if self.ranks.is_first else 0.0
+            return self.ranks.add([own])[0]
+
+        refine(self.potential, measured)
 
     def _gradient(
         self, frames: Sequence[PreparedFrame], totals: tuple[int, int, int]

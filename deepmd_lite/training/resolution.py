@@ -1,0 +1,63 @@
+"""The table that a training computes with: as fine as its networks ask, which grow rougher.
+
+A training begins with a coarse table. What its networks say between the nodes is not trained, so
+that a model saved with a finer table would be another one than was validated: water's energies
+differed by 2 meV/atom after 26,000 steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..model import Potential
+from ..model.file import FINEST
+from ..system import LocalEnv
+
+CHECK_STEPS = 100
+"""Steps between two looks at the table; each takes as long as a step or two."""
+ENERGY_TOLERANCE, FORCE_TOLERANCE = 1e-4, 1e-3
+"""eV of an atom and eV/Å: largest change, on some frames, by a table of twice the intervals."""
+MARGIN = 4.0
+"""How much better than these a new table is to be, so that it lasts."""
+
+
+@torch.no_grad()
+def excess(potential: Potential, env: LocalEnv) -> float:
+    """Largest error of the tables on `env`, over the tolerance; 1 is just fine enough.
+
+    By comparison with tables of twice the intervals, whose own error is some thirty times smaller.
+    """
+    grids = [d.grid for d in potential.descriptors]
+    energies, forces = potential.energies_and_forces(env)
+    try:
+        for d, grid in zip(potential.descriptors, grids, strict=True):
+            d.grid = grid.refined(2.0)
+        finer = potential.energies_and_forces(env)
+    finally:
+        for d, grid in zip(potential.descriptors, grids, strict=True):
+            d.grid = grid
+    energy = float((finer[0] - energies).abs().max())
+    force = float((finer[1] - forces).abs().max())
+    return max(energy / ENERGY_TOLERANCE, force / FORCE_TOLERANCE)
+
+
+def refine(potential: Potential, measured: Callable[[], float]) -> None:
+    """Make the tables finer until `measured`, their `excess` now, finds them fine enough.
+
+    The error falls with the fifth power of the spacing (a quintic's slope); what does not fall is
+    round-off, for which the tables stay as they were.
+    """
+    found = measured()
+    while found > 1.0:
+        grids = [d.grid for d in potential.descriptors]
+        if any(grid.n_intervals >= FINEST for grid in grids):
+            return
+        for d in potential.descriptors:
+            d.grid = d.grid.refined(min(2.0, (MARGIN * found) ** 0.2))
+        before, found = found, measured()
+        if found > 0.5 * before:
+            for d, grid in zip(potential.descriptors, grids, strict=True):
+                d.grid = grid
+            return
