@@ -7,12 +7,13 @@ differed by 2 meV/atom after 26,000 steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ..model import Potential
 from ..model.file import FINEST
+from ..model.table import Grid
 from ..system import LocalEnv
 
 CHECK_STEPS = 100
@@ -21,6 +22,7 @@ ENERGY_TOLERANCE, FORCE_TOLERANCE = 1e-4, 1e-3
 """eV of an atom and eV/Å: largest change, on some frames, by a table of twice the intervals."""
 MARGIN = 4.0
 """How much better than these a new table is to be, so that it lasts."""
+PATIENCE = 8.0
 
 
 @torch.no_grad()
@@ -32,12 +34,10 @@ def excess(potential: Potential, env: LocalEnv) -> float:
     grids = [d.grid for d in potential.descriptors]
     energies, forces = potential.energies_and_forces(env)
     try:
-        for d, grid in zip(potential.descriptors, grids, strict=True):
-            d.grid = grid.refined(2.0)
+        _set(potential, [grid.refined(2.0) for grid in grids])
         finer = potential.energies_and_forces(env)
     finally:
-        for d, grid in zip(potential.descriptors, grids, strict=True):
-            d.grid = grid
+        _set(potential, grids)
     energy = float((finer[0] - energies).abs().max())
     force = float((finer[1] - forces).abs().max())
     return max(energy / ENERGY_TOLERANCE, force / FORCE_TOLERANCE)
@@ -46,18 +46,26 @@ def excess(potential: Potential, env: LocalEnv) -> float:
 def refine(potential: Potential, measured: Callable[[], float]) -> None:
     """Make the tables finer until `measured`, their `excess` now, finds them fine enough.
 
-    The error falls with the fifth power of the spacing (a quintic's slope); what does not fall is
-    round-off, for which the tables stay as they were.
+    The error falls with the fifth power of the spacing (a quintic's slope), once the nodes resolve
+    the networks at all. What a table `PATIENCE` times as fine does not mend is round-off: the
+    tables stay as they were.
     """
-    found = measured()
+    first = [d.grid for d in potential.descriptors]
+    found = before = measured()
     while found > 1.0:
         grids = [d.grid for d in potential.descriptors]
-        if any(grid.n_intervals >= FINEST for grid in grids):
+        tried = max(
+            now.n_intervals / was.n_intervals for now, was in zip(grids, first, strict=True)
+        )
+        hopeless = tried >= PATIENCE and found > 0.5 * before
+        if hopeless or any(grid.n_intervals >= FINEST for grid in grids):
+            _set(potential, first if hopeless else grids)
             return
-        for d in potential.descriptors:
-            d.grid = d.grid.refined(min(2.0, (MARGIN * found) ** 0.2))
-        before, found = found, measured()
-        if found > 0.5 * before:
-            for d, grid in zip(potential.descriptors, grids, strict=True):
-                d.grid = grid
-            return
+        factor = min(2.0, (MARGIN * found) ** 0.2)
+        _set(potential, [grid.refined(factor) for grid in grids])
+        found = measured()
+
+
+def _set(potential: Potential, grids: Sequence[Grid]) -> None:
+    for d, grid in zip(potential.descriptors, grids, strict=True):
+        d.grid = grid
