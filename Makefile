@@ -72,7 +72,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/infer.py $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/infer.json)
+	$(BIN)/python benchmarks/infer.py --lammps $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/infer.json)
 	$(BIN)/python benchmarks/memory.py $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/memory.json)
 ifneq ($(DATA),)
 	$(BIN)/python benchmarks/train.py --data $(DATA) $(BENCH_OPTIONS) $(if $(RESULTS),--out $(RESULTS)/train.json)

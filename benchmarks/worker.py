@@ -87,7 +87,9 @@ class AseCode:
 
 
 class LammpsCode:
-    """LAMMPS with the peer's pair style: one process, MD steps that hardly move the atoms.
+    """LAMMPS with either pair style: one process, MD steps that hardly move the atoms.
+
+    That of this project, where the job names its plugin.
 
     The list has a skin of 2 Å and is not rebuilt within the few steps of a measurement, as in a
     molecular dynamics where a rebuild comes every 10 to 50 steps.
@@ -117,8 +119,11 @@ class LammpsCode:
         wrapped = data["positions"] % edges
         ids = list(range(1, self.n_atoms + 1))
         self.lammps.create_atoms(self.n_atoms, ids, types, wrapped.ravel().tolist())
+        if "plugin" in job:
+            self.lammps.command(f"plugin load {job['plugin']}")
+        style = "deepmd_lite" if "plugin" in job else "deepmd"
         for line in (
-            f"pair_style deepmd {job['model']}",
+            f"pair_style {style} {job['model']}",
             "pair_coeff * * O H",
             "neighbor 2.0 bin",
             "neigh_modify every 1 delay 0 check yes",

@@ -31,7 +31,7 @@ def test_flops_of_a_small_model(monkeypatch):
 
 def test_infer_prints_finite_numbers(tmp_path):
     out = tmp_path / "infer.json"
-    options = "--atoms 192 --threads 1 --precision float32 --repeats 1 --seconds 0 --gemm-sizes 64"
+    options = "--atoms 192 --threads 1 --precision float32 --repeats 1 --seconds 0 --gemm-sizes 64 --lammps"
     done = subprocess.run(
         [
             sys.executable,
