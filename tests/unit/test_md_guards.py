@@ -6,7 +6,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from models import random_potential
+from models import random_potential, short_range_potential
 from pair_potential import PairPotential
 
 from deepmd_lite import kernels
@@ -284,3 +284,12 @@ def test_atoms_that_come_to_coincide_are_named():
     engine.refresh(False)
     with pytest.raises(InputError, match=r"atoms 10 \(Si\) and 11 \(Si\) coincide"):
         engine.evaluate()
+
+
+def test_atoms_nearer_than_a_short_range_table_begins_are_named():
+    potential = short_range_potential(("Si",))  # from 0.05 Å on
+    atoms = bulk("Si", cubic=True, a=5.43).repeat(2)
+    atoms.positions[7] = atoms.positions[3] + [0.01, 0.0, 0.0]
+    message = r"atoms 3 \(Si\) and 7 \(Si\) are 0\.01 Å apart; the short-range table begins at 0\.05"
+    with pytest.raises(InputError, match=message):
+        Simulation(atoms, potential)
