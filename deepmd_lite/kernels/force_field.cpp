@@ -5,7 +5,7 @@
 #include <map>
 #include <new>
 
-#include "runtime.h"
+#include "call.h"
 
 namespace dpl {
 namespace {
@@ -337,6 +337,8 @@ dpl_status dpl_force_field_load(const char* path, int precision, int threads,
     return dpl::fail(DPL_FILE, "%s: %s", path, problem.what());
   } catch (const std::bad_alloc&) {
     return dpl::fail(DPL_OUT_OF_MEMORY, "%s: out of memory", path);
+  } catch (const std::exception& problem) {  // std::length_error, of sizes that no model has
+    return dpl::fail(DPL_FILE, "%s: its sizes cannot be: %s", path, problem.what());
   }
 }
 
@@ -355,6 +357,8 @@ dpl_status dpl_force_field_evaluate(const dpl_force_field* handle, const dpl_ato
                                     int threads, double* energies, double* forces, double* virial,
                                     int64_t* beyond) {
   try {
+    const dpl_status status = dpl::check_atoms(*atoms, handle->n_types());
+    if (status != DPL_OK) return status;
     return handle->evaluate(*atoms, threads, energies, forces, virial, beyond);
   } catch (const std::bad_alloc&) {
     return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for the weights of %lld atoms",

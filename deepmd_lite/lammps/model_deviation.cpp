@@ -84,10 +84,22 @@ void ModelDeviation::write(int64_t step, const std::vector<int>& atoms, int64_t 
   const double columns[6] = {max_v,      min_v,       std::sqrt(squares_v) / 3,
                              largest[0], -largest[1], sums[0] / sums[1]};
   if (!file_) return;
-  std::fprintf(file_.get(), "%12lld", static_cast<long long>(step));
-  for (const double value : columns) std::fprintf(file_.get(), "%19.6e", value);
-  std::fputc('\n', file_.get());
+  if (step != step_) flush();
+  char cell[64];
+  std::snprintf(cell, sizeof cell, "%12lld", static_cast<long long>(step));
+  line_ = cell;
+  for (const double value : columns) {
+    std::snprintf(cell, sizeof cell, "%19.6e", value);
+    line_ += cell;
+  }
+  step_ = step;
+}
+
+void ModelDeviation::flush() {
+  if (!file_ || line_.empty()) return;
+  std::fprintf(file_.get(), "%s\n", line_.c_str());
   std::fflush(file_.get());
+  line_.clear();
 }
 
 }  // namespace deepmd_lite

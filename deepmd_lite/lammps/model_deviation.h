@@ -17,6 +17,7 @@ class ModelDeviation {
  public:
   // Writes to `file` on the first of the communicator's ranks, every `frequency` steps.
   ModelDeviation(MPI_Comm world, const std::string& file, int frequency, size_t n_models);
+  ~ModelDeviation() { flush(); }
 
   bool writable() const { return rank_ != 0 || file_; }
   bool wanted(int64_t step) const { return step % frequency_ == 0; }
@@ -26,7 +27,8 @@ class ModelDeviation {
            const double* virial);
   int pack(int n, int first, double* buffer) const;
   void unpack(int n, const int* atoms, const double* buffer);
-  // Of the first n_centres of the atoms, which every rank has of its own; eV/Å and eV/atom.
+  // Of the first n_centres of the atoms, which every rank has of its own; eV/Å and eV/atom. A step
+  // that is evaluated several times (trials of a minimiser, of Monte Carlo) has the last row alone.
   void write(int64_t step, const std::vector<int>& atoms, int64_t n_centres);
 
  private:
@@ -34,6 +36,7 @@ class ModelDeviation {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
   double of_forces(int atom) const;
+  void flush();
 
   MPI_Comm world_;
   int rank_ = 0, frequency_;
@@ -41,6 +44,8 @@ class ModelDeviation {
   std::vector<double> forces_;   // (atoms, n_models, 3)
   std::vector<double> virials_;  // (n_models, 9)
   std::unique_ptr<std::FILE, Close> file_;
+  int64_t step_ = -1;  // of the row that is still to be written
+  std::string line_;
 };
 
 }  // namespace deepmd_lite

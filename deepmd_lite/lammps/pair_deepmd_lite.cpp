@@ -1,6 +1,7 @@
 #include "pair_deepmd_lite.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -11,6 +12,7 @@
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
+#include "universe.h"
 #include "update.h"
 #include "utils.h"
 
@@ -23,7 +25,6 @@ PairDeepmdLite::PairDeepmdLite(LAMMPS* lmp) : Pair(lmp) {
   one_coeff = 1;
   manybody_flag = 1;
   centroidstressflag = CENTROID_NOTAVAIL;
-  unit_convert_flag = utils::get_supported_conversions(utils::ENERGY);
 }
 
 PairDeepmdLite::~PairDeepmdLite() {
@@ -68,9 +69,13 @@ void PairDeepmdLite::settings(int narg, char** arg) {
   if (paths.empty()) error->all(FLERR, "pair_style deepmd_lite: expected a model file (.dpl)");
   models_.clear();
   cutoff_ = 0;
+  builds_ = -1;
+  for (int i = 1; allocated && i <= atom->ntypes; ++i)  // a style given again asks for pair_coeff
+    std::fill_n(setflag[i] + 1, atom->ntypes, 0);
   for (const std::string& path : paths) load(path, precision);
   deviation_.reset();
   if (models_.size() > 1) {
+    if (universe->existflag) file += "." + std::to_string(universe->iworld + 1);
     deviation_ = std::make_unique<ModelDeviation>(world, file, frequency, models_.size());
     if (!deviation_->writable())
       error->one(FLERR, "pair_style deepmd_lite: out_file {} cannot be written", file);
@@ -128,16 +133,17 @@ void PairDeepmdLite::init_style() {
     error->all(FLERR, "pair_style deepmd_lite: expected units metal or real, found {}",
                update->unit_style);
   const bool real = std::strcmp(update->unit_style, "real") == 0;
-  unit_of_energy_ =
-      1 / utils::get_conversion_factor(utils::ENERGY, real ? utils::METAL2REAL : utils::NOCONVERT);
+  unit_ = utils::get_conversion_factor(utils::ENERGY, real ? utils::METAL2REAL : utils::NOCONVERT);
   if (!force->newton_pair)
     error->all(FLERR,
                "pair_style deepmd_lite: forces on ghost atoms go back to their owners: "
-               "remove 'newton off'");
+               "expected newton on, found off (by the command 'newton', or by a suffix such "
+               "as gpu or kk)");
   if (atom->tag_enable == 0)
     error->all(FLERR, "pair_style deepmd_lite: atoms need IDs; remove 'atom_modify id no'");
   refuse_special_bonds();
-  if (neighbor->exclude && comm->me == 0)
+  const bool excludes = neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol;
+  if (excludes && comm->me == 0)
     error->warning(FLERR,
                    "pair_style deepmd_lite: 'neigh_modify exclude' takes neighbours away "
                    "from a potential that was trained with all of them");
@@ -147,9 +153,10 @@ void PairDeepmdLite::init_style() {
 // Weights of 0 take bonded atoms out of the neighbour list, where no one would miss them.
 void PairDeepmdLite::refuse_special_bonds() const {
   int wrong = 0;
-  for (int k = 1; k <= 3 && atom->molecular != Atom::ATOMIC && atom->nspecial; ++k) {
+  for (int k = 1; k <= 3 && atom->molecular != Atom::ATOMIC; ++k) {
     if (force->special_lj[k] != 0.0 || force->special_coul[k] != 0.0) continue;
-    for (int i = 0; i < atom->nlocal; ++i) {
+    if (atom->nspecial == nullptr) wrong = 1;  // atom_style template: its molecules would know
+    for (int i = 0; atom->nspecial != nullptr && i < atom->nlocal; ++i) {
       const int before = k > 1 ? atom->nspecial[i][k - 2] : 0;
       if (known(i) && atom->nspecial[i][k - 1] > before) wrong = 1;
     }
@@ -181,7 +188,7 @@ void PairDeepmdLite::compute(int eflag, int vflag) {
     error->all(FLERR,
                "pair_style deepmd_lite: there are no virials of single atoms (as compute "
                "stress/atom and heat/flux need them)");
-  if (builds_ != neighbor->ncalls) {
+  if (neighbor->ago == 0 || builds_ != neighbor->ncalls) {  // a run begins to count builds at 0
     choose_rows();
     copy_list();
     builds_ = neighbor->ncalls;
@@ -211,8 +218,13 @@ void PairDeepmdLite::choose_rows() {
 }
 
 void PairDeepmdLite::copy_list() {
-  offsets_.assign(1, 0);
+  size_t n_edges = 0;
+  for (int64_t row = 0; row < n_centres_; ++row)
+    n_edges += size_t(list->numneigh[atom_of_[size_t(row)]]);
   indices_.clear();
+  indices_.reserve(n_edges);
+  offsets_.reserve(size_t(n_centres_) + 1);
+  offsets_.assign(1, 0);
   for (int64_t row = 0; row < n_centres_; ++row) {
     const int i = atom_of_[size_t(row)];
     for (int k = 0; k < list->numneigh[i]; ++k) {
@@ -235,9 +247,9 @@ void PairDeepmdLite::evaluate(Model& model) {
   int64_t beyond = 0;
   if (dpl_force_field_evaluate(model.field.get(), &atoms, comm->nthreads, model.energies.data(),
                                model.forces.data(), model.virial, &beyond) != DPL_OK)
-    error->one(FLERR, "pair_style deepmd_lite: step {}: {}", update->ntimestep, dpl_last_error());
-  if (beyond > 0 && !warned_) {
-    warned_ = true;
+    error->one(FLERR, "pair_style deepmd_lite: step {}: {}", update->ntimestep, last_error());
+  if (beyond > 0 && !model.warned) {
+    model.warned = true;
     error->warning(FLERR,
                    "pair_style deepmd_lite: step {}: {} neighbours are closer than any "
                    "pair in the training data of {}; forces there are extrapolated",
@@ -246,15 +258,29 @@ void PairDeepmdLite::evaluate(Model& model) {
 }
 
 void PairDeepmdLite::add(const Model& model) {
-  const double unit = 1 / unit_of_energy_;
   for (size_t row = 0; row < atom_of_.size(); ++row)
-    for (int c = 0; c < 3; ++c) atom->f[atom_of_[row]][c] += unit * model.forces[3 * row + c];
+    for (int c = 0; c < 3; ++c) atom->f[atom_of_[row]][c] += unit_ * model.forces[3 * row + c];
   for (int64_t row = 0; row < n_centres_; ++row) {
-    const double energy = unit * model.energies[size_t(row)];
+    const double energy = unit_ * model.energies[size_t(row)];
     if (eflag_global) eng_vdwl += energy;
     if (eflag_atom) eatom[atom_of_[size_t(row)]] += energy;
   }
-  if (vflag_fdotr) virial_fdotr_compute();
+  const int voigt[6] = {0, 4, 8, 1, 2, 5};  // LAMMPS' xx yy zz xy xz yz among the nine
+  if (vflag_fdotr)
+    virial_fdotr_compute();
+  else if (vflag_global)
+    for (int k = 0; k < 6; ++k) virial[k] += unit_ * model.virial[voigt[k]];
+}
+
+// The library's words, with the IDs of atoms where it names rows.
+std::string PairDeepmdLite::last_error() const {
+  const std::string words = dpl_last_error();
+  long long a = 0, b = 0;
+  int end = 0;
+  if (std::sscanf(words.c_str(), "rows %lld and %lld %n", &a, &b, &end) != 2 || end == 0)
+    return words;
+  const auto id = [&](long long row) { return std::to_string(atom->tag[atom_of_[size_t(row)]]); };
+  return "atoms " + id(a) + " and " + id(b) + " " + words.substr(size_t(end));
 }
 
 // --- deviation of several models -------------------------------------------------------------

@@ -37,6 +37,7 @@ class PairDeepmdLite : public Pair {
     std::vector<int32_t> types;    // of the rows; fix atom/swap changes them without a new list
     std::vector<double> energies, forces;
     double virial[9];
+    bool warned = false;  // of atoms closer than any in its training data
   };
 
   void load(const std::string& path, int precision);
@@ -47,12 +48,12 @@ class PairDeepmdLite : public Pair {
   void evaluate(Model& model);
   void add(const Model& model);
   void compare();
+  std::string last_error() const;
 
   std::vector<Model> models_;  // the first drives
   std::unique_ptr<deepmd_lite::ModelDeviation> deviation_;
-  double cutoff_ = 0, unit_of_energy_ = 1;  // Å; LAMMPS' unit in eV
-  bool warned_ = false;
-  bigint builds_ = -1;  // of the list that was copied; -1: none was
+  double cutoff_ = 0, unit_ = 1;  // Å; of an eV in LAMMPS' units
+  bigint builds_ = -1;            // of the list that was copied; -1: none was
 
   // Rows are the atoms whose energies are wanted, then the others that the models know.
   int64_t n_centres_ = 0;

@@ -43,27 +43,31 @@ def excess(potential: Potential, env: LocalEnv) -> float:
     return max(energy / ENERGY_TOLERANCE, force / FORCE_TOLERANCE)
 
 
-def refine(potential: Potential, measured: Callable[[], float]) -> None:
+def refine(potential: Potential, measured: Callable[[], float], left: float = 0.0) -> float:
     """Make the tables finer until `measured`, their `excess` now, finds them fine enough.
 
     The error falls with the fifth power of the spacing (a quintic's slope), once the nodes resolve
     the networks at all. What a table `PATIENCE` times as fine does not mend is round-off: the
-    tables stay as they were.
+    tables stay as they were, and the excess that was left is returned, for the next call not to
+    try again before it has doubled.
     """
     first = [d.grid for d in potential.descriptors]
     found = before = measured()
-    while found > 1.0:
+    while found > max(1.0, 2.0 * left):
         grids = [d.grid for d in potential.descriptors]
         tried = max(
             now.n_intervals / was.n_intervals for now, was in zip(grids, first, strict=True)
         )
-        hopeless = tried >= PATIENCE and found > 0.5 * before
-        if hopeless or any(grid.n_intervals >= FINEST for grid in grids):
-            _set(potential, first if hopeless else grids)
-            return
+        finest = all(grid.n_intervals >= FINEST for grid in grids)
+        if (finest or tried >= PATIENCE) and found > 0.5 * before:
+            _set(potential, first)
+            return before
+        if finest:
+            return found
         factor = min(2.0, (MARGIN * found) ** 0.2)
-        _set(potential, [grid.refined(factor) for grid in grids])
+        _set(potential, [g if g.n_intervals >= FINEST else g.refined(factor) for g in grids])
         found = measured()
+    return left
 
 
 def _set(potential: Potential, grids: Sequence[Grid]) -> None:

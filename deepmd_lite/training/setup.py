@@ -135,8 +135,15 @@ def _read(
     frames = [frame for system in systems for frame in system.frames]
     if settings.training.check:
         refuse_errors(frames, settings, what)
+    found = {symbol for frame in frames for symbol in frame.symbols}
     if new_elements:
-        drop_elements(settings, {symbol for frame in frames for symbol in frame.symbols})
+        drop_elements(settings, found)
+    dropped = sorted(found & (set(settings.elements) - set(settings.model.type_map)))
+    if dropped:
+        raise InputError(
+            f"{what} data: have atoms of {', '.join(dropped)}, of which there are none in the "
+            "training data; leave these frames out, or train on some of them"
+        )
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
     prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
     sizes = [len(system.frames) for system in systems]

@@ -83,6 +83,8 @@ class Trainer:
         self.unimproved = 0
         """Displays in a row without a new lowest validation loss."""
         self._best_state: dict[str, torch.Tensor] | None = None
+        self._table_excess = 0.0
+        """What finer tables did not mend."""
         self.has_checkpoint = False
         """One was written, or this training goes on from one."""
 
@@ -180,7 +182,7 @@ class Trainer:
             own = excess(self.potential, self.data.table_sample) if self.ranks.is_first else 0.0
             return self.ranks.add([own])[0]
 
-        refine(self.potential, measured)
+        self._table_excess = refine(self.potential, measured, self._table_excess)
 
     def _gradient(
         self, frames: Sequence[PreparedFrame], totals: tuple[int, int, int]

@@ -167,6 +167,120 @@ def test_a_run_conserves_energy(lammps, tmp_path):
     np.testing.assert_allclose(run.dumped("fx", "fy", "fz"), forces, rtol=0, atol=1e-8)
 
 
+SILICON_BOX = """
+units metal
+boundary p p p
+lattice diamond 5.47
+region box block 0 3 0 3 0 3
+create_box 1 box
+create_atoms 1 box
+mass 1 28.0855
+displace_atoms all random 0.02 0.02 0.02 7
+pair_style {pair}
+pair_coeff * * {coeff}
+neighbor 1.0 bin
+thermo_style custom step pe etotal lx ly lz xy xz yz pxx pyy pzz pxy pxz pyz
+thermo_modify format float %.16g
+"""
+DUMP = """
+compute energies all pe/atom
+dump 1 all custom 1 dump.txt id type x y z fx fy fz c_energies
+dump_modify 1 sort id format float %.16g
+"""
+MOVING = "velocity all create 900 1\nfix 1 all nve\nrun 3\nrun 2 pre no\nrun 5"
+MINIMUM = "minimize 0 1e-8 20 100"
+MORE_RUNS = {  # what comes before the last one, and that
+    "again": (MOVING, "run 4"),
+    "in parts": (MOVING, "run 4 every 2 ''"),
+    "displaced": ("run 0\ndisplace_atoms all random 0.02 0.02 0.02 9", "run 0"),
+    "moved through a face": ("run 0\ndisplace_atoms all move 9 0.1 7", "run 0"),
+    "deleted": ("run 0\ngroup some id <> 20 90\ndelete_atoms group some", "run 0"),
+    "replicated": ("run 0\nreplicate 2 1 1", "run 0"),
+    "minimised": (f"{MINIMUM}\nvelocity all create 300 1\nfix 1 all nve", "run 4"),
+    "relaxed": (f"fix 2 all box/relax iso 0.0\n{MINIMUM}\nunfix 2", "run 0"),
+    "deformed": (
+        "run 0\nchange_box all triclinic\nchange_box all xy final 1.5 x scale 1.02 remap",
+        "run 0",
+    ),
+    "barostat": ("velocity all create 300 1\nfix 1 all npt temp 300 300 0.1 iso 0 0 1", "run 8"),
+    "style twice": (f"run 0\npair_style deepmd_lite {SILICON}\npair_coeff * * Si", "run 0"),
+    "respa": ("run_style respa 2 2 pair 1", "run 0"),
+}
+
+
+def last_frame(run):
+    """Atoms as they are at the end, with LAMMPS' own box."""
+    thermo, positions = run.thermo, run.dumped("x", "y", "z")
+    cell = [
+        [thermo["Lx"], 0, 0],
+        [thermo["Xy"], thermo["Ly"], 0],
+        [thermo["Xz"], thermo["Yz"], thermo["Lz"]],
+    ]
+    atoms = Atoms(f"Si{len(positions)}", positions, cell=cell, pbc=True)
+    return expected(SILICON, atoms)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+@pytest.mark.parametrize("case", MORE_RUNS)
+def test_what_follows_a_first_run(case, n_ranks, lammps):
+    """Lists, numbers of atoms and boxes of later runs are their own."""
+    box = SILICON_BOX.format(pair=f"deepmd_lite {SILICON}", coeff="Si")
+    before, last = MORE_RUNS[case]
+    run = lammps(f"{box}{before}{DUMP}{last}\n", n_ranks)
+    assert run.status == 0, run.output
+    atoms = last_frame(run)
+    forces = run.dumped("fx", "fy", "fz")
+    np.testing.assert_allclose(forces, atoms.get_forces(), rtol=0, atol=1e-8)
+    assert run.thermo["PotEng"] == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
+    kinetic = (run.thermo["TotEng"] - run.thermo["PotEng"]) * 2 / 3 / atoms.get_volume()
+    pressure = np.mean([run.thermo[f"P{ab}"] for ab in ("xx", "yy", "zz")])
+    own = PRESSURE * (kinetic - atoms.get_stress()[:3].mean())
+    assert pressure == pytest.approx(own, abs=1.0)  # bar
+
+
+def test_frames_read_again(lammps, tmp_path):
+    """`rerun` evaluates each frame of a dump with a list of its own."""
+    box = SILICON_BOX.format(pair=f"deepmd_lite {SILICON}", coeff="Si")
+    run = lammps(f"{box}{DUMP}velocity all create 900 1\nfix 1 all nve\nthermo 2\nrun 6\n")
+    energies = [row["PotEng"] for row in run.rows]
+    (tmp_path / "dump.txt").rename(tmp_path / "first.txt")
+    again = lammps(box + "thermo 2\nrerun first.txt every 2 dump x y z\n", n_ranks=2)
+    np.testing.assert_allclose([row["PotEng"] for row in again.rows], energies, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "other", ["zero 5.0", "gran/hooke/history 1.0 NULL 1.0 NULL 0.0 0"], ids=["fdotr", "explicit"]
+)
+def test_the_stress_beside_another_style(other, lammps):
+    """Some styles want the virial pair by pair, where LAMMPS does not make it of the forces."""
+    box = SILICON_BOX.format(
+        pair=f"hybrid/overlay deepmd_lite {SILICON} {other}", coeff="deepmd_lite Si"
+    )
+    name = other.split()[0]
+    if name != "zero":
+        box = box.replace("units metal", "units metal\natom_style sphere\ncomm_modify vel yes")
+        box = box.replace("mass 1 28.0855", "set type 1 density 1.0\nset type 1 diameter 0.1")
+    run = lammps(f"{box}pair_coeff * * {name}{DUMP}run 0\n", n_ranks=2)
+    assert run.status == 0, run.output
+    pressures = [run.thermo[f"P{ab}"] for ab in ("xx", "yy", "zz", "yz", "xz", "xy")]
+    stress = -PRESSURE * last_frame(run).get_stress()
+    np.testing.assert_allclose(pressures, stress, rtol=1e-7, atol=1e-2)
+
+
+def test_one_part_of_the_pressure(lammps):
+    """`compute pressure … pair/hybrid` has LAMMPS ask for the virial of this style alone."""
+    box = SILICON_BOX.format(
+        pair=f"hybrid/overlay deepmd_lite {SILICON} zero 5.0", coeff="deepmd_lite Si"
+    )
+    box += "pair_coeff * * zero\ncompute own all pressure NULL pair/hybrid deepmd_lite\n"
+    box += "thermo_style custom step pe etotal lx ly lz xy xz yz pxx c_own[1]\n"
+    run = lammps(f"{box}thermo_modify format float %.16g{DUMP}run 0\n")
+    assert run.status == 0, run.output
+    assert run.thermo["c_own[1]"] == pytest.approx(run.thermo["Pxx"], abs=1e-2)
+    own = -PRESSURE * last_frame(run).get_stress()[0]
+    assert run.thermo["Pxx"] == pytest.approx(own, abs=1e-2)
+
+
 def test_elements_that_change_without_a_new_list(lammps, tmp_path):
     """As `fix atom/swap` exchanges them."""
     save_model(random_potential(("H", "O")), tmp_path / "model.dpl")
@@ -249,13 +363,15 @@ def test_bonded_atoms_stay_neighbours(lammps, tmp_path):
         (("* * O H", "* * O"), r"element of each of the 2 types"),
         (("* * O H", "* * O X"), r"type 2 is X, which model.dpl does not know.*knows H O"),
         (("units metal", "units lj"), r"expected units metal or real, found lj"),
-        (("units metal", "units metal\nnewton off"), r"remove 'newton off'"),
+        (("units metal", "units metal\nnewton off"), r"expected newton on, found off"),
         (("deepmd_lite model.dpl", "deepmd_lite"), r"expected a model file"),
         (("model.dpl", "other.dpl"), r"other.dpl: cannot be opened"),
         (("model.dpl", "graph.pb"), r"dpl convert graph.pb model.dpl"),
         (("model.dpl", "model.dpl precision single"), r"expected float64 or float32, found single"),
         (("model.dpl", "model.dpl out_freq"), r"out_freq needs a value"),
         (("model.dpl", "model.dpl model.dpl out_file no/x"), r"out_file no/x cannot be written"),
+        (("neighbor 1.0", "pair_style deepmd_lite model.dpl\nneighbor 1.0"),
+         r"All pair coeffs are not set"),
         (("dump 1", "compute s all stress/atom NULL\ndump 2 all custom 1 s.txt c_s[1]\ndump 1"),
          r"no virials of single atoms"),
     ],
@@ -268,6 +384,35 @@ def test_says_what_is_wrong(change, message, lammps, tmp_path):
     run = lammps(text.replace(*change) + "run 0\n")
     assert run.status != 0
     assert re.search(message, " ".join(run.output.split())), run.output
+
+
+def test_excluded_neighbours_are_told_in_the_first_run(lammps, tmp_path):
+    save_model(random_potential(("H", "O")), tmp_path / "model.dpl")
+    atoms = lower(random_atoms("H10O6", 6.0, 4))
+    text = begin(tmp_path, atoms, ["O", "H"], "deepmd_lite model.dpl") + "run 0\n"
+    words = "'neigh_modify exclude' takes neighbours away"
+    assert words not in lammps(f"{text}clear\n{text.lstrip()}").output
+    assert words in lammps(text.replace("run 0", "neigh_modify exclude type 1 2\nrun 0")).output
+
+
+def test_atoms_that_coincide_have_their_ids(lammps, tmp_path):
+    save_model(random_potential(("H", "O")), tmp_path / "model.dpl")
+    atoms = lower(random_atoms("H40O24", 9.0, 4))
+    atoms.positions[50] = atoms.positions[7]
+    text = begin(tmp_path, atoms, ["O", "H"], "deepmd_lite model.dpl") + "run 0\n"
+    output = lammps(text, n_ranks=2).output
+    assert re.search(r"step 0: atoms (8 and 51|51 and 8) coincide", " ".join(output.split()))
+
+
+def test_a_minimisation_has_one_deviation_a_step(lammps, tmp_path):
+    for k in range(2):
+        save_model(random_potential(("H", "O"), seed=k), tmp_path / f"{k}.dpl")
+    atoms = lower(random_atoms("H20O12", 6.5, 4))
+    text = begin(tmp_path, atoms, ["O", "H"], "deepmd_lite 0.dpl 1.dpl out_freq 2")
+    run = lammps(text + "minimize 0 0 7 100\n")
+    assert run.status == 0, run.output
+    rows = np.loadtxt(tmp_path / "model_devi.out")
+    assert rows[:, 0].tolist() == [0, 2, 4, 6]
 
 
 def test_atoms_nearer_than_any_seen_are_told_once(lammps, tmp_path):

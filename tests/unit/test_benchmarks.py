@@ -31,12 +31,13 @@ def test_flops_of_a_small_model(monkeypatch):
 
 def test_infer_prints_finite_numbers(tmp_path):
     out = tmp_path / "infer.json"
-    options = "--atoms 192 --threads 1 --precision float32 --repeats 1 --seconds 0 --gemm-sizes 64 --lammps"
+    options = "--atoms 192 --threads 1 --precision float32 --repeats 1 --seconds 0 --gemm-sizes 64"
     done = subprocess.run(
         [
             sys.executable,
             BENCHMARKS / "infer.py",
             *options.split(),
+            "--lammps",
             "--work",
             tmp_path,
             "--out",

@@ -290,6 +290,8 @@ def test_atoms_nearer_than_a_short_range_table_begins_are_named():
     potential = short_range_potential(("Si",))  # from 0.05 Å on
     atoms = bulk("Si", cubic=True, a=5.43).repeat(2)
     atoms.positions[7] = atoms.positions[3] + [0.01, 0.0, 0.0]
-    message = r"atoms 3 \(Si\) and 7 \(Si\) are 0\.01 Å apart; the short-range table begins at 0\.05"
+    message = (
+        r"atoms 3 \(Si\) and 7 \(Si\) are 0\.01 Å apart; the short-range table begins at 0\.05"
+    )
     with pytest.raises(InputError, match=message):
         Simulation(atoms, potential)

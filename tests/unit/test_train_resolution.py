@@ -64,8 +64,11 @@ def test_what_finer_tables_do_not_mend_is_left():
     """Round-off, for example; and an error that is not finite."""
     potential = random_potential(("H", "O"))
     grids = [d.grid for d in potential.descriptors]
-    resolution.refine(potential, lambda: 7.0)
+    assert resolution.refine(potential, lambda: 7.0) == 7.0
     assert [d.grid for d in potential.descriptors] == grids
+    times = []
+    assert resolution.refine(potential, lambda: times.append(1) or 13.0, 7.0) == 7.0
+    assert len(times) == 1  # not tried again before it has doubled
     resolution.refine(potential, lambda: math.nan)
     assert [d.grid for d in potential.descriptors] == grids
 
