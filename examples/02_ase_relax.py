@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.eos import EquationOfState
 from ase.filters import FrechetCellFilter
-from ase.optimize import BFGS
+from ase.optimize import BFGS, LBFGS
 from ase.units import GPa
 
 import deepmd_lite as dpl
@@ -36,7 +36,7 @@ def relaxed_vacancy(calculator, crystal: Atoms) -> float:
     del vacancy[0]
     vacancy.rattle(0.02, seed=0)
     vacancy.calc = calculator
-    BFGS(vacancy, logfile=None).run(fmax=0.01, steps=200)
+    LBFGS(vacancy, logfile=None).run(fmax=0.01, steps=200)
     per_atom = perfect.get_potential_energy() / len(perfect)
     return vacancy.get_potential_energy() - per_atom * len(vacancy)
 

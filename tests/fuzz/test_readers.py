@@ -2,7 +2,7 @@
 
 Real files with bytes changed, removed, doubled, moved, replaced by numbers that hurt. Never another
 exception than the package's own, never a file that keeps a reader busy or fills the memory.
-Two thousand cases over all readers, the same ones each time; with DPL_FUZZ_CASES as many as it
+A thousand cases over all readers, the same ones each time; with DPL_FUZZ_CASES as many as it
 says, others each time (`make fuzz`).
 """
 
@@ -251,7 +251,7 @@ FOLDERS = {
 def examples():
     """Settings for one reader's share of all cases."""
     return settings(
-        max_examples=max(1, int(CASES or 2000) // (len(READERS) + len(FOLDERS))),
+        max_examples=max(1, int(CASES or 1000) // (len(READERS) + len(FOLDERS))),
         deadline=None,
         derandomize=CASES is None,
         database=None,

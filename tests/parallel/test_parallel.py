@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 import pytest
-from cases import CASES
+from cases import cases_of
 from launching import launch, script
 
 RANKS = (1, 2, 3, 4, 8)
@@ -36,8 +36,7 @@ def results(n_ranks):
     return folder, printed.read_text()
 
 
-@pytest.mark.parametrize("n_ranks", RANKS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "n_ranks"), [(c, n) for n in RANKS for c in cases_of(n)])
 def test_case(case, n_ranks):
     pytest.importorskip("mpi4py")
     folder, printed = results(n_ranks)

@@ -2,9 +2,9 @@
 // UndefinedBehaviorSanitizer to watch (make sanitize). Results must be finite and the same bits for
 // one thread and three; whether they are right is what tests/consistency asks.
 //
-//   dpl_sanitize [CASES [SEED]]    CASES random shapes (default 50) for each instruction set, the
+//   dpl_sanitize [CASES [SEED]]    CASES random shapes (default 20) for each instruction set, the
 //                                  first of them from SEED (default 1), the next from SEED + 1 …
-//                                  and twenty times as many damaged model files
+//                                  and fifty times as many damaged model files
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -211,7 +211,7 @@ void everything(int set, int cases, uint64_t seed, const std::vector<System>& sm
 // Each instruction set in a process of its own: the choice is one for a process. Nothing may have
 // run in threads before, which a new process would not have.
 int main(int argc, char** argv) {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 50;
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 20;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   int n_started = 0;
   for (int set = DPL_BASELINE; set <= DPL_AVX512 + 1; ++set, ++n_started) {
@@ -226,7 +226,7 @@ int main(int argc, char** argv) {
     if (set <= DPL_AVX512)
       everything(set, cases, seed, small, many, dense);
     else
-      close_pairs(small, many, dense), model_files(20 * cases, seed);
+      close_pairs(small, many, dense), model_files(50 * cases, seed);
     return 0;
   }
   bool well = true;
