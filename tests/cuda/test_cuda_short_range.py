@@ -18,6 +18,7 @@ from models import (
     short_range_potential,
     with_short_range,
 )
+from short_range_table import CUBICS, RCUT, TABLE, environment, networks
 from test_cuda_potential import PRECISIONS, assert_same, both
 from test_cuda_training import assert_same as assert_same_gradients
 from test_cuda_training import gradients
@@ -26,39 +27,7 @@ from deepmd_lite import kernels
 from deepmd_lite.kernels.cuda import native
 from deepmd_lite.kernels.cuda.close_pairs import DeviceShortRange
 from deepmd_lite.md import Simulation
-from deepmd_lite.system import Evaluation, InputError, LocalEnv
-
-RCUT = 4.0
-GENERATOR = torch.Generator().manual_seed(7)
-CUBICS = torch.rand(3, 3, 12, 4, generator=GENERATOR, dtype=torch.float64) - 0.3
-TABLE = kernels.ShortRange(
-    rcut=RCUT,
-    smin_alpha=0.2,
-    sw_rmin=0.9,
-    sw_rmax=1.8,
-    start=0.01,
-    spacing=0.25,
-    coefficients=CUBICS + CUBICS.transpose(0, 1),
-    bias=torch.tensor([-1.0, 2.0, 0.5]).double(),
-)
-
-
-def environment(n_all=300, n_local=200, seed=4) -> LocalEnv:
-    """A gas so dense that many pairs are close; the last rows are ghosts, lists have a skin."""
-    generator = torch.Generator().manual_seed(seed)
-    edge = (n_all * 4.0) ** (1 / 3)
-    positions = edge * torch.rand(n_all, 3, generator=generator, dtype=torch.float64)
-    types = torch.randint(3, (n_all,), generator=generator, dtype=torch.int32)
-    offsets, indices = kernels.neighbor_list(positions, types, n_local, RCUT + 0.5)
-    return LocalEnv(positions, types, n_local, offsets, indices)
-
-
-def networks(env: LocalEnv) -> Evaluation:
-    """What stands in for them: constant energies, which have no forces."""
-    energies = torch.linspace(-3.0, 4.0, env.n_local, dtype=torch.float64)
-    return Evaluation(
-        energies, torch.zeros_like(env.positions), torch.zeros(3, 3, dtype=torch.float64)
-    )
+from deepmd_lite.system import InputError, LocalEnv
 
 
 def expected_of(env, table=TABLE):
@@ -96,7 +65,7 @@ def list_of(positions, types, n_local):
 
 @pytest.mark.parametrize("change", [{}, {"start": 0.0}, {"smin_alpha": 0.35}, {"rcut": 2.2}])
 def test_kernels(device, change):
-    env, table = environment(), dataclasses.replace(TABLE, **change)
+    env, table = environment(300, 200), dataclasses.replace(TABLE, **change)
     expected, found = expected_of(env, table), found_on(device, env, table)
     weights = expected[0]
     assert (weights == 0).any()
@@ -133,7 +102,7 @@ def test_nobody_and_atoms_alone(device):
 
 
 def test_the_same_bits_each_time(device):
-    env, results = environment(), []
+    env, results = environment(300, 200), []
     for seed in (0, 1, 2):
         shuffle(device, seed)
         results.append(found_on(device, env))
