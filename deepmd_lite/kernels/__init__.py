@@ -170,12 +170,7 @@ class CompiledPotential:
         """Raises InputError for shapes that do not fit."""
         n_features, parts = [], []
         for d in descriptors:
-            n_types = d.environment.n_types
-            if len(d.sel) != n_types or len(fitting.networks) != n_types:
-                raise InputError(
-                    f"expected sel and networks of {n_types} elements, found {len(d.sel)} and "
-                    f"{len(fitting.networks)}"
-                )
+            d.check_elements(len(fitting.networks))
             coefficients = _checked_coefficients(d.coefficients.detach(), d.environment)
             n_features.append(coefficients.shape[3])
             sel = torch.tensor(d.sel, dtype=torch.float64)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..system import InputError
+
 COLUMNS = 4
 """Columns of the environment row: w/q, w x/q², w y/q², w z/q² with q = r + protection."""
 POWERS = 6
@@ -59,6 +61,15 @@ class Descriptor:
     environment: Environment
     sel: Sequence[float]
     """Slots of each element."""
+
+    def check_elements(self, n_networks: int) -> None:
+        """Raises InputError unless sel and networks are those of as many elements as it has."""
+        n_types = self.environment.n_types
+        if len(self.sel) != n_types or n_networks != n_types:
+            raise InputError(
+                f"expected sel and networks of {n_types} elements, found {len(self.sel)} and "
+                f"{n_networks}"
+            )
 
 
 @dataclass(frozen=True)

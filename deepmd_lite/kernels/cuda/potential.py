@@ -76,12 +76,7 @@ class CudaPotential:
                 f"expected shapes of {len(descriptors)} descriptors, found {len(fitting.shapes)}"
             )
         for d in descriptors:
-            n_types = d.environment.n_types
-            if len(d.sel) != n_types or len(fitting.networks) != n_types:
-                raise InputError(
-                    f"expected sel and networks of {n_types} elements, found {len(d.sel)} and "
-                    f"{len(fitting.networks)}"
-                )
+            d.check_elements(len(fitting.networks))
         dtypes = {d.coefficients.dtype for d in descriptors}
         if len(dtypes) > 1:
             raise InputError(f"expected tables of one precision, found {sorted(map(str, dtypes))}")
