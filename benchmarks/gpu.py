@@ -143,6 +143,7 @@ def evaluation(
     compiled = potential._compiled
     assert isinstance(compiled, kernels.cuda.CudaPotential)
     compiled.device = timer = TimedDevice(device.native, device.place)
+    compiled._list = None  # its first evaluation is made launch by launch
     potential.evaluate(env)
     clock(device)
     compiled.device = device

@@ -6,11 +6,13 @@ runs without MPI installed. Arrays travel as buffers, without pickling.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,11 @@ class Communicator:
 
     rank = 0
     size = 1
+
+    @property
+    def reads_gpus(self) -> bool:
+        """Whether `swap_addresses` takes those of a GPU. Every rank must ask."""
+        return True
 
     def reduce(self, values: np.ndarray, operation: str) -> np.ndarray:
         """Element-wise 'sum', 'max' or 'min' over the ranks, on every rank."""
@@ -63,6 +70,21 @@ class Communicator:
         if to is not None:
             np.copyto(arriving, leaving)
 
+    def swap_addresses(
+        self,
+        leaving: int,
+        n_leaving: int,
+        to: int | None,
+        arriving: int,
+        n_arriving: int,
+        source: int | None,
+        tag: int,
+    ) -> None:
+        """As `swap` for so many float64 numbers at addresses of the host, or of a GPU where
+        `reads_gpus`: it must be done with those that leave. Between two ranks only."""
+        if n_leaving or n_arriving:
+            raise ValueError("swap_addresses: there is no other rank")
+
     def swap_rows(
         self, leaving: np.ndarray, to: int | None, source: int | None, tag: int
     ) -> np.ndarray:
@@ -80,11 +102,16 @@ class MpiCommunicator(Communicator):
     def __init__(self, comm: Any) -> None:
         from mpi4py import MPI
 
-        self._comm = comm
+        self._mpi, self._comm = MPI, comm
         self.rank: int = comm.rank
         self.size: int = comm.size
         self._nobody = MPI.PROC_NULL
         self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+
+    @cached_property
+    def reads_gpus(self) -> bool:
+        own = np.array([float(_reads_gpus(self._mpi.__file__))])
+        return bool(self.reduce(own, "min")[0])
 
     def reduce(self, values: np.ndarray, operation: str) -> np.ndarray:
         result = np.empty_like(values)
@@ -126,6 +153,28 @@ class MpiCommunicator(Communicator):
             tag,
         )
 
+    def swap_addresses(
+        self,
+        leaving: int,
+        n_leaving: int,
+        to: int | None,
+        arriving: int,
+        n_arriving: int,
+        source: int | None,
+        tag: int,
+    ) -> None:
+        def memory(address: int, n: int) -> list[Any]:
+            return [self._mpi.memory.fromaddress(address, 8 * n), self._mpi.DOUBLE]
+
+        self._comm.Sendrecv(
+            memory(leaving, n_leaving),
+            self._nobody if to is None or not n_leaving else to,
+            tag,
+            memory(arriving, n_arriving),
+            self._nobody if source is None or not n_arriving else source,
+            tag,
+        )
+
     def swap_rows(
         self, leaving: np.ndarray, to: int | None, source: int | None, tag: int
     ) -> np.ndarray:
@@ -146,6 +195,17 @@ class MpiCommunicator(Communicator):
 
     def end(self) -> None:
         self._comm.Abort(1)
+
+
+def _reads_gpus(library: str) -> bool:
+    """Whether the MPI that `library`, mpi4py's module, is linked to says that it takes addresses of
+    GPUs: by the extension of MPICH and its relatives, or else by that of Open MPI."""
+    mpi = ctypes.CDLL(library)
+    if hasattr(mpi, "MPIX_GPU_query_support"):
+        found = ctypes.c_int(0)
+        status = mpi.MPIX_GPU_query_support(0, ctypes.byref(found))  # 0: MPIX_GPU_SUPPORT_CUDA
+        return status == 0 and bool(found.value)
+    return hasattr(mpi, "MPIX_Query_cuda_support") and mpi.MPIX_Query_cuda_support() == 1
 
 
 def wrap(comm: Any = None) -> Communicator:

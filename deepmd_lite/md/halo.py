@@ -11,8 +11,8 @@ A rank that is its own neighbour copies instead of sending: periodic images on a
 through the same verbs as any others.
 
 `update` and `reverse`, which each step needs, work where the model does: on a GPU nothing leaves it
-but what goes to other ranks, by way of the host. `migrate` and `exchange`, which come with a new
-list, are work for the host.
+but what goes to other ranks: at once where MPI says that it takes that from a GPU, by way of the
+host where not. `migrate` and `exchange`, which come with a new list, are work for the host.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ..kernels import cuda
 from .comm import Communicator, SharedError
 from .domain import Domain, balanced, bounds, checked_grid, choose_grid, histogram, occupied_lengths
 from .state import CPU, State
@@ -50,7 +51,28 @@ class _Swap:
     buffer: torch.Tensor
     """(n_sent, 3) float64: positions on their way out, forces on their way back."""
     staging: tuple[torch.Tensor, torch.Tensor] | None
-    """(n_sent, 3) and (n_arriving, 3) float64 of the host, where `buffer` is on a GPU."""
+    """(n_sent, 3) and (n_arriving, 3) float64 of the host, where all passes through it."""
+
+    @property
+    def is_void(self) -> bool:
+        """Both neighbours are beyond open boundaries."""
+        return self.to is None and self.source is None
+
+
+class _Repetition:
+    """The launches of a rank that is alone on a GPU: the same as long as its ghosts are."""
+
+    def __init__(self, recorder: cuda.Recorder, n_all: int) -> None:
+        self.forces = torch.empty(n_all, 3, dtype=torch.float64, device=recorder.place)
+        self.sums = torch.empty_like(self.forces)
+        self.updates: cuda.Repeated[None] = cuda.Repeated(recorder)
+        self.returns: cuda.Repeated[torch.Tensor] = cuda.Repeated(recorder)
+        self._address: int | None = None
+
+    def is_of(self, positions: torch.Tensor) -> bool:
+        """Whether these are where the first ones were."""
+        self._address = self._address or positions.data_ptr()
+        return positions.data_ptr() == self._address
 
 
 class Halo:
@@ -64,6 +86,10 @@ class Halo:
         self.comm, self.place = comm, place
         self.n_local = 0
         self._swaps: list[_Swap] = []
+        self._repetition: _Repetition | None = None
+        self._recorder = cuda.Recorder(place)
+        self.by_way_of_host = place != CPU and not comm.reads_gpus
+        """Whether what is on a GPU goes to other ranks from and to copies on the host."""
         self._expected: np.ndarray | None = None
 
     def migrate(self, state: State) -> State:
@@ -135,6 +161,9 @@ class Halo:
                     candidates[direction] = (n_all, ghosts)
                     blocks.append(ghosts)
                     n_all += len(ghosts)
+        self._repetition = None
+        if self.place != CPU and self.comm.size == 1 and self.n_local <= cuda.SMALL:
+            self._repetition = _Repetition(self._recorder, n_all)
         table = torch.cat(blocks)
         return table[:, :3].clone(), table[:, 3].int(), table[:, 4].long()
 
@@ -169,7 +198,7 @@ class Halo:
         n_sent, stop = len(chosen), n_all + len(arrived)
         buffer = torch.empty(n_sent, 3, dtype=torch.float64, device=self.place)
         staging = None
-        if to != self.comm.rank and self.place != CPU:
+        if to != self.comm.rank and self.by_way_of_host:
             staging = _pinned(n_sent), _pinned(len(arrived))
         rows, shift = (x.to(self.place) for x in (chosen + first, shift))
         swap = _Swap(to, source, tag, rows, axis, lattice, shift, n_all, stop, buffer, staging)
@@ -180,7 +209,7 @@ class Halo:
         self.domain = replace(self.domain, cell=np.array(cell, dtype=np.float64))
         vectors = torch.from_numpy(self.domain.cell).to(self.place, non_blocking=True)
         for swap in self._swaps:
-            swap.shift = swap.lattice * vectors[swap.axis]
+            swap.shift.copy_(swap.lattice * vectors[swap.axis])
 
     def _ghosts(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Of `rows` (n_all, 3) those that arrive in each swap; views."""
@@ -188,20 +217,36 @@ class Halo:
 
     def update(self, positions: torch.Tensor) -> None:
         """Fill the ghost rows of `positions` (n_all, 3) Å from the local rows, in place."""
+        again = self._repetition
+        if again is not None and again.is_of(positions):
+            again.updates(lambda: self._update(positions))
+        else:
+            self._update(positions)
+
+    def _update(self, positions: torch.Tensor) -> None:
         for swap, ghosts in zip(self._swaps, self._ghosts(positions), strict=True):
             torch.index_select(positions, 0, swap.rows, out=swap.buffer)
             if swap.to == self.comm.rank:
                 torch.add(swap.buffer, swap.shift, out=ghosts)
-            else:
+            elif not swap.is_void:
                 self._send(swap, swap.buffer.add_(swap.shift), ghosts)
 
     def reverse(self, forces: torch.Tensor) -> torch.Tensor:
-        """Add the ghost rows of `forces` (n_all, 3) eV/Å onto their owners, in place.
+        """Add the ghost rows of `forces` (n_all, 3) eV/Å onto their owners; they are used up.
 
         The way of `update` backwards. Returns the rows of the local atoms, now complete. No row
         is added to twice in a swap, so that the order of the additions is that of the swaps.
         """
+        again = self._repetition
+        if again is None:
+            return self._reverse(forces)
+        again.forces.copy_(forces)
+        return again.returns(lambda: self._reverse(again.sums.copy_(again.forces))).clone()
+
+    def _reverse(self, forces: torch.Tensor) -> torch.Tensor:
         for swap, ghosts in reversed(list(zip(self._swaps, self._ghosts(forces), strict=True))):
+            if swap.is_void:
+                continue
             if swap.to != self.comm.rank:
                 self._send(swap, ghosts, swap.buffer, back=True)
                 ghosts = swap.buffer
@@ -211,9 +256,14 @@ class Halo:
     def _send(
         self, swap: _Swap, leaving: torch.Tensor, arriving: torch.Tensor, back: bool = False
     ) -> None:
-        """Rows (n, 3) to another rank and from another, by way of the host where they are on a GPU;
-        `back`: each to where the other came from."""
+        """Rows (n, 3) to another rank and from another; `back`: each to where the other came
+        from."""
         to, source = (swap.source, swap.to) if back else (swap.to, swap.source)
+        if self.place != CPU and not self.by_way_of_host:
+            torch.cuda.current_stream(self.place).synchronize()  # MPI knows of no streams
+            out, into = ((x.data_ptr(), x.numel()) for x in (leaving, arriving))
+            self.comm.swap_addresses(*out, to, *into, source, swap.tag)
+            return
         if swap.staging is None:
             self.comm.swap(leaving.numpy(), to, arriving.numpy(), source, swap.tag)
             return

@@ -175,6 +175,12 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
     log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
     for line in bound:
         log(line)
+    if simulation.engine.place.type != "cpu" and simulation.comm.size > 1:
+        staged = simulation.engine.halo.by_way_of_host
+        how = (
+            "by way of the host: this MPI takes nothing from a GPU" if staged else "from GPU to GPU"
+        )
+        log(f"ghosts go {how}")
     if simulation.resumed:
         log(f"going on from step {simulation.step}")
         for line in notes:

@@ -14,14 +14,16 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import strict_graph
 import torch
+from strict_library import Library
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+from traffic import Traffic, traffic, wait
 
 from deepmd_lite import kernels
 
@@ -44,31 +46,8 @@ ADDING = {
     *(aten.scatter_add.default,),
 }
 """Operations that add atomically, in any order."""
-WAITING_CALLS = {"report_read", "neighbors_count", "neighbors_fill"}
-"""What dpl_cuda.h says "waits" of."""
 
 
-@dataclass
-class Traffic:
-    """What has passed between a host and its device."""
-
-    waits: int = 0
-    """Times that the host waited for the device, copies included that it had to wait for."""
-    to_host: int = 0
-    to_device: int = 0
-    """Copies."""
-    numbers: int = 0
-    """That were copied."""
-    operations: int = 0
-    """Of torch on the device, views not counted, and calls of the library."""
-
-    def since(self, before: Traffic) -> Traffic:
-        """What has come since `before`, a copy of that time."""
-        return Traffic(**{k: value - getattr(before, k) for k, value in vars(self).items()})
-
-
-traffic = Traffic()
-"""Of this process."""
 _living: weakref.WeakValueDictionary[int, DeviceTensor] = weakref.WeakValueDictionary()
 
 
@@ -89,6 +68,8 @@ class DeviceTensor(torch.Tensor):
         )
         made.inner = inner
         _living[id(made)] = made
+        if strict_graph.recording is not None:
+            strict_graph.recording.keep(made)
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -154,10 +135,14 @@ def _compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     own = {id(x.inner): x for x in given if isinstance(x, DeviceTensor)}
     own |= {id(x): x for x in given if not isinstance(x, DeviceTensor)}
     found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
-    if func in UNINITIALISED:
+    empty = func in UNINITIALISED
+    if empty:
         _spoil(found)
     returned = lambda x: own.get(id(x)) if id(x) in own else _wrapped(x)  # noqa: E731
-    return tree_map(returned, found)
+    made = tree_map(returned, found)
+    if strict_graph.recording is not None:
+        strict_graph.recording.operation(func, args, kwargs, found, _spoil if empty else None)
+    return made
 
 
 def _inner(x: Any) -> Any:
@@ -201,7 +186,8 @@ def _count(func: Any, args: Sequence[Any]) -> None:
     masks = func in (aten.index.Tensor, aten.index_put_.default) and any(
         x is not None and x.dtype == torch.bool for x in args[1]
     )
-    traffic.waits += masks or func in WAITING
+    if masks or func in WAITING:
+        wait(func)
     if func is aten.index.Tensor:
         for x in args[1]:
             if x is not None and not isinstance(x, DeviceTensor):
@@ -212,6 +198,8 @@ def _count_copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool =
     there = isinstance(target, DeviceTensor), isinstance(source, DeviceTensor)
     if not source.numel():
         return
+    if len(set(there)) == 2:
+        strict_graph.refuse_while_recording("copy between host and device")
     traffic.numbers += source.numel() if len(set(there)) == 2 else 0
     traffic.operations += there == (True, True)
     traffic.to_device += there == (True, False)
@@ -286,64 +274,23 @@ class _Mode(TorchFunctionMode):
         if device is None or torch.device(device).type != "cuda":
             return func(*args, **kwargs)
         assert not pinned, "only memory of the host can be pinned"
-        made = func(*args, **{**kwargs, "device": CPU})
-        if func in (torch.empty, torch.empty_like, torch.empty_strided):
+        kwargs["device"] = CPU
+        made = func(*args, **kwargs)
+        empty = func in (torch.empty, torch.empty_like, torch.empty_strided)
+        if empty:
             _spoil(made)
         if func in (torch.tensor, torch.as_tensor):  # made on the host
             return _ToDevice.apply(made, False)
         traffic.operations += 1
+        if strict_graph.recording is not None:
+            strict_graph.recording.operation(func, args, kwargs, made, _spoil if empty else None)
         return DeviceTensor(made)
 
 
-# --- the library --------------------------------------------------------------------------------
+# --- all of it together -------------------------------------------------------------------------
 
 
-class Library:
-    """The emulated kernels; every address that they are given must be one of the device."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._library, name)
-        action = name.removeprefix("dpl_cuda_")
-        if action not in kernels.cuda.native.ARGUMENTS:
-            return function
-
-        def checked(*arguments: Any) -> int:
-            ranges = _allocated()
-            for k, argument in enumerate(arguments):
-                for address in _addresses(argument, function.argtypes[k]):
-                    if not any(first <= address < last for first, last in ranges):
-                        raise AssertionError(
-                            f"{name}: argument {k} holds an address that is not of the device, or "
-                            "of memory that has been freed"
-                        )
-            traffic.operations += 1
-            traffic.waits += action in WAITING_CALLS
-            status: int = function(*arguments)
-            return status
-
-        return checked
-
-
-def _allocated() -> list[tuple[int, int]]:
-    """First and last address + 1 of all storage of the device."""
-    storages = [x.inner.untyped_storage() for x in list(_living.values())]
-    return sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()})
-
-
-def _addresses(argument: Any, kind: Any) -> Iterator[int]:
-    """Those of the device that an argument holds: what it points to itself belongs to the host
-    where it is a struct or a number to be filled in."""
-    target = getattr(argument, "_obj", None)
-    if target is None:
-        if kind is ctypes.c_void_p and argument:
-            yield argument
-    elif isinstance(target, ctypes.Structure) and not isinstance(target, kernels.cuda.native.Queue):
-        for field, of in target._fields_:
-            if of is ctypes.c_void_p and getattr(target, field):
-                yield getattr(target, field)
+strict_graph.living = lambda: [x.inner for x in list(_living.values())]
 
 
 @contextmanager
@@ -381,8 +328,19 @@ def _torch_cuda() -> dict[str, Callable[..., Any]]:
         assert torch.device(place) == CUDA
         return value
 
+    class Graph(strict_graph.Graph):
+        def replay(self) -> None:
+            traffic.operations += 1
+            super().replay()
+
+    stream = SimpleNamespace(
+        cuda_stream=0, wait_stream=lambda other: None, synchronize=lambda: wait("a stream")
+    )
     return {
-        "current_stream": lambda place: on(place, SimpleNamespace(cuda_stream=0)),
+        "CUDAGraph": Graph,
+        "Stream": lambda place: on(place, stream),
+        "stream": lambda stream: nullcontext(),
+        "current_stream": lambda place: on(place, stream),
         "device": lambda place: on(place, nullcontext()),
         "mem_get_info": lambda place: on(place, (2**40, 2**40)),
         "memory_reserved": lambda place: on(place, 0),

@@ -8,11 +8,15 @@ from .native import Device, built, device, emulated, gpus, in_turn
 from .operations import Operations
 from .potential import CudaPotential, forecast, neighbor_list
 from .random import normals
+from .recorder import SMALL, Recorder, Repeated
 
 __all__ = [
+    "SMALL",
     "CudaPotential",
     "Device",
     "Operations",
+    "Recorder",
+    "Repeated",
     "built",
     "device",
     "emulated",
