@@ -261,6 +261,8 @@ DPL_INLINE void with_function(dpl_activation kind, Body body) {
         df = zero + 1;
         d2f = d3f = zero;
       });
+    case DPL_ANY_ACTIVATION:  // refused before it comes here
+      break;
   }
 }
 

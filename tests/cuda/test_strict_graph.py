@@ -95,9 +95,9 @@ def test_no_waiting_and_no_copies_to_or_from_the_host(traffic, work):
 
 
 def test_memory_that_is_gone_is_missed(traffic):
-    x = there(1.0, 2.0)
-    graph, _ = recorded(lambda: x + 1.0)
+    arrays = [there(1.0, 2.0)]
+    graph, _ = recorded(lambda: arrays[0] + 1.0)
     graph.replay()
-    del x
+    arrays.clear()
     with pytest.raises(AssertionError, match="memory has been freed"):
         graph.replay()

@@ -173,7 +173,7 @@ void run(const std::string& where, const std::vector<System>& small,
   all_moments<real>(many, {{1, 1, 24, 112}, {3, 0, 24, 16}}, where);
   all_moments<real>(dense, {{2, 1, 24, 16}}, where);
   all_potentials<real>(small, forms(), where);
-  all_potentials<real>(many, {{100, 16, {240, 240, 240}}, {24, 4, {96}, DPL_GELU, false, 3, 0}},
+  all_potentials<real>(many, {{33, 16, {240, 50}}, {24, 4, {96}, DPL_GELU, false, 3, 0}},
                        where);
   all_potentials<real>(dense, {{24, 4, {24}, DPL_TANH, true, 2, 1, 24, 1e5}}, where);
   at_once<real>(many.front());
