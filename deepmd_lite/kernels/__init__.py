@@ -19,6 +19,7 @@ try:
     from . import _kernels, cuda
     from .autograd import Moments, MomentsBackward
     from .fitting import Fitting, Network, Shape, energies_and_gradients
+    from .random import normals
     from .short_range import ShortRange
     from .tabulation import EmbeddingLayers, tabulated
 except ImportError as e:
@@ -50,6 +51,7 @@ __all__ = [
     "moments",
     "moments_gradient",
     "neighbor_list",
+    "normals",
     "reference",
     "set_instruction_set",
     "short_range_weights",

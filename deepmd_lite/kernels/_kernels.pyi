@@ -90,6 +90,9 @@ class Potential:
         virial: Tensor,
     ) -> int: ...
 
+def normals(
+    ids: Tensor, seed: int, stream: int, step: int, threads: int, normals: Tensor
+) -> None: ...
 def add_repulsion(
     atoms: Atoms,
     atomic_numbers: Tensor,

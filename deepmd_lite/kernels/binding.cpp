@@ -318,6 +318,11 @@ NB_MODULE(_kernels, m) {
       .def(nb::init<const std::vector<std::pair<Table, Vector<const double>>>&, const Fitting&>())
       .def("evaluate", &Potential::evaluate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
            nb::arg());
+  m.def("normals", [](Vector<const int64_t> ids, uint32_t seed, uint32_t stream, int64_t step,
+                      int threads, Matrix3<double> normals) {
+    check(dpl_normals(int64_t(ids.shape(0)), ids.data(), seed, stream, step, threads,
+                      normals.data()));
+  });
   bind_close_pairs(m);
   bind_tables(m);
   nb::class_<Gradient>(m, "Gradient")

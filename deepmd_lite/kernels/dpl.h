@@ -351,6 +351,13 @@ DPL_API dpl_status dpl_tabulation_backward(const dpl_tabulation* kept, int threa
                                            const dpl_layer_gradient* const* gradients);
 DPL_API void dpl_tabulation_free(dpl_tabulation* kept); /* NULL is fine */
 
+/* --- random numbers --------------------------------------------------------------------------- */
+
+/* normals (n, 3) double: standard normal numbers, a function of ids (n), seed, stream and step
+ * alone (Philox4x32-10, Box and Muller's transform). */
+DPL_API dpl_status dpl_normals(int64_t n, const int64_t* ids, uint32_t seed, uint32_t stream,
+                               int64_t step, int threads, double* normals);
+
 #ifdef __cplusplus
 }
 #endif

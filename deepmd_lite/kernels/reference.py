@@ -10,6 +10,7 @@ the one of DeePMD-kit's `se_e2_a`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -251,3 +252,47 @@ def repulsion_energies(
     u_e = (r_e - repulsion.r_in[a_e, b_e]) / (repulsion.r_out - repulsion.r_in)[a_e, b_e]
     energy_e = 0.5 * switch(u_e, 0.0, 1.0) * zbl(r_e, z[a_e], z[b_e])
     return torch.zeros(n_local, dtype=torch.float64).index_add(0, centre_e, energy_e)
+
+
+# --- random numbers -----------------------------------------------------------------------------
+
+_MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
+_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
+_MASK = 0xFFFFFFFF
+_ROUNDS = 10
+
+
+def philox(
+    counter: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], key: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Four words of 32 random bits for each counter of four words (int64 tensors, 0 .. 2³² − 1).
+
+    Philox4x32-10: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
+    An int64 product wraps, but the shift and the mask leave its upper word right all the same.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _WEYL_0) & _MASK, (k1 + _WEYL_1) & _MASK
+    return c0, c1, c2, c3
+
+
+def normals(ids: torch.Tensor, seed: int, stream: int, step: int) -> torch.Tensor:
+    """(n, 3) float64 standard normal numbers of `ids` (n,) int64, a function of the arguments.
+
+    Box and Muller's transform of uniform numbers (k + ½)/2³², so the largest is 6.7. `seed` and
+    `stream` are below 2³², `step` below 2⁶³.
+    """
+    word, upper = torch.full_like(ids, step & _MASK), torch.full_like(ids, step >> 32)
+    bits = philox((ids & _MASK, ids >> 32, word, upper), (seed, stream))
+    u0, u1, u2, u3 = ((b.double() + 0.5) * 2.0**-32 for b in bits)
+    r0, r1 = torch.sqrt(-2.0 * torch.log(u0)), torch.sqrt(-2.0 * torch.log(u2))
+    a0, a1 = 2.0 * math.pi * u1, 2.0 * math.pi * u3
+    return torch.stack([r0 * torch.cos(a0), r0 * torch.sin(a0), r1 * torch.cos(a1)], dim=1)

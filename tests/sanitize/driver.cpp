@@ -173,12 +173,31 @@ void run(const std::string& where, const std::vector<System>& small,
   all_moments<real>(many, {{1, 1, 24, 112}, {3, 0, 24, 16}}, where);
   all_moments<real>(dense, {{2, 1, 24, 16}}, where);
   all_potentials<real>(small, forms(), where);
-  all_potentials<real>(many, {{33, 16, {240, 50}}, {24, 4, {96}, DPL_GELU, false, 3, 0}},
-                       where);
+  all_potentials<real>(many, {{33, 16, {240, 50}}, {24, 4, {96}, DPL_GELU, false, 3, 0}}, where);
   all_potentials<real>(dense, {{24, 4, {24}, DPL_TANH, true, 2, 1, 24, 1e5}}, where);
   at_once<real>(many.front());
   refuse_all<real>(where);
   dpl_release_workspace();
+}
+
+void random_numbers() {
+  doing() = "random numbers";
+  for (int64_t n : {0, 1, 1024, 3000}) {
+    Exact<int64_t> ids(n);
+    for (int64_t k = 0; k < n; ++k) ids[k] = k % 2 ? INT64_MAX - k : k - 1;
+    Bits bits[2];
+    for (int k = 0; k < 2; ++k) {
+      const Exact<double> normals(3 * n);
+      require_status(
+          dpl_normals(n, ids.data(), UINT32_MAX, 7, INT64_MAX, kThreads[k], normals.data()),
+          DPL_OK);
+      require_finite(normals, "random numbers");
+      bits[k].add(normals);
+    }
+    require(bits[0] == bits[1], "the same bits for any number of threads");
+  }
+  require_status(dpl_normals(-1, nullptr, 0, 0, 0, 1, nullptr), DPL_INVALID_ARGUMENT);
+  require_status(dpl_normals(1, nullptr, 0, 0, 0, 0, nullptr), DPL_INVALID_ARGUMENT);
 }
 
 // What does not depend on the instruction set.
@@ -186,6 +205,7 @@ void close_pairs(const std::vector<System>& small, const std::vector<System>& ma
                  const std::vector<System>& dense) {
   for (const std::vector<System>* systems : {&small, &many, &dense})
     all_repulsions(*systems), all_short_ranges(*systems);
+  random_numbers();
 }
 
 void everything(int set, int cases, uint64_t seed, const std::vector<System>& small,

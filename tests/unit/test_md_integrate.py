@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepmd_lite.kernels import reference
+from deepmd_lite.kernels.reference import philox
 from deepmd_lite.md.comm import Communicator
 from deepmd_lite.md.config import Ensemble
 from deepmd_lite.md.initial import set_temperature
@@ -13,8 +15,9 @@ from deepmd_lite.md.integrate import Bussi, Langevin, Ramp, VelocityVerlet, inte
 from deepmd_lite.md.integrate.cell_motion import modes, projected
 from deepmd_lite.md.integrate.ledger import MOST_OPEN, Ledger
 from deepmd_lite.md.integrate.nose_hoover import Chain
-from deepmd_lite.md.random import generator, normals, philox
+from deepmd_lite.md.random import generator, normals
 from deepmd_lite.md.state import State, degrees_of_freedom, temperature, thermal_velocities
+from deepmd_lite.system import InputError
 from deepmd_lite.units import ACCELERATION, BOLTZMANN, KINETIC
 
 
@@ -61,6 +64,27 @@ def test_philox_gives_the_published_numbers(counter, key, expected):
     """Known-answer vectors of Random123, the authors' own library."""
     words = philox(tuple(torch.tensor([c]) for c in counter), key)
     assert tuple(int(w) for w in words) == expected
+
+
+@pytest.mark.parametrize(
+    ("seed", "stream", "step"), [(0, 0, 0), (1, 3, 2**40 + 7), (2**32 - 1, 1, 5)]
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_normals_are_those_of_the_reference(seed, stream, step, threads):
+    """Also for ids beyond 2^32, and for more than a thread's share."""
+    some = [0, 1, 2, 255, 2**31, 2**32 - 1, 2**32, 2**40 + 3]
+    ids = torch.cat([torch.tensor(some), torch.arange(5000)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = normals(ids, seed, stream, step)
+    finally:
+        torch.set_num_threads(before)
+    expected = reference.normals(ids, seed, stream, step)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    assert normals(ids[:0], seed, stream, step).shape == (0, 3)
+    with pytest.raises(InputError, match=r"ids: expected torch.int64, found torch.int32"):
+        normals(ids.int(), seed, stream, step)
 
 
 def test_normals_are_normal_and_functions_of_their_arguments():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class MartynaTobiasKlein(VelocityVerlet):
         self._thermal = BOLTZMANN * temperature(-1)
         self._target = pressure(-1) / EV_PER_A3_IN_GPA
         self._work = 0.0  # eV, done on chains and barostat by a ramp
+        self._spectrum = np.linalg.eigh(self.rate)  # of the rate, while atoms move
 
     def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
         self.freedom = freedom
@@ -65,15 +66,12 @@ class MartynaTobiasKlein(VelocityVerlet):
         return (self.freedom + 3) * self._thermal * self.barostat_time**2 / 3.0
 
     def before_forces(self, engine: Engine, step: int) -> None:
-        before = self.extra_energy(engine)
-        self._thermal = BOLTZMANN * self.temperature(step)
-        self._target = self.pressure(step) / EV_PER_A3_IN_GPA
-        self._work += self.extra_energy(engine) - before
-
+        self._follow_ramps(engine, step)
         totals = engine.totals()
         factor = self._advance_chains(engine, totals.kinetic_energy)
         self._push_cell(engine, totals, factor**2)
         checked(self.rate * self.timestep, step)
+        self._spectrum = np.linalg.eigh(self.rate)
         self._kick(engine)
         self._drift(engine)
 
@@ -82,6 +80,15 @@ class MartynaTobiasKlein(VelocityVerlet):
         totals = engine.totals()
         self._push_cell(engine, totals, 1.0)
         self._advance_chains(engine, totals.kinetic_energy)
+
+    def _follow_ramps(self, engine: Engine, step: int) -> None:
+        """Temperature and pressure of this step."""
+        thermal = BOLTZMANN * self.temperature(step)
+        target = self.pressure(step) / EV_PER_A3_IN_GPA
+        if (thermal, target) != (self._thermal, self._target):
+            before = self.extra_energy(engine)
+            self._thermal, self._target = thermal, target
+            self._work += self.extra_energy(engine) - before
 
     def _advance_chains(self, engine: Engine, kinetic_energy: float) -> float:
         """Half a step of both; returns the factor of the atoms' velocities."""
@@ -110,18 +117,19 @@ class MartynaTobiasKlein(VelocityVerlet):
     def _kick(self, engine: Engine) -> None:
         """Half a step of v' = f/m − v k with k = g + tr g / N_f, exact for constant f and g."""
         state, half_step = engine.state, 0.5 * self.timestep
-        friction = self.rate + np.trace(self.rate) / self.freedom * np.eye(3)
-        decay = engine.there(_function(lambda k: np.exp(-k * half_step), friction))
-        mean = _function(lambda k: half_step * _mean_exponential(-k * half_step), friction)
-        push = engine.there(mean)
-        acceleration = ACCELERATION * engine.forces * state.inverse_masses
+        rates, axes = self._spectrum
+        x = -half_step * (rates + rates.sum() / self.freedom)
+        decay = engine.there(_matrix(np.exp(x), axes))
+        push = engine.there(_matrix(ACCELERATION * half_step * _mean_exponential(x), axes))
+        acceleration = engine.forces * state.inverse_masses
         state.velocities.copy_(state.velocities @ decay + acceleration @ push)
 
     def _drift(self, engine: Engine) -> None:
         """A step of q' = v + q g and of the cell, exact for constant v and g."""
-        growth = _function(lambda g: np.exp(g * self.timestep), self.rate)
-        reach = _function(lambda g: self.timestep * _mean_exponential(g * self.timestep), self.rate)
-        engine.deform(engine.cell @ growth)
+        rates, axes = self._spectrum
+        x = self.timestep * rates
+        engine.deform(engine.cell @ _matrix(np.exp(x), axes))
+        reach = _matrix(self.timestep * _mean_exponential(x), axes)
         engine.state.positions.add_(engine.state.velocities @ engine.there(reach))
 
     def extra_energy(self, engine: Engine) -> float:
@@ -153,10 +161,9 @@ class MartynaTobiasKlein(VelocityVerlet):
         self._thermal, self._target, self._work = memory["targets"]
 
 
-def _function(f: Callable[[np.ndarray], np.ndarray], symmetric: np.ndarray) -> np.ndarray:
-    """A function of a symmetric (3, 3) matrix."""
-    values, vectors = np.linalg.eigh(symmetric)
-    result: np.ndarray = (vectors * f(values)) @ vectors.T
+def _matrix(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """The symmetric (3, 3) matrix with these eigenvalues (3,) and eigenvectors (3, 3)."""
+    result: np.ndarray = (vectors * values) @ vectors.T
     return result
 
 

@@ -123,10 +123,10 @@ def deform(engine: Engine, strain: np.ndarray) -> torch.Tensor:
     canonical transformation. Returns the kinetic energy (eV) that the atoms of this rank gain."""
     state = engine.state
     before = state.kinetic_tensor().trace()
-    affine = torch.matrix_exp(torch.from_numpy(strain))
-    engine.deform(engine.cell @ affine.numpy())
-    inverse = torch.matrix_exp(torch.from_numpy(-strain.T)).numpy()
-    state.velocities.copy_(state.velocities @ engine.there(inverse))
+    affine = torch.matrix_exp(torch.from_numpy(strain)).numpy()
+    engine.deform(engine.cell @ affine)
+    inverse = engine.there(np.linalg.inv(affine.T))
+    state.velocities.copy_(state.velocities @ inverse)
     return 0.5 * (state.kinetic_tensor().trace() - before)
 
 
