@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .free_memory import available_bytes
 
 PING = """
 import time
@@ -177,28 +178,14 @@ def _cpus() -> float:
 
 
 def _memory() -> Verdict:
-    free = _free_memory()
-    if free is None:
+    n_bytes = available_bytes()
+    if n_bytes is None:
         return Verdict("memory", "unknown on this system")
+    free = n_bytes / 2**30
     found = f"{free:.1f} GiB free"
     if free < SMALL_MEMORY:
         return Verdict("memory", found, "little memory", "end other programs")
     return Verdict("memory", found)
-
-
-def _free_memory() -> float | None:
-    """GiB that this process can still have; the container's limit counts."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(float(x.split()[1]) for x in lines if x.startswith("MemAvailable")) / 2**20
-    except (OSError, StopIteration, ValueError):
-        return None
-    try:
-        limit = float(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = float(Path("/sys/fs/cgroup/memory.current").read_text())
-        return min(free, (limit - used) / 2**30)
-    except (OSError, ValueError):
-        return free
 
 
 def _mpi() -> Verdict:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 
+from ..free_memory import available_bytes
 from ..geometry import cell_heights, checked_cell
 from ..system import InputError
 from .comm import Communicator, agreement
@@ -140,21 +140,6 @@ def check_room(
                 "on all the same"
             )
     return [f"{line}; going on as asked" for line in short[:1]]
-
-
-def available_bytes() -> float | None:
-    """Free memory of this machine; None where the system does not say (it is not Linux)."""
-    return status(Path("/proc/meminfo"), "MemAvailable")
-
-
-def status(path: Path, key: str) -> float | None:
-    """Bytes of a 'key: N kB' line of the kernel's files; None off Linux, which has none."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    found = next(line for line in lines if line.startswith(key + ":"))
-    return 1024.0 * int(found.split()[1])
 
 
 def size(n_bytes: float) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 
 from ..deviation import Committee
+from ..free_memory import available_bytes, status
 from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
@@ -21,7 +22,7 @@ from .comm import Communicator, agreement
 from .committee import deviation_columns
 from .config import MdConfig
 from .engine import Engine
-from .memory import Subdomain, available_bytes, mean_subdomain, size, status
+from .memory import Subdomain, mean_subdomain, size
 from .report import ns_per_day
 from .simulation import simulation_of
 

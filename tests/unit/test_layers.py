@@ -13,6 +13,7 @@ LAYER = {
     "elements": 1,
     "schema": 1,
     "geometry": 1,
+    "free_memory": 1,
     "kernels": 1,
     "neighbors": 2,
     "data": 3,
