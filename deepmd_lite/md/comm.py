@@ -26,6 +26,10 @@ LAUNCHER_MARKS = ("PMIX_RANK", "PMI_RANK")
 """Set by other launchers (srun) without saying how many ranks there are."""
 
 
+Numbers = tuple[int, int]
+"""Address in memory, and how many float64 numbers are there."""
+
+
 class SharedError(DeepmdLiteError):
     """An error that every rank raises at the same point with the same message."""
 
@@ -71,18 +75,11 @@ class Communicator:
             np.copyto(arriving, leaving)
 
     def swap_addresses(
-        self,
-        leaving: int,
-        n_leaving: int,
-        to: int | None,
-        arriving: int,
-        n_arriving: int,
-        source: int | None,
-        tag: int,
+        self, leaving: Numbers, to: int | None, arriving: Numbers, source: int | None, tag: int
     ) -> None:
-        """As `swap` for so many float64 numbers at addresses of the host, or of a GPU where
-        `reads_gpus`: it must be done with those that leave. Between two ranks only."""
-        if n_leaving or n_arriving:
+        """As `swap` between two ranks, for numbers of the host, or of a GPU where `reads_gpus`: it
+        must be done with those that leave."""
+        if leaving[1] or arriving[1]:
             raise ValueError("swap_addresses: there is no other rank")
 
     def swap_rows(
@@ -154,26 +151,15 @@ class MpiCommunicator(Communicator):
         )
 
     def swap_addresses(
-        self,
-        leaving: int,
-        n_leaving: int,
-        to: int | None,
-        arriving: int,
-        n_arriving: int,
-        source: int | None,
-        tag: int,
+        self, leaving: Numbers, to: int | None, arriving: Numbers, source: int | None, tag: int
     ) -> None:
-        def memory(address: int, n: int) -> list[Any]:
-            return [self._mpi.memory.fromaddress(address, 8 * n), self._mpi.DOUBLE]
-
-        self._comm.Sendrecv(
-            memory(leaving, n_leaving),
-            self._nobody if to is None or not n_leaving else to,
-            tag,
-            memory(arriving, n_arriving),
-            self._nobody if source is None or not n_arriving else source,
-            tag,
+        sent, received = (
+            [self._mpi.memory.fromaddress(address, 8 * n), self._mpi.DOUBLE]
+            for address, n in (leaving, arriving)
         )
+        to = self._nobody if to is None or not leaving[1] else to
+        source = self._nobody if source is None or not arriving[1] else source
+        self._comm.Sendrecv(sent, to, tag, received, source, tag)
 
     def swap_rows(
         self, leaving: np.ndarray, to: int | None, source: int | None, tag: int

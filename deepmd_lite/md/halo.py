@@ -261,16 +261,16 @@ class Halo:
         to, source = (swap.source, swap.to) if back else (swap.to, swap.source)
         if self.place != CPU and not self.by_way_of_host:
             torch.cuda.current_stream(self.place).synchronize()  # MPI knows of no streams
-            out, into = ((x.data_ptr(), x.numel()) for x in (leaving, arriving))
-            self.comm.swap_addresses(*out, to, *into, source, swap.tag)
+            sent, received = ((x.data_ptr(), x.numel()) for x in (leaving, arriving))
+            self.comm.swap_addresses(sent, to, received, source, swap.tag)
             return
         if swap.staging is None:
             self.comm.swap(leaving.numpy(), to, arriving.numpy(), source, swap.tag)
             return
-        sent, received = reversed(swap.staging) if back else swap.staging
-        sent.copy_(leaving)
-        self.comm.swap(sent.numpy(), to, received.numpy(), source, swap.tag)
-        arriving.copy_(received, non_blocking=True)
+        going, coming = reversed(swap.staging) if back else swap.staging
+        going.copy_(leaving)
+        self.comm.swap(going.numpy(), to, coming.numpy(), source, swap.tag)
+        arriving.copy_(coming, non_blocking=True)
 
 
 def _pinned(n: int) -> torch.Tensor:
