@@ -39,7 +39,7 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
             f"({', '.join(LAMMPS_SUFFIXES)}); {name} has its own names, leave the key out"
         )
     try:
-        found = _read_lammps(name, elements) if lammps else _read(path)
+        found = _read_lammps(name, elements) if lammps else _read_frame(path)
     except DeepmdLiteError:
         raise
     except Exception as e:
@@ -53,6 +53,17 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
     if isinstance(found, list):
         raise InputError(f"structure: {path}: names {len(found)} frames, expected one")
     return found
+
+
+def _read_frame(path: str) -> Atoms | list[Atoms]:
+    """As ASE reads it, but where `path@-3` goes back beyond the first frame ASE takes that one."""
+    name, _, index = path.rpartition("@")
+    if name and not Path(path).exists() and index[:1] == "-" and index[1:].isdecimal():
+        from_there = _read(f"{name}@{index}:")
+        if not isinstance(from_there, list) or len(from_there) != int(index[1:]):
+            raise IndexError(index)
+        return from_there[0]
+    return _read(path)
 
 
 def _read(name: str, **options: Any) -> Atoms | list[Atoms]:
