@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
@@ -33,6 +33,11 @@ from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
 from .trajectory import Moment, assemble, ordered_slabs
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .keys import Keys
+
 
 class Simulation:
     """A system of atoms, a potential that drives it and an ensemble that it samples.
@@ -51,7 +56,7 @@ class Simulation:
         force: bool = False,
         comm: Any = None,
         quiet: bool = True,
-        **keys: Any,
+        **keys: Unpack[Keys],
     ) -> None:
         """Place the atoms and evaluate them.
 

@@ -20,7 +20,8 @@ from pair_potential import PairPotential
 from deepmd_lite.md import Simulation, restart, run_input
 from deepmd_lite.md import communicator as find_communicator
 from deepmd_lite.md.comm import Communicator
-from deepmd_lite.md.config import MdConfig
+from deepmd_lite.md.config import MdConfig, Settings
+from deepmd_lite.md.keys import Keys
 from deepmd_lite.model import save_model
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
@@ -411,3 +412,7 @@ def test_time_goes_on_from_run_to_run():
     times = [simulation.run(n).thermo.time for n in (3, 0, 4)]
     assert times == [3.0, 3.0, 7.0]
     assert all(a <= b for a, b in pairwise(times))
+
+
+def test_editors_know_the_keywords_of_a_simulation():
+    assert set(Keys.__annotations__) == set(Settings.model_fields)
