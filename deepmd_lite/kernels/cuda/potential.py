@@ -221,6 +221,8 @@ class CudaPotential:
             raise InputError(
                 f"offsets end at {int(env.offsets[-1])}, but there are {len(env.indices)} indices"
             )
+        if env.n_local > SMALL:
+            self._recorder = Recorder(self.device.place)  # without the memory of the last recording
         size = self._chunk_size(env)
         types = checked("types", env.types.to(where), torch.int32, (env.n_all,), where)
         self._check_types(types)
