@@ -41,15 +41,16 @@ OF_ASE = {"atoms", "label", "directory", "restart"}
 
 
 class Calculator(AseCalculator):
-    """Energy, free_energy, forces, energies and stress of a Deep Potential.
+    """Energy, free_energy, forces, energies, stress and stresses of a Deep Potential.
 
     Partial periodicity is honoured axis by axis; cells smaller than the cutoff and single atoms
     need nothing special. The stress of a slab is over the volume of its cell, vacuum included. The
     neighbour list reaches `skin` beyond the cutoff and is reused until some atom has moved, or the
-    cell has strained, far enough to need a new one.
+    cell has strained, far enough to need a new one. `stresses`, which are computed when they are
+    asked for alone, are those of `model.atomic_virials`; their sum is the stress.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "energies", "stress"]
+    implemented_properties = ["energy", "free_energy", "forces", "energies", "stress", "stresses"]
 
     def __init__(
         self,
@@ -117,7 +118,8 @@ class Calculator(AseCalculator):
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms  # the copy that ASE compares the next call with
         assert atoms is not None
-        if "stress" in (properties or ()) and not _has_volume(atoms):
+        wanted = set(properties or ())
+        if wanted & {"stress", "stresses"} and not _has_volume(atoms):
             raise PropertyNotImplementedError(
                 "stress needs a cell with a volume that is periodic in one direction at least; "
                 f"the volume is {abs(atoms.cell.volume):g} Å³, pbc is {atoms.pbc}"
@@ -145,6 +147,10 @@ class Calculator(AseCalculator):
             virial = evaluation.virial.numpy()
             self.results["virial"] = virial
             self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
+        if "stresses" in wanted:
+            virials = periodic.fold(self.model.atomic_virials(env).flatten(1)).numpy()
+            stresses = -virials.reshape(-1, 3, 3) / atoms.get_volume()
+            self.results["stresses"] = full_3x3_to_voigt_6_stress(stresses)
         if isinstance(self.model, Committee):
             self._add_deviation(self.model, periodic, env)
 

@@ -70,6 +70,11 @@ class Committee:
         evaluation: Evaluation = self.models[0].evaluate(env)
         return evaluation
 
+    def atomic_virials(self, env: LocalEnv) -> torch.Tensor:
+        """Those of the first model."""
+        virials: torch.Tensor = self.models[0].atomic_virials(env)
+        return virials
+
     def neighbor_list(
         self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,8 +35,11 @@ class PeriodicEnv:
         return LocalEnv(rows, e.types, e.n_local, e.offsets, e.indices)
 
     def fold(self, forces: torch.Tensor) -> torch.Tensor:
-        """(n_local, 3): forces of all rows (n_all, 3) added up onto the atoms that own them."""
-        folded = torch.zeros(self.env.n_local, 3, dtype=forces.dtype)
+        """(n_local, 3): forces of all rows (n_all, 3) added up onto the atoms that own them.
+
+        Likewise of anything else that has columns.
+        """
+        folded = torch.zeros(self.env.n_local, forces.shape[1], dtype=forces.dtype)
         return folded.index_add_(0, self.owner, forces)
 
 

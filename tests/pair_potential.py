@@ -21,6 +21,13 @@ class PairPotential:
         self.depth = torch.tensor([[0.34, 0.30], [0.30, 0.27]], dtype=torch.float64)
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
+        return self._evaluated(env)[0]
+
+    def atomic_virials(self, env: LocalEnv) -> torch.Tensor:
+        """As of `deepmd_lite.model.Potential`: vector ⊗ force of each edge, to the neighbour."""
+        return self._evaluated(env)[1]
+
+    def _evaluated(self, env: LocalEnv) -> tuple[Evaluation, torch.Tensor]:
         centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
         neighbor = env.indices.long()
         vector = env.positions[neighbor] - env.positions[centre]
@@ -44,4 +51,6 @@ class PairPotential:
         forces = torch.zeros_like(env.positions)
         forces.index_add_(0, centre, pull)
         forces.index_add_(0, neighbor, -pull)
-        return Evaluation(energies, forces, env.positions.T @ forces)
+        virials = torch.zeros(env.n_all, 3, 3, dtype=torch.float64)
+        virials.index_add_(0, neighbor, vector[:, :, None] * -pull[:, None, :])
+        return Evaluation(energies, forces, env.positions.T @ forces), virials

@@ -208,6 +208,15 @@ class Engine:
         with self.stopwatch("communicate"):
             self.forces = self.halo.reverse(all_forces)
 
+    def atomic_virials(self) -> torch.Tensor:
+        """(n, 3, 3) eV of the atoms of this rank, complete, on the host; every rank must ask."""
+        if self.env.n_local:
+            found = self.model.atomic_virials(self.env)
+        else:
+            found = self._zeros(self.env.n_all, 3, 3)
+        rows = [self.halo.reverse(found[:, a].contiguous()) for a in range(3)]
+        return torch.stack(rows, dim=1)
+
     # --- loads ----------------------------------------------------------------------------------
 
     def _rebalance(self) -> None:

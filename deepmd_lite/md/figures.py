@@ -116,6 +116,20 @@ def viscosity(table: Columns) -> bytes:
     return png(figure)
 
 
+def thermal_conductivity(table: Columns) -> bytes:
+    """Autocorrelation of the heat flux and the Green-Kubo integral with its error."""
+    figure, (left, right) = panels(2)
+    t, c = 1e-3 * table["time_fs"], table["correlation_eV2_A2_per_fs2"]
+    left.plot(t, c / c[0] if c[0] > 0 else c, lw=1.1)
+    left.axhline(0.0, color="0.6", lw=0.8, zorder=1)
+    left.set(xlabel="time (ps)", ylabel="heat-flux autocorrelation, normalised")
+    kappa, error = table["conductivity_W_per_m_K"], table["error_W_per_m_K"]
+    right.plot(t, kappa, lw=1.1)
+    right.fill_between(t, kappa - error, kappa + error, alpha=0.2, lw=0)
+    right.set(xlabel="upper limit of the integral (ps)", ylabel="thermal conductivity (W/(m K))")
+    return png(figure)
+
+
 def temperature_profile(table: Columns) -> bytes:
     """Temperature and density along the axis."""
     figure, (left, right) = panels(2)
@@ -146,6 +160,7 @@ TABLES: dict[str, tuple[str, Callable[[Columns], bytes]]] = {
     "vacf.csv": ("Velocity autocorrelation", vacf),
     "vdos.csv": ("Vibrational density of states", vdos),
     "viscosity.csv": ("Shear stress and viscosity", viscosity),
+    "thermal_conductivity.csv": ("Heat flux and thermal conductivity", thermal_conductivity),
     "temperature_profile.csv": ("Profile along an axis", temperature_profile),
 }
 """Title and picture of each table that a run writes besides thermo.csv."""

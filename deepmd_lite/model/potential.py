@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import kernels
 from ..system import Evaluation, InputError, LocalEnv
+from .atomic_virials import atomic_virials, weighted_gradient
 from .config import ModelConfig
 from .descriptor import Descriptor, Descriptors
 from .networks import Fitting, generator_of
@@ -266,6 +267,34 @@ class Potential(nn.Module):
         if self.repulsion is not None and self.device == "cpu":
             self.repulsion.add_to(evaluation, env)
         return evaluation
+
+    def atomic_virials(self, env: LocalEnv) -> torch.Tensor:
+        """(n_all, 3, 3) float64 eV of every row, see `model.atomic_virials`; their sum is the
+        virial of `env`. Takes as long as four evaluations. Raises InputError on a GPU.
+        """
+        if self.device != "cpu":
+            raise InputError(
+                f"virials of single atoms are not computed on device '{self.device}'; use 'cpu'"
+            )
+        found, compiled = self.evaluate(env), self._compiled or self._compile()
+        assert isinstance(compiled, kernels.CompiledPotential)
+        share = torch.ones(env.n_local, dtype=torch.float64)
+        positions, close = env.positions.detach().clone().requires_grad_(), None
+        if self.short_range is not None:
+            share = self.short_range.weights(env)
+            networks = compiled.evaluate(env, share).energies
+            networks[share == 0] = 0.0  # whatever they say there, infinite or not
+            close = self.short_range.energies(networks, env, positions)
+        elif self.repulsion is not None:
+            close = self.repulsion.energies(env, positions)
+
+        def weighted(weights: torch.Tensor) -> torch.Tensor:
+            forces = compiled.evaluate(env, share * weights).forces
+            return (
+                forces if close is None else forces - weighted_gradient(close, positions, weights)
+            )
+
+        return atomic_virials(env, found.forces, weighted)
 
     @property
     def place(self) -> torch.device:

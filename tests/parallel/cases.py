@@ -409,6 +409,7 @@ OBSERVE = {
     "msd": {"every": 2, "window": 10, "origins": 3},
     "vacf": {"every": 1, "window": 12, "origins": 2},
     "stress": {"every": 3, "window": 10},
+    "heat_flux": {"every": 4, "window": 10},
     "temperature_profile": {"every": 5, "axis": 1, "bins": 7},
 }
 FORMATS = ["extxyz", "traj", "h5md", "lammps"]
@@ -483,7 +484,7 @@ def observables_go_on(comm):
     if comm.rank == 0:
         names = sorted(p.name for p in (root / "whole").iterdir() if p.is_file())
         names = [n for n in names if n != "log" and not n.startswith(".")]
-        assert len(names) == 4 + 1 + 8, names
+        assert len(names) == 4 + 1 + 10, names
         for name in names:
             whole, parts = ((root / run / name).read_bytes() for run in ("whole", "parts"))
             assert whole == parts, name

@@ -57,6 +57,7 @@ def test_empty_keys_are_enough_for_every_observable(tmp_path):
     assert names == {
         *("rdf.csv", "msd.csv", "diffusion.csv", "vacf.csv", "vdos.csv"),
         *("stress.csv", "viscosity.csv", "temperature_profile.csv"),
+        *("heat_flux.csv", "thermal_conductivity.csv"),
     }
     for observable in simulation.observables:
         memory = observable.memory()
@@ -70,12 +71,12 @@ def test_empty_keys_are_enough_for_every_observable(tmp_path):
 def test_an_open_system_has_what_needs_no_volume(tmp_path):
     slab = fcc111("Cu", (3, 3, 3), a=3.7, vacuum=6.0)
     slab.pbc = (True, True, False)
-    for name in ("rdf", "stress"):
+    for name in ("rdf", "stress", "heat_flux"):
         with pytest.raises(
             InputError, match=f"observe/{name}: needs the volume.*leave '{name}' out"
         ):
             run(tmp_path / name, {name: {}}, atoms=slab)
-    open_to_all = {k: {} for k in ALL if k not in ("rdf", "stress")}
+    open_to_all = {k: {} for k in ALL if k not in ("rdf", "stress", "heat_flux")}
     assert len(run(tmp_path / "run", open_to_all, 10, atoms=slab).observables) == 3
     slab.cell[2] = 0
     with pytest.raises(InputError, match="axis 2: the structure has no such lattice vector"):

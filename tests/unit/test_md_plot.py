@@ -22,6 +22,7 @@ OBSERVE = {
     "msd": {"every": 1, "window": 10},
     "vacf": {"every": 1, "window": 10},
     "stress": {"every": 1, "window": 10},
+    "heat_flux": {"every": 2, "window": 10},
     "temperature_profile": {},
 }
 
@@ -64,7 +65,8 @@ def test_report_of_a_run(run, capsys):
     assert main(["plot", str(run)]) == 0
     report = run / "report.html"
     assert capsys.readouterr().out.strip() == str(report)
-    names = ["msd", "rdf", "temperature_profile", "thermo", "vacf", "vdos", "viscosity"]
+    names = ["msd", "rdf", "temperature_profile", "thermal_conductivity", "thermo", "vacf", "vdos"]
+    names += ["viscosity"]
     assert sorted(p.stem for p in (run / "plots").iterdir()) == names
     for picture in (run / "plots").iterdir():
         pixels = imread(picture)[..., :3]

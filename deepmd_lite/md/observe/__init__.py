@@ -8,6 +8,7 @@ from typing import Any
 from ..comm import agreement
 from ..engine import Engine
 from .base import Observable, System, Table
+from .heat_flux import HeatFlux
 from .msd import Msd
 from .profile import TemperatureProfile
 from .rdf import Rdf
@@ -15,7 +16,7 @@ from .settings import Observe
 from .stress import Stress
 from .vacf import Vacf
 
-KINDS: dict[str, Any] = {k.name: k for k in (Rdf, Msd, Vacf, Stress, TemperatureProfile)}
+KINDS: dict[str, Any] = {k.name: k for k in (Rdf, Msd, Vacf, Stress, HeatFlux, TemperatureProfile)}
 
 __all__ = ["KINDS", "Observable", "Observe", "System", "Table", "observables"]
 
@@ -36,6 +37,7 @@ def observables(
             if own is None:
                 continue
             observable = kind(own, system)
+            observable.check(engine.model)
             if name in memory:
                 observable.recall(memory[name])
             elif observable.width:

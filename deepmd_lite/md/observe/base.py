@@ -118,6 +118,9 @@ class Observable:
         """Numbers that each atom carries for it."""
         return 0
 
+    def check(self, model: Any) -> None:
+        """Raise InputError where the model cannot say what is asked for."""
+
     def sample(self, engine: Engine, step: int, time: float) -> None:
         """Take in the present moment (`time` in fs)."""
         raise NotImplementedError

@@ -55,12 +55,23 @@ class VacfSettings(Windowed):
     every: PositiveInt = 2
 
 
-class StressSettings(Sampling):
+class Correlating(Sampling):
+    """Autocorrelations of a few numbers of the whole system."""
+
+    window: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    """Samples of the longest time difference; every sample is an origin."""
+
+
+class StressSettings(Correlating):
     """Stress, its autocorrelation and the shear viscosity."""
 
     every: PositiveInt = 2
-    window: Annotated[int, Field(ge=10, le=100_000)] = 1000
-    """Samples of the longest time difference; every sample is an origin."""
+
+
+class HeatFluxSettings(Correlating):
+    """Heat flux and thermal conductivity; a sample takes as long as four steps."""
+
+    every: PositiveInt = 10
 
 
 class ProfileSettings(Sampling):
@@ -77,6 +88,7 @@ class Observe(Section):
     msd: MsdSettings | None = None
     vacf: VacfSettings | None = None
     stress: StressSettings | None = None
+    heat_flux: HeatFluxSettings | None = None
     temperature_profile: ProfileSettings | None = None
 
     @model_validator(mode="before")

@@ -14,48 +14,38 @@ from ...units import BOLTZMANN, EV_PER_A3_IN_GPA
 from ..engine import Engine
 from ..report import VOIGT
 from ..state import temperature
-from .base import Observable, System, Table, columns
+from .base import System, Table, columns
+from .correlation import Correlated
 from .settings import StressSettings
 
 MPA_S = EV_PER_A3_IN_GPA * 1.0e-3
 """1 eV/Å³ fs in mPa s: 1 GPa fs = 10⁻⁶ Pa s."""
 
 
-class Stress(Observable):
+class Stress(Correlated):
     """`stress.csv`: mean and fluctuation of each component; `viscosity.csv`: C(t), η(t)."""
 
     name = "stress"
-    SUMS = ("sums", "recent", "products", "counts")
+    SUMS = ("sums", *Correlated.SUMS)
     settings: StressSettings
 
     def __init__(self, settings: StressSettings, system: System) -> None:
-        super().__init__(settings, system)
+        super().__init__(settings, system, 5)
         system.need_volume(self.name)
         self.sums = np.zeros(14)
         """Temperature, volume, six stresses (eV/Å³, Voigt) and their squares, over samples."""
-        self.recent = np.zeros((settings.window, 5))
-        """Shear stresses of the last samples, sample s in row s modulo window."""
-        self.products = np.zeros((settings.window, 5))
-        """(eV/Å³)² by lag, summed over origins."""
-        self.counts = np.zeros(settings.window)
 
     def sample(self, engine: Engine, step: int, time: float) -> None:
-        totals, window = engine.totals(), self.settings.window
+        totals = engine.totals()
         stress = totals.stress(engine.volume)
         voigt = np.array([stress[i] for i in VOIGT])
         kelvin = temperature(totals.kinetic_energy, self.system.freedom)
         self.sums += [kelvin, engine.volume, *voigt, *voigt**2]
         xx, yy, zz, yz, xz, xy = voigt
-        now = np.array([xy, xz, yz, 0.5 * (xx - yy), 0.5 * (yy - zz)])
-        self.recent[self.samples % window] = now
-        lags = np.arange(min(self.samples + 1, window))
-        self.products[lags] += now * self.recent[(self.samples - lags) % window]
-        self.counts[lags] += 1
-        self.samples += 1
+        self.take(np.array([xy, xz, yz, 0.5 * (xx - yy), 0.5 * (yy - zz)]))
 
     def result(self) -> dict[str, Table]:
-        known = self.counts > 0
-        if known.sum() < 2:
+        if self.lags < 2:
             return {}
         means = self.sums / self.samples
         kelvin, volume, stress, squares = means[0], means[1], means[2:8], means[8:]
@@ -73,12 +63,9 @@ class Stress(Observable):
             )
         }
         if kelvin > 0:
-            c = self.products[known] / self.counts[known, None]
-            steps = 0.5 * self.interval * (c[1:] + c[:-1])
-            eta = np.concatenate([np.zeros((1, 5)), np.cumsum(steps, axis=0)])
-            eta *= MPA_S * volume / (BOLTZMANN * kelvin)
+            times, c, integral = self.correlation()
+            eta = integral * MPA_S * volume / (BOLTZMANN * kelvin)
             error = eta.std(axis=1, ddof=1) / np.sqrt(5.0)
-            times = np.arange(len(c)) * self.interval
             head = ("time_fs", "correlation_GPa2", "viscosity_mPa_s", "error_mPa_s")
             rows = columns(times, c.mean(axis=1) * gpa**2, eta.mean(axis=1), error)
             tables["viscosity"] = Table(head, rows)
