@@ -46,8 +46,8 @@ class Calculator(AseCalculator):
     Partial periodicity is honoured axis by axis; cells smaller than the cutoff and single atoms
     need nothing special. The stress of a slab is over the volume of its cell, vacuum included. The
     neighbour list reaches `skin` beyond the cutoff and is reused until some atom has moved, or the
-    cell has strained, far enough to need a new one. `stresses`, which are computed when they are
-    asked for alone, are those of `model.atomic_virials`; their sum is the stress.
+    cell has strained, far enough to need a new one. `stresses` are those of
+    `model.atomic_virials`, computed only when they are asked for; their sum is the stress.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "energies", "stress", "stresses"]
@@ -82,6 +82,12 @@ class Calculator(AseCalculator):
         self.skin = skin
         self._list: _ReusedList | None = None
         self._warned_of = 0
+
+    def get_atomic_volumes(self) -> np.ndarray:
+        """(n,) Å³: by which ASE divides the kinetic part of the stress of an atom. As of the rest,
+        it is the whole volume: stresses add up to the stress."""
+        assert self.atoms is not None
+        return np.full(len(self.atoms), self.atoms.get_volume())
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Raises InputError for any parameter: nothing of a calculator can be changed."""

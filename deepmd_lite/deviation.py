@@ -13,6 +13,7 @@ labels take the place of the means, the same numbers are the errors of the model
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ class Committee:
         self.precision: str = getattr(models[0], "precision", "float64")
         self.provenance: dict[str, Any] | None = getattr(models[0], "provenance", None)
         self._types: list[torch.Tensor | None] = []
+        self._mapped: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor]] = {}
         for k, model in enumerate(models):
             where = f"model {k + 1}" if names is None else str(names[k])
             missing = [name for name in self.type_map if name not in model.type_map]
@@ -88,12 +90,22 @@ class Committee:
 
     def others(self, env: LocalEnv) -> Iterator[Evaluation]:
         """Those of all other models, in order, of the same atoms and list."""
-        for model, numbers in zip(self.models[1:], self._types[1:], strict=True):
+        for k, model in enumerate(self.models[1:], 1):
             own = env
-            if numbers is not None:  # rows stay sorted by the first's types: any order will do
-                types = numbers.to(env.types.device)[env.types.long()]
+            if self._types[k] is not None:  # rows stay sorted by the first's types: any will do
+                types = self._types_of(k, env.types)
                 own = LocalEnv(env.positions, types, env.n_local, env.offsets, env.indices)
             yield model.evaluate(own)
+
+    def _types_of(self, k: int, types: torch.Tensor) -> torch.Tensor:
+        """`types` as model k numbers them: the same tensor as long as they are the same."""
+        kept = self._mapped.get(k)
+        if kept is None or kept[0]() is not types or kept[1] != types._version:
+            numbers = self._types[k]
+            assert numbers is not None
+            own = numbers.to(types.device)[types.long()]
+            kept = self._mapped[k] = weakref.ref(types), types._version, own
+        return kept[2]
 
 
 def listed(

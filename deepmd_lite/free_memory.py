@@ -59,8 +59,11 @@ def _room(folder: Path, limit: str, use: str, reclaimed: str) -> float:
     try:
         allowed = float((folder / limit).read_text())
         used = float((folder / use).read_text())
-        lines = (folder / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):  # 'max' is no number
         return float("inf")
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        lines = []
     cache = sum(float(x.split()[1]) for x in lines if x.split()[0] == reclaimed)
     return max(allowed - used + cache, 0.0)

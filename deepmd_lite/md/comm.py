@@ -42,7 +42,8 @@ class Communicator:
 
     @property
     def reads_gpus(self) -> bool:
-        """Whether `swap_addresses` takes those of a GPU. Every rank must ask."""
+        """Whether `swap_addresses` takes those of a GPU; nothing is ever sent where there is one
+        process. Every rank must ask."""
         return True
 
     def reduce(self, values: np.ndarray, operation: str) -> np.ndarray:

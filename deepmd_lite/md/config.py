@@ -137,6 +137,9 @@ class Settings(Section):
     guards: Guards = Guards()
     device: DeviceName = "cpu"
     """Where the model computes."""
+    ghosts: Literal["auto", "host"] = "auto"
+    """Of several ranks with GPUs: 'host' brings them by way of the host, even where MPI says that
+    it takes the addresses of GPUs."""
     precision: Literal["float64", "float32"] | None = None
     """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
 

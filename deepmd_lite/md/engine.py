@@ -70,11 +70,13 @@ class Engine:
         skin: float,
         grid: Sequence[int] | None = None,
         balance: str = "atoms",
+        ghosts: str = "auto",
     ) -> None:
         """Bring the atoms of `start` to their ranks and list their neighbours; `evaluate` next.
 
         `skin` Å; `grid` of subdomains or None; `balance`: 'atoms' gives every rank as many,
-        'time' lets the planes follow the measured time of the model.
+        'time' lets the planes follow the measured time of the model; `ghosts`: 'host' has those on
+        GPUs go by way of the host in any case.
         """
         self.model, self.comm, self.skin = model, comm, skin
         self.place = place_of(model)
@@ -82,7 +84,7 @@ class Engine:
         self.n_atoms, self.pbc = start.n_atoms, start.pbc
         self.cell = start.cell.copy()
         """(3, 3) Å, lattice vectors of this moment."""
-        self.balance = balance
+        self.balance, self._ghosts = balance, ghosts
         self.stopwatch = Stopwatch()
         self.list_builds = self.beyond_table = 0
         self._model_seconds = 0.0  # of this rank since the planes were last looked at
@@ -103,7 +105,7 @@ class Engine:
         domain = start.domain
         if domain is None or domain.size != self.comm.size or grid not in (None, domain.grid):
             domain = decompose(state.built.numpy(), built, start.pbc, self.comm, grid)
-        self.halo = Halo(domain, self.comm, self.place)
+        self.halo = Halo(domain, self.comm, self.place, by_way_of_host=self._ghosts == "host")
         if start.built_cell is None:
             self._build()
             return

@@ -78,8 +78,15 @@ class _Repetition:
 class Halo:
     """Moves the atoms of a `Domain` over the ranks of a communicator."""
 
-    def __init__(self, domain: Domain, comm: Communicator, place: torch.device = CPU) -> None:
-        """`place`: the device of what is given to `update` and `reverse`."""
+    def __init__(
+        self,
+        domain: Domain,
+        comm: Communicator,
+        place: torch.device = CPU,
+        by_way_of_host: bool = False,
+    ) -> None:
+        """`place`: the device of what is given to `update` and `reverse`; `by_way_of_host`: to
+        bring ghosts of a GPU that way in any case."""
         if domain.size != comm.size:
             raise ValueError(f"a grid of {domain.grid} subdomains for {comm.size} ranks")
         self.domain = domain
@@ -88,7 +95,7 @@ class Halo:
         self._swaps: list[_Swap] = []
         self._repetition: _Repetition | None = None
         self._recorder = cuda.Recorder(place)
-        self.by_way_of_host = place != CPU and not comm.reads_gpus
+        self.by_way_of_host = place != CPU and (by_way_of_host or not comm.reads_gpus)
         """Whether what is on a GPU goes to other ranks from and to copies on the host."""
         self._expected: np.ndarray | None = None
 
@@ -162,7 +169,8 @@ class Halo:
                     blocks.append(ghosts)
                     n_all += len(ghosts)
         self._repetition = None
-        if self.place != CPU and self.comm.size == 1 and self.n_local <= cuda.SMALL:
+        lone = self.place != CPU and self.comm.size == 1 and any(len(s.rows) for s in self._swaps)
+        if lone and self.n_local <= cuda.SMALL:
             self._repetition = _Repetition(self._recorder, n_all)
         table = torch.cat(blocks)
         return table[:, :3].clone(), table[:, 3].int(), table[:, 4].long()
@@ -260,9 +268,10 @@ class Halo:
         from."""
         to, source = (swap.source, swap.to) if back else (swap.to, swap.source)
         if self.place != CPU and not self.by_way_of_host:
-            torch.cuda.current_stream(self.place).synchronize()  # MPI knows of no streams
             sent, received = ((x.data_ptr(), x.numel()) for x in (leaving, arriving))
-            self.comm.swap_addresses(sent, to, received, source, swap.tag)
+            with torch.cuda.device(self.place):  # MPI takes the addresses for those of this GPU
+                torch.cuda.current_stream(self.place).synchronize()  # it knows of no streams
+                self.comm.swap_addresses(sent, to, received, source, swap.tag)
             return
         if swap.staging is None:
             self.comm.swap(leaving.numpy(), to, arriving.numpy(), source, swap.tag)

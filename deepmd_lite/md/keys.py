@@ -30,4 +30,5 @@ class Keys(TypedDict, total=False):
     output: Section | str | Path | None
     guards: Section | None
     device: str | None
+    ghosts: Literal["auto", "host"] | None
     precision: Literal["float64", "float32"] | None

@@ -177,10 +177,7 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(line)
     if simulation.engine.place.type != "cpu" and simulation.comm.size > 1:
         staged = simulation.engine.halo.by_way_of_host
-        how = (
-            "by way of the host: this MPI takes nothing from a GPU" if staged else "from GPU to GPU"
-        )
-        log(f"ghosts go {how}")
+        log(f"ghosts go {'by way of the host' if staged else 'from GPU to GPU'}")
     if simulation.resumed:
         log(f"going on from step {simulation.step}")
         for line in notes:

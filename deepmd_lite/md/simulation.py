@@ -110,6 +110,7 @@ class Simulation:
                 skin=settings.skin,
                 grid=settings.grid,
                 balance=settings.balance,
+                ghosts=settings.ghosts,
             )
             thermal = settings.velocities
             if thermal is not None and not self.resumed:

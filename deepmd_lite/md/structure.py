@@ -58,9 +58,9 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
 def _read_frame(path: str) -> Atoms | list[Atoms]:
     """As ASE reads it, but where `path@-3` goes back beyond the first frame ASE takes that one."""
     name, _, index = path.rpartition("@")
-    if name and not Path(path).exists() and index[:1] == "-" and index[1:].isdecimal():
+    if name and not Path(path).exists() and re.fullmatch(r"-0*[1-9]\d*", index):
         from_there = _read(f"{name}@{index}:")
-        if not isinstance(from_there, list) or len(from_there) != int(index[1:]):
+        if not isinstance(from_there, list) or len(from_there) != -int(index):
             raise IndexError(index)
         return from_there[0]
     return _read(path)

@@ -348,5 +348,6 @@ def _torch_cuda() -> dict[str, Callable[..., Any]]:
         "max_memory_allocated": lambda place: on(place, 1),
         "get_device_name": lambda place: on(place, "emulated"),
         "synchronize": lambda place: on(place, None),
+        "empty_cache": lambda: None,
         "Event": Event,
     }

@@ -146,5 +146,5 @@ def test_what_cannot_be_recorded_is_said_and_done(traffic, caplog):
     assert [r.message for r in caplog.records] == [
         "the GPU's launches cannot be recorded (operation not permitted when stream is capturing "
         "(aten._local_scalar_dense.default)); each is made by itself, which makes small systems "
-        "slower: please report it"
+        "slower: please report it, and do other work on this GPU in another process"
     ]

@@ -20,7 +20,7 @@ SILICON = Path(__file__).parents[2] / "data" / "silicon" / "silicon.dpl"
 STEPS = 12
 
 
-def run(device, comm, pbc):
+def run(device, comm, pbc, **options):
     """Atoms on rank 0 after steps with lists made anew, and the simulation."""
     atoms = bulk("Si", cubic=True).repeat((2, 1, 1))
     atoms.pbc = pbc
@@ -35,6 +35,7 @@ def run(device, comm, pbc):
         grid=(2, 1, 1),
         device=device,
         comm=comm,
+        **options,
     )
     assert made.run(STEPS).list_builds > 0
     return made.atoms, made
@@ -49,16 +50,17 @@ def main(library):
     comm.reads_gpus = True  # an emulated GPU's memory is the host's
     for pbc in (True, False):
         compare(library, comm, pbc, staged=False)
+    compare(library, comm, True, staged=True, ghosts="host")
     if comm.rank == 0:
         print("two ranks agree")
 
 
-def compare(library, comm, pbc, staged):
+def compare(library, comm, pbc, staged, **options):
     """The same as on the processor, the same bits again, and no more passes than must."""
     expected, _ = run("cpu", comm, pbc)
     with strict_device.emulated(native.opened(Path(library))) as traffic, guarded(comm):
-        found, simulation = run("cuda", comm, pbc)
-        again, _ = run("cuda", comm, pbc)
+        found, simulation = run("cuda", comm, pbc, **options)
+        again, _ = run("cuda", comm, pbc, **options)
         engine = simulation.engine
         before = copy.copy(traffic)
         engine.refresh(stale=False)

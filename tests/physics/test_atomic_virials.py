@@ -99,6 +99,10 @@ def test_stresses_of_atoms_are_ase_s(potential):
     assert stresses.shape == (9, 6)
     np.testing.assert_allclose(stresses.sum(axis=0), stress, atol=1e-12)
     assert np.abs(stresses).max() > 1e-4
+    atoms.set_momenta(np.random.default_rng(1).normal(size=(9, 3)))
+    moving = [f(include_ideal_gas=True) for f in (atoms.get_stresses, atoms.get_stress)]
+    np.testing.assert_allclose(moving[0].sum(axis=0), moving[1], atol=1e-12)
+    assert np.abs(moving[1] - stress).max() > 1e-4
     full = voigt_6_to_full_3x3_stress(stresses)
     assert atoms.get_stresses(voigt=False).shape == (9, 3, 3)
     env = environment_of(atoms, ["H", "O"], potential.rcut)

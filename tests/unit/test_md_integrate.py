@@ -307,3 +307,10 @@ def test_a_ledger_counts_tensors_later():
     tensors.add(torch.tensor(1.0))
     tensors.recall(5)
     assert tensors.units(serial) == 5
+
+
+def test_a_chain_far_from_its_temperature_is_not_a_number():
+    """Guards find it in the velocities; numbers of Python would end the run without a word."""
+    chain = Chain(3, 10.0)
+    factor = chain.advance(1e6, 1000, BOLTZMANN, 0.5)
+    assert np.isnan(factor)

@@ -145,6 +145,7 @@ def test_a_frame_that_the_file_does_not_have(tmp_path):
     assert set(read_structure(f"{path}@0").symbols) == {"Si"}
     assert set(read_structure(f"{path}@-2").symbols) == {"Si"}
     assert set(read_structure(f"{path}@-1").symbols) == {"Ge"}
+    assert set(read_structure(f"{path}@-0").symbols) == {"Si"}
     for index in ("2", "-3", "-30"):
         with pytest.raises(InputError, match=rf"@{index}: .*two.extxyz has no such frame"):
             read_structure(f"{path}@{index}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -41,6 +42,7 @@ class Recorder:
         here = torch.cuda.current_stream(self.place)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.place)
+            torch.cuda.empty_cache()  # recording cannot, when it needs memory
             self._beside(here, work)  # what the libraries set up for a stream is no part of it
         graph = torch.cuda.CUDAGraph()
         pool = None if self._last is None else self._last.pool()
@@ -62,9 +64,13 @@ def _captured(graph: Any, pool: Any, work: Callable[[], T]) -> T:
     # Without torch.cuda.graph, which empties torch's store of memory each time.
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
-        return work()
-    finally:
-        graph.capture_end()
+        result = work()
+    except BaseException:
+        with suppress(RuntimeError):  # that something was wrong is known, and this says what
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return result
 
 
 class Repeated(Generic[T]):
@@ -91,7 +97,8 @@ class Repeated(Generic[T]):
                 self._recorder.works = False
                 log.warning(
                     "the GPU's launches cannot be recorded (%s); each is made by itself, which "
-                    "makes small systems slower: please report it",
+                    "makes small systems slower: please report it, and do other work on this GPU "
+                    "in another process",
                     " ".join(str(e).split()),
                 )
                 return work()

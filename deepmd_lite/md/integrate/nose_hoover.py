@@ -47,21 +47,16 @@ class Chain:
     def advance(self, twice_kinetic: float, freedom: int, thermal: float, time: float) -> float:
         """Go on by `time` (fs); returns the factor for the velocities that are coupled.
 
-        `twice_kinetic` eV: twice their kinetic energy, of `freedom` degrees of freedom.
+        `twice_kinetic` eV: twice their kinetic energy, of `freedom` degrees of freedom. The factor
+        is nan, which guards notice, where that is too far from `thermal` for the time constant.
         """
         # Plain numbers: numpy would take ten times as long for arrays of three.
         x, v = self.positions.tolist(), self.velocities.tolist()
         masses = self._masses(freedom, thermal)
-        factor = 1.0
-        for weight in WEIGHTS:
-            part = weight * time
-            pull = twice_kinetic * factor**2 - freedom * thermal
-            _kick(v, masses, thermal, pull, 0.5 * part, range(len(v) - 1, -1, -1))
-            factor *= math.exp(-v[0] * part)
-            for k, velocity in enumerate(v):
-                x[k] += velocity * part
-            pull = twice_kinetic * factor**2 - freedom * thermal
-            _kick(v, masses, thermal, pull, 0.5 * part, range(len(v)))
+        try:
+            factor = _advanced(x, v, masses, twice_kinetic, freedom * thermal, thermal, time)
+        except OverflowError:
+            return math.nan
         self.positions[:], self.velocities[:] = x, v
         return factor
 
@@ -73,6 +68,29 @@ class Chain:
         """Go on from `memory`, of a chain of any length."""
         n = min(len(self.positions), len(memory[0]))
         self.positions[:n], self.velocities[:n] = memory[0][:n], memory[1][:n]
+
+
+def _advanced(
+    x: list[float],
+    v: list[float],
+    masses: list[float],
+    twice_kinetic: float,
+    target: float,
+    thermal: float,
+    time: float,
+) -> float:
+    """Positions and velocities of a chain go on by `time`; `target` is that of `twice_kinetic`."""
+    factor = 1.0
+    for weight in WEIGHTS:
+        part = weight * time
+        pull = twice_kinetic * factor**2 - target
+        _kick(v, masses, thermal, pull, 0.5 * part, range(len(v) - 1, -1, -1))
+        factor *= math.exp(-v[0] * part)
+        for k, velocity in enumerate(v):
+            x[k] += velocity * part
+        pull = twice_kinetic * factor**2 - target
+        _kick(v, masses, thermal, pull, 0.5 * part, range(len(v)))
+    return factor
 
 
 def _kick(

@@ -47,7 +47,7 @@ class HeatFlux(Correlated):
         """ε of each element, eV."""
 
     def check(self, model: Any) -> None:
-        if not hasattr(model, "atomic_virials"):
+        if not hasattr(getattr(model, "models", [model])[0], "atomic_virials"):
             raise InputError(
                 f"output/observe/{self.name}: the model has no atomic_virials; leave "
                 f"'{self.name}' out, or use a model file"
