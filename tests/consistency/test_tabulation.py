@@ -31,6 +31,7 @@ def both_ways(embedding, coefficients):
 
 def assert_close(found, expected, tolerance):
     for a, b in zip(found, expected, strict=True):
+        a, b = a.detach(), b.detach()
         assert a.shape == b.shape
         assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
