@@ -104,29 +104,37 @@ def vdos(table: Columns) -> bytes:
 
 def viscosity(table: Columns) -> bytes:
     """Autocorrelation of the shear stress and the Green-Kubo integral with its error."""
-    figure, (left, right) = panels(2)
-    t = 1e-3 * table["time_fs"]
-    left.plot(t, table["correlation_GPa2"], lw=1.1)
-    left.axhline(0.0, color="0.6", lw=0.8, zorder=1)
-    left.set(xlabel="time (ps)", ylabel="shear-stress autocorrelation (GPa²)")
-    eta, error = table["viscosity_mPa_s"], table["error_mPa_s"]
-    right.plot(t, eta, lw=1.1)
-    right.fill_between(t, eta - error, eta + error, alpha=0.2, lw=0)
-    right.set(xlabel="upper limit of the integral (ps)", ylabel="viscosity (mPa s)")
-    return png(figure)
+    label = "shear-stress autocorrelation (GPa²)"
+    names = "viscosity_mPa_s", "error_mPa_s", "viscosity (mPa s)"
+    return _green_kubo(table["time_fs"], table["correlation_GPa2"], label, table, *names)
 
 
 def thermal_conductivity(table: Columns) -> bytes:
     """Autocorrelation of the heat flux and the Green-Kubo integral with its error."""
+    c, label = table["correlation_eV2_A2_per_fs2"], "heat-flux autocorrelation, normalised"
+    names = "conductivity_W_per_m_K", "error_W_per_m_K", "thermal conductivity (W/(m K))"
+    return _green_kubo(table["time_fs"], c / c[0] if c[0] > 0 else c, label, table, *names)
+
+
+def _green_kubo(
+    times: np.ndarray,
+    correlation: np.ndarray,
+    label: str,
+    table: Columns,
+    value: str,
+    error: str,
+    value_label: str,
+) -> bytes:
+    """A correlation beside the columns `value` and `error` of its integral."""
     figure, (left, right) = panels(2)
-    t, c = 1e-3 * table["time_fs"], table["correlation_eV2_A2_per_fs2"]
-    left.plot(t, c / c[0] if c[0] > 0 else c, lw=1.1)
+    t = 1e-3 * times
+    left.plot(t, correlation, lw=1.1)
     left.axhline(0.0, color="0.6", lw=0.8, zorder=1)
-    left.set(xlabel="time (ps)", ylabel="heat-flux autocorrelation, normalised")
-    kappa, error = table["conductivity_W_per_m_K"], table["error_W_per_m_K"]
-    right.plot(t, kappa, lw=1.1)
-    right.fill_between(t, kappa - error, kappa + error, alpha=0.2, lw=0)
-    right.set(xlabel="upper limit of the integral (ps)", ylabel="thermal conductivity (W/(m K))")
+    left.set(xlabel="time (ps)", ylabel=label)
+    right.plot(t, table[value], lw=1.1)
+    low, high = table[value] - table[error], table[value] + table[error]
+    right.fill_between(t, low, high, alpha=0.2, lw=0)
+    right.set(xlabel="upper limit of the integral (ps)", ylabel=value_label)
     return png(figure)
 
 
