@@ -154,8 +154,9 @@ class Calculator(AseCalculator):
             self.results["virial"] = virial
             self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
         if "stresses" in wanted:
-            virials = periodic.fold(self.model.atomic_virials(env).flatten(1)).numpy()
-            stresses = -virials.reshape(-1, 3, 3) / atoms.get_volume()
+            rows = self.model.atomic_virials(env, evaluation.forces)
+            virials = periodic.fold(rows.flatten(1)).unflatten(1, (3, 3)).numpy()
+            stresses = -virials / atoms.get_volume()
             self.results["stresses"] = full_3x3_to_voigt_6_stress(stresses)
         if isinstance(self.model, Committee):
             self._add_deviation(self.model, periodic, env)

@@ -72,9 +72,10 @@ class Committee:
         evaluation: Evaluation = self.models[0].evaluate(env)
         return evaluation
 
-    def atomic_virials(self, env: LocalEnv) -> torch.Tensor:
-        """Those of the first model."""
-        virials: torch.Tensor = self.models[0].atomic_virials(env)
+    def atomic_virials(self, env: LocalEnv, forces: torch.Tensor | None = None) -> torch.Tensor:
+        """Those of the first model, and so the `forces`."""
+        given = () if forces is None else (forces,)
+        virials: torch.Tensor = self.models[0].atomic_virials(env, *given)
         return virials
 
     def neighbor_list(

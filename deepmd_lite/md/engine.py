@@ -211,7 +211,7 @@ class Engine:
             self.forces = self.halo.reverse(all_forces)
 
     def atomic_virials(self) -> torch.Tensor:
-        """(n, 3, 3) eV of the atoms of this rank, complete, on the host; every rank must ask."""
+        """(n, 3, 3) eV of the atoms of this rank, complete; every rank must ask."""
         if self.env.n_local:
             found = self.model.atomic_virials(self.env)
         else:

@@ -106,28 +106,27 @@ def viscosity(table: Columns) -> bytes:
     """Autocorrelation of the shear stress and the Green-Kubo integral with its error."""
     label = "shear-stress autocorrelation (GPa²)"
     names = "viscosity_mPa_s", "error_mPa_s", "viscosity (mPa s)"
-    return _green_kubo(table["time_fs"], table["correlation_GPa2"], label, table, *names)
+    return _green_kubo(table, table["correlation_GPa2"], label, *names)
 
 
 def thermal_conductivity(table: Columns) -> bytes:
     """Autocorrelation of the heat flux and the Green-Kubo integral with its error."""
     c, label = table["correlation_eV2_A2_per_fs2"], "heat-flux autocorrelation, normalised"
     names = "conductivity_W_per_m_K", "error_W_per_m_K", "thermal conductivity (W/(m K))"
-    return _green_kubo(table["time_fs"], c / c[0] if c[0] > 0 else c, label, table, *names)
+    return _green_kubo(table, c / c[0] if c[0] > 0 else c, label, *names)
 
 
 def _green_kubo(
-    times: np.ndarray,
+    table: Columns,
     correlation: np.ndarray,
     label: str,
-    table: Columns,
     value: str,
     error: str,
     value_label: str,
 ) -> bytes:
     """A correlation beside the columns `value` and `error` of its integral."""
     figure, (left, right) = panels(2)
-    t = 1e-3 * times
+    t = 1e-3 * table["time_fs"]
     left.plot(t, correlation, lw=1.1)
     left.axhline(0.0, color="0.6", lw=0.8, zorder=1)
     left.set(xlabel="time (ps)", ylabel=label)

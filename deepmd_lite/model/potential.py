@@ -268,15 +268,17 @@ class Potential(nn.Module):
             self.repulsion.add_to(evaluation, env)
         return evaluation
 
-    def atomic_virials(self, env: LocalEnv) -> torch.Tensor:
+    def atomic_virials(self, env: LocalEnv, forces: torch.Tensor | None = None) -> torch.Tensor:
         """(n_all, 3, 3) float64 eV of every row, see `model.atomic_virials`; their sum is the
-        virial of `env`. Takes as long as four evaluations. Raises InputError on a GPU.
+        virial of `env`. Takes as long as four evaluations, as three where the `forces` (n_all, 3)
+        eV/Å of `env` are known. Raises InputError on a GPU.
         """
         if self.device != "cpu":
             raise InputError(
                 f"virials of single atoms are not computed on device '{self.device}'; use 'cpu'"
             )
-        found, compiled = self.evaluate(env), self._compiled or self._compile()
+        forces = self.evaluate(env).forces if forces is None else forces
+        compiled = self._compiled or self._compile()
         assert isinstance(compiled, kernels.CompiledPotential)
         share = torch.ones(env.n_local, dtype=torch.float64)
         positions, close = env.positions.detach().clone().requires_grad_(), None
@@ -289,12 +291,10 @@ class Potential(nn.Module):
             close = self.repulsion.energies(env, positions)
 
         def weighted(weights: torch.Tensor) -> torch.Tensor:
-            forces = compiled.evaluate(env, share * weights).forces
-            return (
-                forces if close is None else forces - weighted_gradient(close, positions, weights)
-            )
+            own = compiled.evaluate(env, share * weights).forces
+            return own if close is None else own - weighted_gradient(close, positions, weights)
 
-        return atomic_virials(env, found.forces, weighted)
+        return atomic_virials(env, forces, weighted)
 
     @property
     def place(self) -> torch.device:

@@ -70,10 +70,10 @@ class HeatFlux(Correlated):
     def _flux(self, engine: Engine) -> np.ndarray:
         """(3,) J of all ranks, eV Å/fs."""
         state = engine.state
-        v, virials = state.velocities.cpu(), engine.atomic_virials()
-        energies = engine.energies.cpu() + 0.5 * KINETIC * state.masses.cpu() * (v**2).sum(dim=1)
-        energies = energies.numpy() - self.zeros[self.system.of_type[state.types.cpu().numpy()]]
-        own = energies @ v.numpy() + np.einsum("nab,nb->a", virials.numpy(), v.numpy())
+        v, virials = state.velocities.numpy(), engine.atomic_virials().numpy()
+        kinetic = 0.5 * KINETIC * state.masses.numpy() * (v**2).sum(axis=1)
+        zeros = self.zeros[self.system.of_type[state.types.numpy()]]
+        own = (engine.energies.numpy() + kinetic - zeros) @ v + np.einsum("nab,nb->a", virials, v)
         return engine.comm.reduce(own, "sum")
 
     def result(self) -> dict[str, Table]:
