@@ -3,7 +3,8 @@
 Units and signs are ASE's: eV, eV/Å, stress in eV/Å³ with tension positive, Voigt order
 xx yy zz yz xz xy; `results["virial"]` (3, 3) eV is −volume · stress, positive under compression.
 Of several models the first gives all of that, and `results` has in addition (definitions: see
-`deviation`):
+`deviation`), as it has of a model whose file holds a committee (`uncertainty`) where one of these
+is asked for: `calculator.get_property("uncertainty", atoms)`.
 
     forces_std   (n,) eV/Å: deviation of the force on each atom
     uncertainty  eV/Å: the largest of them
@@ -38,6 +39,7 @@ from .system import InputError, LocalEnv, type_indices
 
 ARGUMENTS = "model", "device", "precision", "skin"
 OF_ASE = {"atoms", "label", "directory", "restart"}
+DEVIATIONS = ["forces_std", "uncertainty", "energy_var", "forces_comm"]
 
 
 class Calculator(AseCalculator):
@@ -50,7 +52,10 @@ class Calculator(AseCalculator):
     `model.atomic_virials`, computed only when they are asked for; their sum is the stress.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "energies", "stress", "stresses"]
+    implemented_properties = [
+        *("energy", "free_energy", "forces", "energies", "stress", "stresses"),
+        *DEVIATIONS,
+    ]
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class Calculator(AseCalculator):
             raise InputError(f"skin {skin} Å: expected a number that is not negative")
         self.model: Potential | Committee = loaded(model, precision, device)
         self.skin = skin
+        self._members: Committee | None = None
         self._list: _ReusedList | None = None
         self._warned_of = 0
 
@@ -160,6 +166,10 @@ class Calculator(AseCalculator):
             self.results["stresses"] = full_3x3_to_voigt_6_stress(stresses)
         if isinstance(self.model, Committee):
             self._add_deviation(self.model, periodic, env)
+        elif wanted & set(DEVIATIONS):
+            if self._members is None:
+                self._members = _committee_of(self.model)
+            self._add_deviation(self._members, periodic, env)
 
     def _add_deviation(self, committee: Committee, periodic: PeriodicEnv, env: LocalEnv) -> None:
         """What the other models say, beside the results of the first."""
@@ -221,6 +231,15 @@ class _ReusedList:
             shrinking = 1.0 / np.linalg.norm(np.linalg.inv(strain), 2)
         moved = np.sqrt(((atoms.positions - expected) ** 2).sum(axis=1).max(initial=0.0))
         return bool(self.cutoff * shrinking - 2.0 * moved >= self.rcut)
+
+
+def _committee_of(model: Any) -> Committee:
+    if getattr(model, "members", None) is None:
+        raise PropertyNotImplementedError(
+            "uncertainty: the model's file holds no committee; add one (dpl uncertainty), or give "
+            "the calculator several models"
+        )
+    return Committee.of_members(model)
 
 
 def _has_volume(atoms: Atoms) -> bool:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .data import Frame, System
 from .files import write_atomically
 from .kernels import neighbor_list
-from .model import load_model
+from .model import Potential, load_model
 from .neighbors import periodic_env
 from .system import Evaluation, InputError, LocalEnv, type_indices
 
@@ -66,6 +66,19 @@ class Committee:
             same = list(model.type_map[: len(self.type_map)]) == self.type_map
             numbers = [list(model.type_map).index(name) for name in self.type_map]
             self._types.append(None if same else torch.tensor(numbers, dtype=torch.int32))
+
+    @classmethod
+    def of_members(cls, model: Potential) -> Committee:
+        """A potential with the members that its file holds (`uncertainty`); it drives.
+
+        Raises InputError where there are none.
+        """
+        if model.members is None:
+            raise InputError(
+                "model: its file holds no committee that could deviate from it; add one (dpl "
+                "uncertainty), or give several models"
+            )
+        return cls([model, *(model.member(k) for k in range(len(model.members)))])
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
         """That of the first model."""

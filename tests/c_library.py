@@ -32,6 +32,7 @@ LIBRARY.dpl_force_field_element.argtypes = [c.c_void_p, c.c_int32]
 LIBRARY.dpl_force_field_cutoff.restype = c.c_double
 LIBRARY.dpl_force_field_cutoff.argtypes = [c.c_void_p]
 LIBRARY.dpl_force_field_n_types.argtypes = [c.c_void_p]
+LIBRARY.dpl_force_field_n_members.argtypes = [c.c_void_p]
 LIBRARY.dpl_force_field_free.argtypes = [c.c_void_p]
 
 
@@ -43,14 +44,23 @@ class Refused(DeepmdLiteError):
         self.status = status
 
 
+ITSELF = -1
+
+
 class ForceField:
     """A model file, read by the library."""
 
-    def __init__(self, path: Path | str, precision: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        precision: str | None = None,
+        threads: int = 1,
+        member: int = ITSELF,
+    ) -> None:
         self.handle = c.c_void_p()
         path = str(path).encode()
         number = PRECISIONS.get(precision, precision)
-        check(LIBRARY.dpl_force_field_load(path, number, threads, c.byref(self.handle)))
+        check(LIBRARY.dpl_force_field_load(path, member, number, threads, c.byref(self.handle)))
 
     def __del__(self) -> None:
         LIBRARY.dpl_force_field_free(self.handle)
@@ -59,6 +69,11 @@ class ForceField:
     def elements(self) -> list[str]:
         n = LIBRARY.dpl_force_field_n_types(self.handle)
         return [LIBRARY.dpl_force_field_element(self.handle, k).decode() for k in range(n)]
+
+    @property
+    def n_members(self) -> int:
+        """Of the committee in the file."""
+        return LIBRARY.dpl_force_field_n_members(self.handle)
 
     @property
     def cutoff(self) -> float:

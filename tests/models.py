@@ -7,6 +7,7 @@ import torch
 from ase import Atoms
 
 from deepmd_lite.model import ModelConfig, Potential, Statistics, statistics_from
+from deepmd_lite.model.members import Members
 from deepmd_lite.model.short_range import ShortRange
 from deepmd_lite.model.statistics import Scales
 from deepmd_lite.neighbors import periodic_env
@@ -128,3 +129,13 @@ def with_short_range(base: Potential, **keys) -> Potential:
     learned = {k: v for k, v in base.state_dict().items() if not k.startswith("repulsion.")}
     potential.load_state_dict({**potential.state_dict(), **learned})
     return potential.freeze()
+
+
+def with_members(potential: Potential, n=3, size=0.01, seed=0) -> Potential:
+    """The same with a committee of random last layers."""
+    width, n_types = potential.config.fitting_net.neuron[-1], len(potential.type_map)
+    random = torch.Generator().manual_seed(seed)
+    weights = size * torch.randn(n, n_types, width, generator=random, dtype=torch.float64)
+    biases = size * torch.randn(n, n_types, generator=random, dtype=torch.float64)
+    potential.members = Members(weights - weights.mean(0), biases - biases.mean(0), {"a": 1})
+    return potential

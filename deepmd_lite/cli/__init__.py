@@ -19,6 +19,7 @@ from .info import add_info
 from .lammps import add_lammps
 from .testing import add_devi, add_test
 from .training import add_change_bias, add_train
+from .uncertainty import add_uncertainty
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add_test(verbs)
     add_devi(verbs)
     add_change_bias(verbs)
+    add_uncertainty(verbs)
     add_convert_data(verbs)
     add_md(verbs)
     add_plot(verbs)

@@ -66,6 +66,13 @@ def _info_of_model(args: argparse.Namespace) -> int:
         rows["reference frame"] = "none: nothing is compared when the file is read"
     for frame in model.reference_frames:
         rows["reference frame"] = f"{frame.name}, {len(frame.types)} atoms: same forces here"
+    if model.members is not None:
+        facts = model.members.facts
+        rows["committee"] = f"{len(model.members)} last layers beside the model's own" + (
+            f"; trusted below {facts['trust_lower']:.3g} eV/Å of deviation in a frame"
+            if "trust_lower" in facts
+            else ""
+        )
     error = model.table_error
     if error:
         rows["table error"] = (

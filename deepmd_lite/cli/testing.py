@@ -123,11 +123,16 @@ def add_devi(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
         "devi",
         aliases=["model-devi"],
-        help="deviation of several models from one another",
+        help="deviation of models, or of the committee in a model's file",
         epilog="Columns: docs/from-deepmd-kit.md. " + EPILOG,
     )
     p.add_argument(
-        "-m", "--models", nargs="+", required=True, metavar="MODEL", help="two models or more"
+        "-m",
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="MODEL",
+        help="two models or more, or one after dpl uncertainty",
     )
     p.add_argument(
         "-s", "--system", nargs="+", required=True, metavar="DATA", help="structures: as for test"
@@ -169,7 +174,9 @@ def _devi(args: argparse.Namespace) -> int:
 
     set_threads(args.threads)
     keep([*args.models, *args.system], [args.output])
-    committee = Committee([loaded(path, None, args.device) for path in args.models], args.models)
+    models = [loaded(path, None, args.device) for path in args.models]
+    several = len(models) > 1
+    committee = Committee(models, args.models) if several else Committee.of_members(models[0])
     systems = load(args.system, type_map=committee.type_map, labelled=args.real_error)
     relative = Relative(args.relative, args.relative_v)
     found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)
@@ -178,7 +185,8 @@ def _devi(args: argparse.Namespace) -> int:
     highest = max(range(len(frames)), key=lambda k: frames[k].max_f)
     unit = " eV/Å" if args.relative is None else " (relative)"
     print(
-        f"{len(frames)} frame{'s' * (len(frames) != 1)}, {len(args.models)} models: {args.output}\n"
+        f"{len(frames)} frame{'s' * (len(frames) != 1)}, {len(committee.models)} models: "
+        f"{args.output}\n"
         f"largest force deviation {frames[highest].max_f:.4g}{unit}, frame {highest}"
     )
     return 0

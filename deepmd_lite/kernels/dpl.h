@@ -274,16 +274,20 @@ DPL_API dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_a
  * Nothing but this library is needed to read one. */
 typedef struct dpl_force_field dpl_force_field;
 
-/* precision: a dpl_precision, or DPL_OF_THE_MODEL, that of its training. The structures which the
- * file remembers are evaluated; other results than it says of them are DPL_FILE. */
+/* member: DPL_ITSELF, or from 0 that of the committee in the file, whose deviations from one
+ * another and from the model itself say how far to trust it. precision: a dpl_precision, or
+ * DPL_OF_THE_MODEL, that of its training. The structures which the file remembers of the model
+ * itself are evaluated; other results than it says of them are DPL_FILE. */
+#define DPL_ITSELF (-1)
 #define DPL_OF_THE_MODEL (-1)
-DPL_API dpl_status dpl_force_field_load(const char* path, int precision, int threads,
-                                        dpl_force_field** handle);
+DPL_API dpl_status dpl_force_field_load(const char* path, int32_t member, int precision,
+                                        int threads, dpl_force_field** handle);
 DPL_API void dpl_force_field_free(dpl_force_field* handle); /* NULL is fine */
 
-/* Largest cutoff (Å); elements: types are their places, names live as long as the handle. NULL
- * where there is no such type. */
+/* Largest cutoff (Å); members of the committee in its file, or 0; elements: types are their places,
+ * names live as long as the handle. NULL where there is no such type. */
 DPL_API double dpl_force_field_cutoff(const dpl_force_field* handle);
+DPL_API int32_t dpl_force_field_n_members(const dpl_force_field* handle);
 DPL_API int32_t dpl_force_field_n_types(const dpl_force_field* handle);
 DPL_API const char* dpl_force_field_element(const dpl_force_field* handle, int32_t type);
 

@@ -10,7 +10,7 @@
 namespace dpl {
 namespace {
 
-constexpr int64_t kNewestFormat = 5;
+constexpr int64_t kNewestFormat = 6;
 constexpr int64_t kMostIntervals = 8192;
 constexpr double kRescale = 5;  // model/radial.py
 
@@ -43,21 +43,28 @@ struct Network {
 
 class ModelReader {
  public:
-  ModelReader(const Safetensors& file, const Json& header, int precision)
+  ModelReader(const Safetensors& file, const Json& header, int32_t member, int precision)
       : file_(file),
         header_(header),
         config_(header["config"]),
         fitting_(config_["fitting_net"]),
+        member_(member),
         n_types_(int32_t(config_["type_map"].items().size())),
         precision_(precision == DPL_OF_THE_MODEL ? own_precision() : dpl_precision(precision)),
         numbers_(precision_) {
     if (n_types_ < 1) throw FileError("its header is not valid: no elements");
+    const std::string name = "members.weights";
+    if (file_.has(name) && !file_.shape(name).empty()) n_members_ = int32_t(file_.shape(name)[0]);
+    if (member_ >= n_members_)
+      throw FileError("has " + std::to_string(n_members_) + " members, none of the number " +
+                      std::to_string(member_));
   }
 
   std::unique_ptr<dpl_force_field> force_field() {
     auto field = std::make_unique<dpl_force_field>();
     for (const Json& name : config_["type_map"].items()) field->elements.push_back(name.string());
     field->precision = precision_;
+    field->n_members = n_members_;
     read_descriptors(*field);
     read_networks();
     field->potential.reset(potential());
@@ -204,11 +211,21 @@ class ModelReader {
         networks_[a].layers.push_back(layer(prefix, std::to_string(l), width, n_out));
         width = n_out;
       }
-      const double bias_out = file_.doubles(prefix + "bias_out", {1})[0];
+      std::vector<double> weight_out = file_.doubles(prefix + "weight_out", {width});
+      double bias_out = file_.doubles(prefix + "bias_out", {1})[0];
+      if (member_ >= 0) change_last_layer(a, weight_out, bias_out);
       networks_[a].own = {int32_t(networks_[a].layers.size()), networks_[a].layers.data(),
-                          numbers_.keep(file_.doubles(prefix + "weight_out", {width})),
-                          bias_out + bias[a]};
+                          numbers_.keep(std::move(weight_out)), bias_out + bias[a]};
     }
+  }
+
+  // Those of a member of the model's committee (model/members.py).
+  void change_last_layer(int32_t a, std::vector<double>& weights, double& bias) const {
+    const int64_t width = int64_t(weights.size());
+    const auto changes = file_.doubles("members.weights", {n_members_, n_types_, width});
+    const int64_t row = int64_t(member_) * n_types_ + a;
+    for (int64_t i = 0; i < width; ++i) weights[size_t(i)] += changes[size_t(row * width + i)];
+    bias += file_.doubles("members.biases", {n_members_, n_types_})[size_t(row)];
   }
 
   dpl_layer layer(const std::string& prefix, const std::string& l, int64_t n_in, int64_t n_out) {
@@ -277,6 +294,7 @@ class ModelReader {
   const Json& header_;
   const Json& config_;
   const Json& fitting_;
+  int32_t member_, n_members_ = 0;
   int32_t n_types_;
   dpl_precision precision_;
   Numbers numbers_;
@@ -284,7 +302,8 @@ class ModelReader {
   std::vector<Network> networks_;
 };
 
-std::unique_ptr<dpl_force_field> load(const std::string& path, int precision, int threads) {
+std::unique_ptr<dpl_force_field> load(const std::string& path, int32_t member, int precision,
+                                      int threads) {
   const Safetensors file(path);
   const std::string* text = file.metadata("deepmd_lite");
   if (text == nullptr) throw FileError("a safetensors file, but not a model of deepmd_lite");
@@ -294,8 +313,8 @@ std::unique_ptr<dpl_force_field> load(const std::string& path, int precision, in
     throw FileError("has format version " + std::to_string(version) +
                     "; this release reads up to " + std::to_string(kNewestFormat) +
                     ": update deepmd_lite");
-  auto field = ModelReader(file, header, precision).force_field();
-  check_reference_frames(file, header, *field, threads);
+  auto field = ModelReader(file, header, member, precision).force_field();
+  if (member < 0) check_reference_frames(file, header, *field, threads);
   return field;
 }
 
@@ -321,7 +340,7 @@ dpl_status dpl_force_field::evaluate(const dpl_atoms& atoms, int threads, double
   return dpl_repulsion_add(&repulsion, &atoms, threads, energies, forces, virial);
 }
 
-dpl_status dpl_force_field_load(const char* path, int precision, int threads,
+dpl_status dpl_force_field_load(const char* path, int32_t member, int precision, int threads,
                                 dpl_force_field** handle) {
   *handle = nullptr;
   if (precision < DPL_OF_THE_MODEL || precision > DPL_FLOAT64)
@@ -330,8 +349,11 @@ dpl_status dpl_force_field_load(const char* path, int precision, int threads,
                      "DPL_OF_THE_MODEL, found %d",
                      precision);
   if (threads < 1) return dpl::fail(DPL_INVALID_ARGUMENT, "threads must be at least 1");
+  if (member < DPL_ITSELF)
+    return dpl::fail(DPL_INVALID_ARGUMENT, "member must be DPL_ITSELF or 0 and more, found %d",
+                     member);
   try {
-    *handle = dpl::load(path, precision, threads).release();
+    *handle = dpl::load(path, member, precision, threads).release();
     return DPL_OK;
   } catch (const dpl::FileError& problem) {
     return dpl::fail(DPL_FILE, "%s: %s", path, problem.what());
@@ -347,6 +369,8 @@ void dpl_force_field_free(dpl_force_field* handle) { delete handle; }
 double dpl_force_field_cutoff(const dpl_force_field* handle) { return handle->cutoff; }
 
 int32_t dpl_force_field_n_types(const dpl_force_field* handle) { return handle->n_types(); }
+
+int32_t dpl_force_field_n_members(const dpl_force_field* handle) { return handle->n_members; }
 
 const char* dpl_force_field_element(const dpl_force_field* handle, int32_t type) {
   const bool known = type >= 0 && type < handle->n_types();

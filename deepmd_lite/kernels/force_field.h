@@ -15,6 +15,7 @@ struct dpl_force_field {
 
   std::vector<std::string> elements;
   double cutoff = 0;
+  int32_t n_members = 0;
   dpl_precision precision = DPL_FLOAT64;
   std::unique_ptr<dpl_potential, Free> potential;
 

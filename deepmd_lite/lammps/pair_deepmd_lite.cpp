@@ -39,6 +39,7 @@ PairDeepmdLite::~PairDeepmdLite() {
 void PairDeepmdLite::settings(int narg, char** arg) {
   int precision = DPL_OF_THE_MODEL, frequency = 100;
   std::string file = "model_devi.out";
+  bool asked = false;  // for the deviation of a committee in the file of the only model
   std::vector<std::string> paths;
   for (int k = 0; k < narg; ++k) {
     const std::string word = arg[k];
@@ -54,6 +55,7 @@ void PairDeepmdLite::settings(int narg, char** arg) {
     }
     if (++k == narg) error->all(FLERR, "pair_style deepmd_lite: {} needs a value", word);
     const std::string value = arg[k];
+    asked = asked || word != "precision";
     if (word == "out_file") {
       file = value;
     } else if (word == "out_freq") {
@@ -72,7 +74,16 @@ void PairDeepmdLite::settings(int narg, char** arg) {
   builds_ = -1;
   for (int i = 1; allocated && i <= atom->ntypes; ++i)  // a style given again asks for pair_coeff
     std::fill_n(setflag[i] + 1, atom->ntypes, 0);
-  for (const std::string& path : paths) load(path, precision);
+  for (const std::string& path : paths) load(path, DPL_ITSELF, precision);
+  if (paths.size() == 1 && asked) {
+    const int32_t n = dpl_force_field_n_members(models_[0].field.get());
+    if (n == 0)
+      error->all(FLERR,
+                 "pair_style deepmd_lite: out_file and out_freq need several models, or a model "
+                 "with a committee in its file: dpl uncertainty {} DATA -o OUT.dpl",
+                 paths[0]);
+    for (int32_t member = 0; member < n; ++member) load(paths[0], member, precision);
+  }
   deviation_.reset();
   if (models_.size() > 1) {
     if (universe->existflag) file += "." + std::to_string(universe->iworld + 1);
@@ -83,9 +94,9 @@ void PairDeepmdLite::settings(int narg, char** arg) {
   comm_reverse = models_.size() > 1 ? 3 * int(models_.size()) : 0;
 }
 
-void PairDeepmdLite::load(const std::string& path, int precision) {
+void PairDeepmdLite::load(const std::string& path, int32_t member, int precision) {
   dpl_force_field* field = nullptr;
-  if (dpl_force_field_load(path.c_str(), precision, comm->nthreads, &field) != DPL_OK)
+  if (dpl_force_field_load(path.c_str(), member, precision, comm->nthreads, &field) != DPL_OK)
     error->one(FLERR, "pair_style deepmd_lite: {}", dpl_last_error());
   models_.emplace_back();
   models_.back().path = path;

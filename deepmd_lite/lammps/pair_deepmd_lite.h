@@ -40,7 +40,7 @@ class PairDeepmdLite : public Pair {
     bool warned = false;  // of atoms closer than any in its training data
   };
 
-  void load(const std::string& path, int precision);
+  void load(const std::string& path, int32_t member, int precision);
   bool known(int atom) const;
   void refuse_special_bonds() const;
   void choose_rows();

@@ -1,20 +1,70 @@
-"""Several models in one run: the first drives it, all of them give the model deviation."""
+"""Model deviation in a run: of several models, or of the committee in the file of one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..deviation import force_deviation, mean_virial, virial_deviation
+from ..deviation import Committee, force_deviation, mean_virial, virial_deviation
+from ..system import InputError
+from .config import Guards, Output
 from .engine import Engine
+from .guards import Trip, worst
 
 
-def deviation_columns(engine: Engine) -> tuple[float, ...]:
-    """`deviation.COLUMNS` of this moment, over the atoms of all ranks, which all must ask.
+class Deviating:
+    """The models of a run beside the one that drives it, and when they are asked."""
 
-    `engine.model` is a `Committee`, whose first member has just been evaluated.
-    """
-    comm, env, committee = engine.comm, engine.env, engine.model
+    def __init__(self, model: Any, output: Output | None, guards: Guards) -> None:
+        """`model`: what drives the run, a `Committee` or one alone.
+
+        Raises InputError where a deviation is asked for and there is nothing that could deviate,
+        or a guard that would never look.
+        """
+        asked = None if output is None else output.model_devi
+        several = isinstance(model, Committee)
+        self.limit = guards.deviation
+        if output is not None and asked is None and (several or self.limit):
+            asked = output.thermo
+        self.every = asked or 0
+        """Steps between two looks; 0: never."""
+        self.committee: Committee | None = None
+        if self.limit is not None and not self.every:
+            raise InputError(
+                "guards/deviation: is looked at with the rows of model_devi.out; give "
+                "output/model_devi, the steps between them"
+            )
+        if self.every and not several and getattr(model, "members", None) is None:
+            key = "output/model_devi" if self.limit is None else "guards/deviation"
+            raise InputError(
+                f"{key} needs several models (model: [a.dpl, b.dpl]) or a committee in the file of "
+                "one (dpl uncertainty MODEL DATA… -o OUT)"
+            )
+        if self.every:
+            self.committee = model if several else Committee.of_members(model)
+
+    @property
+    def n_models(self) -> int:
+        """All of them; 1 where none deviates."""
+        return 1 if self.committee is None else len(self.committee.models)
+
+    def look(self, engine: Engine) -> tuple[tuple[float, ...], Trip | None]:
+        """`deviation.COLUMNS` of this moment, over the atoms of all ranks, which all must ask; and
+        what the guard says of them. The driving model has just been evaluated."""
+        assert self.committee is not None
+        columns, own = deviation_columns(engine, self.committee)
+        if self.limit is None or not columns[3] > self.limit:  # max_devi_f
+            return columns, None
+        atom, most = worst(engine, torch.from_numpy(own))
+        limit = f"more than {self.limit:g} eV/Å (guards: deviation)"
+        return columns, Trip(f"the models deviate by {most:.3g} eV/Å on {atom}, {limit}")
+
+
+def deviation_columns(engine: Engine, committee: Committee) -> tuple[tuple[float, ...], np.ndarray]:
+    """`deviation.COLUMNS`, and the deviation of the force on each atom of this rank, (n,) eV/Å."""
+    comm, env = engine.comm, engine.env
     virials, forces = [engine.virial], [engine.forces]  # on the device of all models
     if env.n_local:
         for e in committee.others(env):
@@ -30,4 +80,4 @@ def deviation_columns(engine: Engine) -> tuple[float, ...]:
     largest = comm.reduce(np.array([own.max(initial=-np.inf), -own.min(initial=np.inf)]), "max")
     mean = comm.reduce(np.array([own.sum()]), "sum")[0] / engine.n_atoms
     f = (float(largest[0]), -float(largest[1]), float(mean))
-    return (float(v.max()), float(v.min()), mean_virial(v), *f)
+    return (float(v.max()), float(v.min()), mean_virial(v), *f), own

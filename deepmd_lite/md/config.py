@@ -16,7 +16,6 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
-    model_validator,
 )
 
 from ..schema import DeviceName, Section
@@ -41,7 +40,8 @@ class Output(Section):
     thermo: NonNegativeInt = 100
     """Steps between rows of `thermo.csv`."""
     model_devi: NonNegativeInt | None = None
-    """Steps between rows of `model_devi.out`, where there are several models; default: `thermo`."""
+    """Steps between rows of `model_devi.out`; default: `thermo` where there are several models, 0
+    for a committee in the file of one."""
     trajectory: NonNegativeInt = 1000
     """Steps between frames of the trajectory."""
     format: tuple[str, ...] = ("extxyz",)
@@ -50,11 +50,6 @@ class Output(Section):
     """Steps between restarts."""
     observe: Observe = Observe()
     """What is averaged while the atoms move, each into tables of its own."""
-
-    @property
-    def deviation_steps(self) -> int:
-        """Steps between rows of `model_devi.out`."""
-        return self.thermo if self.model_devi is None else self.model_devi
 
     @field_validator("format", mode="before")
     @classmethod
@@ -88,6 +83,9 @@ class Guards(Section):
     temperature_steps: PositiveInt = 100
     beyond_table: Literal["off", "warn", "stop"] = "warn"
     """On pairs closer than any in the training data."""
+    deviation: PositiveFloat | None = None
+    """eV/Å, of the force on any atom over the models; looked at with each row of
+    `model_devi.out`."""
 
 
 SHORT_TIMESTEP = 0.05
@@ -148,7 +146,8 @@ class MdConfig(Settings):
     """The whole input of `dpl md`."""
 
     model: list[str] = Field(min_length=1)
-    """One, or several: the first drives, all of them give the model deviation."""
+    """One, or several: the first drives, all of them give the model deviation, as does the
+    committee that the file of one may hold."""
     structure: str
     """Anything ASE reads; its last frame, unless `file@index` says which."""
     elements: list[str] | None = None
@@ -163,12 +162,6 @@ class MdConfig(Settings):
     def _one_or_several(cls, value: object) -> object:
         models = value if isinstance(value, (list, tuple)) else [value]
         return [str(model) if isinstance(model, Path) else model for model in models]
-
-    @model_validator(mode="after")
-    def _deviation_of_several(self) -> MdConfig:
-        if self.output.model_devi and len(self.model) == 1:
-            raise ValueError("output/model_devi needs several models: model: [a.dpl, b.dpl]")
-        return self
 
     def notes(self) -> list[str]:
         """What is allowed, and rarely meant: values that look like another program's units."""

@@ -56,7 +56,7 @@ class Watch:
         if leap <= (np.finfo(float).max if limit is None else limit):  # never what is not finite
             return None
         leaps = self.timestep * engine.state.velocities.norm(dim=1)
-        atom, length = _worst(engine, leaps)
+        atom, length = worst(engine, leaps)
         bound = "" if limit is None else f", more than {limit:g} Å (guards: displacement)"
         return Trip(f"{atom} moves {length:.3g} Å in one step{bound}", forces_are_current=False)
 
@@ -82,10 +82,10 @@ class Watch:
             return Trip(f"{_nearest(engine)}, less than {guards.distance:g} Å (guards: distance)")
         if bad:
             wrong = ~(torch.isfinite(engine.forces).all(dim=1) & torch.isfinite(engine.energies))
-            atom, _ = _worst(engine, wrong.double())
+            atom, _ = worst(engine, wrong.double())
             return Trip(f"{atom} has a force or energy that is not finite")
         if strong:
-            atom, force = _worst(engine, engine.forces.norm(dim=1))
+            atom, force = worst(engine, engine.forces.norm(dim=1))
             limit = f"more than {guards.force:g} eV/Å (guards: force)"
             return Trip(f"{atom} has a force of {force:.4g} eV/Å, {limit}")
         if beyond and guards.beyond_table == "stop":
@@ -109,7 +109,7 @@ class Watch:
             return None
         state = engine.state
         energies = 0.5 * state.masses * (state.velocities**2).sum(dim=1)
-        atom, _ = _worst(engine, energies)
+        atom, _ = worst(engine, energies)
         return Trip(
             f"the temperature is {kelvin:.0f} K, more than {limit:.0f} K, which is {jump:g} K and "
             f"the usual fluctuation above the mean of the last {n_past} steps, {usual:.0f} K "
@@ -175,7 +175,7 @@ def fluctuation(freedom: int) -> float:
     return float(np.sqrt(2.0 * IMPROBABLE) * sigma + IMPROBABLE * sigma**2)
 
 
-def _worst(engine: Engine, badness: torch.Tensor) -> tuple[str, float]:
+def worst(engine: Engine, badness: torch.Tensor) -> tuple[str, float]:
     """The atom with the largest `badness` (n,) over all ranks, and how large that is."""
     state, own = engine.state, (-np.inf, 0, "")
     if len(state):

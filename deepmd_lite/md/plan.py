@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ..deviation import Committee
 from ..free_memory import available_bytes, status
 from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
 from .comm import Communicator, agreement
-from .committee import deviation_columns
+from .committee import Deviating
 from .config import MdConfig
 from .engine import Engine
 from .memory import Subdomain, mean_subdomain, size
@@ -44,7 +43,9 @@ class Probe:
     n_ranks: int
     steps: int
     n_models: int
-    """Several: the deviation of all is part of the time."""
+    """Several: the deviation of all is part of the time,"""
+    deviation_every: int
+    """every so many steps."""
     seconds_per_step: float
     edges_per_atom: float
     reach: float
@@ -108,7 +109,7 @@ class Plan:
             "cell": f"{lengths} Å between faces; periodic axes: {periodic}",
             "ensemble": c.ensemble.type,
             "models": f"{probe.n_models}, of which the first drives; deviation every "
-            f"{c.output.deviation_steps} steps",
+            f"{probe.deviation_every} steps",
             "time": f"{c.steps:,} steps of {c.timestep:g} fs: {c.steps * c.timestep / 1000:g} ps",
             "ranks": f"{self.n_ranks} as {' x '.join(map(str, self.grid))}",
             "subdomain": f"{' x '.join(f'{x:.1f}' for x in sub.lengths)} Å; "
@@ -191,6 +192,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         frozen=config.frozen if whole else (),
         grid=config.grid if config.grid and np.prod(config.grid) == comm.size else None,
         output=None,
+        guards=config.guards.model_copy(update={"deviation": None}),
         force=force,
         comm=comm,
     )
@@ -199,11 +201,11 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     once = comm.reduce(np.array([time.perf_counter() - first]), "max")[0]
     steps = int(np.clip(PROBE_SECONDS / once, 1, PROBE_STEPS))
     result = simulation.run(steps)
-    model = simulation.engine.model
-    n_models = len(model.models) if isinstance(model, Committee) else 1
+    with agreement(comm):
+        deviating = Deviating(simulation.model, config.output, config.guards)
     seconds = result.seconds / steps
-    if n_models > 1 and config.output.deviation_steps:
-        seconds += _deviation_seconds(simulation.engine) / config.output.deviation_steps
+    if deviating.every:
+        seconds += _deviation_seconds(simulation.engine, deviating) / deviating.every
     env = simulation.engine.env
     alone = comm.size == 1
     own = Subdomain((0, 0, 0), env.n_local, env.n_all - env.n_local, env.n_edges, alone)
@@ -213,7 +215,8 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         n_atoms=simulation.n_atoms,
         n_ranks=comm.size,
         steps=steps,
-        n_models=n_models,
+        n_models=deviating.n_models,
+        deviation_every=deviating.every,
         seconds_per_step=seconds,
         edges_per_atom=float(edges) / simulation.n_atoms,
         reach=simulation.model.rcut + config.skin,
@@ -221,11 +224,11 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     )
 
 
-def _deviation_seconds(engine: Engine) -> float:
-    """What a row of `model_devi.out` takes: the other models of the input."""
-    deviation_columns(engine)  # the first time compiles their networks
+def _deviation_seconds(engine: Engine, deviating: Deviating) -> float:
+    """What a row of `model_devi.out` takes."""
+    deviating.look(engine)  # the first time compiles their networks
     first = time.perf_counter()
-    deviation_columns(engine)
+    deviating.look(engine)
     return time.perf_counter() - first
 
 

@@ -169,8 +169,10 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
             f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "
             f"{simulation.n_atoms - simulation.n_held} move"
         )
-    if len(config.model) > 1:
-        log(f"model deviation in model_devi.out, with {', '.join(config.model[1:])}")
+    if simulation.deviating.committee is not None:
+        n = simulation.deviating.n_models - 1
+        others = ", ".join(config.model[1:]) or f"the {n} members in the model's file"
+        log(f"model deviation in model_devi.out, with {others}")
     grid = " x ".join(map(str, simulation.domain.grid))
     log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
     for line in bound:

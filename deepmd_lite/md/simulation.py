@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from ..deviation import Committee, loaded
+from ..deviation import loaded
 from ..schema import parse
 from ..system import InputError
 from . import restart
 from .comm import agreement, gpu_of_rank, guarded, wrap
-from .committee import deviation_columns
+from .committee import Deviating
 from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
 from .engine import Engine
@@ -83,12 +83,9 @@ class Simulation:
         device = gpu_of_rank(settings.device, self.comm)
         with agreement(self.comm):
             self.model = loaded(model, settings.precision, device)
-        self.ensemble, self.output, self.guards = (
-            settings.ensemble,
-            settings.output,
-            settings.guards,
-        )
-        self.timestep = settings.timestep
+            self.deviating = Deviating(self.model, settings.output, settings.guards)
+        self.ensemble, self.output = settings.ensemble, settings.output
+        self.guards, self.timestep = settings.guards, settings.timestep
         self._saved_step = -1
         self.resumed = resume is not None
         warnings: list[str] = []
@@ -151,7 +148,7 @@ class Simulation:
             if self.comm.rank == 0:
                 sizes = self.start.file_sizes if self.resumed else None
                 formats = self.output.format if self.output else ()
-                deviates = isinstance(self.model, Committee)
+                deviates = self.deviating.every > 0
                 self.writer = Writer(directory, quiet, sizes, formats, deviates)
                 self.writer.reports_beyond_table = self.guards.beyond_table != "off"
                 source = self.start.source
@@ -301,8 +298,9 @@ class Simulation:
                 thermo = self._thermo()
                 if self.writer is not None:
                     self.writer.thermo(thermo)
-            if isinstance(self.model, Committee) and _due(self.step, self.output.deviation_steps):
-                columns = deviation_columns(self.engine)
+            trip = None
+            if _due(self.step, self.deviating.every):
+                columns, trip = self.deviating.look(self.engine)
                 if self.writer is not None:
                     self.writer.deviation(self.step, columns)
             if _due(self.step, self.output.trajectory):
@@ -313,8 +311,9 @@ class Simulation:
             for observable in self.observables:
                 if _due(self.step, observable.every):
                     observable.sample(self.engine, self.step, self.time)
-            if self.step and _due(self.step, self.output.restart):
+            if trip is None and self.step and _due(self.step, self.output.restart):
                 self._save_restart()
+        self._obey(trip)
 
     def _observables(self) -> list[Observable]:
         """Those that the output asks for, with the memory of the run that is continued."""

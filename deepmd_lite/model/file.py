@@ -13,7 +13,8 @@ Where the networks of the embedding are lost (a compressed model of DeePMD-kit),
 stands in their place: the same numbers for each of them, float64. Names of the K-th of several
 descriptors begin with `descriptors.K.`, and the header lists sel and grid of each.
 `reference.K.…`: structures with energies and forces, evaluated again by every reader (see
-`reference_frames`).
+`reference_frames`). `members.weights`, `members.biases`: last layers beside the model's own (see
+`members`), with the header's `members` on how they came about.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..schema import parse
 from ..system import InputError, LocalEnv, ModelFileError
-from . import reference_frames
+from . import members, reference_frames
 from .activations import Jet
 from .config import ModelConfig
 from .potential import Potential, prefixes_of
@@ -41,9 +42,10 @@ from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
-`env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs."""
+`env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs; 6
+members (a model without any is written as of version 5)."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -115,7 +117,7 @@ def save_model(
             "dpl convert turns into others"
         )
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if potential.members else FORMAT_VERSION - 1,
         "config": potential.config.model_dump(),
         "sel": _given([d.sel for d in potential.descriptors]),
         "min_distance": potential.min_distance,
@@ -127,6 +129,9 @@ def save_model(
         reference_frames.remembered(potential)
     )
     arrays = {k: v.detach().contiguous() for k, v in potential.state_dict().items()} | frames
+    if potential.members is not None:
+        header["members"] = potential.members.facts
+        arrays |= members.to_file(potential.members)
     for prefix, descriptor in zip(potential.prefixes, potential.descriptors, strict=True):
         with torch.no_grad():
             arrays[f"{prefix}table.nodes"] = _nodes(descriptor.jet())
@@ -194,6 +199,8 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         arrays.pop(f"{prefix}table.nodes", None)
     remembered = header.get("reference_frames", [])
     frames = reference_frames.from_file(remembered, arrays, n_types, str(path))
+    width, facts = config.fitting_net.neuron[-1], header.get("members", {})
+    own_members = members.from_file(facts, arrays, n_types, width, str(path))
     _check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
     if any(d.davg[:, 1:].any() or not (d.dstd > 0).all() for d in potential.descriptors):
@@ -206,7 +213,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
             raise ModelFileError(f"{path}: {e}") from None
     potential.table_error = dict(header.get("table_error", {}))
     potential.provenance = dict(header.get("provenance", {}))
-    potential.reference_frames = frames
+    potential.reference_frames, potential.members = frames, own_members
     potential.to_precision(precision or config.precision).freeze()
     try:
         reference_frames.check(potential, frames, str(path))

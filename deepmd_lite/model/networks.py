@@ -133,6 +133,10 @@ class Fitting(Layers):
 
     def forward(self, descriptor: torch.Tensor) -> torch.Tensor:
         """(n,) eV in the parameters' precision, from descriptors (n, n_in)."""
+        return self.hidden(descriptor) @ self.weight_out + self.bias_out
+
+    def hidden(self, descriptor: torch.Tensor) -> torch.Tensor:
+        """(n, width) of the last hidden layer, in which the energy is linear."""
         x = descriptor
         for layer, n_out in enumerate(self.widths):
             weight, bias, step = self.parameters_of(layer)
@@ -141,7 +145,7 @@ class Fitting(Layers):
                 f = step[0] * f
             old = self.residual(x, n_out)
             x = f if old is None else f + old
-        return x @ self.weight_out + self.bias_out
+        return x
 
     def as_network(self) -> Network:
         """The same for the compiled kernels, differentiable in the parameters."""

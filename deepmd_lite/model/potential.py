@@ -18,6 +18,7 @@ from ..system import Evaluation, InputError, LocalEnv
 from .atomic_virials import atomic_virials, weighted_gradient
 from .config import ModelConfig
 from .descriptor import Descriptor, Descriptors
+from .members import Members, member
 from .networks import Fitting, generator_of
 from .statistics import Statistics
 from .structures import Structure
@@ -88,6 +89,8 @@ class Potential(nn.Module):
         self.provenance: dict[str, Any] = {}
         self.reference_frames: tuple[Structure, ...] = ()
         """What the model's file remembers, with what the model says about it."""
+        self.members: Members | None = None
+        """Last layers beside its own, whose spread says how far to trust it."""
         self._compiled: kernels.CompiledPotential | kernels.cuda.CudaPotential | None = None
         self.device = "cpu"
         """Where `evaluate` and `energies_and_forces` compute; everything else is on the CPU."""
@@ -295,6 +298,10 @@ class Potential(nn.Module):
             return own if close is None else own - weighted_gradient(close, positions, weights)
 
         return atomic_virials(env, forces, weighted)
+
+    def member(self, k: int) -> Potential:
+        """Member k of `members`, as a potential of its own that shares all but the last layer."""
+        return member(self, k)
 
     @property
     def place(self) -> torch.device:

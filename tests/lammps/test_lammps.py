@@ -10,7 +10,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-from models import hybrid_potential, random_atoms, random_potential, short_range_potential
+from models import (
+    hybrid_potential,
+    random_atoms,
+    random_potential,
+    short_range_potential,
+    with_members,
+)
 
 from deepmd_lite import Calculator
 from deepmd_lite.cli import main
@@ -336,6 +342,23 @@ def test_deviation_of_models(n_ranks, lammps, tmp_path):
     np.testing.assert_allclose(rows[0, 1:7], np.array(own[1:7], dtype=float), rtol=2e-6)
 
 
+def test_deviation_of_a_committee_in_the_file(lammps, tmp_path):
+    save_model(with_members(random_potential(("H", "O"))), tmp_path / "model.dpl")
+    atoms = lower(random_atoms("H20O12", 6.5, 4))
+    write(tmp_path / "first.extxyz", atoms)
+    text = begin(tmp_path, atoms, ["O", "H"], "deepmd_lite model.dpl out_file devi.out")
+    run = lammps(text + "run 0\n", 2)
+    assert run.status == 0, run.output
+    found = np.loadtxt(tmp_path / "devi.out")
+    command = ["devi", "-m", tmp_path / "model.dpl", "-s", tmp_path / "first.extxyz", "-q"]
+    assert main([*map(str, command), "-o", str(tmp_path / "own.out")]) == 0
+    np.testing.assert_allclose(found[1:], np.loadtxt(tmp_path / "own.out")[1:7], rtol=2e-6)
+    assert found[4] > 1e-2
+    alone = lammps(begin(tmp_path, atoms, ["O", "H"], "deepmd_lite model.dpl") + "run 0\n")
+    assert alone.status == 0, alone.output
+    assert not (tmp_path / "model_devi.out").exists()  # it costs, and nobody asked
+
+
 # --- what must not go on in silence -------------------------------------------------------------
 
 
@@ -369,6 +392,7 @@ def test_bonded_atoms_stay_neighbours(lammps, tmp_path):
         (("model.dpl", "graph.pb"), r"dpl convert graph.pb model.dpl"),
         (("model.dpl", "model.dpl precision single"), r"expected float64 or float32, found single"),
         (("model.dpl", "model.dpl out_freq"), r"out_freq needs a value"),
+        (("model.dpl", "model.dpl out_freq 5"), r"a committee in its file: dpl uncertainty model"),
         (("model.dpl", "model.dpl model.dpl out_file no/x"), r"out_file no/x cannot be written"),
         (("neighbor 1.0", "pair_style deepmd_lite model.dpl\nneighbor 1.0"),
          r"All pair coeffs are not set"),

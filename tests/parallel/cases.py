@@ -30,6 +30,7 @@ from models import (
     hybrid_potential,
     random_potential,
     short_range_potential,
+    with_members,
 )
 from pair_potential import PairPotential
 
@@ -508,15 +509,17 @@ def model_deviation(comm):
     other = [("Ag", "Cu"), ("Cu", "Ag"), ("Si", "Ag", "Cu")]
     models = [random_potential(m, rcut=3.0 + k, seed=k) for k, m in enumerate(other)]
 
-    def run(name, steps, resume=None, structure=systems.cubic):
+    def run(name, steps, resume=None, structure=systems.cubic, models=(MODEL, *models)):
         output = {"directory": root / name, "thermo": 2, "model_devi": 3, "restart": 0}
         options = {"resume": resume, "output": output, "comm": comm, **MOVING}
-        Simulation(structure(), [MODEL, *models], **options).run(steps)
+        Simulation(structure(), models, **options).run(steps)
 
     run("whole", 12)
     run("parts", 6)
     run("parts", 6, root / "parts")
     run("few", 0, structure=systems.three_atoms)
+    committee = with_members(random_potential(("Ag", "Cu"), rcut=4.0), n=2)
+    run("members", 0, models=committee)
     if comm.rank == 0:
         whole, parts = ((root / r / "model_devi.out").read_text() for r in ("whole", "parts"))
         assert whole == parts
@@ -531,6 +534,10 @@ def model_deviation(comm):
             expected = deviation(np.zeros(4), np.stack(forces), np.stack(virials))
             np.testing.assert_allclose(row[1:], expected.columns, rtol=1e-6, atol=1e-9)
             assert expected.max_f > 0.01
+        row = np.loadtxt(root / "members" / "model_devi.out")
+        spread = Calculator(committee).get_property("forces_std", systems.cubic())
+        expected = spread.max(), spread.min(), spread.mean()
+        np.testing.assert_allclose(row[4:], expected, rtol=1e-6)
         shutil.rmtree(root)
 
 

@@ -100,7 +100,8 @@ std::string damaged(std::string content, Random& random) {
 // Reads it, and evaluates one that can be.
 dpl_status load(const std::string& path) {
   dpl_force_field* field = nullptr;
-  const dpl_status status = dpl_force_field_load(path.c_str(), DPL_OF_THE_MODEL, 1, &field);
+  const dpl_status status =
+      dpl_force_field_load(path.c_str(), DPL_ITSELF, DPL_OF_THE_MODEL, 1, &field);
   if (status != DPL_OK) {
     require(field == nullptr && dpl_last_error()[0] != '\0', "a refusal in words");
     return status;

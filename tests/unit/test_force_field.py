@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from c_library import DPL_FILE, ForceField, Refused
-from models import environment_of, hybrid_potential, random_atoms, random_potential
+from models import (
+    environment_of,
+    hybrid_potential,
+    random_atoms,
+    random_potential,
+    with_members,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -62,6 +68,25 @@ def test_repulsion_and_the_precision_of_the_training(tmp_path):
         assert size > 100
         found = ForceField(tmp_path / "model.dpl").evaluate(env, threads=2)
         assert_same(found, wanted, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_members_of_its_committee(precision, tmp_path):
+    potential = with_members(random_potential(("H", "O"), precision=precision))
+    save_model(potential, tmp_path / "model.dpl")
+    env = environment_of(random_atoms("H8O8", 5.0, 1), ["H", "O"], potential.rcut).env
+    itself = ForceField(tmp_path / "model.dpl")
+    assert itself.n_members == 3
+    tolerance = 1e-10 if precision == "float64" else 2e-4
+    for k in range(3):
+        wanted = potential.member(k).evaluate(env)
+        found = ForceField(tmp_path / "model.dpl", member=k)
+        assert_same(found.evaluate(env), wanted, tolerance, tolerance)
+        assert float((wanted.forces - potential.evaluate(env).forces).abs().max()) > 1e-2
+    with pytest.raises(Refused, match="has 3 members, none of the number 3"):
+        ForceField(tmp_path / "model.dpl", member=3)
+    with pytest.raises(Refused, match="member must be DPL_ITSELF or 0 and more, found -2"):
+        ForceField(tmp_path / "model.dpl", member=-2)
 
 
 # --- what it remembers --------------------------------------------------------------------------

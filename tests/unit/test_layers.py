@@ -28,6 +28,7 @@ LAYER = {
     "interop": 5,
     "lammps": 5,
     "doctor": 6,
+    "uncertainty": 5,
     "certify": 6,
     "cli": 7,
     "__init__": 8,

@@ -70,7 +70,6 @@ def test_defaults():
     assert parse(MdConfig, {**MINIMAL, "model": ["a.dpl"]}, "md.yaml").model == ["a.dpl"]
     several = parse(MdConfig, {**MINIMAL, "model": ["a.dpl", "b.dpl"]}, "md.yaml")
     assert several.model == ["a.dpl", "b.dpl"]
-    assert several.output.deviation_steps == several.output.thermo
 
 
 @pytest.mark.parametrize(

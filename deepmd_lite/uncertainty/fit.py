@@ -1,0 +1,129 @@
+"""A trained model, and data: the same model with a committee in its file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data import System, load, prepare
+from ..deviation import Committee
+from ..files import write_atomically
+from ..model import Potential, load_model, save_model
+from ..model.members import Members
+from ..page import png
+from ..system import InputError
+from .calibration import Calibration, compared, picture
+from .posterior import Information, draw
+from .rows import each_frame, n_parameters
+
+log = logging.getLogger(__name__)
+
+MOST_PARAMETERS = 12_000
+"""Of all last layers: a dense matrix of their square is diagonalised."""
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `add_uncertainty` did."""
+
+    potential: Potential
+    """With its members."""
+    calibration: Calibration
+    """On the frames that it was calibrated on."""
+
+
+def add_uncertainty(
+    model: str | Path,
+    data: Paths,
+    *,
+    validation: Paths | None = None,
+    output: str | Path | None = None,
+    n_members: int = 8,
+    seed: int = 1,
+    plot: str | Path | None = None,
+    quiet: bool = False,
+) -> Fitted:
+    """Give a trained model a committee of last layers, so that it says how far to trust it.
+
+    `model`: a `.dpl` file, trained here or converted; `data`: what it was trained on, as for
+    `train`, with forces; `validation`: data that it was not trained on, by whose errors the spread
+    of the committee is scaled. Without any it is scaled by errors on `data`, which are smaller.
+    `output`: the file to write (default: in the place of `model`); energies, forces and virials of
+    the model stay to the bit. `plot`: a picture (PNG) of errors against deviations.
+
+    Takes the time of some dozens of evaluations of each frame. Raises InputError for data without
+    forces or without an element of the model, and for a model with too many elements.
+    """
+    if n_members < 2:
+        raise InputError(f"members: expected 2 or more, found {n_members}")
+    potential = load_model(model)
+    own = potential.precision
+    potential.to_precision("float64")
+    potential.members = None
+    parameters = n_parameters(potential)
+    if parameters > MOST_PARAMETERS:
+        raise InputError(
+            f"{model}: {len(potential.type_map)} elements have {parameters} weights in their last "
+            f"layers, at most {MOST_PARAMETERS} can be treated; drop elements that are not needed "
+            "(training with a shorter type_map from this model)"
+        )
+    train = load(data, potential.type_map)
+    _check_elements(train, potential, str(model))
+    held_out = load(validation, potential.type_map) if validation is not None else None
+    potential.members = _drawn(potential, train, n_members, seed, quiet)
+    frames = [frame for system in held_out or train for frame in system.frames]
+    prepared = prepare(frames, potential.type_map, potential.rcut)
+    calibration = compared(
+        Committee.of_members(potential),
+        tqdm(prepared, unit="frame", desc="calibrating", disable=quiet or None),
+    )
+    factor = calibration.factor
+    calibration = calibration.scaled(factor)
+    facts = {
+        "frames": sum(len(system.frames) for system in train),
+        "calibrated_on": f"{len(frames)} frames "
+        + ("of the training" if held_out is None else "held out"),
+        **calibration.facts(),
+    }
+    potential.members = potential.members.scaled(factor, facts)
+    fitted = load_model(model, own)  # weights as they are in the file, never by way of float64
+    fitted.members = potential.members
+    save_model(fitted, output or model, fitted.provenance)
+    if plot is not None:
+        write_atomically(plot, png(picture(calibration), dpi=150))
+    if held_out is None:
+        log.warning(
+            "scaled by errors on the training data, which are smaller than others: give "
+            "validation data"
+        )
+    return Fitted(fitted, calibration)
+
+
+def _check_elements(systems: Sequence[System], potential: Potential, where: str) -> None:
+    present = {symbol for system in systems for symbol in system.elements}
+    missing = [name for name in potential.type_map if name not in present]
+    if missing:
+        raise InputError(
+            f"{where}: knows {', '.join(missing)}, which the data lack: nothing could be said of "
+            "its uncertainty there; give data with all elements of the model"
+        )
+
+
+def _drawn(
+    potential: Potential, systems: Sequence[System], n_members: int, seed: int, quiet: bool
+) -> Members:
+    frames = [frame for system in systems for frame in system.frames]
+    if not any(frame.forces is not None for frame in frames):
+        raise InputError("uncertainty: expected data with forces, found none")
+    prepared = prepare(frames, potential.type_map, potential.rcut)
+    information = Information(potential)
+    with tqdm(total=len(prepared), unit="frame", desc="fitting", disable=quiet or None) as bar:
+        for frame, rows in each_frame(potential, prepared, seed):
+            information.add(potential, frame, rows)
+            bar.update()
+    return draw(potential, information, n_members, seed)

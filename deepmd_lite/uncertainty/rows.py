@@ -1,0 +1,121 @@
+"""What a frame says about the last layers of the networks, in which energies and all derivatives of
+them are linear.
+
+With the last hidden layer h of each atom, E = Σ_a (w_a · H_a + b_a n_a), where H_a is the sum of h
+over the atoms of element a and n_a their number. The row of the energy is (H_a, n_a) of all
+elements; that of the forces along a displacement v of all atoms is the derivative of the energy's
+along v. A whole matrix of forces would take a backward pass for each feature; a few random
+directions v give its square AᵀA right in the mean, at the price of a few forward passes. Rows of
+the virial are derivatives along strains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .. import kernels
+from ..data import PreparedFrame
+from ..model import Potential
+from ..model.networks import Fitting
+
+ROWS_PER_PARAMETER = 4
+"""Of the forces, at least."""
+FEWEST, MOST = 4, 64
+"""Directions of a frame."""
+STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Those of the virial whose rows are made: it is symmetric."""
+
+
+@dataclass(frozen=True)
+class FrameRows:
+    """Of one frame; P parameters: (width + 1) of each element."""
+
+    energy: torch.Tensor
+    """(P,): Σ parameters · row is the networks' share of the total energy, eV."""
+    forces: torch.Tensor
+    """(n_directions, P): minus the same of the forces along each direction, eV/Å."""
+    virial: torch.Tensor
+    """(6, P): minus the same of the virial, components as in `STRAINS`, eV."""
+
+
+def n_parameters(potential: Potential) -> int:
+    """P."""
+    return len(potential.type_map) * (potential.config.fitting_net.neuron[-1] + 1)
+
+
+def rows_of(
+    potential: Potential, prepared: PreparedFrame, n_directions: int, rng: np.random.Generator
+) -> FrameRows:
+    """Rows of a frame, along `n_directions` displacements whose components are normal numbers.
+
+    `potential` is frozen. The weights of a short-range table count as constants.
+    """
+    env = prepared.env
+    with torch.no_grad():
+        tables = [d.coefficients() for d in potential.descriptors]
+        parts = list(zip(potential.descriptors, tables, strict=True))
+        moments = [d.moments(env, env.positions, table) for d, table in parts]
+    moments = [t.requires_grad_() for t in moments]
+    sums = _sums(potential, prepared, moments)
+    # The gradient of sums · u with respect to positions is linear in u: the derivative of its
+    # product with displacements v with respect to u is that of the sums along v.
+    u = torch.zeros_like(sums, requires_grad=True)
+    to_moments = torch.autograd.grad(sums, moments, u, create_graph=True)
+    atoms = (env.positions, env.types, env.offsets, env.indices)
+    gradient = torch.zeros_like(env.positions)
+    for (d, table), each in zip(parts, to_moments, strict=True):
+        found = kernels.moments_gradient(each, *atoms, table, d.environment())
+        gradient = gradient + found / sum(d.sel)
+
+    def along(v: torch.Tensor) -> torch.Tensor:
+        """The change of the sums with displacements v (n_all, 3) of the rows."""
+        return torch.autograd.grad(gradient, u, v, retain_graph=True)[0]
+
+    shape = (n_directions, env.n_local, 3)
+    directions = torch.from_numpy(rng.standard_normal(shape))
+    forces = [along(v[prepared.periodic.owner]) for v in directions]
+    virial = []
+    for a, b in STRAINS:
+        v = torch.zeros_like(env.positions)
+        v[:, b] = env.positions[:, a]
+        virial.append(along(v))
+    return FrameRows(sums.detach(), torch.stack(forces), torch.stack(virial))
+
+
+def _sums(
+    potential: Potential, prepared: PreparedFrame, moments: list[torch.Tensor]
+) -> torch.Tensor:
+    """The energy's row (P,) from the moments of each descriptor, differentiable in these."""
+    env = prepared.env
+    types = env.types[: env.n_local]
+    share = torch.ones(env.n_local, dtype=torch.float64)
+    if potential.short_range is not None:
+        share = potential.short_range.weights(env)
+    share = share.to(potential.dtype)
+    parts = zip(potential.descriptors, moments, strict=True)
+    numbers = torch.cat([d.numbers(t) for d, t in parts], dim=1)
+    found = []
+    for a, fitting in enumerate(potential.fitting):
+        assert isinstance(fitting, Fitting)
+        mine = (types == a).nonzero()[:, 0]
+        found += [share[mine] @ fitting.hidden(numbers[mine]), share[mine].sum()[None]]
+    return torch.cat(found)
+
+
+def directions_for(potential: Potential, n_frames: int) -> int:
+    """Directions of each frame, so that all rows are several times as many as parameters."""
+    rows = ROWS_PER_PARAMETER * n_parameters(potential)
+    return int(np.clip(-(-rows // max(n_frames, 1)), FEWEST, MOST))
+
+
+def each_frame(
+    potential: Potential, frames: list[PreparedFrame], seed: int
+) -> Iterator[tuple[PreparedFrame, FrameRows]]:
+    """Frames with their rows, each with random numbers of its own."""
+    n = directions_for(potential, len(frames))
+    for k, frame in enumerate(frames):
+        yield frame, rows_of(potential, frame, n, np.random.default_rng([seed, k]))
