@@ -12,18 +12,30 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .calculator import Calculator
+    from .learn import learn
     from .md import Simulation
     from .model import load_model as load
     from .training import train
+    from .uncertainty import add_uncertainty
 
 _PUBLIC = {
     "Calculator": ("calculator", "Calculator"),
     "Simulation": ("md", "Simulation"),
+    "add_uncertainty": ("uncertainty", "add_uncertainty"),
+    "learn": ("learn", "learn"),
     "load": ("model", "load_model"),
     "train": ("training", "train"),
 }
 
-__all__ = ["Calculator", "Simulation", "__version__", "load", "train"]
+__all__ = [
+    "Calculator",
+    "Simulation",
+    "__version__",
+    "add_uncertainty",
+    "learn",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

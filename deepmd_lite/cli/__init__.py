@@ -17,6 +17,7 @@ from .data import add_convert_data
 from .dynamics import add_md, add_plot
 from .info import add_info
 from .lammps import add_lammps
+from .learn import add_learn
 from .testing import add_devi, add_test
 from .training import add_change_bias, add_train
 from .uncertainty import add_uncertainty
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add_devi(verbs)
     add_change_bias(verbs)
     add_uncertainty(verbs)
+    add_learn(verbs)
     add_convert_data(verbs)
     add_md(verbs)
     add_plot(verbs)

@@ -55,11 +55,8 @@ def rows_of(
     `potential` is frozen. The weights of a short-range table count as constants.
     """
     env = prepared.env
-    with torch.no_grad():
-        tables = [d.coefficients() for d in potential.descriptors]
-        parts = list(zip(potential.descriptors, tables, strict=True))
-        moments = [d.moments(env, env.positions, table) for d, table in parts]
-    moments = [t.requires_grad_() for t in moments]
+    parts = [(d, d.coefficients()) for d in potential.descriptors]
+    moments = [t.requires_grad_() for t in _moments(potential, prepared)]
     sums = _sums(potential, prepared, moments)
     # The gradient of sums · u with respect to positions is linear in u: the derivative of its
     # product with displacements v with respect to u is that of the sums along v.
@@ -84,6 +81,18 @@ def rows_of(
         v[:, b] = env.positions[:, a]
         virial.append(along(v))
     return FrameRows(sums.detach(), torch.stack(forces), torch.stack(virial))
+
+
+@torch.no_grad()
+def energy_row(potential: Potential, prepared: PreparedFrame) -> torch.Tensor:
+    """(P,): that of the energy alone."""
+    return _sums(potential, prepared, _moments(potential, prepared))
+
+
+@torch.no_grad()
+def _moments(potential: Potential, prepared: PreparedFrame) -> list[torch.Tensor]:
+    env = prepared.env
+    return [d.moments(env, env.positions, d.coefficients()) for d in potential.descriptors]
 
 
 def _sums(

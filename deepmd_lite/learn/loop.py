@@ -1,0 +1,303 @@
+"""Active learning: train, explore, label what the model does not know, and again.
+
+The folder is the memory. Each stage leaves a file when it is done (`model.dpl`, `explored.json`,
+`labelled.extxyz`), and what has its file is not done again: an interrupted loop goes on by the
+same command.
+
+    learn/initial/             structures and labels to begin with, where the input asks for some
+    learn/round-00/training/   as `dpl train` leaves it
+    learn/round-00/model.dpl   the model with its committee
+    learn/round-00/explore-0/  as `dpl md` leaves it
+    learn/round-00/structures.extxyz, labelled.extxyz
+    learn/rounds.csv, rounds.png, model.dpl
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from ..data import System, load, prepare
+from ..data.writing import write_systems
+from ..deviation import Committee
+from ..files import results_folder, write_atomically
+from ..md import communicator
+from ..md.structure import read_structure
+from ..model import load_model
+from ..model.potential import Potential
+from ..system import InputError
+from ..training import train
+from ..training.config import read_input
+from ..training.loop import MODEL
+from ..training.trainer import CHECKPOINT
+from ..uncertainty import add_uncertainty, compared
+from ..uncertainty.calibration import rms
+from .config import Initial, LearnConfig, own_systems, read_config, training_input
+from .exploring import Explored, counted, explore
+from .labelling import Command, Labeller, labelled
+from .report import Round, write_report
+from .selection import choose
+
+log = logging.getLogger(__name__)
+
+INPUT = "learn.json"
+HELD_OUT = 5
+"""One in so many labelled frames is kept for validation."""
+SETS = "training", "validation"
+FREE = "rounds", "converged", "select", "label", "output"
+"""Keys that may change between a loop and its continuation."""
+WIDER = 5.0
+"""The level at which explorations end, over the lower one, unless the input gives it."""
+
+
+def learn(
+    config: Mapping[str, Any] | str | Path,
+    *,
+    label: Labeller | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Improve a potential until it knows what its simulations meet; returns the model's path.
+
+    `config`: an input file (`LearnConfig`) or its content. In each round a model is trained and
+    given a committee, molecular dynamics explores with it, and of the structures in which the
+    committee expects larger errors than `select/lower` some are labelled, by the command of the
+    input or by `label`, a function of structures. It ends when the explorations find hardly any, or
+    after `rounds`. A loop that was interrupted goes on by the same call.
+
+    Raises InputError for bad input, a command that fails, and an input that has changed.
+    """
+    given = dict(config) if isinstance(config, Mapping) else config
+    if label is not None and isinstance(given, dict):
+        given.setdefault("label", "{input} {output}")
+    settings, folder = read_config(given)
+    if communicator().size > 1:
+        raise InputError("dpl learn: runs in one process; start it without mpiexec")
+    with results_folder(settings.output):
+        return _Loop(settings, label or Command(settings.label, folder), quiet).run()
+
+
+class _Loop:
+    """The state of a loop: what is in its folder."""
+
+    def __init__(self, settings: LearnConfig, label: Command | Labeller, quiet: bool) -> None:
+        self.settings, self.label, self.quiet = settings, label, quiet
+        self.folder = settings.output
+        self.own, self.own_validation = own_systems(settings.train)
+        if not self.own and settings.initial is None:
+            raise InputError(
+                f"{settings.train}: has no training_data; name some, or give 'initial' structures "
+                "to label"
+            )
+        stand_in = [] if self.own else [settings.train]  # so that all else is looked at now
+        read_input(training_input(settings.train, stand_in, []))
+        _remember(settings, self.folder / INPUT)
+
+    def run(self) -> Path:
+        """Rounds until it is done."""
+        settings = self.settings
+        sets: list[Path] = []
+        if settings.initial is not None:
+            sets.append(self._labelled(_initial(settings.initial), self.folder / "initial"))
+        rounds: list[Round] = []
+        for number in range(settings.rounds + 1):
+            folder = self.folder / f"round-{number:02d}"
+            folder.mkdir(exist_ok=True)
+            model = self._trained(folder, sets, number)
+            potential = load_model(model)
+            upper = self._upper(potential)
+            runs = [
+                explore(entry, model, folder / f"explore-{k}", settings.select, upper, number)
+                for k, entry in enumerate(settings.explore)
+            ]
+            found = self._described(number, potential, sets, runs, upper)
+            known = self._knows(found)
+            chosen = self._sampled(runs, number) if known else []
+            if not known and number < settings.rounds:
+                chosen = self._chosen(potential, sets, runs, upper)
+            if chosen:
+                sets.append(self._labelled(chosen, folder))
+                found = _with_errors(found, potential, sets[-1])
+            rounds.append(found)
+            log.info("%s", found.line())
+            write_report(rounds, self.folder)
+            done = known and (found.error_labelled or 0.0) <= settings.select.lower
+            if done or not chosen:
+                break
+        self._say_why(rounds[-1], done)
+        write_atomically(self.folder / MODEL, model.read_bytes())
+        log.info("model: %s", self.folder / MODEL)
+        return self.folder / MODEL
+
+    # --- stages -----------------------------------------------------------------------------
+
+    def _trained(self, folder: Path, sets: Sequence[Path], number: int) -> Path:
+        """The model of a round, with its committee."""
+        path = folder / MODEL
+        if path.exists():
+            return path
+        data, validation = _files(sets)
+        content = training_input(self.settings.train, data, validation)
+        before = self.folder / f"round-{number - 1:02d}" / MODEL
+        begun = (folder / "training" / CHECKPOINT).exists()
+        start = before if self.settings.reuse and number and not begun else None
+        plain = train(
+            content, output=folder / "training", restart=begun, init_model=start, quiet=self.quiet
+        )
+        add_uncertainty(
+            plain,
+            [*self.own, *data],
+            validation=[*self.own_validation, *validation] or None,
+            output=path,
+            quiet=self.quiet,
+        )
+        return path
+
+    def _upper(self, potential: Potential) -> float:
+        """Where an exploration ends, eV/Å."""
+        select = self.settings.select
+        if select.upper is not None:
+            return select.upper
+        assert potential.members is not None
+        return max(WIDER * select.lower, potential.members.facts["trust_upper"])
+
+    def _chosen(
+        self, potential: Potential, sets: Sequence[Path], runs: Sequence[Explored], upper: float
+    ) -> list[Atoms]:
+        """Structures to label: candidates; only where there are none, those beyond."""
+        select = self.settings.select
+        found = [x for run in runs for x in run.structures(run.beyond(select.lower))]
+        offered = [atoms for atoms, deviation in found if deviation <= upper]
+        offered = offered or [atoms for atoms, _ in found]
+        paths = [*self.own, *_files(sets)[0]]
+        data = [frame for system in load(paths, potential.type_map) for frame in system.frames]
+        return [offered[k] for k in choose(potential, data, offered, select.most)]
+
+    def _sampled(self, runs: Sequence[Explored], number: int) -> list[Atoms]:
+        """Structures to see whether the committee is right, drawn from all that were explored."""
+        places = [(r, k) for r, run in enumerate(runs) for k in range(len(run.steps))]
+        n = min(self.settings.select.verify, len(places))
+        drawn = np.random.default_rng(number).choice(len(places), n, replace=False)
+        wanted = [places[k] for k in drawn]
+        return [
+            atoms
+            for r, run in enumerate(runs)
+            for atoms, _ in run.structures([k for of, k in wanted if of == r])
+        ]
+
+    def _labelled(self, structures: Sequence[Atoms], folder: Path) -> Path:
+        """The folder with the labelled structures, divided for training and validation."""
+        folder.mkdir(exist_ok=True)
+        frames = labelled(structures, self.label, folder)
+        if len(frames) < len(structures):
+            log.warning("%s: %d of %d structures labelled", folder, len(frames), len(structures))
+        held_out = frames[HELD_OUT - 1 :: HELD_OUT] or frames[-1:]
+        kept = [f for f in frames if not any(f is h for h in held_out)] or frames
+        for name, part in zip(SETS, (kept, held_out), strict=True):
+            path = folder / f"{name}.extxyz"
+            if not path.exists():
+                write_systems([System(str(path), part)], path)
+        return folder
+
+    # --- what is told ------------------------------------------------------------------------
+
+    def _described(
+        self,
+        number: int,
+        potential: Potential,
+        sets: Sequence[Path],
+        runs: Sequence[Explored],
+        upper: float,
+    ) -> Round:
+        assert potential.members is not None
+        data, validation = _files(sets)
+        return Round(
+            number=number,
+            frames_training=_count([*self.own, *data]),
+            frames_validation=_count([*self.own_validation, *validation]),
+            error_validation=potential.members.facts["force_error"],
+            **counted(runs, self.settings.select.lower, upper),
+            broke_off=sum(run.broke_off is not None for run in runs),
+            largest_deviation=float(max(np.max(run.deviations) for run in runs)),
+        )
+
+    def _knows(self, found: Round) -> bool:
+        """Whether the committee has nothing to say against what was explored."""
+        enough = found.accurate >= self.settings.converged * found.explored
+        return not found.candidates + found.failed or (enough and not found.broke_off)
+
+    def _say_why(self, last: Round, done: bool) -> None:
+        settings, lower = self.settings, self.settings.select.lower
+        if done:
+            log.info(
+                "done: of %d explored structures %d deviate by less than %g eV/Å%s",
+                *(last.explored, last.accurate, lower),
+                f", and the forces of {last.labelled} of them err by {last.error_labelled:.3g}"
+                if last.labelled
+                else "",
+            )
+        else:
+            log.warning(
+                "not done after %d rounds; raise 'rounds' and start again to go on", settings.rounds
+            )
+
+
+def _with_errors(found: Round, potential: Potential, folder: Path) -> Round:
+    """With how the round's own model does on what was labelled after it."""
+    frames = [f for s in load(folder / "labelled.extxyz") for f in s.frames]
+    prepared = prepare(frames, potential.type_map, potential.rcut)
+    c = compared(Committee.of_members(potential), prepared)
+    return replace(
+        found,
+        labelled=len(frames),
+        error_labelled=rms(c.errors),
+        deviation_labelled=rms(c.deviations),
+    )
+
+
+def _initial(initial: Initial) -> list[Atoms]:
+    """Copies of a structure with displaced atoms, in strained cells."""
+    atoms = read_structure(initial.structure).repeat(initial.replicate)
+    rng, found = np.random.default_rng(initial.seed), []
+    for _ in range(initial.frames):
+        copy = Atoms(atoms.get_chemical_symbols(), atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        if atoms.pbc.all():
+            strain = rng.uniform(-initial.strain, initial.strain, (3, 3))
+            strain = 0.5 * (strain + strain.T)
+            copy.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        copy.positions += initial.rattle * rng.standard_normal(copy.positions.shape)
+        found.append(copy)
+    return found
+
+
+def _files(sets: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """What has been labelled so far, to train on and to validate with."""
+    first, second = ([str(s / f"{name}.extxyz") for s in sets] for name in SETS)
+    return first, second
+
+
+def _count(paths: Sequence[str]) -> int:
+    return sum(len(system.frames) for system in load(list(paths))) if paths else 0
+
+
+def _remember(settings: LearnConfig, path: Path) -> None:
+    """Keep the input, or compare it with the one that the folder began with."""
+    now = settings.model_dump(mode="json")
+    fixed = {k: v for k, v in now.items() if k not in FREE}
+    fixed["train"] = Path(settings.train).read_text(encoding="utf-8-sig")
+    if path.exists():
+        began = json.loads(path.read_text())
+        changed = [k for k, v in fixed.items() if began.get(k) != v]
+        if changed:
+            raise InputError(
+                f"{path.parent}: was begun with another {', '.join(changed)}; restore the input, "
+                "or give another 'output'"
+            )
+        return
+    write_atomically(path, json.dumps(fixed, indent=2).encode())
