@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .calculator import Calculator
-    from .learn import learn
+    from .learning import learn
     from .md import Simulation
     from .model import load_model as load
     from .training import train
@@ -22,7 +22,7 @@ _PUBLIC = {
     "Calculator": ("calculator", "Calculator"),
     "Simulation": ("md", "Simulation"),
     "add_uncertainty": ("uncertainty", "add_uncertainty"),
-    "learn": ("learn", "learn"),
+    "learn": ("learning", "learn"),
     "load": ("model", "load_model"),
     "train": ("training", "train"),
 }

@@ -23,7 +23,7 @@ def add_learn(verbs: argparse._SubParsersAction) -> None:
 
 
 def _learn(args: argparse.Namespace) -> int:
-    from ..learn import learn
+    from ..learning import learn
 
     set_threads(args.threads)
     learn(args.input, quiet=args.quiet)

@@ -11,8 +11,9 @@ from typing import Any
 class Interrupt:
     """Within `with Interrupt() as interrupt`, `interrupt.received` is the signal that came.
 
-    A second Ctrl-C acts at once. Off the main thread, where Python handles no signals, nothing
-    is changed and nothing is ever received.
+    A second Ctrl-C acts at once. Whoever calls with a handler of SIGTERM of their own has it called
+    in the end, for a SIGTERM that came. Off the main thread, where Python handles no signals,
+    nothing is changed and nothing is ever received.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,6 +30,8 @@ class Interrupt:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.received == signal.SIGTERM and callable(self._previous[signal.SIGTERM]):
+            signal.raise_signal(signal.SIGTERM)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

@@ -30,7 +30,7 @@ LAYER = {
     "doctor": 6,
     "uncertainty": 5,
     "certify": 6,
-    "learn": 6,
+    "learning": 6,
     "cli": 7,
     "__init__": 8,
     "__main__": 8,

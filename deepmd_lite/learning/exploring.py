@@ -81,12 +81,17 @@ def explore(
     parse(MdConfig, content, "explore")
     broke_off = None
     try:
-        run_input(content, quiet=True)
+        result = run_input(content, quiet=True)
+        if result.signal:
+            raise KeyboardInterrupt
     except SharedError as e:
         broke_off = str(e)
         log.info("%s: %s", folder, broke_off)
-    rows = np.loadtxt(folder / "model_devi.out", ndmin=2)
-    found = Explored(str(folder), rows[:, 0].astype(int).tolist(), rows[:, 4].tolist(), broke_off)
+    table = folder / "model_devi.out"  # not there where forces at the first step were unbearable
+    lines = table.read_text().splitlines()[1:] if table.exists() else []
+    steps = [int(line.split()[0]) for line in lines]
+    deviations = [float(line.split()[4]) for line in lines]
+    found = Explored(str(folder), steps, deviations, broke_off)
     write_atomically(path, json.dumps(asdict(found)).encode())
     return found
 

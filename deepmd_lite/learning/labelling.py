@@ -82,6 +82,8 @@ def _by_command(
         raise InputError(
             f"label: the command did not write {{output}} ({answer}); what it said is in {log}"
         )
+    if not answer.stat().st_size:
+        return []
     return [frame for system in load(answer) for frame in system.frames]
 
 

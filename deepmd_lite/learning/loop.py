@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ log = logging.getLogger(__name__)
 
 INPUT = "learn.json"
 HELD_OUT = 5
-"""One in so many labelled frames is kept for validation."""
+"""One in so many labelled frames of a round is kept for validation."""
 SETS = "training", "validation"
 FREE = "rounds", "converged", "select", "label", "output"
 """Keys that may change between a loop and its continuation."""
@@ -79,8 +82,22 @@ def learn(
     settings, folder = read_config(given)
     if communicator().size > 1:
         raise InputError("dpl learn: runs in one process; start it without mpiexec")
-    with results_folder(settings.output):
+    with results_folder(settings.output), _sigterm_as_ctrl_c():
         return _Loop(settings, label or Command(settings.label, folder), quiet).run()
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Training and dynamics end in order at SIGTERM; so does the loop then, not with the next
+    stage."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Loop:
@@ -197,11 +214,11 @@ class _Loop:
         frames = labelled(structures, self.label, folder)
         if len(frames) < len(structures):
             log.warning("%s: %d of %d structures labelled", folder, len(frames), len(structures))
-        held_out = frames[HELD_OUT - 1 :: HELD_OUT] or frames[-1:]
-        kept = [f for f in frames if not any(f is h for h in held_out)] or frames
+        held_out = frames[HELD_OUT - 1 :: HELD_OUT]
+        kept = [frame for k, frame in enumerate(frames) if k % HELD_OUT != HELD_OUT - 1]
         for name, part in zip(SETS, (kept, held_out), strict=True):
             path = folder / f"{name}.extxyz"
-            if not path.exists():
+            if part and not path.exists():
                 write_systems([System(str(path), part)], path)
         return folder
 
@@ -224,13 +241,13 @@ class _Loop:
             error_validation=potential.members.facts["force_error"],
             **counted(runs, self.settings.select.lower, upper),
             broke_off=sum(run.broke_off is not None for run in runs),
-            largest_deviation=float(max(np.max(run.deviations) for run in runs)),
+            largest_deviation=max((d for run in runs for d in run.deviations), default=np.nan),
         )
 
     def _knows(self, found: Round) -> bool:
         """Whether the committee has nothing to say against what was explored."""
         enough = found.accurate >= self.settings.converged * found.explored
-        return not found.candidates + found.failed or (enough and not found.broke_off)
+        return enough and found.explored > 0 and not found.broke_off
 
     def _say_why(self, last: Round, done: bool) -> None:
         settings, lower = self.settings, self.settings.select.lower
@@ -241,6 +258,12 @@ class _Loop:
                 f", and the forces of {last.labelled} of them err by {last.error_labelled:.3g}"
                 if last.labelled
                 else "",
+            )
+        elif last.number < settings.rounds:
+            log.warning(
+                "not done: nothing was found to label, and %d runs broke off; look at their logs, "
+                "and begin with other structures or more data",
+                last.broke_off,
             )
         else:
             log.warning(
@@ -278,7 +301,8 @@ def _initial(initial: Initial) -> list[Atoms]:
 
 def _files(sets: Sequence[Path]) -> tuple[list[str], list[str]]:
     """What has been labelled so far, to train on and to validate with."""
-    first, second = ([str(s / f"{name}.extxyz") for s in sets] for name in SETS)
+    paths = ([s / f"{name}.extxyz" for s in sets] for name in SETS)
+    first, second = ([str(p) for p in part if p.exists()] for part in paths)
     return first, second
 
 

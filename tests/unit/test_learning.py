@@ -1,0 +1,362 @@
+"""Active learning: selection, labels that come back, and whole loops in the place of which EMT is
+the truth."""
+
+import csv
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+
+from deepmd_lite import learn, load
+from deepmd_lite.cli import main
+from deepmd_lite.learning import labelling
+from deepmd_lite.learning.exploring import Explored, counted
+from deepmd_lite.learning.labelling import Command, labelled
+from deepmd_lite.learning.selection import farthest
+from deepmd_lite.system import InputError
+
+TRAIN = {
+    "model": {
+        "type_map": ["Cu"],
+        "descriptor": {"rcut": 4.0, "rcut_smth": 1.5, "neuron": [4, 8], "axis_neuron": 4,
+                       "type_one_side": True},
+        "fitting_net": {"neuron": [12, 12]},
+    },
+    "learning_rate": {"start_lr": 0.01},
+    "training": {"training_data": {"batch_size": 4}, "numb_steps": 40, "disp_freq": 40, "seed": 1},
+}  # fmt: skip
+
+
+def by_emt(structures):
+    """Labels as a calculator of ASE gives them."""
+    for atoms in structures:
+        atoms.calc = EMT()
+        atoms.get_forces()
+        atoms.get_stress()
+    return structures
+
+
+@pytest.fixture(name="content")
+def _content(tmp_path, monkeypatch):
+    """The input of a small loop, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write("cu.extxyz", bulk("Cu", cubic=True, a=3.6) * (2, 1, 1))
+    (tmp_path / "train.json").write_text(json.dumps(TRAIN))
+    return {
+        "train": "train.json",
+        "initial": {"structure": "cu.extxyz", "frames": 6, "rattle": 0.1},
+        "explore": {
+            "structure": "cu.extxyz",
+            "ensemble": {"type": "nvt-langevin", "temperature": 600, "friction": 0.05},
+            "velocities": {"temperature": 600},
+            "steps": 30,
+        },
+        "select": {"every": 5, "most": 3, "lower": 1e-3, "upper": 100.0, "verify": 2},
+        "rounds": 1,
+    }
+
+
+def rounds(folder="learn"):
+    with open(f"{folder}/rounds.csv") as f:
+        return list(csv.DictReader(f))
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def test_the_farthest_come_first():
+    known = np.array([[0.0, 0.0], [1.0, 0.0]])
+    offered = np.array([[0.0, 0.1], [5.0, 0.0], [5.0, 5.0], [-3.0, 0.0], [0.0, 0.0]])
+    assert farthest(known, offered, 3) == [2, 1, 3]
+    assert farthest(known, offered, 9)[:3] == [2, 1, 3]
+    assert 4 not in farthest(known, offered, 9)  # is known
+    constant = np.column_stack([offered[:, 0], np.full(5, 7.0)])  # a column that says nothing
+    assert farthest(np.array([[0.0, 7.0], [1.0, 7.0]]), constant, 1) == [1]
+
+
+def test_counts():
+    runs = [Explored("a", [0, 5], [0.1, 0.3]), Explored("b", [0, 5, 9], [0.2, 0.6, float("nan")])]
+    expected = {"explored": 5, "accurate": 2, "candidates": 1, "failed": 2}
+    assert counted(runs, 0.2, 0.5) == expected
+    assert runs[1].beyond(0.2) == [1, 2]
+
+
+SCRIPT = """
+import sys, numpy as np
+from ase.io import read, write
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+frames = read(sys.argv[1], ":")
+for a in frames:
+    a.calc = EMT()
+    a.calc = SinglePointCalculator(a, energy=a.get_potential_energy(), forces=a.get_forces())
+{change}
+write(sys.argv[2], frames)
+"""
+
+
+def command(tmp_path, change=""):
+    (tmp_path / "label.py").write_text(SCRIPT.replace("{change}", change))
+    return Command(f"{sys.executable} label.py {{input}} {{output}}", tmp_path)
+
+
+def structures():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(3):
+        atoms = bulk("Cu", cubic=True, a=3.6)
+        atoms.positions += 0.1 * rng.normal(size=(4, 3))
+        atoms.positions[0] -= 3.6  # outside the cell
+        found.append(atoms)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("", [0, 1, 2]),
+        ("frames = frames[::-1]", [2, 1, 0]),
+        ("del frames[1]", [0, 2]),
+        ("[a.wrap() for a in frames]", [0, 1, 2]),
+    ],
+)
+def test_labels_of_a_command(change, expected, tmp_path):
+    wanted = structures()
+    found = labelled(wanted, command(tmp_path, change), tmp_path)
+    assert len(found) == len(expected)
+    for frame, k in zip(found, expected, strict=True):
+        atoms = wanted[k].copy()
+        atoms.calc = EMT()
+        np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-6)
+    again = labelled(wanted, Command("false {input} {output}", tmp_path), tmp_path)
+    assert len(again) == len(found)  # what is known is not asked for again
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sys.exit(3)", "ended with status 3, what it said is in .*label.log"),
+        ("sys.exit(0)", "did not write {output}"),
+        ("frames[0].positions[0, 0] += 0.1", "none of the 3 structures that were asked for"),
+        ("frames[1].numbers[0] = 47", "none of the 3 structures that were asked for"),
+        ("frames.append(frames[0])", "none of the 3 structures that were asked for"),
+        ("frames[2].calc.results.pop('forces')", "has no forces; expected energy and forces"),
+        ("frames[2].calc.results.pop('energy')", "has no energy; expected energy and forces"),
+        ("frames = []", "not one of the structures has been labelled"),
+    ],
+)
+def test_labels_that_are_wrong(change, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        labelled(structures(), command(tmp_path, change), tmp_path)
+    assert not (tmp_path / "labelled.extxyz").exists()
+
+
+def test_a_command_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="'no-such-program' cannot be started"):
+        labelled(structures(), Command("no-such-program {input} {output}", tmp_path), tmp_path)
+
+
+# --- whole loops --------------------------------------------------------------------------------
+
+
+def test_a_loop_and_its_continuation(content, caplog):
+    asked = []
+
+    def label(found):
+        asked.append(len(found))
+        return by_emt(found)
+
+    path = learn(content, label=label, quiet=True)
+    assert asked == [6, 3]
+    table = rounds()
+    assert [int(r["frames_training"]) for r in table] == [5, 8]
+    assert [int(r["frames_validation"]) for r in table] == [1, 1]
+    assert [int(r["explored"]) for r in table] == [7, 7]
+    assert float(table[0]["error_labelled"]) > 0
+    assert "not done after 1 rounds; raise 'rounds'" in caplog.text
+    assert load(path).members is not None
+    assert len(read("learn/round-00/labelled.extxyz", ":")) == 3
+    # explorations of different rounds are different
+    ends = [read(f"learn/round-0{k}/explore-0/trajectory.extxyz", -1) for k in (0, 1)]
+    assert np.abs(ends[0].positions - ends[1].positions).max() > 1e-3
+    before, first = path.read_bytes(), os.stat("learn/round-00/model.dpl").st_mtime_ns
+
+    def unwanted(found):
+        raise AssertionError("labelled again")
+
+    learn(content, label=unwanted, quiet=True)
+    assert path.read_bytes() == before
+    assert os.stat("learn/round-00/model.dpl").st_mtime_ns == first
+    learn(content | {"rounds": 2}, label=label, quiet=True)
+    assert asked == [6, 3, 3]
+    assert len(rounds()) == 3
+    with pytest.raises(InputError, match="was begun with another initial; restore the input"):
+        learn(content | {"initial": {"structure": "cu.extxyz"}}, label=label, quiet=True)
+
+
+def test_done_when_the_labels_agree(content, caplog):
+    caplog.set_level("INFO")
+    content["select"] = {"every": 10, "lower": 50.0, "verify": 2}
+    learn(content, label=by_emt)
+    assert "done: of 4 explored structures 4 deviate by less than 50 eV/Å, and the forces of 2" in (
+        caplog.text
+    )
+    assert len(rounds()) == 1
+
+
+def test_not_done_where_the_committee_is_wrong(content, caplog):
+    """Structures on which it agrees with itself and not with the labels."""
+    content["select"] = {"every": 10, "lower": 50.0, "verify": 2}
+    asked = []
+
+    def label(found):
+        asked.append(len(found))
+        found = by_emt(found)
+        if len(asked) > 1:
+            for a in found:
+                forces = a.get_forces() + 1000.0 * np.eye(3)[0]
+                a.calc = SinglePointCalculator(a, energy=a.get_potential_energy(), forces=forces)
+        return found
+
+    learn(content, label=label, quiet=True)
+    assert len(asked) >= 2
+    assert len(rounds()) == 2
+    assert "not done after 1 rounds" in caplog.text
+    assert float(rounds()[0]["error_labelled"]) > 500
+
+
+def test_goes_on_where_it_was_interrupted(content, monkeypatch):
+    calls = []
+
+    def fails(found):
+        if calls:
+            raise InputError("the queue is down")
+        calls.append(1)
+        return by_emt(found)
+
+    with pytest.raises(InputError, match="the queue is down"):
+        learn(content, label=fails, quiet=True)
+    trained = os.stat("learn/round-00/model.dpl").st_mtime_ns
+
+    def unwanted(*_, **__):
+        raise AssertionError("explored again")
+
+    with monkeypatch.context() as m:
+        m.setattr("deepmd_lite.learning.exploring.run_input", unwanted)
+        with pytest.raises(AssertionError, match="explored again"):  # in the next round
+            learn(content, label=by_emt, quiet=True)
+    assert os.stat("learn/round-00/model.dpl").st_mtime_ns == trained
+    assert Path("learn/round-01/model.dpl").exists()
+
+
+def test_sigterm_in_a_training_ends_the_loop(content, monkeypatch):
+    """And the training goes on from its checkpoint."""
+    from deepmd_lite.training.trainer import Trainer
+
+    step, calls = Trainer.step, []
+
+    def stopped(self):
+        calls.append(1)
+        if len(calls) == 15:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        learn(content, label=by_emt, quiet=True)
+    assert Path("learn/round-00/training/checkpoint.safetensors").exists()
+    assert not Path("learn/round-00/model.dpl").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    content["rounds"] = 1
+    learn(content, label=by_emt, quiet=True)
+    assert len(calls) == 80  # 40 steps in each of two rounds, none twice
+
+
+def test_a_run_that_breaks_off(content, caplog):
+    content["explore"]["guards"] = {"deviation": 1e-4}
+    caplog.set_level("INFO")
+    learn(content, label=by_emt, quiet=True)
+    assert int(rounds()[0]["broke_off"]) == 1
+    assert "the models deviate by" in caplog.text
+    content["explore"]["guards"] = {"force": 1e-30}
+    learn(content | {"output": "other"}, label=by_emt, quiet=True)
+    assert int(rounds("other")[0]["explored"]) <= 1
+
+
+def test_own_data_and_reuse(content, tmp_path):
+    frames = by_emt(structures())
+    write("own.extxyz", frames)
+    own = json.loads(json.dumps(TRAIN))
+    own["training"]["training_data"]["systems"] = "own.extxyz"
+    (tmp_path / "train.json").write_text(json.dumps(own))
+    del content["initial"]
+    learn(content | {"reuse": True}, label=by_emt, quiet=True)
+    assert [int(r["frames_training"]) for r in rounds()] == [3, 6]
+
+
+# --- the verb and its input -----------------------------------------------------------------------
+
+
+def test_verb(content, tmp_path):
+    command(tmp_path, "")
+    content["label"] = f"{sys.executable} label.py {{input}} {{output}}"
+    content["rounds"] = 1
+    (tmp_path / "learn.yaml").write_text(yaml.safe_dump(content))
+    assert main(["learn", "learn.yaml", "-q"]) == 0
+    assert main(["info", "learn/model.dpl"]) == 0
+    assert (tmp_path / "learn" / "rounds.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "python label.py {input}"}, r"expected \{input\} and \{output\} in the command"),
+        ({"explore": {"model": "a.dpl", "steps": 1}}, "'model' is chosen here; leave it out"),
+        (
+            {"explore": {"structure": "cu.extxyz", "stps": 1}},
+            "explore/0: .*'stps'; did you mean 's",
+        ),
+        ({"explore": {"structure": "no.extxyz", "steps": 1}}, "nothing at 'no.extxyz'"),
+        ({"explore": []}, "explore"),
+        ({"train": "no.json"}, "train: nothing at 'no.json'"),
+        ({"initial": None}, "has no training_data; name some, or give 'initial'"),
+        ({"selekt": {}}, "unknown key 'selekt'; did you mean 'select'"),
+        ({"initial": {"structure": "cu.extxyz", "strain": 3}}, "initial/strain"),
+    ],
+)
+def test_inputs_that_are_wrong(change, message, content):
+    with pytest.raises(InputError, match=message):
+        learn(content | change, label=by_emt, quiet=True)
+    assert not Path("learn").exists()
+
+
+def test_a_training_input_that_is_wrong_is_said_at_once(content, tmp_path):
+    wrong = json.loads(json.dumps(TRAIN))
+    wrong["training"]["numb_stps"] = 3
+    (tmp_path / "train.json").write_text(json.dumps(wrong))
+    with pytest.raises(InputError, match="unknown key 'training/numb_stps'"):
+        learn(content, label=by_emt, quiet=True)
+
+
+def test_labelled_frames_are_told_by_their_place():
+    """A frame is its structure, whichever way it has been wrapped, and no other."""
+    from deepmd_lite.data.ase_files import frame_from_atoms
+
+    atoms = Atoms("Cu2", [[0, 0, 0], [1.8, 1.8, 0]], cell=[3.6, 3.6, 20], pbc=[1, 1, 0])
+    moved = atoms.copy()
+    moved.positions[1, 0] -= 3.6
+    assert labelling._same(frame_from_atoms(moved, "a"), atoms)
+    moved.positions[1, 2] += 20.0  # no period along z
+    assert not labelling._same(frame_from_atoms(moved, "a"), atoms)
+    free = Atoms("Cu2", [[0, 0, 0], [2, 0, 0]])
+    assert labelling._same(frame_from_atoms(free.copy(), "a"), free)
