@@ -3,7 +3,7 @@
     python benchmarks/uncertainty.py --out uncertainty.json
 
 All are trained on silicon crystals alone (diamond, strained, sheared, equation of state) and asked
-about the crystals of the test and validation sets, and about liquid, amorphous and strongly
+about the crystals of the test set, and about liquid, amorphous and strongly
 distorted silicon, which they have never seen. Each deviation is scaled by the errors on the
 crystals of the validation set, as `dpl uncertainty` does it.
 """

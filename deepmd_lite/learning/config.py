@@ -69,7 +69,7 @@ class LearnConfig(Section):
     """Inputs of `dpl md`, without `model` and `output`."""
     label: str
     """A command that reads structures from {input} and writes them to {output} with energies and
-    forces, both extended XYZ. It runs in the folder of the input."""
+    forces, both extended XYZ. It runs in the folder of the input; {python} is this Python."""
     select: Select = Select()
     rounds: PositiveInt = 10
     """At most."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ SAME = 1e-3
 
 @dataclass(frozen=True)
 class Command:
-    """Words of which some are {input} and {output}."""
+    """Words, among them {input} and {output}; {python} is the interpreter of this process."""
 
     words: str
     folder: Path
@@ -64,7 +65,11 @@ def _by_command(
 ) -> list[Frame]:
     question, log = folder / "structures.extxyz", folder / "label.log"
     ase.io.write(question, structures, format="extxyz", parallel=False)
-    places = {"{input}": str(question.resolve()), "{output}": str(answer.resolve())}
+    places = {
+        "{input}": str(question.resolve()),
+        "{output}": str(answer.resolve()),
+        "{python}": sys.executable,
+    }
     words = shlex.split(command.words)
     for place, value in places.items():
         words = [word.replace(place, value) for word in words]

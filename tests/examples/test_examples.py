@@ -74,6 +74,24 @@ def test_parallel_example(trained, tmp_path):
     assert (tmp_path / "run" / "trajectory.extxyz").stat().st_size > 0
 
 
+def test_active_learning_example(tmp_path, monkeypatch):
+    """From one crystal, with the command that labels."""
+    folder = tmp_path / "example"
+    shutil.copytree(EXAMPLES / "07_active_learning", folder)
+    config = yaml.safe_load((folder / "learn.yaml").read_text())
+    config.update(rounds=1, output=str(tmp_path / "copper"))
+    config["initial"]["frames"] = 5
+    for entry in config["explore"]:
+        entry["steps"] = 20
+    (folder / "learn.yaml").write_text(yaml.safe_dump(config))
+    training = json.loads((folder / "train.json").read_text())
+    training["training"].update(numb_steps=20)
+    (folder / "train.json").write_text(json.dumps(training))
+    monkeypatch.chdir(tmp_path)
+    assert main(["learn", str(folder / "learn.yaml"), "-q"]) == 0
+    assert (tmp_path / "copper" / "model.dpl").exists()
+
+
 SILICON = str(ROOT / "data" / "silicon" / "silicon.dpl")
 
 

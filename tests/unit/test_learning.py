@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ write(sys.argv[2], frames)
 
 def command(tmp_path, change=""):
     (tmp_path / "label.py").write_text(SCRIPT.replace("{change}", change))
-    return Command(f"{sys.executable} label.py {{input}} {{output}}", tmp_path)
+    return Command("{python} label.py {input} {output}", tmp_path)
 
 
 def structures():
@@ -309,7 +308,7 @@ def test_own_data_and_reuse(content, tmp_path):
 
 def test_verb(content, tmp_path):
     command(tmp_path, "")
-    content["label"] = f"{sys.executable} label.py {{input}} {{output}}"
+    content["label"] = "{python} label.py {input} {output}"
     content["rounds"] = 1
     (tmp_path / "learn.yaml").write_text(yaml.safe_dump(content))
     assert main(["learn", "learn.yaml", "-q"]) == 0
