@@ -15,6 +15,7 @@ more than ten million atoms: one call after one).
                large copy, both measured here, whichever is more; reached = floor / evaluate
 
 --md: whole steps of `Simulation` with device 'cuda'.
+products of the fitting networks: whether others than those of float32 would pay (products.py).
 `largest` among --atoms: as many as the memory that is free is forecast to hold, list included.
 """
 
@@ -26,14 +27,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import products
 import roofline
 import torch
 from common import BenchmarkError, Table, median, parser, progress, report, run_main
 from water import STOCK, TYPE_MAP, neighbors_and_runs, stock_potential, water_box
 
 from deepmd_lite import kernels
+from deepmd_lite.kernels.cuda.potential import CHUNK
 from deepmd_lite.model import Potential
 from deepmd_lite.system import InputError, LocalEnv, type_indices
 
@@ -173,6 +177,13 @@ def dynamics(potential: Potential, n_atoms: int, steps: int) -> float:
     return result.seconds / result.steps
 
 
+def product_rows(device: kernels.cuda.Device, repeats: int) -> list[list[str | float]]:
+    """Of the fitting networks, for a chunk of atoms; on a GPU all M · A inputs count."""
+    d = STOCK["descriptor"]
+    widths = [d["neuron"][-1] * d["axis_neuron"], *STOCK["fitting_net"]["neuron"]]
+    return products.rows(widths, CHUNK, device.place, partial(timed, device, repeats))
+
+
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--atoms", nargs="+", default=["192", "12288", "98304", "1536000", LARGEST])
@@ -225,6 +236,14 @@ def main() -> None:
         Table(f"One evaluation on {where}", [*columns, "peak bytes/atom"], rows),
         Table("One step of molecular dynamics", ["precision", "atoms", "µs", "µs/atom"], steps),
     ]
+    if "float32" in given.precision:
+        progress("products")
+        found = product_rows(device, given.repeats)
+        names = [
+            f"{n} {what}" for n in ("float32", "TF32", "3×TF32") for what in ("ns/atom", "error")
+        ]
+        tables.append(Table("Products of the fitting networks", ["layer", *names], found))
+        results.append({"products": found})
     report(given, tables, {"gpu": where, "cases": results}, None)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from models import random_atoms, random_potential
+from models import random_atoms, random_potential, with_members
 
 from deepmd_lite import Calculator, doctor, kernels
 from deepmd_lite.cli import main
@@ -66,7 +66,7 @@ def test_commands(device, tmp_path):
     models = []
     for seed in (1, 2):
         models.append(str(tmp_path / f"{seed}.dpl"))
-        save_model(random_potential(("Si",), seed=seed), models[-1])
+        save_model(with_members(random_potential(("Si",), seed=seed)), models[-1])
     frame = random_atoms("Si16", 7.0, 3)
     frame.calc = Calculator(models[0])
     frame.get_stress()
@@ -78,7 +78,9 @@ def test_commands(device, tmp_path):
         where = ["-q", "--device", name]
         assert main(["test", models[1], str(data), "--json", str(out), *where]) == 0
         assert main(["devi", "-m", *models, "-s", str(data), "-o", str(table), *where]) == 0
-        found[name] = json.loads(out.read_text()), np.loadtxt(table)
+        several = np.loadtxt(table)
+        assert main(["devi", "-m", models[1], "-s", str(data), "-o", str(table), *where]) == 0
+        found[name] = json.loads(out.read_text()), np.stack([several, np.loadtxt(table)])
     (errors, table), (on_gpu, table_on_gpu) = found["cpu"], found["cuda"]
     rmse = errors["total"]["force_rmse"]
     assert on_gpu["total"]["force_rmse"] == pytest.approx(rmse, abs=1e-9)
@@ -245,10 +247,13 @@ def test_the_benchmark(device, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "stock_potential", small)
     monkeypatch.setattr(gpu, "GEMM", {"float32": 64})
     monkeypatch.setattr(gpu, "COPY", 2**16)
+    monkeypatch.setattr(gpu, "CHUNK", 64)
     options = "--atoms 192 --md --precision float32 --repeats 1 --out"
     monkeypatch.setattr("sys.argv", ["gpu.py", *options.split(), str(out)])
     gpu.main()
-    (case,) = json.loads(out.read_text())["cases"]
+    case, products = json.loads(out.read_text())["cases"]
+    for _, _, float32, _, _, _, in_three in products["products"]:
+        assert max(float32, in_three) < 1e-6
     assert case["atoms"] == 192
     assert case["edges"] > 192 * 20
     assert 0 < case["list"] < 60

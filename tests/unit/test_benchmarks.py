@@ -64,3 +64,28 @@ def test_a_wrong_size_is_one_clear_line():
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: 200 atoms: expected 192 · k³")
+
+
+def test_a_number_in_two_parts(monkeypatch):
+    """The first has ten bits after the leading one, and both together are the number; products
+    of parts cut to ten bits, as tensor cores take them, have the error of float32."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import products
+    import torch
+
+    def cut(y):
+        return (y.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+    x = torch.randn(40, 300, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(300, 20, generator=torch.Generator().manual_seed(2))
+    high, low = products.two_parts(x)
+    assert torch.equal(cut(high), high)
+    assert torch.equal(high + low, x)
+    exact = x.double() @ weight.double()
+    parts = [cut(y).double() for y in (high, low, *products.two_parts(weight))]
+    in_three = parts[0] @ parts[2] + parts[0] @ parts[3] + parts[1] @ parts[2]
+    scale = float((x.double().abs() @ weight.double().abs()).max())
+    assert float((in_three - exact).abs().max()) < 2**-20 * scale
+    assert float((cut(x).double() @ cut(weight).double() - exact).abs().max()) > 2**-16 * scale
+    found = products.in_three(x, products.two_parts(weight)).double()
+    assert float((found - exact).abs().max()) < 2**-20 * scale
