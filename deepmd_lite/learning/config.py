@@ -67,7 +67,7 @@ class LearnConfig(Section):
     initial: Initial | None = None
     explore: Annotated[list[dict[str, Any]], BeforeValidator(_listed), Field(min_length=1)]
     """Inputs of `dpl md`, without `model` and `output`."""
-    label: str
+    label: str | None = None
     """A command that reads structures from {input} and writes them to {output} with energies and
     forces, both extended XYZ. It runs in the folder of the input; {python} is this Python."""
     select: Select = Select()
@@ -82,9 +82,9 @@ class LearnConfig(Section):
 
     @field_validator("label")
     @classmethod
-    def _told_where(cls, value: str) -> str:
-        missing = [place for place in PLACES if place not in value]
-        if missing:
+    def _told_where(cls, value: str | None) -> str | None:
+        missing = [place for place in PLACES if place not in (value or "")]
+        if value is not None and missing:
             raise ValueError(f"expected {' and '.join(PLACES)} in the command, {missing[0]} lacks")
         return value
 

@@ -76,14 +76,17 @@ def learn(
 
     Raises InputError for bad input, a command that fails, and an input that has changed.
     """
-    given = dict(config) if isinstance(config, Mapping) else config
-    if label is not None and isinstance(given, dict):
-        given.setdefault("label", "{input} {output}")
-    settings, folder = read_config(given)
+    settings, folder = read_config(config)
+    how = label or (Command(settings.label, folder) if settings.label else None)
+    if how is None:
+        raise InputError(
+            "label: is missing; give a command that reads {input} and writes {output}, or from "
+            "Python a function of structures"
+        )
     if communicator().size > 1:
         raise InputError("dpl learn: runs in one process; start it without mpiexec")
     with results_folder(settings.output), _sigterm_as_ctrl_c():
-        return _Loop(settings, label or Command(settings.label, folder), quiet).run()
+        return _Loop(settings, how, quiet).run()
 
 
 @contextmanager

@@ -359,3 +359,8 @@ def test_labelled_frames_are_told_by_their_place():
     assert not labelling._same(frame_from_atoms(moved, "a"), atoms)
     free = Atoms("Cu2", [[0, 0, 0], [2, 0, 0]])
     assert labelling._same(frame_from_atoms(free.copy(), "a"), free)
+
+
+def test_without_a_way_to_label(content):
+    with pytest.raises(InputError, match="label: is missing; give a command that reads {input}"):
+        learn(content, quiet=True)
