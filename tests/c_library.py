@@ -80,8 +80,7 @@ class ForceField:
         return LIBRARY.dpl_force_field_cutoff(self.handle)
 
     def evaluate(self, env: LocalEnv, threads: int = 1) -> Evaluation:
-        rows = env.positions.contiguous(), env.types, env.offsets, env.indices
-        atoms = Atoms(env.n_all, env.n_local, *(x.data_ptr() for x in rows))
+        atoms = atoms_of(env)
         energies, forces, virial = np.empty(env.n_local), np.empty((env.n_all, 3)), np.empty((3, 3))
         outputs = (c.c_void_p(x.ctypes.data) for x in (energies, forces, virial))
         beyond = c.c_int64()
@@ -92,6 +91,21 @@ class ForceField:
         )
         arrays = (torch.from_numpy(x) for x in (energies, forces, virial))
         return Evaluation(*arrays, beyond.value)
+
+    def atomic_virials(self, env: LocalEnv, forces: torch.Tensor, threads: int = 1) -> torch.Tensor:
+        """(n_all, 3, 3) eV."""
+        atoms, given = atoms_of(env), forces.contiguous().numpy()
+        virials = np.empty((env.n_all, 3, 3))
+        own = (c.c_void_p(x.ctypes.data) for x in (given, virials))
+        check(LIBRARY.dpl_force_field_atomic_virials(self.handle, c.byref(atoms), threads, *own))
+        return torch.from_numpy(virials)
+
+
+def atoms_of(env: LocalEnv) -> Atoms:
+    """The same memory: `env` must live as long."""
+    rows = env.positions, env.types, env.offsets, env.indices
+    assert all(x.is_contiguous() for x in rows)
+    return Atoms(env.n_all, env.n_local, *(x.data_ptr() for x in rows))
 
 
 def check(status: int) -> None:

@@ -13,8 +13,8 @@ void add_repulsion(const Atoms& given, Vector<const double> atomic_numbers,
   dpl_status status;
   {
     nb::gil_scoped_release unlocked;
-    status = dpl_repulsion_add(&repulsion, &atoms, given.threads, energies.data(), forces.data(),
-                               virial.data());
+    status = dpl_repulsion_add(&repulsion, &atoms, nullptr, given.threads, energies.data(),
+                               forces.data(), virial.data());
   }
   check(status);
 }
@@ -56,8 +56,8 @@ struct ShortRange {
     dpl_status status;
     {
       nb::gil_scoped_release unlocked;
-      status = dpl_short_range_add(&table, &atoms, given.threads, energies.data(), forces.data(),
-                                   virial.data());
+      status = dpl_short_range_add(&table, &atoms, nullptr, given.threads, energies.data(),
+                                   forces.data(), virial.data());
     }
     check(status);
   }

@@ -237,9 +237,12 @@ typedef struct dpl_repulsion {
 
 /* Adds the repulsion: half of the energy of each edge i -> j to energies[i] (n_local, eV), its
  * forces to rows i and j of forces (n_all, 3, eV/Å), and Σ over all rows of position ⊗ force to
- * virial (3, 3, eV). A list that lacks pairs nearer than their r_out lacks their repulsion. */
+ * virial (3, 3, eV). weights (n_local) may be NULL, as in dpl_potential_evaluate: forces and virial
+ * are those of Σ weights_i energies_i. A list that lacks pairs nearer than their r_out lacks their
+ * repulsion. */
 DPL_API dpl_status dpl_repulsion_add(const dpl_repulsion* repulsion, const dpl_atoms* atoms,
-                                     int threads, double* energies, double* forces, double* virial);
+                                     const double* weights, int threads, double* energies,
+                                     double* forces, double* virial);
 
 /* --- short-range table ------------------------------------------------------------------------ */
 
@@ -262,11 +265,13 @@ DPL_API dpl_status dpl_short_range_weights(const dpl_short_range* table, const d
                                            int threads, double* weights);
 
 /* After dpl_potential_evaluate with these weights: energies (n_local, eV) become those above;
- * forces (n_all, 3, eV/Å) and virial (3, 3, eV) get what λ and the table contribute.
+ * forces (n_all, 3, eV/Å) and virial (3, 3, eV) get what λ and the table contribute. factors
+ * (n_local) may be NULL; else the weights were multiplied with them, and so are the contributions
+ * of each atom to forces and virial.
  * DPL_COINCIDENT where a pair of an atom with λ > 0 is nearer than the table begins. */
 DPL_API dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_atoms* atoms,
-                                       int threads, double* energies, double* forces,
-                                       double* virial);
+                                       const double* factors, int threads, double* energies,
+                                       double* forces, double* virial);
 
 /* --- models from files ------------------------------------------------------------------------ */
 
@@ -295,6 +300,14 @@ DPL_API const char* dpl_force_field_element(const dpl_force_field* handle, int32
 DPL_API dpl_status dpl_force_field_evaluate(const dpl_force_field* handle, const dpl_atoms* atoms,
                                             int threads, double* energies, double* forces,
                                             double* virial, int64_t* beyond);
+
+/* virials (n_all, 3, 3, eV) of every row j, with forces f_ij = −∂energies_i/∂position_j,
+ *   Σ_i (position_j − position_i) ⊗ f_ij,
+ * whose sum over all rows is the virial (model/atomic_virials.py has the source). forces (n_all, 3,
+ * eV/Å): those of dpl_force_field_evaluate, of the same atoms. Takes three evaluations. */
+DPL_API dpl_status dpl_force_field_atomic_virials(const dpl_force_field* handle,
+                                                  const dpl_atoms* atoms, int threads,
+                                                  const double* forces, double* virials);
 
 /* --- the networks in training --------------------------------------------------------------- */
 

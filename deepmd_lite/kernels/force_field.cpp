@@ -321,23 +321,25 @@ std::unique_ptr<dpl_force_field> load(const std::string& path, int32_t member, i
 }  // namespace
 }  // namespace dpl
 
-dpl_status dpl_force_field::evaluate(const dpl_atoms& atoms, int threads, double* energies,
-                                     double* forces, double* virial, int64_t* beyond) const {
+dpl_status dpl_force_field::evaluate(const dpl_atoms& atoms, const double* factors, int threads,
+                                     double* energies, double* forces, double* virial,
+                                     int64_t* beyond) const {
   std::vector<double> weights(has_short_range ? size_t(atoms.n_local) : 0);
   if (has_short_range) {
     const dpl_status status =
         dpl_short_range_weights(&short_range, &atoms, threads, weights.data());
     if (status != DPL_OK) return status;
+    for (size_t i = 0; factors != nullptr && i < weights.size(); ++i) weights[i] *= factors[i];
   }
   const dpl_status status =
-      dpl_potential_evaluate(potential.get(), &atoms, has_short_range ? weights.data() : nullptr,
+      dpl_potential_evaluate(potential.get(), &atoms, has_short_range ? weights.data() : factors,
                              threads, energies, forces, virial, beyond);
   if (status != DPL_OK) return status;
   if (has_short_range)
-    return dpl_short_range_add(&short_range, &atoms, threads, energies, forces, virial);
+    return dpl_short_range_add(&short_range, &atoms, factors, threads, energies, forces, virial);
   if (!has_repulsion) return DPL_OK;
   const dpl_repulsion repulsion{n_types(), atomic_numbers.data(), r_in.data(), r_out.data()};
-  return dpl_repulsion_add(&repulsion, &atoms, threads, energies, forces, virial);
+  return dpl_repulsion_add(&repulsion, &atoms, factors, threads, energies, forces, virial);
 }
 
 dpl_status dpl_force_field_load(const char* path, int32_t member, int precision, int threads,
@@ -383,7 +385,7 @@ dpl_status dpl_force_field_evaluate(const dpl_force_field* handle, const dpl_ato
   try {
     const dpl_status status = dpl::check_atoms(*atoms, handle->n_types());
     if (status != DPL_OK) return status;
-    return handle->evaluate(*atoms, threads, energies, forces, virial, beyond);
+    return handle->evaluate(*atoms, nullptr, threads, energies, forces, virial, beyond);
   } catch (const std::bad_alloc&) {
     return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for the weights of %lld atoms",
                      (long long)atoms->n_local);

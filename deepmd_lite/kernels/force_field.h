@@ -26,8 +26,9 @@ struct dpl_force_field {
   std::vector<double> coefficients, bias;
 
   int32_t n_types() const { return int32_t(elements.size()); }
-  dpl_status evaluate(const dpl_atoms& atoms, int threads, double* energies, double* forces,
-                      double* virial, int64_t* beyond) const;
+  // Forces and virial of Σ factors_i energies_i; factors may be NULL: 1.
+  dpl_status evaluate(const dpl_atoms& atoms, const double* factors, int threads, double* energies,
+                      double* forces, double* virial, int64_t* beyond) const;
 };
 
 namespace dpl {

@@ -156,7 +156,8 @@ Found evaluated(const Frame& frame, const dpl_force_field& field, int threads) {
   std::vector<double> forces(size_t(3 * n_all));
   double virial[9];
   const dpl_atoms atoms{n_all, n, positions, types.data(), offsets.data(), indices.data()};
-  require(field.evaluate(atoms, threads, found.energies.data(), forces.data(), virial, &beyond));
+  require(field.evaluate(atoms, nullptr, threads, found.energies.data(), forces.data(), virial,
+                         &beyond));
   for (size_t i = 0; i < images.owners.size(); ++i)
     for (size_t c = 0; c < 3; ++c) found.forces[size_t(images.owners[i])][c] += forces[3 * i + c];
   return found;

@@ -15,8 +15,8 @@ struct Chunk {
 
 class Search {
  public:
-  Search(const dpl_repulsion& repulsion, const dpl_atoms& atoms)
-      : atoms_(atoms), n_types_(repulsion.n_types) {
+  Search(const dpl_repulsion& repulsion, const dpl_atoms& atoms, const double* weights)
+      : atoms_(atoms), weights_(weights), n_types_(repulsion.n_types) {
     for (int32_t a = 0; a < n_types_; ++a) {
       double reach = 0;
       for (int32_t b = 0; b < n_types_; ++b) {
@@ -67,11 +67,13 @@ class Search {
     if (r >= pair.switching.rcut) return 0;
     double energy, slope;
     repulsion(pair, r, energy, slope);
-    contacts.add(i, j, vector, r, 0.5 * slope, forces);
+    const double weight = weights_ == nullptr ? 0.5 : 0.5 * weights_[i];
+    contacts.add(i, j, vector, r, weight * slope, forces);
     return 0.5 * energy;
   }
 
   const dpl_atoms& atoms_;
+  const double* weights_;  // NULL: 1
   int32_t n_types_;
   std::vector<RepulsionParameters> pairs_;  // (n_types, n_types)
   std::vector<double> limits_;              // square of the longest r_out of each centre type
@@ -95,9 +97,10 @@ dpl_status check_repulsion(const dpl_repulsion& repulsion) {
   return DPL_OK;
 }
 
-dpl_status add_repulsion(const dpl_repulsion& repulsion, const dpl_atoms& atoms, int threads,
-                         double* energies, double* forces, double* virial) {
-  const Search search(repulsion, atoms);
+dpl_status add_repulsion(const dpl_repulsion& repulsion, const dpl_atoms& atoms,
+                         const double* weights, int threads, double* energies, double* forces,
+                         double* virial) {
+  const Search search(repulsion, atoms, weights);
   std::vector<Chunk> chunks((atoms.n_local + kChunkAtoms - 1) / kChunkAtoms);
   parallel_for(int64_t(chunks.size()), threads, [&](int64_t k) {
     const int64_t end = std::min(atoms.n_local, (k + 1) * kChunkAtoms);
@@ -112,14 +115,15 @@ dpl_status add_repulsion(const dpl_repulsion& repulsion, const dpl_atoms& atoms,
 }  // namespace
 }  // namespace dpl
 
-dpl_status dpl_repulsion_add(const dpl_repulsion* repulsion, const dpl_atoms* atoms, int threads,
-                             double* energies, double* forces, double* virial) {
+dpl_status dpl_repulsion_add(const dpl_repulsion* repulsion, const dpl_atoms* atoms,
+                             const double* weights, int threads, double* energies, double* forces,
+                             double* virial) {
   try {
     if (threads < 1) return dpl::fail(DPL_INVALID_ARGUMENT, "threads must be at least 1");
     dpl_status status = dpl::check_repulsion(*repulsion);
     if (status == DPL_OK) status = dpl::check_atoms(*atoms, repulsion->n_types);
     if (status != DPL_OK) return status;
-    return dpl::add_repulsion(*repulsion, *atoms, threads, energies, forces, virial);
+    return dpl::add_repulsion(*repulsion, *atoms, weights, threads, energies, forces, virial);
   } catch (const std::bad_alloc&) {
     return dpl::fail(DPL_OUT_OF_MEMORY, "out of memory for the close pairs of %lld atoms",
                      (long long)atoms->n_local);

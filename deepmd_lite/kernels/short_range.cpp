@@ -49,7 +49,8 @@ class ShortRange {
   }
 
   // What the table makes of the energies and forces of the atoms [begin, end).
-  void add(int64_t begin, int64_t end, double* energies, double* forces, Chunk& chunk) const {
+  void add(int64_t begin, int64_t end, const double* factors, double* energies, double* forces,
+           Chunk& chunk) const {
     Neighbors& own = chunk.own;
     for (int64_t i = begin; i < end; ++i) {
       double value, slope;
@@ -69,10 +70,11 @@ class ShortRange {
         energy += 0.5 * pair;
       }
       const double along = slope_along(value, slope, energy, energies[i]);
+      const double factor = factors == nullptr ? 1 : factors[i];
       for (const Neighbors::Edge& edge : own.edges) {
         const double total =
             slope_of_edge(table_, value, along, own.soft_minimum, edge.share, edge.r, edge.slope);
-        if (total != 0) chunk.contacts.add(i, edge.j, edge.vector, edge.r, total, forces);
+        if (total != 0) chunk.contacts.add(i, edge.j, edge.vector, edge.r, factor * total, forces);
       }
       energies[i] = blended(value, energy, energies[i]);
     }
@@ -159,8 +161,8 @@ dpl_status weights(const dpl_short_range& table, const dpl_atoms& atoms, int thr
   return DPL_OK;
 }
 
-dpl_status add(const dpl_short_range& table, const dpl_atoms& atoms, int threads, double* energies,
-               double* forces, double* virial) {
+dpl_status add(const dpl_short_range& table, const dpl_atoms& atoms, const double* factors,
+               int threads, double* energies, double* forces, double* virial) {
   const ShortRange range(table, atoms);
   const int64_t n_chunks = chunks_of(atoms);
   std::vector<Chunk> chunks(std::min(n_chunks, kRoundChunks));
@@ -169,7 +171,8 @@ dpl_status add(const dpl_short_range& table, const dpl_atoms& atoms, int threads
     parallel_for(n, threads, [&](int64_t k) {
       const int64_t begin = (first + k) * kChunkAtoms;
       chunks[k].contacts.clear();
-      range.add(begin, std::min(atoms.n_local, begin + kChunkAtoms), energies, forces, chunks[k]);
+      const int64_t end = std::min(atoms.n_local, begin + kChunkAtoms);
+      range.add(begin, end, factors, energies, forces, chunks[k]);
     });
     for (int64_t k = 0; k < n; ++k)
       if (chunks[k].fault.status != DPL_OK) return status_of(chunks[k], table, atoms.n_all);
@@ -196,11 +199,13 @@ dpl_status dpl_short_range_weights(const dpl_short_range* table, const dpl_atoms
   }
 }
 
-dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_atoms* atoms, int threads,
-                               double* energies, double* forces, double* virial) {
+dpl_status dpl_short_range_add(const dpl_short_range* table, const dpl_atoms* atoms,
+                               const double* factors, int threads, double* energies, double* forces,
+                               double* virial) {
   try {
     const dpl_status status = dpl::check(*table, *atoms, threads);
-    return status == DPL_OK ? dpl::add(*table, *atoms, threads, energies, forces, virial) : status;
+    if (status != DPL_OK) return status;
+    return dpl::add(*table, *atoms, factors, threads, energies, forces, virial);
   } catch (const std::bad_alloc&) {
     return dpl::out_of_memory(*atoms);
   }

@@ -24,7 +24,7 @@ PairDeepmdLite::PairDeepmdLite(LAMMPS* lmp) : Pair(lmp) {
   restartinfo = 0;
   one_coeff = 1;
   manybody_flag = 1;
-  centroidstressflag = CENTROID_NOTAVAIL;
+  centroidstressflag = CENTROID_AVAIL;
 }
 
 PairDeepmdLite::~PairDeepmdLite() {
@@ -195,10 +195,6 @@ void PairDeepmdLite::init_list(int /*id*/, NeighList* given) {
 
 void PairDeepmdLite::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
-  if (vflag_atom)
-    error->all(FLERR,
-               "pair_style deepmd_lite: there are no virials of single atoms (as compute "
-               "stress/atom and heat/flux need them)");
   if (neighbor->ago == 0 || builds_ != neighbor->ncalls) {  // a run begins to count builds at 0
     choose_rows();
     copy_list();
@@ -209,6 +205,7 @@ void PairDeepmdLite::compute(int eflag, int vflag) {
     std::copy_n(atom->x[atom_of_[row]], 3, positions_.data() + 3 * row);
   evaluate(models_[0]);
   add(models_[0]);
+  if (vflag_atom || cvflag_atom) add_atomic_virials(models_[0]);
   if (deviation_ && deviation_->wanted(update->ntimestep)) compare();
 }
 
@@ -246,6 +243,11 @@ void PairDeepmdLite::copy_list() {
   }
 }
 
+dpl_atoms PairDeepmdLite::rows(const Model& model) const {
+  return {int64_t(atom_of_.size()), n_centres_,      positions_.data(),
+          model.types.data(),       offsets_.data(), indices_.data()};
+}
+
 void PairDeepmdLite::evaluate(Model& model) {
   const size_t n_rows = atom_of_.size();
   model.types.resize(n_rows);
@@ -253,8 +255,7 @@ void PairDeepmdLite::evaluate(Model& model) {
   model.forces.resize(3 * n_rows);
   for (size_t row = 0; row < n_rows; ++row)
     model.types[row] = model.type_of[size_t(atom->type[atom_of_[row]])];
-  const dpl_atoms atoms{int64_t(n_rows),    n_centres_,      positions_.data(),
-                        model.types.data(), offsets_.data(), indices_.data()};
+  const dpl_atoms atoms = rows(model);
   int64_t beyond = 0;
   if (dpl_force_field_evaluate(model.field.get(), &atoms, comm->nthreads, model.energies.data(),
                                model.forces.data(), model.virial, &beyond) != DPL_OK)
@@ -281,6 +282,23 @@ void PairDeepmdLite::add(const Model& model) {
     virial_fdotr_compute();
   else if (vflag_global)
     for (int k = 0; k < 6; ++k) virial[k] += unit_ * model.virial[voigt[k]];
+}
+
+// Those of atoms and ghosts; LAMMPS gives the owners what belongs to ghosts.
+void PairDeepmdLite::add_atomic_virials(const Model& model) {
+  const dpl_atoms atoms = rows(model);
+  virials_.resize(9 * atom_of_.size());
+  if (dpl_force_field_atomic_virials(model.field.get(), &atoms, comm->nthreads, model.forces.data(),
+                                     virials_.data()) != DPL_OK)
+    error->one(FLERR, "pair_style deepmd_lite: step {}: {}", update->ntimestep, last_error());
+  const int order[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};  // xx yy zz xy xz yz yx zx zy
+  for (size_t row = 0; row < atom_of_.size(); ++row) {
+    const double* const own = virials_.data() + 9 * row;
+    const int i = atom_of_[row];
+    for (int k = 0; cvflag_atom && k < 9; ++k) cvatom[i][k] += unit_ * own[order[k]];
+    for (int k = 0; vflag_atom && k < 6; ++k)  // the symmetric part
+      vatom[i][k] += 0.5 * unit_ * (own[order[k]] + own[order[k < 3 ? k : k + 3]]);
+  }
 }
 
 // The library's words, with the IDs of atoms where it names rows.

@@ -46,7 +46,9 @@ class PairDeepmdLite : public Pair {
   void choose_rows();
   void copy_list();
   void evaluate(Model& model);
+  dpl_atoms rows(const Model& model) const;
   void add(const Model& model);
+  void add_atomic_virials(const Model& model);
   void compare();
   std::string last_error() const;
 
@@ -59,7 +61,7 @@ class PairDeepmdLite : public Pair {
   int64_t n_centres_ = 0;
   std::vector<int> atom_of_;  // by row
   std::vector<int> row_of_;   // by atom, -1 for one that is no row
-  std::vector<double> positions_;
+  std::vector<double> positions_, virials_;
   std::vector<int64_t> offsets_;
   std::vector<int32_t> indices_;
 };

@@ -67,7 +67,11 @@ def write_report(rounds: Sequence[Round], folder: Path) -> None:
 
 
 def _picture(rounds: Sequence[Round]) -> bytes:
+    from matplotlib.ticker import MaxNLocator
+
     figure, (shares, errors, data) = panels(3)
+    for axis in (shares, errors, data):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     numbers = [r.number for r in rounds]
     low = [0.0] * len(rounds)
     for name, color in (("accurate", "C2"), ("candidates", "C1"), ("failed", "C3")):
@@ -75,7 +79,7 @@ def _picture(rounds: Sequence[Round]) -> bytes:
         shares.bar(numbers, part, bottom=low, color=color, label=name)
         low = [a + b for a, b in zip(low, part, strict=True)]
     shares.set(xlabel="round", ylabel="explored structures (%)")
-    shares.legend(fontsize=8)
+    shares.legend(fontsize=8, loc="lower left")
     errors.plot(numbers, [r.error_validation for r in rounds], "o-", label="error, held out")
     labelled = [r for r in rounds if r.labelled]
     for name, what in (

@@ -244,9 +244,9 @@ inline Bits repelled(const Repulsion& repulsion, const System& system, int threa
   const Exact<double> energies(std::vector<double>(system.n_local, 1.0));
   const Exact<double> forces(std::vector<double>(3 * system.n_all, 2.0));
   const Exact<double> virial(std::vector<double>(9, 3.0));
-  require_status(
-      dpl_repulsion_add(&pairs, &atoms, threads, energies.data(), forces.data(), virial.data()),
-      DPL_OK);
+  require_status(dpl_repulsion_add(&pairs, &atoms, nullptr, threads, energies.data(), forces.data(),
+                                   virial.data()),
+                 DPL_OK);
   require_finite(energies, "energies"), require_finite(forces, "forces");
   require_finite(virial, "virial");
   Bits bits;
@@ -265,9 +265,9 @@ inline Bits blended(const ShortRange& table, const System& system, int threads) 
   const Exact<double> energies(std::vector<double>(system.n_local, 1.0));
   const Exact<double> forces(std::vector<double>(3 * system.n_all, 2.0));
   const Exact<double> virial(std::vector<double>(9, 3.0));
-  require_status(
-      dpl_short_range_add(&pairs, &atoms, threads, energies.data(), forces.data(), virial.data()),
-      DPL_OK);
+  require_status(dpl_short_range_add(&pairs, &atoms, nullptr, threads, energies.data(),
+                                     forces.data(), virial.data()),
+                 DPL_OK);
   require_finite(energies, "energies"), require_finite(forces, "forces");
   require_finite(virial, "virial");
   Bits bits;

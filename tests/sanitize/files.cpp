@@ -111,10 +111,14 @@ dpl_status load(const std::string& path) {
           "nor after the last");
   const System system = listed("a cloud of 12", cloud(12, 1), 9);
   const dpl_atoms atoms = system.atoms();
-  std::vector<double> energies(9), forces(36);
+  std::vector<double> energies(9), forces(36), virials(9 * 12);
   double virial[9];
   int64_t beyond = 0;
-  (void)dpl_force_field_evaluate(field, &atoms, 2, energies.data(), forces.data(), virial, &beyond);
+  if (dpl_force_field_evaluate(field, &atoms, 2, energies.data(), forces.data(), virial, &beyond) ==
+      DPL_OK)
+    require(
+        dpl_force_field_atomic_virials(field, &atoms, 2, forces.data(), virials.data()) == DPL_OK,
+        "virials of atoms whose forces are there");
   dpl_force_field_free(field);
   return status;
 }

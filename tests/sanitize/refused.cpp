@@ -248,7 +248,7 @@ dpl_status repel(const dpl_repulsion& repulsion, const System& s, int threads) {
   const dpl_atoms atoms = s.atoms();
   const Exact<double> energies(std::vector<double>(4, 0.0)), forces(std::vector<double>(12, 0.0)),
       virial(std::vector<double>(9, 0.0));
-  return dpl_repulsion_add(&repulsion, &atoms, threads, energies.data(), forces.data(),
+  return dpl_repulsion_add(&repulsion, &atoms, nullptr, threads, energies.data(), forces.data(),
                            virial.data());
 }
 
@@ -287,9 +287,9 @@ dpl_status blend(const dpl_short_range& table, const System& s, int threads) {
       virial(std::vector<double>(9, 0.0));
   const Exact<double> weights(4);
   const dpl_status status = dpl_short_range_weights(&table, &atoms, threads, weights.data());
-  require_status(
-      dpl_short_range_add(&table, &atoms, threads, energies.data(), forces.data(), virial.data()),
-      status);
+  require_status(dpl_short_range_add(&table, &atoms, nullptr, threads, energies.data(),
+                                     forces.data(), virial.data()),
+                 status);
   return status;
 }
 

@@ -12,6 +12,7 @@ from models import (
     hybrid_potential,
     random_atoms,
     random_potential,
+    short_range_potential,
     with_members,
 )
 from safetensors import safe_open
@@ -87,6 +88,30 @@ def test_members_of_its_committee(precision, tmp_path):
         ForceField(tmp_path / "model.dpl", member=3)
     with pytest.raises(Refused, match="member must be DPL_ITSELF or 0 and more, found -2"):
         ForceField(tmp_path / "model.dpl", member=-2)
+
+
+@pytest.mark.parametrize("kind", ["networks", "hybrid", "close pairs repel", "table of pairs"])
+def test_virials_of_atoms(kind, tmp_path):
+    """Those of Python's plain formula, for every part of a model; 1 and 2 threads the same."""
+    potential = {
+        "networks": lambda: random_potential(("H", "O")),
+        "hybrid": lambda: hybrid_potential().freeze(),
+        "close pairs repel": lambda: random_potential(("H", "O")),
+        "table of pairs": lambda: short_range_potential(("H", "O")),
+    }[kind]()
+    save_model(potential, tmp_path / "model.dpl")
+    own, field = load_model(tmp_path / "model.dpl"), ForceField(tmp_path / "model.dpl")
+    atoms = random_atoms("H8O8", 5.0, 1)
+    if kind in ("close pairs repel", "table of pairs"):
+        atoms.positions[1] = atoms.positions[0] + (1.1, 0, 0)
+    env = environment_of(atoms, own.type_map, own.rcut).env
+    forces = own.evaluate(env).forces
+    wanted, found = own.atomic_virials(env, forces), field.atomic_virials(env, forces)
+    size = float(wanted.abs().max())
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-11 * size)
+    assert torch.equal(field.atomic_virials(env, forces, threads=2), found)
+    torch.testing.assert_close(found.sum(0), own.evaluate(env).virial, rtol=0, atol=1e-10 * size)
+    assert float((found - found.transpose(1, 2)).abs().max()) > 1e-3
 
 
 # --- what it remembers --------------------------------------------------------------------------

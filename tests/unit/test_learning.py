@@ -362,5 +362,5 @@ def test_labelled_frames_are_told_by_their_place():
 
 
 def test_without_a_way_to_label(content):
-    with pytest.raises(InputError, match="label: is missing; give a command that reads {input}"):
+    with pytest.raises(InputError, match="label: is missing; give a command"):
         learn(content, quiet=True)
