@@ -75,8 +75,8 @@ class Committee:
         """
         if model.members is None:
             raise InputError(
-                "model: its file holds no committee that could deviate from it; add one (dpl "
-                "uncertainty), or give several models"
+                "the file of the only model holds no committee that could deviate from it; add "
+                "one (dpl uncertainty MODEL DATA… -o OUT), or give several models"
             )
         return cls([model, *(model.member(k) for k in range(len(model.members)))])
 

@@ -55,12 +55,13 @@ def _uncertainty(args: argparse.Namespace) -> int:
     from ..uncertainty import add_uncertainty
 
     set_threads(args.threads)
-    data, validation = _data(args)
+    data, validation, elements = _data(args)
     keep([args.model, *data, *validation], [args.output, args.plot])
     fitted = add_uncertainty(
         args.model,
         data,
         validation=validation or None,
+        elements=elements,
         output=args.output,
         n_members=args.members,
         seed=args.seed,
@@ -72,17 +73,18 @@ def _uncertainty(args: argparse.Namespace) -> int:
     return 0
 
 
-def _data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+def _data(args: argparse.Namespace) -> tuple[list[str], list[str], list[str] | None]:
+    """Data, validation data, and the elements of those that do not name theirs."""
     from ..system import InputError
     from ..training.config import read_input
 
     if args.input is None:
-        return named_data(args), args.validation or []
+        return named_data(args), args.validation or [], None
     if args.paths or args.system or args.datafile or args.validation:
         raise InputError("--input: names the data; give it or data, not both")
-    settings = read_input(args.input)[0].training
-    validation = settings.validation_data
-    return list(settings.training_data.systems), list(validation.systems) if validation else []
+    config = read_input(args.input)[0]
+    data, validation = config.training.training_data, config.training.validation_data
+    return list(data.systems), list(validation.systems) if validation else [], config.elements
 
 
 def _lines(fitted: Fitted) -> list[str]:

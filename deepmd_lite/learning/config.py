@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +14,13 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from ..md.config import MdConfig
 from ..schema import Section, located, parse, read_mapping
 from ..system import InputError
+from ..training.legacy import modern
 
 PLACES = "{input}", "{output}"
 """What the command that labels is told."""
@@ -54,6 +57,12 @@ class Select(Section):
     """eV/Å: where an exploration ends. Default: five times `lower`, or the upper trust level of the
     model, if that is higher."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Select:
+        if self.upper is not None and self.upper <= self.lower:
+            raise ValueError(f"upper {self.upper:g} must be above lower {self.lower:g} eV/Å")
+        return self
+
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, Mapping) else value
@@ -69,7 +78,8 @@ class LearnConfig(Section):
     """Inputs of `dpl md`, without `model` and `output`."""
     label: str | None = None
     """A command that reads structures from {input} and writes them to {output} with energies and
-    forces, both extended XYZ. It runs in the folder of the input; {python} is this Python."""
+    forces, both extended XYZ. It runs in the folder of the input, without a shell (`sh -c '…'` has
+    one); {python} is this Python."""
     select: Select = Select()
     rounds: PositiveInt = 10
     """At most."""
@@ -86,6 +96,7 @@ class LearnConfig(Section):
         missing = [place for place in PLACES if place not in (value or "")]
         if value is not None and missing:
             raise ValueError(f"expected {' and '.join(PLACES)} in the command, {missing[0]} lacks")
+        shlex.split(value or "")  # "No closing quotation"
         return value
 
     @field_validator("explore")
@@ -109,7 +120,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[LearnConfig, Pa
         folder, where = Path(source).resolve().parent, str(source)
         source = read_mapping(source)
     config = parse(LearnConfig, source, where)
-    config.train = located(config.train, folder, f"{where}: train")
+    config.train = _absolute(located(config.train, folder, f"{where}: train"))
     if config.initial is not None:
         found = _structure(config.initial.structure, folder, f"{where}: initial/structure")
         config.initial.structure = found
@@ -117,13 +128,23 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[LearnConfig, Pa
         at = f"{where}: explore/{k}"
         if "structure" in entry:
             entry["structure"] = _structure(str(entry["structure"]), folder, f"{at}/structure")
-        parse(MdConfig, {**entry, "model": "model.dpl"}, at)
+        steps = parse(MdConfig, {**entry, "model": "model.dpl"}, at).steps
+        if steps < config.select.every:
+            raise InputError(
+                f"{at}/steps {steps}: nothing would be looked at; expected at least select/every, "
+                f"{config.select.every}"
+            )
     return config, folder or Path.cwd()
 
 
 def _structure(path: str, folder: Path | None, where: str) -> str:
     name, at, index = path.partition("@")
-    return located(name, folder, where) + at + index
+    return _absolute(located(name, folder, where)) + at + index
+
+
+def _absolute(path: str) -> str:
+    """The same from whatever folder the loop is started again."""
+    return str(Path(path).resolve())
 
 
 def training_input(path: str, data: Sequence[str], validation: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +153,8 @@ def training_input(path: str, data: Sequence[str], validation: Sequence[str]) ->
 
     Raises InputError for sections that are no mappings.
     """
-    content, folder = read_mapping(path), Path(path).resolve().parent
+    folder = Path(path).resolve().parent
+    content = dict(modern(read_mapping(path), path)[0])
     training = _section(content, "training", path)
     for name, more in (("training_data", data), ("validation_data", validation)):
         section = _section(training, name, f"{path}: training")

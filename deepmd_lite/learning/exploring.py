@@ -14,24 +14,20 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.neighborlist import neighbor_list
 
 from ..files import write_atomically
 from ..md import SharedError, run_input
-from ..md.config import MdConfig
-from ..schema import parse
+from ..md.structure import read_structure
 from .config import Select
 
 log = logging.getLogger(__name__)
 
-DIFFERENT = 7919
-"""Added to all seeds from round to round."""
-
 
 @dataclass(frozen=True)
 class Explored:
-    """What one run saw."""
+    """What one run saw, its first step left out: that is the structure of the input."""
 
-    folder: str
     steps: list[int]
     """Of the structures that were looked at."""
     deviations: list[float]
@@ -39,17 +35,34 @@ class Explored:
     broke_off: str | None = None
     """What the guard said that ended it."""
 
-    def structures(self, wanted: Collection[int]) -> list[tuple[Atoms, float]]:
-        """Those at the places `wanted` among `steps`, with their deviations."""
-        if not wanted:
-            return []
-        deviations = {self.steps[k]: self.deviations[k] for k in wanted}
-        frames = ase.io.iread(Path(self.folder) / "trajectory.extxyz")
-        return [(a, deviations[a.info["step"]]) for a in frames if a.info["step"] in deviations]
-
     def beyond(self, lower: float) -> list[int]:
         """Places of what deviates by more than `lower` eV/Å."""
         return [k for k, deviation in enumerate(self.deviations) if not deviation <= lower]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run saw, and where it is."""
+
+    folder: Path
+    explored: Explored
+
+    def structures(self, wanted: Collection[int]) -> list[tuple[Atoms, float]]:
+        """Those at the places `wanted` among the explored, with their deviations."""
+        if not wanted:
+            return []
+        e = self.explored
+        deviations = {e.steps[k]: e.deviations[k] for k in wanted}
+        frames = ase.io.iread(self.folder / "trajectory.extxyz")
+        return [(a, deviations[a.info["step"]]) for a in frames if a.info["step"] in deviations]
+
+    def failed(self, nearest: float) -> list[Atoms]:
+        """The structure at which it broke off, where no atoms are closer than `nearest` Å."""
+        path = self.folder / "failed.extxyz"
+        if self.explored.broke_off is None or not path.exists():
+            return []
+        atoms = read_structure(str(path))
+        return [] if len(neighbor_list("i", atoms, nearest)) else [atoms]
 
 
 def explore(
@@ -58,27 +71,25 @@ def explore(
     folder: Path,
     select: Select,
     upper: float,
-    turn: int,
-) -> Explored:
-    """Run an MD input with a model that has a committee; in round `turn` with seeds of its own.
+    shift: int,
+) -> Run:
+    """Run an MD input with a model that has a committee, its random numbers shifted by `shift`.
 
     What a run has found is kept in `folder`/explored.json; one that was interrupted begins anew.
     """
     path = folder / "explored.json"
     if path.exists():
-        return Explored(**json.loads(path.read_text()))
+        return Run(folder, Explored(**json.loads(path.read_text())))
     if folder.exists():
         shutil.rmtree(folder)
+    log.info("exploring: %s", folder)
     every = select.every
     output = {
         "directory": str(folder),
         **{"thermo": every, "model_devi": every, "trajectory": every, "restart": 0},
     }
-    inputs = _reseeded(dict(entry), DIFFERENT * turn)
-    guards = {"deviation": upper} | (inputs.get("guards") or {})
-    log.info("exploring: %s", folder)
-    content = {**inputs, "model": str(model), "output": output, "guards": guards}
-    parse(MdConfig, content, "explore")
+    guards = {"deviation": upper} | (entry.get("guards") or {})
+    content = {**reseeded(entry, shift), "model": str(model), "output": output, "guards": guards}
     broke_off = None
     try:
         result = run_input(content, quiet=True)
@@ -88,31 +99,34 @@ def explore(
         broke_off = str(e)
         log.info("%s: %s", folder, broke_off)
     table = folder / "model_devi.out"  # not there where forces at the first step were unbearable
-    lines = table.read_text().splitlines()[1:] if table.exists() else []
-    steps = [int(line.split()[0]) for line in lines]
-    deviations = [float(line.split()[4]) for line in lines]
-    found = Explored(str(folder), steps, deviations, broke_off)
+    lines = [line.split() for line in table.read_text().splitlines()[2:]] if table.exists() else []
+    steps, deviations = [int(line[0]) for line in lines], [float(line[4]) for line in lines]
+    found = Explored(steps, deviations, broke_off)
     write_atomically(path, json.dumps(asdict(found)).encode())
+    return Run(folder, found)
+
+
+def reseeded(entry: Mapping[str, Any], shift: int) -> dict[str, Any]:
+    """The same run with other random numbers."""
+    found = copy.deepcopy(dict(entry))
+    for section in ("velocities", "ensemble"):
+        own = found.get(section)
+        if isinstance(own, dict) and (section == "velocities" or "seed" in own or _random(own)):
+            own["seed"] = int(own.get("seed", 1)) + shift
     return found
 
 
-def _reseeded(entry: dict[str, Any], shift: int) -> dict[str, Any]:
-    """The same run with other random numbers."""
-    entry = copy.deepcopy(entry)
-    for section in ("velocities", "ensemble"):
-        own = entry.get(section)
-        if isinstance(own, dict) and (section == "velocities" or "seed" in own or _random(own)):
-            own["seed"] = int(own.get("seed", 1)) + shift
-    return entry
-
-
 def _random(ensemble: Mapping[str, Any]) -> bool:
-    return str(ensemble.get("type", "nve")) in ("nvt-langevin", "nvt-bussi", "npt-scr")
+    """Whether a run uses the seed of its ensemble."""
+    kind, thermostat = ensemble.get("type"), ensemble.get("thermostat")
+    if kind == "strain":
+        return thermostat in ("langevin", "bussi") or ensemble.get("lateral") == "stress-free"
+    return kind in ("nvt-langevin", "nvt-bussi", "npt-scr")
 
 
-def counted(runs: Sequence[Explored], lower: float, upper: float) -> dict[str, int]:
+def counted(runs: Sequence[Run], lower: float, upper: float) -> dict[str, int]:
     """How many structures are accurate, candidates and beyond the upper level."""
-    d = np.concatenate([np.array(run.deviations) for run in runs])
+    d = np.concatenate([np.array(run.explored.deviations) for run in runs])
     return {
         "explored": len(d),
         "accurate": int((d <= lower).sum()),

@@ -21,6 +21,8 @@ from ..system import InputError
 Labeller = Callable[[list[Atoms]], Sequence[Atoms]]
 """Structures with the energies and forces of a calculator; what could not be computed is left
 out."""
+LABELLED, QUESTION, LOG = "labelled.extxyz", "structures.extxyz", "label.log"
+PARTIAL = "partial-{}.extxyz"
 SAME = 1e-3
 """Å, by which a labelled structure may differ from the one that was asked for."""
 
@@ -34,36 +36,49 @@ class Command:
     """Where it runs."""
 
 
+def is_labelled(folder: Path) -> bool:
+    """Whether the labels of a folder are there."""
+    return (folder / LABELLED).exists()
+
+
 def labelled(structures: Sequence[Atoms], how: Command | Labeller, folder: Path) -> list[Frame]:
     """Frames with energies and forces, kept in `folder`/labelled.extxyz; read from there where they
-    are known already.
+    are known already, whatever the `structures`.
 
-    Frames of structures that were left out are missing. Raises InputError where the command fails,
-    for a frame that is none of the `structures` or has no energy or forces, and where there is
-    none.
+    Frames of structures that were left out are missing. What a command had labelled before it
+    failed is not asked for again. Raises InputError where the command fails, for a frame that is
+    none of the `structures` or has no energy or forces, and where there is none.
     """
-    path = folder / "labelled.extxyz"
+    path = folder / LABELLED
     if not path.exists():
         bare = [
             Atoms(a.get_chemical_symbols(), a.positions, cell=a.cell, pbc=a.pbc) for a in structures
         ]
-        answer = folder / "answer" / "labelled.extxyz"
-        answer.parent.mkdir(exist_ok=True)
-        answer.unlink(missing_ok=True)
-        if isinstance(how, Command):
-            frames = _by_command(bare, how, folder, answer)
+        frames, left = _known(bare, folder)
+        if not left:
+            pass
+        elif isinstance(how, Command):
+            frames += _by_command(left, how, folder)
         else:
-            found = enumerate(how(bare))
-            frames = [frame_from_atoms(a, f"labelled structure {k}") for k, a in found]
-        _check(frames, bare)
+            found = enumerate(how(left))
+            frames += [frame_from_atoms(a, f"labelled structure {k}") for k, a in found]
+        if not frames:
+            raise InputError("label: not one of the structures has been labelled")
+        _rest(frames, bare)
         write_systems([System(str(path), frames)], path)
+    return _read(path)
+
+
+def _read(path: Path) -> list[Frame]:
+    if not path.stat().st_size:
+        return []
     return [frame for system in load(path) for frame in system.frames]
 
 
-def _by_command(
-    structures: Sequence[Atoms], command: Command, folder: Path, answer: Path
-) -> list[Frame]:
-    question, log = folder / "structures.extxyz", folder / "label.log"
+def _by_command(structures: Sequence[Atoms], command: Command, folder: Path) -> list[Frame]:
+    question, log, answer = folder / QUESTION, folder / LOG, folder / "answer" / LABELLED
+    answer.parent.mkdir(exist_ok=True)
+    answer.unlink(missing_ok=True)
     ase.io.write(question, structures, format="extxyz", parallel=False)
     places = {
         "{input}": str(question.resolve()),
@@ -79,22 +94,41 @@ def _by_command(
         except OSError as e:
             raise InputError(f"label: '{words[0]}' cannot be started: {e.strerror or e}") from None
     if run.returncode:
+        n = _keep(answer, structures, folder)
         raise InputError(
             f"label: the command ended with status {run.returncode}, what it said is in {log}; "
-            "mend it and start again: what is done is kept"
+            f"mend it and start again; {n} of {len(structures)} structures were labelled before "
+            "and are kept"
         )
     if not answer.exists():
         raise InputError(
             f"label: the command did not write {{output}} ({answer}); what it said is in {log}"
         )
-    if not answer.stat().st_size:
-        return []
-    return [frame for system in load(answer) for frame in system.frames]
+    return _read(answer)
 
 
-def _check(frames: Sequence[Frame], structures: Sequence[Atoms]) -> None:
-    if not frames:
-        raise InputError("label: not one of the structures has been labelled")
+def _keep(answer: Path, structures: Sequence[Atoms], folder: Path) -> int:
+    """Put aside what a command had labelled before it failed; how many structures."""
+    try:
+        frames = _read(answer) if answer.exists() else []
+        _rest(frames, structures)
+    except InputError:  # cut off in the middle, or something else
+        return 0
+    if frames:
+        path = folder / PARTIAL.format(len(list(folder.glob(PARTIAL.format("*")))))
+        write_systems([System(str(path), frames)], path)
+    return len(frames)
+
+
+def _known(structures: Sequence[Atoms], folder: Path) -> tuple[list[Frame], list[Atoms]]:
+    """What was put aside, and the structures that are not among it."""
+    frames = [frame for path in sorted(folder.glob(PARTIAL.format("*"))) for frame in _read(path)]
+    return frames, _rest(frames, structures)
+
+
+def _rest(frames: Sequence[Frame], structures: Sequence[Atoms]) -> list[Atoms]:
+    """The structures without a frame. Raises InputError for frames of no structure or that lack a
+    label."""
     left = list(structures)
     for frame in frames:
         if frame.energy is None or frame.forces is None:
@@ -109,6 +143,7 @@ def _check(frames: Sequence[Frame], structures: Sequence[Atoms]) -> None:
                 "asked for; keep atoms, their order, positions and cell as they are"
             )
         left.pop(found)
+    return left
 
 
 def _same(frame: Frame, atoms: Atoms) -> bool:

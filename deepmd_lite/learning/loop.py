@@ -27,24 +27,26 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from ..data import System, load, prepare
+from ..data import Frame, System, load, prepare
 from ..data.writing import write_systems
 from ..deviation import Committee
 from ..files import results_folder, write_atomically
 from ..md import communicator
+from ..md.config import MdConfig
 from ..md.structure import read_structure
 from ..model import load_model
 from ..model.potential import Potential
+from ..schema import parse
 from ..system import InputError
 from ..training import train
-from ..training.config import read_input
+from ..training.config import TrainInput, read_input
 from ..training.loop import MODEL
 from ..training.trainer import CHECKPOINT
 from ..uncertainty import add_uncertainty, compared
 from ..uncertainty.calibration import rms
 from .config import Initial, LearnConfig, own_systems, read_config, training_input
-from .exploring import Explored, counted, explore
-from .labelling import Command, Labeller, labelled
+from .exploring import Run, counted, explore
+from .labelling import LABELLED, Command, Labeller, is_labelled, labelled
 from .report import Round, write_report
 from .selection import choose
 
@@ -54,8 +56,8 @@ INPUT = "learn.json"
 HELD_OUT = 5
 """One in so many labelled frames of a round is kept for validation."""
 SETS = "training", "validation"
-FREE = "rounds", "converged", "select", "label", "output"
-"""Keys that may change between a loop and its continuation."""
+DIFFERENT = 7919
+"""Between the seeds of one run and the next."""
 WIDER = 5.0
 """The level at which explorations end, over the lower one, unless the input gives it."""
 
@@ -74,7 +76,7 @@ def learn(
     input or by `label`, a function of structures. It ends when the explorations find hardly any, or
     after `rounds`. A loop that was interrupted goes on by the same call.
 
-    Raises InputError for bad input, a command that fails, and an input that has changed.
+    Raises InputError for bad input and for a command that fails.
     """
     settings, folder = read_config(config)
     how = label or (Command(settings.label, folder) if settings.label else None)
@@ -116,39 +118,43 @@ class _Loop:
                 "to label"
             )
         stand_in = [] if self.own else [settings.train]  # so that all else is looked at now
-        read_input(training_input(settings.train, stand_in, []))
+        training = read_input(training_input(settings.train, stand_in, []))[0]
+        self.elements = training.elements
+        _check_ensembles(settings, training)
+        self.sets: list[Path] = []
+        """Folders with what has been labelled."""
+        self.n_labelled = 0
         _remember(settings, self.folder / INPUT)
 
     def run(self) -> Path:
         """Rounds until it is done."""
         settings = self.settings
-        sets: list[Path] = []
         if settings.initial is not None:
-            sets.append(self._labelled(_initial(settings.initial), self.folder / "initial"))
+            self._label(_initial(settings.initial), self.folder / "initial")
         rounds: list[Round] = []
         for number in range(settings.rounds + 1):
-            folder = self.folder / f"round-{number:02d}"
+            folder = self._round(number)
             folder.mkdir(exist_ok=True)
-            model = self._trained(folder, sets, number)
+            model = self._trained(number)
             potential = load_model(model)
             upper = self._upper(potential)
             runs = [
-                explore(entry, model, folder / f"explore-{k}", settings.select, upper, number)
-                for k, entry in enumerate(settings.explore)
+                explore(entry, model, folder / f"explore-{k}", settings.select, upper, shift)
+                for k, entry, shift in self._explorations(number)
             ]
-            found = self._described(number, potential, sets, runs, upper)
+            found = self._described(number, potential, runs, upper)
             known = self._knows(found)
-            chosen = self._sampled(runs, number) if known else []
-            if not known and number < settings.rounds:
-                chosen = self._chosen(potential, sets, runs, upper)
-            if chosen:
-                sets.append(self._labelled(chosen, folder))
-                found = _with_errors(found, potential, sets[-1])
+            chosen = []
+            if not is_labelled(folder) and (known or number < settings.rounds):
+                chosen = self._chosen(potential, runs, upper, number, known)
+            if chosen or is_labelled(folder):
+                self._label(chosen, folder)
+                found = _with_errors(found, potential, folder)
             rounds.append(found)
             log.info("%s", found.line())
             write_report(rounds, self.folder)
             done = known and (found.error_labelled or 0.0) <= settings.select.lower
-            if done or not chosen:
+            if not found.labelled or (done and not (self._round(number + 1) / MODEL).exists()):
                 break
         self._say_why(rounds[-1], done)
         write_atomically(self.folder / MODEL, model.read_bytes())
@@ -157,27 +163,47 @@ class _Loop:
 
     # --- stages -----------------------------------------------------------------------------
 
-    def _trained(self, folder: Path, sets: Sequence[Path], number: int) -> Path:
+    def _round(self, number: int) -> Path:
+        return self.folder / f"round-{number:02d}"
+
+    def _explorations(self, number: int) -> Iterator[tuple[int, dict[str, Any], int]]:
+        """Number and input of each, and what its seeds are shifted by."""
+        entries = self.settings.explore
+        for k, entry in enumerate(entries):
+            yield k, entry, DIFFERENT * (number * len(entries) + k)
+
+    def _trained(self, number: int) -> Path:
         """The model of a round, with its committee."""
+        folder = self._round(number)
         path = folder / MODEL
         if path.exists():
             return path
-        data, validation = _files(sets)
+        data, validation = self._files()
         content = training_input(self.settings.train, data, validation)
-        before = self.folder / f"round-{number - 1:02d}" / MODEL
         begun = (folder / "training" / CHECKPOINT).exists()
-        start = before if self.settings.reuse and number and not begun else None
+        reuse = self.settings.reuse and number and not begun
         plain = train(
-            content, output=folder / "training", restart=begun, init_model=start, quiet=self.quiet
+            content,
+            output=folder / "training",
+            restart=begun,
+            init_model=self._round(number - 1) / MODEL if reuse else None,
+            quiet=self.quiet,
         )
         add_uncertainty(
             plain,
             [*self.own, *data],
             validation=[*self.own_validation, *validation] or None,
+            elements=self.elements,
             output=path,
             quiet=self.quiet,
         )
         return path
+
+    def _files(self) -> tuple[list[str], list[str]]:
+        """What has been labelled so far, to train on and to validate with."""
+        paths = ([s / f"{name}.extxyz" for s in self.sets] for name in SETS)
+        first, second = ([str(p) for p in part if p.exists()] for part in paths)
+        return first, second
 
     def _upper(self, potential: Potential) -> float:
         """Where an exploration ends, eV/Å."""
@@ -188,64 +214,63 @@ class _Loop:
         return max(WIDER * select.lower, potential.members.facts["trust_upper"])
 
     def _chosen(
-        self, potential: Potential, sets: Sequence[Path], runs: Sequence[Explored], upper: float
+        self, potential: Potential, runs: Sequence[Run], upper: float, number: int, known: bool
     ) -> list[Atoms]:
-        """Structures to label: candidates; only where there are none, those beyond."""
+        """Structures to label.
+
+        Where the committee has nothing against them, some at random, to see whether it is right;
+        else those in which it doubts: candidates, where there are none those beyond, where runs
+        broke off before any of these, what they broke off at.
+        """
         select = self.settings.select
-        found = [x for run in runs for x in run.structures(run.beyond(select.lower))]
+        if known:
+            return _sampled(runs, select.verify, number)
+        found = [x for run in runs for x in run.structures(run.explored.beyond(select.lower))]
         offered = [atoms for atoms, deviation in found if deviation <= upper]
         offered = offered or [atoms for atoms, _ in found]
-        paths = [*self.own, *_files(sets)[0]]
-        data = [frame for system in load(paths, potential.type_map) for frame in system.frames]
+        nearest = potential.table_min_distance()
+        offered = offered or [atoms for run in runs for atoms in run.failed(nearest)]
+        paths = [*self.own, *self._files()[0]]
+        data = [frame for system in load(paths, self.elements) for frame in system.frames]
         return [offered[k] for k in choose(potential, data, offered, select.most)]
 
-    def _sampled(self, runs: Sequence[Explored], number: int) -> list[Atoms]:
-        """Structures to see whether the committee is right, drawn from all that were explored."""
-        places = [(r, k) for r, run in enumerate(runs) for k in range(len(run.steps))]
-        n = min(self.settings.select.verify, len(places))
-        drawn = np.random.default_rng(number).choice(len(places), n, replace=False)
-        wanted = [places[k] for k in drawn]
-        return [
-            atoms
-            for r, run in enumerate(runs)
-            for atoms, _ in run.structures([k for of, k in wanted if of == r])
-        ]
-
-    def _labelled(self, structures: Sequence[Atoms], folder: Path) -> Path:
-        """The folder with the labelled structures, divided for training and validation."""
+    def _label(self, structures: Sequence[Atoms], folder: Path) -> None:
+        """Label them, or take what is there, and divide it for training and validation."""
         folder.mkdir(exist_ok=True)
+        known = is_labelled(folder)
         frames = labelled(structures, self.label, folder)
-        if len(frames) < len(structures):
+        if not known and len(frames) < len(structures):
             log.warning("%s: %d of %d structures labelled", folder, len(frames), len(structures))
-        held_out = frames[HELD_OUT - 1 :: HELD_OUT]
-        kept = [frame for k, frame in enumerate(frames) if k % HELD_OUT != HELD_OUT - 1]
-        for name, part in zip(SETS, (kept, held_out), strict=True):
+        parts: tuple[list[Frame], list[Frame]] = [], []
+        for k, frame in enumerate(frames, self.n_labelled):
+            parts[k % HELD_OUT == HELD_OUT - 1].append(frame)
+        for name, part in zip(SETS, parts, strict=True):
             path = folder / f"{name}.extxyz"
             if part and not path.exists():
                 write_systems([System(str(path), part)], path)
-        return folder
+        self.sets.append(folder)
+        self.n_labelled += len(frames)
 
     # --- what is told ------------------------------------------------------------------------
 
     def _described(
-        self,
-        number: int,
-        potential: Potential,
-        sets: Sequence[Path],
-        runs: Sequence[Explored],
-        upper: float,
+        self, number: int, potential: Potential, runs: Sequence[Run], upper: float
     ) -> Round:
         assert potential.members is not None
-        data, validation = _files(sets)
+        data, validation = self._files()
+        deviations = [d for run in runs for d in run.explored.deviations]
         return Round(
             number=number,
-            frames_training=_count([*self.own, *data]),
-            frames_validation=_count([*self.own_validation, *validation]),
+            frames_training=self._count([*self.own, *data]),
+            frames_validation=self._count([*self.own_validation, *validation]),
             error_validation=potential.members.facts["force_error"],
             **counted(runs, self.settings.select.lower, upper),
-            broke_off=sum(run.broke_off is not None for run in runs),
-            largest_deviation=max((d for run in runs for d in run.deviations), default=np.nan),
+            broke_off=sum(run.explored.broke_off is not None for run in runs),
+            largest_deviation=max(deviations, default=np.nan),
         )
+
+    def _count(self, paths: Sequence[str]) -> int:
+        return sum(len(s.frames) for s in load(list(paths), self.elements)) if paths else 0
 
     def _knows(self, found: Round) -> bool:
         """Whether the committee has nothing to say against what was explored."""
@@ -276,7 +301,7 @@ class _Loop:
 
 def _with_errors(found: Round, potential: Potential, folder: Path) -> Round:
     """With how the round's own model does on what was labelled after it."""
-    frames = [f for s in load(folder / "labelled.extxyz") for f in s.frames]
+    frames = [f for s in load(folder / LABELLED) for f in s.frames]
     prepared = prepare(frames, potential.type_map, potential.rcut)
     c = compared(Committee.of_members(potential), prepared)
     return replace(
@@ -302,29 +327,42 @@ def _initial(initial: Initial) -> list[Atoms]:
     return found
 
 
-def _files(sets: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """What has been labelled so far, to train on and to validate with."""
-    paths = ([s / f"{name}.extxyz" for s in sets] for name in SETS)
-    first, second = ([str(p) for p in part if p.exists()] for part in paths)
-    return first, second
+def _sampled(runs: Sequence[Run], most: int, seed: int) -> list[Atoms]:
+    """Some at random of all that were explored."""
+    places = [(r, k) for r, run in enumerate(runs) for k in range(len(run.explored.steps))]
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(len(places), min(most, len(places)), replace=False)
+    wanted = [places[k] for k in drawn]
+    return [
+        atoms
+        for r, run in enumerate(runs)
+        for atoms, _ in run.structures([k for of, k in wanted if of == r])
+    ]
 
 
-def _count(paths: Sequence[str]) -> int:
-    return sum(len(system.frames) for system in load(list(paths))) if paths else 0
+def _check_ensembles(settings: LearnConfig, training: TrainInput) -> None:
+    """Before anything is labelled: cells change only with models trained on virials."""
+    for k, entry in enumerate(settings.explore):
+        ensemble = parse(MdConfig, {**entry, "model": MODEL}, f"explore/{k}").ensemble
+        if ensemble.changes_cell and not training.loss.trains_virials:
+            raise InputError(
+                f"explore/{k}: ensemble '{ensemble.type}' rests on the stress, and the training "
+                "does not train virials: give loss/start_pref_v and limit_pref_v, or another "
+                "ensemble"
+            )
 
 
 def _remember(settings: LearnConfig, path: Path) -> None:
-    """Keep the input, or compare it with the one that the folder began with."""
+    """Keep the input, and say what has changed since the last start."""
     now = settings.model_dump(mode="json")
-    fixed = {k: v for k, v in now.items() if k not in FREE}
-    fixed["train"] = Path(settings.train).read_text(encoding="utf-8-sig")
+    now["train"] = Path(settings.train).read_text(encoding="utf-8-sig")
     if path.exists():
-        began = json.loads(path.read_text())
-        changed = [k for k, v in fixed.items() if began.get(k) != v]
+        before = json.loads(path.read_text())
+        changed = [k for k in ("train", "initial", "explore", "reuse") if before.get(k) != now[k]]
         if changed:
-            raise InputError(
-                f"{path.parent}: was begun with another {', '.join(changed)}; restore the input, "
-                "or give another 'output'"
+            log.warning(
+                "note: another %s than at the last start; what is done stays as it is, and the "
+                "new input counts from the next stage on",
+                ", ".join(changed),
             )
-        return
-    write_atomically(path, json.dumps(fixed, indent=2).encode())
+    write_atomically(path, json.dumps(now, indent=2).encode())

@@ -22,7 +22,8 @@ class Round:
     frames_training: int
     frames_validation: int
     error_validation: float
-    """Root mean square, of the forces on atoms of the frames that the model was calibrated on."""
+    """Root mean square, of the forces on atoms of the validation frames, or of the training's where
+    there are none."""
     explored: int
     accurate: int
     candidates: int
@@ -41,8 +42,9 @@ class Round:
         share = 100.0 / max(self.explored, 1)
         found = (
             f"round {self.number}: {self.frames_training} + {self.frames_validation} frames, "
-            f"force error {self.error_validation:.3g} eV/Å on the latter; {self.explored} "
-            f"structures explored: accurate {share * self.accurate:.1f} %, candidates "
+            f"force error {self.error_validation:.3g} eV/Å on "
+            f"{'the latter' if self.frames_validation else 'those of the training'}; "
+            f"{self.explored} explored: accurate {share * self.accurate:.1f} %, candidates "
             f"{share * self.candidates:.1f} %, failed {share * self.failed:.1f} %, largest "
             f"deviation {self.largest_deviation:.3g} eV/Å"
         )

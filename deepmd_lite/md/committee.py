@@ -55,11 +55,14 @@ class Deviating:
         what the guard says of them. The driving model has just been evaluated."""
         assert self.committee is not None
         columns, own = deviation_columns(engine, self.committee)
-        if self.limit is None or not columns[3] > self.limit:  # max_devi_f
+        if self.limit is None or columns[3] <= self.limit:  # max_devi_f
             return columns, None
         atom, most = worst(engine, torch.from_numpy(own))
         limit = f"more than {self.limit:g} eV/Å (guards: deviation)"
-        return columns, Trip(f"the models deviate by {most:.3g} eV/Å on {atom}, {limit}")
+        return columns, Trip(
+            f"the models deviate by {most:.3g} eV/Å on {atom}, {limit}",
+            advice="the model does not know such structures; add some to the training",
+        )
 
 
 def deviation_columns(engine: Engine, committee: Committee) -> tuple[tuple[float, ...], np.ndarray]:

@@ -40,8 +40,8 @@ class Output(Section):
     thermo: NonNegativeInt = 100
     """Steps between rows of `thermo.csv`."""
     model_devi: NonNegativeInt | None = None
-    """Steps between rows of `model_devi.out`; default: `thermo` where there are several models, 0
-    for a committee in the file of one."""
+    """Steps between rows of `model_devi.out`; default: `thermo` where there are several models or a
+    guard on the deviation, otherwise 0."""
     trajectory: NonNegativeInt = 1000
     """Steps between frames of the trajectory."""
     format: tuple[str, ...] = ("extxyz",)

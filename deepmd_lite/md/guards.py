@@ -38,6 +38,8 @@ class Trip:
     """Which atoms, value and limit."""
     forces_are_current: bool = True
     """Forces belong to the positions of this moment."""
+    advice: str | None = None
+    """What it means and what to try; None: as of all that is unphysical."""
 
 
 class Watch:
@@ -139,11 +141,12 @@ def stop(
             saved = f"; {e}"
     saved = engine.comm.share(saved)
     kept = f"; the last restart is {restart}" if restart else ""
-    raise SharedError(
-        f"step {step}: {trip.what}: the structure is unphysical, the timestep ({timestep:g} fs) "
-        "too long or the model far from its training data; relax the structure, halve the "
-        f"timestep, or add such structures to the training{saved}{kept}"
+    advice = trip.advice or (
+        f"the structure is unphysical, the timestep ({timestep:g} fs) too long or the model far "
+        "from its training data; relax the structure, halve the timestep, or add such structures "
+        "to the training"
     )
+    raise SharedError(f"step {step}: {trip.what}: {advice}{saved}{kept}")
 
 
 def closest_pair(env: LocalEnv) -> tuple[float, int, int]:

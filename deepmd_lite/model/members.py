@@ -45,7 +45,7 @@ class Members:
 def member(potential: Potential, k: int) -> Potential:
     """Member k of a frozen potential that has members: a potential without any of its own.
 
-    Tables and hidden layers are shared, not copied.
+    Tables and hidden layers are shared, not copied: choose precision and device before.
     """
     assert potential.members is not None
     one = _shallow(potential)

@@ -69,7 +69,8 @@ def train(
     in `model`; type_map, repulsion and short-range table are the input's (the table of the model
     where the input says nothing of close atoms). Ctrl-C and SIGTERM end
     the training after the current step with checkpoint and model written; Ctrl-C then raises
-    KeyboardInterrupt, SIGTERM returns as usual.
+    KeyboardInterrupt, SIGTERM returns as usual,
+    after a handler of the caller's own has been called.
 
     `time_limit` ('90s', '30m', '2h', '1h30m' or seconds; it replaces training/time_limit): the
     wall time from this call (or from `started`, a value of `time.monotonic()`) to the written

@@ -22,7 +22,7 @@ from .rows import each_frame, n_parameters
 
 log = logging.getLogger(__name__)
 
-MOST_PARAMETERS = 12_000
+MOST_PARAMETERS = 6_000
 """Of all last layers: a dense matrix of their square is diagonalised."""
 Paths = str | Path | Sequence[str | Path]
 
@@ -43,6 +43,7 @@ def add_uncertainty(
     *,
     validation: Paths | None = None,
     output: str | Path | None = None,
+    elements: Sequence[str] | None = None,
     n_members: int = 8,
     seed: int = 1,
     plot: str | Path | None = None,
@@ -53,17 +54,18 @@ def add_uncertainty(
     `model`: a `.dpl` file, trained here or converted; `data`: what it was trained on, as for
     `train`, with forces; `validation`: data that it was not trained on, by whose errors the spread
     of the committee is scaled. Without any it is scaled by errors on `data`, which are smaller.
-    `output`: the file to write (default: in the place of `model`); energies, forces and virials of
-    the model stay to the bit. `plot`: a picture (PNG) of errors against deviations.
+    `elements`: what integers stand for in data without a type map of their own (default: those of
+    the model). `output`: the file to write (default: in the place of `model`); energies, forces and
+    virials of the model stay to the bit. `plot`: a picture (PNG) of errors against deviations.
 
     Takes the time of some dozens of evaluations of each frame. Raises InputError for data without
     forces or without an element of the model, and for a model with too many elements.
     """
     if n_members < 2:
         raise InputError(f"members: expected 2 or more, found {n_members}")
-    potential = load_model(model)
-    own = potential.precision
-    potential.to_precision("float64")
+    if seed < 0:
+        raise InputError(f"seed: expected 0 or more, found {seed}")
+    potential = load_model(model, "float64")
     potential.members = None
     parameters = n_parameters(potential)
     if parameters > MOST_PARAMETERS:
@@ -72,9 +74,10 @@ def add_uncertainty(
             f"layers, at most {MOST_PARAMETERS} can be treated; drop elements that are not needed "
             "(training with a shorter type_map from this model)"
         )
-    train = load(data, potential.type_map)
+    elements = potential.type_map if elements is None else elements
+    train = load(data, elements)
     _check_elements(train, potential, str(model))
-    held_out = load(validation, potential.type_map) if validation is not None else None
+    held_out = load(validation, elements) if validation is not None else None
     potential.members = _drawn(potential, train, n_members, seed, quiet)
     frames = [frame for system in held_out or train for frame in system.frames]
     prepared = prepare(frames, potential.type_map, potential.rcut)
@@ -91,7 +94,7 @@ def add_uncertainty(
         **calibration.facts(),
     }
     potential.members = potential.members.scaled(factor, facts)
-    fitted = load_model(model, own)  # weights as they are in the file, never by way of float64
+    fitted = load_model(model)  # weights as they are in the file, never by way of float64
     fitted.members = potential.members
     save_model(fitted, output or model, fitted.provenance)
     if plot is not None:

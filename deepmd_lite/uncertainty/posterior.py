@@ -61,11 +61,14 @@ class Information:
         """Before the first frame."""
         n = n_parameters(potential)
         self.energies, self.forces, self.virials = (Known(np.zeros((n, n))) for _ in range(3))
+        self.sums = np.zeros(n)
+        """Of the rows of all frames' energies."""
 
     def add(self, potential: Potential, prepared: PreparedFrame, rows: FrameRows) -> None:
         """A frame with those of its labels that it has."""
         frame, n = prepared.frame, prepared.n_atoms
         found = potential.evaluate(prepared.env)
+        self.sums += rows.energy.double().numpy()
         if frame.energy is not None:
             residual = (float(found.energies.sum()) - frame.energy) / n
             self.energies.add(rows.energy.double().numpy()[None] / n, np.array(residual))
@@ -84,7 +87,11 @@ class Information:
 
 
 def draw(potential: Potential, information: Information, n_members: int, seed: int) -> Members:
-    """Members around `potential`, of mean zero over them; energies without data have no spread."""
+    """Members around `potential`, of mean zero over them.
+
+    Without energies among the data nothing holds the members' together: their biases are then such
+    that each says the same of the mean atom of each element.
+    """
     precision = information.precision()
     scales = np.sqrt(np.diag(precision))
     scales = np.maximum(scales, SMALLEST_SCALE * np.sqrt(np.mean(scales**2)))
@@ -93,7 +100,8 @@ def draw(potential: Potential, information: Information, n_members: int, seed: i
     normal = np.random.default_rng(seed).standard_normal((n_members, len(root)))
     drawn = (normal - normal.mean(axis=0)) @ root.T
     each = torch.from_numpy(drawn.reshape(n_members, len(potential.type_map), -1))
-    biases = each[:, :, -1].contiguous()
+    weights, biases = each[:, :, :-1].contiguous(), each[:, :, -1].contiguous()
     if not information.energies.n:
-        biases = torch.zeros_like(biases)
-    return Members(each[:, :, :-1].contiguous(), biases)
+        sums = torch.from_numpy(information.sums.reshape(len(potential.type_map), -1))
+        biases = -(weights * (sums[:, :-1] / sums[:, -1:])).sum(dim=2)
+    return Members(weights, biases)

@@ -19,6 +19,7 @@ import torch
 
 from .. import kernels
 from ..data import PreparedFrame
+from ..kernels.short_range import switched
 from ..model import Potential
 from ..model.networks import Fitting
 
@@ -52,18 +53,20 @@ def rows_of(
 ) -> FrameRows:
     """Rows of a frame, along `n_directions` displacements whose components are normal numbers.
 
-    `potential` is frozen. The weights of a short-range table count as constants.
+    `potential` is frozen.
     """
     env = prepared.env
     parts = [(d, d.coefficients()) for d in potential.descriptors]
     moments = [t.requires_grad_() for t in _moments(potential, prepared)]
-    sums = _sums(potential, prepared, moments)
+    positions = env.positions.detach().clone().requires_grad_()
+    sums = _sums(potential, prepared, moments, positions)
     # The gradient of sums · u with respect to positions is linear in u: the derivative of its
     # product with displacements v with respect to u is that of the sums along v.
     u = torch.zeros_like(sums, requires_grad=True)
-    to_moments = torch.autograd.grad(sums, moments, u, create_graph=True)
+    wanted = [*moments, positions]  # positions themselves where a short-range table takes over
+    *to_moments, direct = torch.autograd.grad(sums, wanted, u, create_graph=True, allow_unused=True)
     atoms = (env.positions, env.types, env.offsets, env.indices)
-    gradient = torch.zeros_like(env.positions)
+    gradient = torch.zeros_like(env.positions) if direct is None else direct
     for (d, table), each in zip(parts, to_moments, strict=True):
         found = kernels.moments_gradient(each, *atoms, table, d.environment())
         gradient = gradient + found / sum(d.sel)
@@ -86,7 +89,7 @@ def rows_of(
 @torch.no_grad()
 def energy_row(potential: Potential, prepared: PreparedFrame) -> torch.Tensor:
     """(P,): that of the energy alone."""
-    return _sums(potential, prepared, _moments(potential, prepared))
+    return _sums(potential, prepared, _moments(potential, prepared), prepared.env.positions)
 
 
 @torch.no_grad()
@@ -96,14 +99,18 @@ def _moments(potential: Potential, prepared: PreparedFrame) -> list[torch.Tensor
 
 
 def _sums(
-    potential: Potential, prepared: PreparedFrame, moments: list[torch.Tensor]
+    potential: Potential,
+    prepared: PreparedFrame,
+    moments: list[torch.Tensor],
+    positions: torch.Tensor,
 ) -> torch.Tensor:
-    """The energy's row (P,) from the moments of each descriptor, differentiable in these."""
+    """The energy's row (P,) from the moments of each descriptor and the positions (n_all, 3),
+    differentiable in these."""
     env = prepared.env
     types = env.types[: env.n_local]
     share = torch.ones(env.n_local, dtype=torch.float64)
     if potential.short_range is not None:
-        share = potential.short_range.weights(env)
+        share = 1.0 - switched(env, positions, potential.short_range.table())[0]
     share = share.to(potential.dtype)
     parts = zip(potential.descriptors, moments, strict=True)
     numbers = torch.cat([d.numbers(t) for d, t in parts], dim=1)
@@ -116,7 +123,8 @@ def _sums(
 
 
 def directions_for(potential: Potential, n_frames: int) -> int:
-    """Directions of each frame, so that all rows are several times as many as parameters."""
+    """Directions of each of the frames with forces, so that all rows are several times as many as
+    parameters."""
     rows = ROWS_PER_PARAMETER * n_parameters(potential)
     return int(np.clip(-(-rows // max(n_frames, 1)), FEWEST, MOST))
 
@@ -125,6 +133,6 @@ def each_frame(
     potential: Potential, frames: list[PreparedFrame], seed: int
 ) -> Iterator[tuple[PreparedFrame, FrameRows]]:
     """Frames with their rows, each with random numbers of its own."""
-    n = directions_for(potential, len(frames))
+    n = directions_for(potential, sum(p.frame.forces is not None for p in frames))
     for k, frame in enumerate(frames):
         yield frame, rows_of(potential, frame, n, np.random.default_rng([seed, k]))

@@ -19,7 +19,7 @@ from ase.io import read, write
 from deepmd_lite import learn, load
 from deepmd_lite.cli import main
 from deepmd_lite.learning import labelling
-from deepmd_lite.learning.exploring import Explored, counted
+from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
 from deepmd_lite.learning.selection import farthest
 from deepmd_lite.system import InputError
@@ -84,10 +84,11 @@ def test_the_farthest_come_first():
 
 
 def test_counts():
-    runs = [Explored("a", [0, 5], [0.1, 0.3]), Explored("b", [0, 5, 9], [0.2, 0.6, float("nan")])]
+    seen = Explored([5, 9], [0.1, 0.3]), Explored([5, 9, 12], [0.2, 0.6, float("nan")])
+    runs = [Run(Path("nowhere"), e) for e in seen]
     expected = {"explored": 5, "accurate": 2, "candidates": 1, "failed": 2}
     assert counted(runs, 0.2, 0.5) == expected
-    assert runs[1].beyond(0.2) == [1, 2]
+    assert seen[1].beyond(0.2) == [1, 2]
 
 
 SCRIPT = """
@@ -160,6 +161,21 @@ def test_labels_that_are_wrong(change, message, tmp_path):
     assert not (tmp_path / "labelled.extxyz").exists()
 
 
+def test_what_was_labelled_before_a_failure_is_kept(tmp_path):
+    wanted = structures()
+    fails = command(tmp_path, "write(sys.argv[2], frames[1:]); sys.exit(1)")
+    with pytest.raises(InputError, match="2 of 3 structures were labelled before and are kept"):
+        labelled(wanted, fails, tmp_path)
+    count = "open('asked', 'w').write(str(len(frames)))"
+    found = labelled(wanted, command(tmp_path, count), tmp_path)
+    assert (tmp_path / "asked").read_text() == "1"
+    assert len(found) == 3
+    for frame in found:
+        atoms = Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=frame.pbc)
+        atoms.calc = EMT()
+        np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-6)
+
+
 def test_a_command_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="'no-such-program' cannot be started"):
         labelled(structures(), Command("no-such-program {input} {output}", tmp_path), tmp_path)
@@ -180,7 +196,7 @@ def test_a_loop_and_its_continuation(content, caplog):
     table = rounds()
     assert [int(r["frames_training"]) for r in table] == [5, 8]
     assert [int(r["frames_validation"]) for r in table] == [1, 1]
-    assert [int(r["explored"]) for r in table] == [7, 7]
+    assert [int(r["explored"]) for r in table] == [6, 6]
     assert float(table[0]["error_labelled"]) > 0
     assert "not done after 1 rounds; raise 'rounds'" in caplog.text
     assert load(path).members is not None
@@ -199,15 +215,25 @@ def test_a_loop_and_its_continuation(content, caplog):
     learn(content | {"rounds": 2}, label=label, quiet=True)
     assert asked == [6, 3, 3]
     assert len(rounds()) == 3
-    with pytest.raises(InputError, match="was begun with another initial; restore the input"):
-        learn(content | {"initial": {"structure": "cu.extxyz"}}, label=label, quiet=True)
+    # it may be moved, and its trajectories deleted; a change of what is done changes nothing
+    Path("learn").rename("moved")
+    for path in Path("moved").glob("round-*/explore-*/trajectory.extxyz"):
+        path.unlink()
+    again = content | {"rounds": 2, "output": "moved", "initial": {"structure": "cu.extxyz"}}
+    latest = Path("moved/model.dpl").read_bytes()
+    again["select"] = content["select"] | {"lower": 90.0}  # done in round 0, had it been so
+    again["rounds"] = 1
+    learn(again, label=unwanted, quiet=True)
+    assert "note: another initial than at the last start" in caplog.text
+    assert Path("moved/round-02/model.dpl").exists()
+    assert Path("moved/model.dpl").read_bytes() != latest  # of round 1, where it now ends
 
 
 def test_done_when_the_labels_agree(content, caplog):
     caplog.set_level("INFO")
     content["select"] = {"every": 10, "lower": 50.0, "verify": 2}
     learn(content, label=by_emt)
-    assert "done: of 4 explored structures 4 deviate by less than 50 eV/Å, and the forces of 2" in (
+    assert "done: of 3 explored structures 3 deviate by less than 50 eV/Å, and the forces of 2" in (
         caplog.text
     )
     assert len(rounds()) == 1
@@ -292,6 +318,68 @@ def test_a_run_that_breaks_off(content, caplog):
     assert int(rounds("other")[0]["explored"]) <= 1
 
 
+def test_a_run_that_breaks_off_before_a_look(content):
+    """What it broke off at is labelled; not where atoms are closer than any model could know."""
+    content["explore"]["guards"] = {"displacement": 1e-4}
+    learn(content, label=by_emt, quiet=True)
+    assert int(rounds()[0]["explored"]) == 0
+    assert int(rounds()[0]["labelled"]) == 1
+    (failed,) = read("learn/round-00/explore-0/failed.extxyz", ":")
+    (frame,) = read("learn/round-00/labelled.extxyz", ":")
+    np.testing.assert_allclose(frame.positions, failed.positions, atol=1e-6)
+    run = Run(Path("learn/round-00/explore-0"), Explored([], [], "a guard"))
+    assert len(run.failed(1.5)) == 1
+    assert run.failed(3.0) == []
+
+
+def test_every_run_has_seeds_of_its_own(content):
+    content["explore"] = [content["explore"], dict(content["explore"])]
+    learn(content, label=by_emt, quiet=True)
+    ends = [
+        read(f"learn/round-0{r}/explore-{k}/trajectory.extxyz", -1) for r in (0, 1) for k in (0, 1)
+    ]
+    for k, one in enumerate(ends):
+        for other in ends[:k]:
+            assert np.abs(one.positions - other.positions).max() > 1e-3
+    strained = {"ensemble": {"type": "strain", "thermostat": "langevin"}, "velocities": {"seed": 2}}
+    assert reseeded(strained, 5) == {
+        "ensemble": {"type": "strain", "thermostat": "langevin", "seed": 6},
+        "velocities": {"seed": 7},
+    }
+    plain = {"ensemble": {"type": "nve"}}
+    assert reseeded(plain, 5) == plain
+
+
+def test_one_frame_in_five_is_held_out_whatever_the_rounds(content):
+    content["initial"]["frames"] = 3
+    content["select"]["most"] = 2
+    content["rounds"] = 2
+    learn(content, label=by_emt, quiet=True)
+    assert [int(r["frames_training"]) for r in rounds()] == [3, 4, 6]
+    assert [int(r["frames_validation"]) for r in rounds()] == [0, 1, 1]
+
+
+def test_integers_for_elements_are_those_of_the_input(content, tmp_path):
+    """Data without a type map of their own, and an element that does not occur in them."""
+    from deepmd_lite.data import load as load_data
+    from deepmd_lite.data.writing import write_systems
+
+    write("own.extxyz", by_emt(structures()))
+    write_systems(load_data("own.extxyz"), "npy", "deepmd/npy")
+    (folder,) = [p.parent for p in Path("npy").rglob("type.raw")]
+    (folder / "type_map.raw").unlink()
+    (folder / "type.raw").write_text("1\n" * 4)
+    own = json.loads(json.dumps(TRAIN))
+    own["model"]["type_map"] = ["Ag", "Cu"]
+    own["training"]["training_data"]["systems"] = [str(folder)]
+    (tmp_path / "train.json").write_text(json.dumps(own))
+    del content["initial"]
+    learn(content, label=by_emt, quiet=True)
+    assert [int(r["frames_training"]) for r in rounds()] == [3, 6]
+    arguments = ["--input", "train.json", "-o", "again.dpl", "-q"]
+    assert main(["uncertainty", "learn/round-00/training/model.dpl", *arguments]) == 0
+
+
 def test_own_data_and_reuse(content, tmp_path):
     frames = by_emt(structures())
     write("own.extxyz", frames)
@@ -329,6 +417,9 @@ def test_verb(content, tmp_path):
         ({"explore": []}, "explore"),
         ({"train": "no.json"}, "train: nothing at 'no.json'"),
         ({"initial": None}, "has no training_data; name some, or give 'initial'"),
+        ({"label": "sh -c 'run {input} {output}"}, "label': No closing quotation"),
+        ({"select": {"lower": 0.5, "upper": 0.1}}, "upper 0.1 must be above lower 0.5"),
+        ({"select": {"every": 31}}, "explore/0/steps 30: nothing would be looked at; .*every, 31"),
         ({"selekt": {}}, "unknown key 'selekt'; did you mean 'select'"),
         ({"initial": {"structure": "cu.extxyz", "strain": 3}}, "initial/strain"),
     ],
@@ -337,6 +428,14 @@ def test_inputs_that_are_wrong(change, message, content):
     with pytest.raises(InputError, match=message):
         learn(content | change, label=by_emt, quiet=True)
     assert not Path("learn").exists()
+
+
+def test_a_barostat_without_virials_is_said_at_once(content):
+    content["explore"]["ensemble"] = {"type": "npt-scr", "temperature": 600, "pressure": "0 bar"}
+    with pytest.raises(
+        InputError, match="'npt-scr' rests on the stress, and the training"
+    ):
+        learn(content, label=by_emt, quiet=True)
 
 
 def test_a_training_input_that_is_wrong_is_said_at_once(content, tmp_path):

@@ -89,18 +89,25 @@ def test_energy_forces_and_virial_are_linear_in_the_last_layer(name):
     assert min(np.abs(forces).max(), np.abs(virial).max(), abs(energy)) > 0.1
 
 
-def test_rows_where_a_table_takes_over():
-    """Energies count by the networks' share; only atoms without close pairs count in full."""
-    potential = short_range_potential(("H", "O"))
+def test_rows_are_what_members_add():
+    """Also where a table of close pairs takes over: its switch moves with the atoms."""
+    potential = with_members(short_range_potential(("H", "O"), sw_rmin=1.6, sw_rmax=2.9))
     (frame,) = prepared(potential, 3, n_frames=1)
     share = potential.short_range.weights(frame.env)
-    assert 0 <= float(share.min()) <= 1
-    rows = rows_of(potential, frame, 1, np.random.default_rng(0))
-    width = potential.config.fitting_net.neuron[-1]
-    shares = rows.energy.view(2, width + 1)[:, -1].double()
-    types = frame.env.types[: frame.n_atoms].long()
-    expected = torch.zeros(2, dtype=torch.float64).index_add_(0, types, share)
-    torch.testing.assert_close(shares, expected)
+    assert ((share > 0.05) & (share < 0.95)).sum() > 2
+    rows = rows_of(potential, frame, 3, np.random.default_rng(7))
+    m = potential.members
+    added = torch.cat([m.weights[0], m.biases[0][:, None]], dim=1).flatten()
+    own, other = (x.evaluate(frame.env) for x in (potential, potential.member(0)))
+    energy = float(other.energies.sum() - own.energies.sum())
+    assert float(rows.energy @ added) == pytest.approx(energy, abs=1e-10)
+    forces = frame.periodic.fold(other.forces - own.forces).numpy()
+    directions = np.random.default_rng(7).standard_normal((3, frame.n_atoms, 3))
+    along = -(directions * forces).sum((1, 2))
+    np.testing.assert_allclose(rows.forces @ added, along, atol=1e-9)
+    virial = [-float((other.virial - own.virial)[a, b]) for a, b in STRAINS]
+    np.testing.assert_allclose(rows.virial @ added, virial, atol=1e-9)
+    assert np.abs(along).min() > 1e-3
 
 
 # --- members ------------------------------------------------------------------------------------
@@ -217,13 +224,20 @@ def test_random_directions_stand_for_all_forces():
     )
 
 
-def test_energies_without_data_have_no_spread():
+def test_energies_without_data():
+    """All members say the same of the mean atom of each element, and so of the data as a whole."""
     potential = random_potential(("H", "O"))
     information = Information(potential)
+    sums = 0.0
     for frame, rows in each_frame(potential, prepared(potential, 1, energy=None, virial=None), 1):
         information.add(potential, frame, rows)
+        sums = sums + rows.energy
     members = draw(potential, information, 4, 1)
-    assert not members.biases.any()
+    each = torch.cat([members.weights, members.biases[:, :, None]], dim=2)
+    for element in (0, 1):
+        spread = each[:, element] @ sums.view(2, -1)[element]
+        scale = float((each[:, element].abs() @ sums.view(2, -1)[element].abs()).max())
+        assert float(spread.abs().max()) < 1e-12 * scale
     assert members.weights.abs().max() > 0
 
 
@@ -438,6 +452,7 @@ def _write(path, frames):
         ({"missing": {"forces": None}}, "expected data with forces, found none"),
         ({"type_map": ("H", "O", "Na")}, "knows Na, which the data lack"),
         ({"arguments": ["-n", "1"]}, "members: expected 2 or more, found 1"),
+        ({"arguments": ["--seed", "-1"]}, "seed: expected 0 or more, found -1"),
         ({"arguments": ["--input", "input.json"]}, "--input: names the data; give it or data"),
         ({"arguments": ["-o", "train.extxyz"]}, "train.extxyz: is an input, which would be lost"),
     ],
