@@ -176,6 +176,8 @@ def _exported(
     ]
     if left_out is not None:
         notes.append(f"without the repulsion (ZBL), which begins at: {left_out}")
+    if potential.members is not None:
+        notes.append("without the committee of last layers, which it has no place for")
     each = potential.descriptors
     if any(d.config.exclude_types and d.davg.any() for d in each):
         notes.append("with exclude_types and davg not 0 its TensorFlow (.pb) alone agrees")

@@ -470,6 +470,13 @@ def test_verb_says_what_is_wrong(change, message, tmp_path, monkeypatch, capsys)
     assert not Path("out.dpl").exists()
 
 
+def test_deepmd_kit_has_no_place_for_a_committee(tmp_path, capsys):
+    save_model(with_members(random_potential(("H", "O"))), tmp_path / "model.dpl")
+    command = ["convert", tmp_path / "model.dpl", tmp_path / "model.dp", "--without-repulsion"]
+    assert main([*map(str, command)]) == 0
+    assert "without the committee of last layers" in capsys.readouterr().out
+
+
 def test_devi_of_one_model_without_a_committee(tmp_path, capsys):
     save_model(random_potential(("H", "O")), tmp_path / "model.dpl")
     write(tmp_path / "a.extxyz", random_atoms("H4O4", 6.0, 1))
