@@ -509,9 +509,9 @@ def model_deviation(comm):
     other = [("Ag", "Cu"), ("Cu", "Ag"), ("Si", "Ag", "Cu")]
     models = [random_potential(m, rcut=3.0 + k, seed=k) for k, m in enumerate(other)]
 
-    def run(name, steps, resume=None, structure=systems.cubic, models=(MODEL, *models)):
+    def run(name, steps, resume=None, structure=systems.cubic, models=(MODEL, *models), **more):
         output = {"directory": root / name, "thermo": 2, "model_devi": 3, "restart": 0}
-        options = {"resume": resume, "output": output, "comm": comm, **MOVING}
+        options = {"resume": resume, "output": output, "comm": comm, **MOVING, **more}
         Simulation(structure(), models, **options).run(steps)
 
     run("whole", 12)
@@ -520,6 +520,8 @@ def model_deviation(comm):
     run("few", 0, structure=systems.three_atoms)
     committee = with_members(random_potential(("Ag", "Cu"), rcut=4.0), n=2)
     run("members", 0, models=committee)
+    with pytest.raises(SharedError, match="step 0: the models deviate by .* on atom .*guards: dev"):
+        run("guarded", 3, models=committee, guards={"deviation": 1e-6})
     if comm.rank == 0:
         whole, parts = ((root / r / "model_devi.out").read_text() for r in ("whole", "parts"))
         assert whole == parts

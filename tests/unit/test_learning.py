@@ -432,9 +432,7 @@ def test_inputs_that_are_wrong(change, message, content):
 
 def test_a_barostat_without_virials_is_said_at_once(content):
     content["explore"]["ensemble"] = {"type": "npt-scr", "temperature": 600, "pressure": "0 bar"}
-    with pytest.raises(
-        InputError, match="'npt-scr' rests on the stress, and the training"
-    ):
+    with pytest.raises(InputError, match="'npt-scr' rests on the stress, and the training"):
         learn(content, label=by_emt, quiet=True)
 
 
