@@ -58,7 +58,7 @@ def add_uncertainty(
     the model). `output`: the file to write (default: in the place of `model`); energies, forces and
     virials of the model stay to the bit. `plot`: a picture (PNG) of errors against deviations.
 
-    Takes the time of some dozens of evaluations of each frame. Raises InputError for data without
+    Takes the time of ten to a hundred evaluations of each frame. Raises InputError for data without
     forces or without an element of the model, and for a model with too many elements.
     """
     if n_members < 2:
@@ -80,11 +80,9 @@ def add_uncertainty(
     held_out = load(validation, elements) if validation is not None else None
     potential.members = _drawn(potential, train, n_members, seed, quiet)
     frames = [frame for system in held_out or train for frame in system.frames]
-    prepared = prepare(frames, potential.type_map, potential.rcut)
-    calibration = compared(
-        Committee.of_members(potential),
-        tqdm(prepared, unit="frame", desc="calibrating", disable=quiet or None),
-    )
+    bar = tqdm(frames, unit="frame", desc="calibrating", disable=quiet or None)
+    each = (prepare([frame], potential.type_map, potential.rcut)[0] for frame in bar)
+    calibration = compared(Committee.of_members(potential), each)
     factor = calibration.factor
     calibration = calibration.scaled(factor)
     facts = {
@@ -123,10 +121,9 @@ def _drawn(
     frames = [frame for system in systems for frame in system.frames]
     if not any(frame.forces is not None for frame in frames):
         raise InputError("uncertainty: expected data with forces, found none")
-    prepared = prepare(frames, potential.type_map, potential.rcut)
     information = Information(potential)
-    with tqdm(total=len(prepared), unit="frame", desc="fitting", disable=quiet or None) as bar:
-        for frame, rows in each_frame(potential, prepared, seed):
+    with tqdm(total=len(frames), unit="frame", desc="fitting", disable=quiet or None) as bar:
+        for frame, rows in each_frame(potential, frames, seed):
             information.add(potential, frame, rows)
             bar.update()
     return draw(potential, information, n_members, seed)

@@ -5,7 +5,7 @@ least-squares problem the precision of the parameters is known in closed form,
 
     C = Σ_frames ( e eᵀ / σ_e² + Σ f fᵀ / σ_f² + Σ w wᵀ / σ_w² ) + prior,
 
-with rows e of the energy, f of the forces (a mean over directions) and w of the virial (`rows`),
+with rows e of the energy, f of the forces and w of the virial (means over directions, `rows`),
 energy and virial per atom, and residuals σ of the model. Members of a committee are drawn from
 N(0, C⁻¹) around the model's last layer. This is the last-layer approximation of Bigi, Chong,
 Ceriotti & Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024), with forces and virials among
@@ -23,7 +23,7 @@ import torch
 from ..data import PreparedFrame
 from ..model import Potential
 from ..model.members import Members
-from .rows import STRAINS, FrameRows, n_parameters
+from .rows import COMPONENTS, FrameRows, n_parameters
 
 PRIOR = 1e-5
 """Precision of a parameter before any data, over that from the data: for what data leave open."""
@@ -77,9 +77,9 @@ class Information:
             f = rows.forces.double().numpy() / np.sqrt(len(rows.forces))
             self.forces.add(f, own - frame.forces)
         if frame.virial is not None:
-            w = rows.virial.double().numpy() / n
+            w = rows.virial.double().numpy() / (n * np.sqrt(len(rows.virial)))
             residuals = (found.virial.numpy() - frame.virial) / n
-            self.virials.add(w, np.array([residuals[a, b] for a, b in STRAINS]))
+            self.virials.add(w, np.array([residuals[a, b] for a, b in COMPONENTS]))
 
     def precision(self) -> np.ndarray:
         """(P, P): C without the prior."""

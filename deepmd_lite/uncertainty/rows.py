@@ -5,30 +5,30 @@ With the last hidden layer h of each atom, E = Σ_a (w_a · H_a + b_a n_a), wher
 over the atoms of element a and n_a their number. The row of the energy is (H_a, n_a) of all
 elements; that of the forces along a displacement v of all atoms is the derivative of the energy's
 along v. A whole matrix of forces would take a backward pass for each feature; a few random
-directions v give its square AᵀA right in the mean, at the price of a few forward passes. Rows of
-the virial are derivatives along strains.
+directions v give its square AᵀA right in the mean, at the price of a few passes. Rows of the virial
+are derivatives along random strains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .. import kernels
-from ..data import PreparedFrame
+from ..data import Frame, PreparedFrame, prepare
 from ..kernels.short_range import switched
 from ..model import Potential
 from ..model.networks import Fitting
 
 ROWS_PER_PARAMETER = 4
 """Of the forces, at least."""
-FEWEST, MOST = 4, 64
+MOST = 64
 """Directions of a frame."""
-STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-"""Those of the virial whose rows are made: it is symmetric."""
+COMPONENTS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Those of the virial that count: it is symmetric."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FrameRows:
     forces: torch.Tensor
     """(n_directions, P): minus the same of the forces along each direction, eV/Å."""
     virial: torch.Tensor
-    """(6, P): minus the same of the virial, components as in `STRAINS`, eV."""
+    """(n_strains, P): minus the same of the virial's `COMPONENTS` along each strain, eV."""
 
 
 def n_parameters(potential: Potential) -> int:
@@ -49,12 +49,14 @@ def n_parameters(potential: Potential) -> int:
 
 
 def rows_of(
-    potential: Potential, prepared: PreparedFrame, n_directions: int, rng: np.random.Generator
+    potential: Potential,
+    prepared: PreparedFrame,
+    n_directions: int,
+    n_strains: int,
+    rng: np.random.Generator,
 ) -> FrameRows:
-    """Rows of a frame, along `n_directions` displacements whose components are normal numbers.
-
-    `potential` is frozen.
-    """
+    """Rows of a frame, along so many displacements of its atoms and strains of its cell, whose
+    components are normal numbers. `potential` is frozen."""
     env = prepared.env
     parts = [(d, d.coefficients()) for d in potential.descriptors]
     moments = [t.requires_grad_() for t in _moments(potential, prepared)]
@@ -79,11 +81,13 @@ def rows_of(
     directions = torch.from_numpy(rng.standard_normal(shape))
     forces = [along(v[prepared.periodic.owner]) for v in directions]
     virial = []
-    for a, b in STRAINS:
-        v = torch.zeros_like(env.positions)
-        v[:, b] = env.positions[:, a]
-        virial.append(along(v))
-    return FrameRows(sums.detach(), torch.stack(forces), torch.stack(virial))
+    for components in torch.from_numpy(rng.standard_normal((n_strains, len(COMPONENTS)))):
+        strain = torch.zeros(3, 3, dtype=torch.float64)
+        for (a, b), value in zip(COMPONENTS, components, strict=True):
+            strain[a, b] = value
+        virial.append(along(env.positions @ strain))
+    none = sums.new_empty(0, len(sums))
+    return FrameRows(sums.detach(), *(torch.stack(x) if x else none for x in (forces, virial)))
 
 
 @torch.no_grad()
@@ -126,13 +130,16 @@ def directions_for(potential: Potential, n_frames: int) -> int:
     """Directions of each of the frames with forces, so that all rows are several times as many as
     parameters."""
     rows = ROWS_PER_PARAMETER * n_parameters(potential)
-    return int(np.clip(-(-rows // max(n_frames, 1)), FEWEST, MOST))
+    return int(np.clip(-(-rows // max(n_frames, 1)), 1, MOST))
 
 
 def each_frame(
-    potential: Potential, frames: list[PreparedFrame], seed: int
+    potential: Potential, frames: Sequence[Frame], seed: int
 ) -> Iterator[tuple[PreparedFrame, FrameRows]]:
-    """Frames with their rows, each with random numbers of its own."""
-    n = directions_for(potential, sum(p.frame.forces is not None for p in frames))
+    """Frames with the rows of their labels, each with random numbers of its own."""
+    most = directions_for(potential, sum(frame.forces is not None for frame in frames))
     for k, frame in enumerate(frames):
-        yield frame, rows_of(potential, frame, n, np.random.default_rng([seed, k]))
+        (prepared,) = prepare([frame], potential.type_map, potential.rcut)
+        n = most if frame.forces is not None else 0
+        m = min(most, len(COMPONENTS)) if frame.virial is not None else 0
+        yield prepared, rows_of(potential, prepared, n, m, np.random.default_rng([seed, k]))

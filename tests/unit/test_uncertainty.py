@@ -33,7 +33,7 @@ from deepmd_lite.system import InputError, ModelFileError
 from deepmd_lite.uncertainty import Calibration, add_uncertainty, compared
 from deepmd_lite.uncertainty import posterior as posterior_module
 from deepmd_lite.uncertainty.posterior import Information, draw
-from deepmd_lite.uncertainty.rows import STRAINS, each_frame, n_parameters, rows_of
+from deepmd_lite.uncertainty.rows import COMPONENTS, each_frame, n_parameters, rows_of
 
 SILICON = Path(__file__).parents[2] / "data" / "silicon"
 MODELS = {
@@ -62,6 +62,12 @@ def labelled(potential, seed, n_frames=6, noise=0.1, **missing):
     return frames
 
 
+def draws(frame):
+    """What `rows_of` draws for 3 directions and 4 strains of seed 7."""
+    rng = np.random.default_rng(7)
+    return rng.standard_normal((3, frame.n_atoms, 3)), rng.standard_normal((4, 6))
+
+
 def prepared(potential, *arguments, **keywords):
     return prepare(labelled(potential, *arguments, **keywords), potential.type_map, potential.rcut)
 
@@ -76,15 +82,15 @@ def test_energy_forces_and_virial_are_linear_in_the_last_layer(name):
     (frame,) = prepared(potential, 1, n_frames=1)
     potential.repulsion = None
     found = potential.evaluate(frame.env)
-    rows = rows_of(potential, frame, 3, np.random.default_rng(7))
+    rows = rows_of(potential, frame, 3, 4, np.random.default_rng(7))
     own = torch.cat([torch.cat([f.weight_out, f.bias_out]) for f in potential.fitting]).detach()
     n_each = torch.bincount(frame.env.types[: frame.n_atoms].long())
     energy = float(found.energies.sum() - (n_each * potential.energy_bias).sum())
     assert float(rows.energy @ own) == pytest.approx(energy, abs=1e-9)
     forces = frame.periodic.fold(found.forces).numpy()
-    directions = np.random.default_rng(7).standard_normal((3, frame.n_atoms, 3))
+    directions, strains = draws(frame)
     np.testing.assert_allclose(rows.forces @ own, -(directions * forces).sum((1, 2)), atol=1e-9)
-    virial = [-float(found.virial[a, b]) for a, b in STRAINS]
+    virial = -strains @ [float(found.virial[a, b]) for a, b in COMPONENTS]
     np.testing.assert_allclose(rows.virial @ own, virial, atol=1e-9)
     assert min(np.abs(forces).max(), np.abs(virial).max(), abs(energy)) > 0.1
 
@@ -95,17 +101,17 @@ def test_rows_are_what_members_add():
     (frame,) = prepared(potential, 3, n_frames=1)
     share = potential.short_range.weights(frame.env)
     assert ((share > 0.05) & (share < 0.95)).sum() > 2
-    rows = rows_of(potential, frame, 3, np.random.default_rng(7))
+    rows = rows_of(potential, frame, 3, 4, np.random.default_rng(7))
     m = potential.members
     added = torch.cat([m.weights[0], m.biases[0][:, None]], dim=1).flatten()
     own, other = (x.evaluate(frame.env) for x in (potential, potential.member(0)))
     energy = float(other.energies.sum() - own.energies.sum())
     assert float(rows.energy @ added) == pytest.approx(energy, abs=1e-10)
     forces = frame.periodic.fold(other.forces - own.forces).numpy()
-    directions = np.random.default_rng(7).standard_normal((3, frame.n_atoms, 3))
+    directions, strains = draws(frame)
     along = -(directions * forces).sum((1, 2))
     np.testing.assert_allclose(rows.forces @ added, along, atol=1e-9)
-    virial = [-float((other.virial - own.virial)[a, b]) for a, b in STRAINS]
+    virial = -strains @ [float((other.virial - own.virial)[a, b]) for a, b in COMPONENTS]
     np.testing.assert_allclose(rows.virial @ added, virial, atol=1e-9)
     assert np.abs(along).min() > 1e-3
 
@@ -175,7 +181,7 @@ def test_members_are_drawn_from_the_inverse_of_the_precision(monkeypatch):
     monkeypatch.setattr(posterior_module, "PRIOR", 1e-3)
     potential = random_potential(("H", "O"))
     information = Information(potential)
-    for frame, rows in each_frame(potential, prepared(potential, 1), 1):
+    for frame, rows in each_frame(potential, labelled(potential, 1), 1):
         information.add(potential, frame, rows)
     precision = information.precision()
     scales = np.sqrt(np.diag(precision))
@@ -194,7 +200,7 @@ def test_each_label_counts_by_the_error_that_is_left():
     found = []
     for noise in (0.1, 0.2):
         information = Information(potential)
-        for frame, rows in each_frame(potential, prepared(potential, 1, noise=noise), 1):
+        for frame, rows in each_frame(potential, labelled(potential, 1, noise=noise), 1):
             information.add(potential, frame, rows)
         found.append(information)
     for kind in ("energies", "forces", "virials"):
@@ -206,7 +212,7 @@ def test_random_directions_stand_for_all_forces():
     """Their mean square is that of the whole matrix of forces."""
     potential = random_potential(("H", "O"))
     (frame,) = prepared(potential, 1, n_frames=1)
-    rows = rows_of(potential, frame, 2000, np.random.default_rng(1)).forces.numpy()
+    rows = rows_of(potential, frame, 2000, 0, np.random.default_rng(1)).forces.numpy()
     exact = []
     for i in range(frame.n_atoms):
         for axis in range(3):
@@ -215,9 +221,9 @@ def test_random_directions_stand_for_all_forces():
 
             class Unit:
                 def standard_normal(self, shape, unit=unit):
-                    return unit
+                    return unit if len(shape) == 3 else np.empty(shape)
 
-            exact.append(rows_of(potential, frame, 1, Unit()).forces.numpy()[0])
+            exact.append(rows_of(potential, frame, 1, 0, Unit()).forces.numpy()[0])
     whole, sampled = np.stack(exact), rows / np.sqrt(len(rows))
     np.testing.assert_allclose(
         sampled.T @ sampled, whole.T @ whole, atol=0.1 * np.abs(whole.T @ whole).max()
@@ -229,7 +235,7 @@ def test_energies_without_data():
     potential = random_potential(("H", "O"))
     information = Information(potential)
     sums = 0.0
-    for frame, rows in each_frame(potential, prepared(potential, 1, energy=None, virial=None), 1):
+    for frame, rows in each_frame(potential, labelled(potential, 1, energy=None, virial=None), 1):
         information.add(potential, frame, rows)
         sums = sums + rows.energy
     members = draw(potential, information, 4, 1)
@@ -245,9 +251,9 @@ def test_as_many_rows_as_parameters():
     potential = random_potential(("H", "O"))
     n = n_parameters(potential)
     assert n == 2 * 25
-    rows = [r for _, r in each_frame(potential, prepared(potential, 1), 1)]
+    rows = [r for _, r in each_frame(potential, labelled(potential, 1), 1)]
     assert sum(len(r.forces) for r in rows) >= 4 * n
-    again = [r for _, r in each_frame(potential, prepared(potential, 1), 1)]
+    again = [r for _, r in each_frame(potential, labelled(potential, 1), 1)]
     assert all(torch.equal(a.forces, b.forces) for a, b in zip(rows, again, strict=True))
 
 
