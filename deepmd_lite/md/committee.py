@@ -50,19 +50,19 @@ class Deviating:
         """All of them; 1 where none deviates."""
         return 1 if self.committee is None else len(self.committee.models)
 
-    def look(self, engine: Engine) -> tuple[tuple[float, ...], Trip | None]:
-        """`deviation.COLUMNS` of this moment, over the atoms of all ranks, which all must ask; and
-        what the guard says of them. The driving model has just been evaluated."""
+    def look(self, engine: Engine) -> tuple[tuple[float, ...], np.ndarray, Trip | None]:
+        """`deviation.COLUMNS` of this moment, over the atoms of all ranks, which all must ask; the
+        deviation of each atom of this rank, (n,) eV/Å; and what the guard says of them. The driving
+        model has just been evaluated."""
         assert self.committee is not None
         columns, own = deviation_columns(engine, self.committee)
         if self.limit is None or columns[3] <= self.limit:  # max_devi_f
-            return columns, None
+            return columns, own, None
         atom, most = worst(engine, torch.from_numpy(own))
         limit = f"more than {self.limit:g} eV/Å (guards: deviation)"
-        return columns, Trip(
-            f"the models deviate by {most:.3g} eV/Å on {atom}, {limit}",
-            advice="the model does not know such structures; add some to the training",
-        )
+        advice = "the model does not know such structures; add some to the training"
+        what = f"the models deviate by {most:.3g} eV/Å on {atom}, {limit}"
+        return columns, own, Trip(what, advice=advice)
 
 
 def deviation_columns(engine: Engine, committee: Committee) -> tuple[tuple[float, ...], np.ndarray]:

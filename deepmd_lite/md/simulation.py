@@ -298,13 +298,13 @@ class Simulation:
                 thermo = self._thermo()
                 if self.writer is not None:
                     self.writer.thermo(thermo)
-            trip = None
+            trip, deviations = None, None
             if _due(self.step, self.deviating.every):
-                columns, trip = self.deviating.look(self.engine)
+                columns, deviations, trip = self.deviating.look(self.engine)
                 if self.writer is not None:
                     self.writer.deviation(self.step, columns)
             if _due(self.step, self.output.trajectory):
-                moment, slabs = self._moment(), ordered_slabs(self.engine)
+                moment, slabs = self._moment(), ordered_slabs(self.engine, deviations)
                 if self.writer is not None:
                     self.writer.trajectory(moment, slabs)
                 list(slabs)  # every rank sends its own

@@ -536,6 +536,9 @@ def model_deviation(comm):
             expected = deviation(np.zeros(4), np.stack(forces), np.stack(virials))
             np.testing.assert_allclose(row[1:], expected.columns, rtol=1e-6, atol=1e-9)
             assert expected.max_f > 0.01
+        frame = ase.io.read(root / "members" / "trajectory.extxyz", parallel=False)
+        own = Calculator(committee).get_property("forces_std", systems.cubic())
+        np.testing.assert_allclose(frame.arrays["forces_std"], own, rtol=0, atol=1e-7)
         row = np.loadtxt(root / "members" / "model_devi.out")
         spread = Calculator(committee).get_property("forces_std", systems.cubic())
         expected = spread.max(), spread.min(), spread.mean()

@@ -368,10 +368,16 @@ def simulation(model, folder, **keys):
 
 
 def test_md_writes_the_deviation(silicon, tmp_path):
-    run = simulation(silicon / "model.dpl", tmp_path)
+    output = {"directory": tmp_path, "thermo": 5, "trajectory": 5, "model_devi": 10}
+    run = simulation(silicon / "model.dpl", tmp_path, output=output)
     run.run(10)
     rows = np.loadtxt(tmp_path / "model_devi.out")
-    assert rows[:, 0].tolist() == [0, 5, 10]
+    assert rows[:, 0].tolist() == [0, 10]
+    frames = read(tmp_path / "trajectory.extxyz", ":")
+    assert ["forces_std" in a.arrays for a in frames] == [True, False, True]
+    spread = Calculator(silicon / "model.dpl").get_property("forces_std", frames[2].copy())
+    np.testing.assert_allclose(frames[2].arrays["forces_std"], spread, atol=1e-6)
+    assert frames[2].arrays["forces_std"].max() == pytest.approx(rows[1, 4], rel=1e-5)
     write(tmp_path / "last.extxyz", run.atoms)
     out = tmp_path / "own.out"
     command = ["devi", "-m", silicon / "model.dpl", "-s", tmp_path / "last.extxyz", "-o", out]

@@ -59,10 +59,12 @@ class Slab:
     """(n, 3) eV/Å."""
     energies: np.ndarray
     """(n,) eV."""
+    deviations: np.ndarray | None = None
+    """(n,) eV/Å, of the forces over several models, where they were asked at this step."""
 
     @classmethod
     def from_rows(cls, first: int, rows: np.ndarray) -> Slab:
-        """From rows (n, 16) of `ordered_slabs`."""
+        """From rows (n, 16) or (n, 17) of `ordered_slabs`."""
         return cls(
             first=first,
             types=rows[:, 1].astype(np.int64),
@@ -72,6 +74,7 @@ class Slab:
             velocities=rows[:, 9:12],
             forces=rows[:, 12:15],
             energies=rows[:, 15],
+            deviations=rows[:, 16] if rows.shape[1] > 16 else None,
         )
 
     def __len__(self) -> int:
@@ -87,10 +90,11 @@ class Slab:
         return self.positions - shifts @ cell, self.images + shifts.astype(np.int64)
 
 
-def ordered_slabs(engine: Engine) -> Iterator[Slab]:
+def ordered_slabs(engine: Engine, deviations: np.ndarray | None = None) -> Iterator[Slab]:
     """All atoms in order of id, a slab at a time, on rank 0; nothing on other ranks.
 
-    Every rank must go through to the end.
+    `deviations` (n,) eV/Å of the atoms of this rank, or None on all. Every rank must go through to
+    the end.
     """
     comm, state = engine.comm, engine.state
     narrow = (state.ids, state.types, state.masses)
@@ -98,6 +102,8 @@ def ordered_slabs(engine: Engine) -> Iterator[Slab]:
     columns = [x.double()[:, None] for x in (*narrow, engine.energies)]
     columns[3:3] = [x.double() for x in wide]
     rows = torch.cat(columns, dim=1).cpu().numpy()
+    if deviations is not None:
+        rows = np.column_stack([rows, deviations])
     firsts = np.arange(comm.size + 1) * engine.n_atoms // comm.size
     rows = rows[np.argsort(rows[:, 0])]
     rows = comm.redistribute(rows, np.diff(np.searchsorted(rows[:, 0], firsts)))
@@ -128,6 +134,8 @@ def assemble(moment: Moment, slabs: Sequence[Slab]) -> Atoms:
         atoms.set_masses(masses)
     atoms.set_velocities(whole("velocities") / fs)  # ASE: Å per its own unit of time
     atoms.info.update(step=moment.step, time_fs=moment.time)
+    if slabs[0].deviations is not None:
+        atoms.set_array("forces_std", whole("deviations"))
     results = {
         "energy": moment.potential,
         "forces": whole("forces"),
