@@ -121,8 +121,9 @@ def _keep(answer: Path, structures: Sequence[Atoms], folder: Path) -> int:
 
 
 def _known(structures: Sequence[Atoms], folder: Path) -> tuple[list[Frame], list[Atoms]]:
-    """What was put aside, and the structures that are not among it."""
-    frames = [frame for path in sorted(folder.glob(PARTIAL.format("*"))) for frame in _read(path)]
+    """What was put aside of these structures, and those that are not among it."""
+    aside = [frame for path in sorted(folder.glob(PARTIAL.format("*"))) for frame in _read(path)]
+    frames = [frame for frame in aside if any(_same(frame, atoms) for atoms in structures)]
     return frames, _rest(frames, structures)
 
 

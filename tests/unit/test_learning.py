@@ -167,6 +167,10 @@ def test_what_was_labelled_before_a_failure_is_kept(tmp_path):
     with pytest.raises(InputError, match="2 of 3 structures were labelled before and are kept"):
         labelled(wanted, fails, tmp_path)
     count = "open('asked', 'w').write(str(len(frames)))"
+    other = structures()[:1]
+    other[0].positions[2] += 0.3
+    with pytest.raises(InputError, match="0 of 1 structures were labelled before"):  # none of these
+        labelled(other, command(tmp_path, "sys.exit(1)"), tmp_path)
     found = labelled(wanted, command(tmp_path, count), tmp_path)
     assert (tmp_path / "asked").read_text() == "1"
     assert len(found) == 3
