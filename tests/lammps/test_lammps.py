@@ -347,6 +347,27 @@ def test_virials_of_atoms(kind, lammps, tmp_path):
     assert np.abs(stress[:, 3:6] - stress[:, 6:]).max() > 1e-3 * np.abs(stress).max()
 
 
+def test_the_flux_of_heat_is_made_of_them(lammps, tmp_path):
+    """What LAMMPS adds to the convective part is Σ W_j v_j of the nine components."""
+    save_model(random_potential(("H", "O")), tmp_path / "model.dpl")
+    atoms = lower(random_atoms("H10O6", 5.2, 4, skew=0.15))
+    text = begin(tmp_path, atoms, ["O", "H"], "deepmd_lite model.dpl")
+    computes = "compute k all ke/atom\ncompute c all centroid/stress/atom NULL virial\n"
+    computes += "compute J all heat/flux k energies c\nvelocity all create 900 1\n"
+    text = text.replace("dump 1", f"{computes}dump 1", 1)
+    text = text.replace("c_energies\n", "c_energies vx vy vz\n")
+    columns = " ".join(f"c_J[{k}]" for k in range(1, 7))
+    text = text.replace("thermo_style custom step", f"thermo_style custom step {columns}")
+    run = lammps(text + "run 0\n", 2)
+    assert run.status == 0, run.output
+    model = load_model(tmp_path / "model.dpl")
+    periodic = environment_of(atoms, model.type_map, model.rcut)
+    virials = periodic.fold(model.atomic_virials(periodic.env).flatten(1)).unflatten(1, (3, 3))
+    expected = np.einsum("nab,nb->a", virials.numpy(), run.dumped("vx", "vy", "vz"))
+    flux = np.array([run.thermo[f"c_J[{k}]"] for k in range(1, 7)])
+    np.testing.assert_allclose(flux[:3] - flux[3:], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("n_ranks", [1, 2])
 def test_deviation_of_models(n_ranks, lammps, tmp_path):
     """The numbers of `dpl devi`, for models whose elements are in other orders."""
