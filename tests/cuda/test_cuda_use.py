@@ -253,7 +253,7 @@ def test_the_benchmark(device, monkeypatch, tmp_path):
     gpu.main()
     case, products = json.loads(out.read_text())["cases"]
     for _, _, float32, _, _, _, in_three in products["products"]:
-        assert max(float32, in_three) < 1e-6
+        assert max(float32, in_three) < 1e-5  # TF32 alone: 1e-3
     assert case["atoms"] == 192
     assert case["edges"] > 192 * 20
     assert 0 < case["list"] < 60
