@@ -65,6 +65,14 @@ def table(rows: dict[str, str]) -> str:
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
 
 
+def more_data(parser: argparse.ArgumentParser) -> None:
+    """Options that name data besides positional `paths`, for `named_data`."""
+    parser.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
+    parser.add_argument(
+        "-f", "--datafile", type=Path, metavar="FILE", help="a text file with a DATA in each line"
+    )
+
+
 def named_data(args: argparse.Namespace) -> list[str]:
     """Data that positional `paths`, --system and --datafile name. InputError where none does."""
     from ..system import InputError

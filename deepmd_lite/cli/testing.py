@@ -6,7 +6,17 @@ import argparse
 import json
 from pathlib import Path
 
-from .common import EPILOG, common, device, first_frames, keep, named_data, positive, set_threads
+from .common import (
+    EPILOG,
+    common,
+    device,
+    first_frames,
+    keep,
+    more_data,
+    named_data,
+    positive,
+    set_threads,
+)
 
 # --- test -----------------------------------------------------------------------------------
 
@@ -25,10 +35,7 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
         help="a model, then deepmd/npy folders, extended XYZ, anything ASE reads",
     )
     p.add_argument("-m", "--model", help="the model; then every PATH is data")
-    p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
-    p.add_argument(
-        "-f", "--datafile", type=Path, metavar="FILE", help="a text file with a DATA in each line"
-    )
+    more_data(p)
     p.add_argument(
         "-n",
         "--numb-test",

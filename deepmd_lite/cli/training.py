@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import EPILOG, common, first_frames, keep, named_data, set_threads
+from .common import EPILOG, common, first_frames, keep, more_data, named_data, set_threads
 
 INPUTS = (".json", ".yaml", ".yml")
 
@@ -117,10 +117,7 @@ def add_change_bias(verbs: argparse._SubParsersAction) -> None:
     )
     p.add_argument("model", type=Path, metavar="MODEL", help="a .dpl file, which stays as it is")
     p.add_argument("paths", nargs="*", metavar="DATA", help="with energies")
-    p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more data")
-    p.add_argument(
-        "-f", "--datafile", type=Path, metavar="FILE", help="a text file with a DATA in each line"
-    )
+    more_data(p)
     p.add_argument(
         "-b",
         "--bias-value",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import EPILOG, common, keep, named_data, positive, set_threads
+from .common import EPILOG, common, keep, more_data, named_data, positive, set_threads
 
 if TYPE_CHECKING:
     from ..uncertainty import Fitted
@@ -25,10 +25,7 @@ def add_uncertainty(verbs: argparse._SubParsersAction) -> None:
     )
     p.add_argument("model", type=Path, metavar="MODEL", help="a .dpl file, trained or converted")
     p.add_argument("paths", nargs="*", metavar="DATA", help="what it was trained on, with forces")
-    p.add_argument("-s", "--system", nargs="+", default=[], metavar="DATA", help="more of it")
-    p.add_argument(
-        "-f", "--datafile", type=Path, metavar="FILE", help="a text file with a DATA in each line"
-    )
+    more_data(p)
     p.add_argument(
         "-v",
         "--validation",

@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 INPUT = "learn.json"
 HELD_OUT = 5
-"""One in so many labelled frames of a round is kept for validation."""
+"""One in so many labelled frames is kept for validation, counted through all rounds."""
 SETS = "training", "validation"
 DIFFERENT = 7919
 """Between the seeds of one run and the next."""
