@@ -37,6 +37,7 @@ def random_atoms(symbols: str, length: float, seed: int, skew: float = 0.0) -> A
 
 NEAR = {"rcut": 4.0, "rcut_smth": 1.0, "neuron": [6, 12], "axis_neuron": 4}
 FAR = {"rcut": 5.5, "rcut_smth": 0.5, "neuron": [5, 10], "type": "se_e2_r", "type_one_side": True}
+QUADRUPOLES = {**NEAR, "type": "se_e2_q", "rcut": 4.4, "neuron": [5, 15], "axis_neuron": 3}
 BETWEEN = {**NEAR, "rcut": 4.8, "neuron": [7, 21], "axis_neuron": 5, "exclude_types": [[0, 1]]}
 """Descriptors of hybrids, of which none has the size, the cutoff or the tables of another."""
 
@@ -70,11 +71,13 @@ def random_potential(
     seed=3,
     precision="float64",
     resnet_dt=False,
+    kind="se_e2_a",
 ) -> Potential:
     """A frozen potential with random weights and statistics of a random structure."""
     config = ModelConfig(
         type_map=list(type_map),
         descriptor={
+            "type": kind,
             "rcut": rcut,
             "rcut_smth": 1.0,
             "neuron": [6, 12, 24],

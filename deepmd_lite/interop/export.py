@@ -31,6 +31,8 @@ def tree_of(potential: Potential) -> Tree:
             "only beside descriptors with a type embedding, not beside se_e2_a or se_e2_r"
         )
     config, type_map = potential.config, potential.type_map
+    if any(d.second_degree for d in config.descriptors):
+        raise InputError("the model has a descriptor se_e2_q, which DeePMD-kit does not know")
     parts = [_descriptor(potential, descriptor) for descriptor in potential.descriptors]
     model = nodes.model(
         type_map,

@@ -157,7 +157,7 @@ def moments_gradient(
     positions = checked("positions", positions, torch.float64, (-1, 3))
     coefficients = _checked_coefficients(coefficients, environment)
     atoms = _atoms(positions.detach(), types, offsets, indices)
-    shape = (len(offsets) - 1, COLUMNS, coefficients.shape[3])
+    shape = (len(offsets) - 1, environment.columns, coefficients.shape[3])
     grad_moments = checked("grad_moments", grad_moments, coefficients.dtype, shape)
     call = _kernels.Call(atoms, _table(coefficients.detach(), environment))
     grad, _ = MomentsBackward.apply(grad_moments, positions, coefficients, call, (True, False))
@@ -309,7 +309,7 @@ def _checked_coefficients(coefficients: torch.Tensor, environment: Environment) 
 
 
 def _table(coefficients: torch.Tensor, environment: Environment) -> _kernels.Table:
-    shape = (environment.n_types, COLUMNS)
+    shape = (environment.n_types, environment.columns)
     return _kernels.Table(
         coefficients,
         checked("davg", environment.davg, torch.float64, shape),

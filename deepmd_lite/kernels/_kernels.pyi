@@ -2,6 +2,7 @@
 from torch import Tensor
 
 COLUMNS: int
+COLUMNS_OF_SECOND_DEGREE: int
 POWERS: int
 FEATURE_PADDING: int
 COMPILER: str
@@ -44,6 +45,8 @@ class Call:
     def n_local(self) -> int: ...
     @property
     def n_types(self) -> int: ...
+    @property
+    def n_columns(self) -> int: ...
     def with_coefficients(self, coefficients: Tensor) -> Call: ...
     def moments(self, moments: Tensor, counts: Tensor) -> int: ...
     def backward(
@@ -74,7 +77,7 @@ class Network:
 class Fitting:
     def __init__(
         self,
-        shapes: list[tuple[int, int, int]],
+        shapes: list[tuple[int, int, int, int]],
         activation: int,
         networks: list[Network],
     ) -> None: ...

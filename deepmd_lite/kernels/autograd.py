@@ -11,8 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch.autograd.function import once_differentiable
 
-from . import _kernels
-
 
 class Call(Protocol):
     """One list of atoms with a table, on the processor (`_kernels.Call`) or a GPU."""
@@ -24,6 +22,10 @@ class Call(Protocol):
     @property
     def n_types(self) -> int:
         """Elements."""
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the environment row."""
 
     def with_coefficients(self, coefficients: torch.Tensor) -> Call:
         """The same with another table."""
@@ -58,7 +60,7 @@ class Moments(torch.autograd.Function):
         ctx: Any, positions: torch.Tensor, coefficients: torch.Tensor, call: Call
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """`call` holds the same positions and coefficients, and the list and the environment."""
-        shape = (call.n_local, _kernels.COLUMNS, coefficients.shape[3])
+        shape = (call.n_local, call.n_columns, coefficients.shape[3])
         moments = coefficients.new_empty(shape)
         counts = positions.new_empty((call.n_local, call.n_types), dtype=torch.int32)
         beyond = call.moments(moments, counts)

@@ -50,8 +50,17 @@ struct Table {
   bool type_one_side, table_of_distance;
 
   dpl_environment environment() const {
-    return {rcut,        rcut_smth,   int32_t(davg.shape(0)), type_one_side, davg.data(),
-            dstd.data(), table_start, table_spacing,          protection,    table_of_distance};
+    return {rcut,
+            rcut_smth,
+            int32_t(davg.shape(0)),
+            type_one_side,
+            int32_t(davg.shape(1)),
+            davg.data(),
+            dstd.data(),
+            table_start,
+            table_spacing,
+            protection,
+            table_of_distance};
   }
   dpl_table view() const {
     const bool is_double = coefficients.dtype() == nb::dtype<double>();
@@ -74,7 +83,8 @@ struct Network {
   double bias_out;
 };
 
-using Shape = std::tuple<int, int, int>;  // n_features, n_embedding, n_axis of a descriptor
+// n_features, n_embedding, n_axis and n_columns of a descriptor
+using Shape = std::tuple<int, int, int, int>;
 
 // The networks of all elements and what they are applied to.
 struct Fitting {
@@ -93,8 +103,8 @@ struct Fitting {
                       network.weight_out.data(), network.bias_out});
     }
     std::vector<dpl_shape> forms;
-    for (const auto& [features, embedding, axis] : shapes)
-      forms.push_back({features, embedding, axis});
+    for (const auto& [features, embedding, axis, columns] : shapes)
+      forms.push_back({features, embedding, axis, columns});
     const bool is_double = networks.at(0).weight_out.dtype() == nb::dtype<double>();
     operation(dpl_fitting{is_double ? DPL_FLOAT64 : DPL_FLOAT32, int32_t(networks.size()),
                           int32_t(forms.size()), forms.data(), dpl_activation(activation),
@@ -227,6 +237,7 @@ NB_MODULE(_kernels, m) {
   nb::set_leak_warnings(false);  // a graph that is still alive at exit is no leak
 
   m.attr("COLUMNS") = DPL_COLUMNS;
+  m.attr("COLUMNS_OF_SECOND_DEGREE") = DPL_COLUMNS_OF_SECOND_DEGREE;
   m.attr("POWERS") = DPL_POWERS;
   m.attr("FEATURE_PADDING") = DPL_FEATURE_PADDING;
 #if defined(__clang__)
@@ -267,6 +278,7 @@ NB_MODULE(_kernels, m) {
                           const Table& table) { new (self) Call{atoms, table}; })
       .def_prop_ro("n_local", [](const Call& call) { return call.atoms.view().n_local; })
       .def_prop_ro("n_types", [](const Call& call) { return call.table.environment().n_types; })
+      .def_prop_ro("n_columns", [](const Call& call) { return call.table.environment().n_columns; })
       .def("with_coefficients",
            [](const Call& call, Real coefficients) {
              Call other = call;

@@ -55,7 +55,10 @@ inline dpl_status check_model(const dpl_environment& env, const dpl_table& table
                 env.rcut_smth, env.rcut);
   if (!(env.protection >= 0 && std::isfinite(env.protection)))
     return fail(DPL_INVALID_ARGUMENT, "protection must be at least 0, found %g", env.protection);
-  for (int32_t k = 0; k < env.n_types * kColumns; ++k)
+  if (env.n_columns != DPL_COLUMNS && env.n_columns != DPL_COLUMNS_OF_SECOND_DEGREE)
+    return fail(DPL_INVALID_ARGUMENT, "expected %d or %d columns, found %d", DPL_COLUMNS,
+                DPL_COLUMNS_OF_SECOND_DEGREE, env.n_columns);
+  for (int32_t k = 0; k < env.n_types * env.n_columns; ++k)
     if (!(env.dstd[k] > 0) || !std::isfinite(env.dstd[k]) || !std::isfinite(env.davg[k]))
       return fail(DPL_INVALID_ARGUMENT, "davg must be finite and dstd positive, found %g and %g",
                   env.davg[k], env.dstd[k]);
@@ -76,45 +79,46 @@ inline dpl_status check_model(const dpl_environment& env, const dpl_table& table
 }
 
 template <class real>
-BlockKernels<real> kernels() {
+BlockKernels<real> kernels(int n_columns) {
 #if defined(DPL_X86)
   switch (dpl_current_instruction_set()) {
     case DPL_AVX512:
-      return avx512_kernels<real>();
+      return avx512_kernels<real>(n_columns);
     case DPL_AVX2:
-      return avx2_kernels<real>();
+      return avx2_kernels<real>(n_columns);
     default:
       break;
   }
 #endif
-  return baseline_kernels<real>();
+  return baseline_kernels<real>(n_columns);
 }
 
 // The arrays of one problem's edges, taken from where `next` and `next_whole` point to.
 template <class real>
-Edges<real> carved(int64_t n, int64_t n_atoms, int64_t n_bins, bool tangent, real*& next,
+Edges<real> carved(int64_t n, int64_t n_atoms, const Problem<real>& problem, real*& next,
                    int32_t*& next_whole) {
+  const int n_columns = problem.n_columns;
   const auto take = [&](int64_t each = 1) { return (next += n * each) - n * each; };
   const auto take_whole = [&](int64_t size) { return (next_whole += size) - size; };
   Edges<real> edges{};
   for (real*& x : edges.x) x = take();
   edges.t = take();
-  for (real*& row : edges.row) row = take();
-  for (real*& contracted : edges.contracted) contracted = take();
+  for (int c = 0; c < n_columns; ++c) edges.row[c] = take();
+  for (int k = 0; k < contracted_size(n_columns); ++k) edges.contracted[k] = take();
   for (real*& gradient : edges.gradient) gradient = take();
-  if (tangent) {
+  if (problem.tangent) {
     for (real*& d : edges.d) d = take();
-    for (real*& change : edges.change) change = take();
+    for (int c = 0; c < n_columns; ++c) edges.change[c] = take();
     edges.shift = take();
   }
-  edges.sums = take(kRunSize);
-  edges.products = take(kRunSize);
+  edges.sums = take(run_size(n_columns));
+  edges.products = take(run_size(n_columns));
   for (int32_t** array :
        {&edges.neighbor, &edges.bin, &edges.run_bin, &edges.run_first, &edges.order})
     *array = take_whole(n);
   edges.start = take_whole(n_atoms);
   edges.run_start = take_whole(n_atoms);
-  edges.count = take_whole(n_bins);
+  edges.count = take_whole(problem.n_bins());
   return edges;
 }
 
@@ -125,16 +129,18 @@ std::vector<Edges<real>> scratch(int64_t n, int64_t n_atoms,
                                  const std::vector<Problem<real>>& problems) {
   n = (n + 64) / 16 * 16;
   n_atoms = (n_atoms + 32) / 16 * 16;
-  const bool tangent = problems[0].tangent != nullptr;
-  const int64_t n_real =
-      3 + 1 + kColumns + kContracted + 3 + 2 * kRunSize + (tangent ? 3 + kColumns + 1 : 0);
-  int64_t n_whole = 0;
-  for (const Problem<real>& problem : problems) n_whole += 5 * n + 2 * n_atoms + problem.n_bins();
-  real* next = workspace().edges.get<real>(n * n_real * int64_t(problems.size()));
+  int64_t n_real = 0, n_whole = 0;
+  for (const Problem<real>& problem : problems) {
+    const int c = problem.n_columns;
+    n_real += 3 + 1 + c + contracted_size(c) + 3 + 2 * run_size(c);
+    if (problem.tangent) n_real += 3 + c + 1;
+    n_whole += 5 * n + 2 * n_atoms + problem.n_bins();
+  }
+  real* next = workspace().edges.get<real>(n * n_real);
   int32_t* next_whole = workspace().runs.get<int32_t>(n_whole);
   std::vector<Edges<real>> all;
   for (const Problem<real>& problem : problems)
-    all.push_back(carved(n, n_atoms, problem.n_bins(), tangent, next, next_whole));
+    all.push_back(carved(n, n_atoms, problem, next, next_whole));
   return all;
 }
 
@@ -155,16 +161,18 @@ class Blocks {
  public:
   Blocks(const dpl_atoms& a, const std::vector<dpl_descriptor>& descriptors, int threads,
          const double* tangent, std::vector<int64_t> starts)
-      : kernels(dpl::kernels<real>()), starts(std::move(starts)), threads(threads) {
-    for (const dpl_descriptor& d : descriptors)
+      : starts(std::move(starts)), threads(threads) {
+    for (const dpl_descriptor& d : descriptors) {
       problems.push_back(problem(a, d.environment, d.table, tangent));
+      kernels.push_back(dpl::kernels<real>(d.environment.n_columns));
+    }
   }
   Blocks(const Blocks&) = delete;
   Blocks& operator=(const Blocks&) = delete;
 
   std::vector<Problem<real>> problems;
-  const BlockKernels<real> kernels;
-  const std::vector<int64_t> starts;  // first atom of each block, and n_local
+  std::vector<BlockKernels<real>> kernels;  // of each problem
+  const std::vector<int64_t> starts;        // first atom of each block, and n_local
   const int threads;
 
   Round all() const { return round(0, int64_t(starts.size()) - 1); }
@@ -224,10 +232,9 @@ class Blocks {
   Problem<real> problem(const dpl_atoms& a, const dpl_environment& env, const dpl_table& table,
                         const double* tangent) {
     scales_.emplace_back();
-    for (int32_t k = 0; k < env.n_types * kColumns; ++k)
-      scales_.back().push_back(real(env.davg[k]));
-    for (int32_t k = 0; k < env.n_types * kColumns; ++k)
-      scales_.back().push_back(real(1.0 / env.dstd[k]));
+    const int32_t n_scales = env.n_types * env.n_columns;
+    for (int32_t k = 0; k < n_scales; ++k) scales_.back().push_back(real(env.davg[k]));
+    for (int32_t k = 0; k < n_scales; ++k) scales_.back().push_back(real(1.0 / env.dstd[k]));
     Problem<real> problem{};
     problem.n_all = a.n_all, problem.n_local = a.n_local;
     problem.positions = a.positions, problem.types = a.types;
@@ -236,8 +243,9 @@ class Blocks {
     problem.limit = squared_limit(env.rcut);
     problem.switching = {real(env.rcut), real(env.rcut_smth), real(1 / (env.rcut - env.rcut_smth))};
     problem.protection = real(env.protection);
+    problem.n_columns = env.n_columns;
     problem.mean = scales_.back().data();
-    problem.inverse_width = problem.mean + env.n_types * kColumns;
+    problem.inverse_width = problem.mean + n_scales;
     problem.n_types = env.n_types, problem.type_one_side = env.type_one_side != 0;
     problem.table_start = real(env.table_start);
     problem.inverse_spacing = real(1 / env.table_spacing);

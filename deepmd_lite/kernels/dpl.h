@@ -29,6 +29,8 @@ extern "C" {
 
 /* Columns of an environment row: with c the protection w/(r + c), w x/(r + c)^2, likewise y, z. */
 #define DPL_COLUMNS 4
+/* Or these and w H/(r + c)^3 for each H of xy, yz, zx, x² - y², 2z² - x² - y². */
+#define DPL_COLUMNS_OF_SECOND_DEGREE 9
 /* Coefficients of the quintic polynomial of each table interval. */
 #define DPL_POWERS 6
 /* The number of features of a table is a multiple of this (pad with zero coefficients). */
@@ -67,15 +69,17 @@ typedef struct dpl_atoms {
 
 /* What turns an edge into a normalised environment row and finds its table and place in it:
  * row = (w(r)·(1/q, x/q², y/q², z/q²) − davg[a]) / dstd[a] with q = r + protection, a the type of
- * the centre; the table is that of the neighbour's type b (type_one_side) or a·n_types + b; the
- * place is (y − table_start) / table_spacing with y = row[0], or y = −r where the tables are
- * functions of the distance. w is 1 up to rcut_smth, 0 from rcut, a quintic between. */
+ * the centre, and as many columns as n_columns says; the table is that of the neighbour's type b
+ * (type_one_side) or a·n_types + b; the place is (y − table_start) / table_spacing with y = row[0],
+ * or y = −r where the tables are functions of the distance. w is 1 up to rcut_smth, 0 from rcut, a
+ * quintic between. */
 typedef struct dpl_environment {
   double rcut, rcut_smth; /* Å, 0 <= rcut_smth < rcut */
   int32_t n_types;
   int32_t type_one_side; /* 0 or 1 */
-  const double* davg;    /* (n_types, DPL_COLUMNS) */
-  const double* dstd;    /* (n_types, DPL_COLUMNS), > 0 */
+  int32_t n_columns;     /* DPL_COLUMNS or DPL_COLUMNS_OF_SECOND_DEGREE */
+  const double* davg;    /* (n_types, n_columns) */
+  const double* dstd;    /* (n_types, n_columns), > 0 */
   double table_start, table_spacing;
   double protection;         /* Å, >= 0 (0 in most models) */
   int32_t table_of_distance; /* 0 or 1 */
@@ -120,7 +124,7 @@ DPL_API void dpl_neighbors_copy(const dpl_neighbors* handle, int threads, int64_
 DPL_API void dpl_neighbors_free(dpl_neighbors* handle); /* NULL is fine */
 
 /* T[i] = Σ_j row_ij ⊗ G(s_ij) over the neighbours nearer than rcut.
- * moments (n_local, DPL_COLUMNS, n_features) real; counts (n_local, n_types): those neighbours by
+ * moments (n_local, n_columns, n_features) real; counts (n_local, n_types): those neighbours by
  * type; *beyond: how many edges lay in the continuation of the table. */
 DPL_API dpl_status dpl_moments(const dpl_atoms* atoms, const dpl_environment* environment,
                                const dpl_table* table, int threads, void* moments, int32_t* counts,
@@ -177,11 +181,14 @@ typedef struct dpl_network {
 } dpl_network;
 
 /* The numbers D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, at m · n_axis + a. With n_axis
- * 0 they are the first column of the moments, D_m = T_0m. */
+ * 0 they are the first column of the moments, D_m = T_0m. Where the columns reach the second
+ * degree, each degree has numbers of its own: D_m = T_0m, then the D_ma of columns 1 … 3 and of 4
+ * … 8. */
 typedef struct dpl_shape {
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
   int32_t n_embedding; /* without padding */
-  int32_t n_axis;      /* 0 to n_embedding */
+  int32_t n_axis;      /* 0 to n_embedding; of moments of second degree at least 1 */
+  int32_t n_columns;   /* of the moments, as in dpl_environment */
 } dpl_shape;
 
 /* Descriptors, and a network for each type, whose first layer takes their numbers one descriptor

@@ -83,21 +83,21 @@ struct Geometry {
 
 // Rows, their changes and places in the table of an atom's edges, `lanes` of them at a time: what
 // lies after the last edge is scratch that the next atom overwrites.
-template <bool with_tangent, class real>
+template <int C, bool with_tangent, class real>
 void prepare_atom(const Problem<real>& p, int64_t i, int32_t begin, Edges<real>& edges,
                   int64_t* beyond) {
   using S = Simd<real>;
   using vec = typename S::vec;
   using ivec = typename S::ivec;
-  using Row = EnvironmentRow<kColumns>;
-  const real* mean = p.mean + p.types[i] * kColumns;
-  const real* scale = p.inverse_width + p.types[i] * kColumns;
+  using Row = EnvironmentRow<C>;
+  const real* mean = p.mean + p.types[i] * C;
+  const real* scale = p.inverse_width + p.types[i] * C;
   const int32_t last = p.n_intervals - 1;
   for (int32_t e = begin; e < edges.n; e += S::lanes) {
     const auto g = Geometry<real>::at(p, edges, e);
-    vec row[kColumns];
+    vec row[C];
     Row::columns(g.radials, g.x, row);
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < C; ++c) {
       row[c] = (row[c] - mean[c]) * scale[c];
       S::store(edges.row[c] + e, row[c]);
     }
@@ -108,10 +108,10 @@ void prepare_atom(const Problem<real>& p, int64_t i, int32_t begin, Edges<real>&
     S::store(edges.bin + e, S::load(edges.bin + e) * p.n_intervals + q);
     for (int l = 0; l < S::lanes && e + l < edges.n; ++l) *beyond += q[l] == last;
     if (with_tangent) {
-      vec d[3], change[kColumns];
+      vec d[3], change[C];
       for (int k = 0; k < 3; ++k) d[k] = S::load(edges.d[k] + e);
       Row::tangent(g.radials, g.x, g.inverse_r, d, change);
-      for (int c = 0; c < kColumns; ++c) S::store(edges.change[c] + e, change[c] * scale[c]);
+      for (int c = 0; c < C; ++c) S::store(edges.change[c] + e, change[c] * scale[c]);
       vec shift = change[0] * scale[0];
       if (p.table_of_distance)
         shift = -(g.x[0] * d[0] + g.x[1] * d[1] + g.x[2] * d[2]) * g.inverse_r;
@@ -140,7 +140,7 @@ void group_atom(int32_t begin, Edges<real>& edges) {
   edges.n_runs = run;
 }
 
-template <class real>
+template <int C, class real>
 Fault gather(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
              int32_t* counts, int64_t* beyond) {
   edges.n = edges.n_runs = 0;
@@ -151,9 +151,9 @@ Fault gather(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& ed
     const Fault fault = gather_atom(p, i, edges, counts);
     if (fault.status != DPL_OK) return fault;
     if (p.tangent)
-      prepare_atom<true>(p, i, first, edges, beyond);
+      prepare_atom<C, true>(p, i, first, edges, beyond);
     else
-      prepare_atom<false>(p, i, first, edges, beyond);
+      prepare_atom<C, false>(p, i, first, edges, beyond);
     group_atom(first, edges);
     if (counts) counts += p.n_types;
   }

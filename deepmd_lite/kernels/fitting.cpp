@@ -52,7 +52,13 @@ dpl_status check_fitting(const dpl_fitting& fitting) {
                   "expected 0 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, "
                   "%d and %d",
                   DPL_FEATURE_PADDING, shape.n_axis, shape.n_embedding, shape.n_features);
-    n_inputs += int64_t(shape.n_embedding) * std::max(shape.n_axis, 1);
+    const bool second_degree = shape.n_columns == DPL_COLUMNS_OF_SECOND_DEGREE;
+    if (!second_degree && shape.n_columns != DPL_COLUMNS)
+      return fail(DPL_INVALID_ARGUMENT, "expected moments of %d or %d columns, found %d",
+                  DPL_COLUMNS, DPL_COLUMNS_OF_SECOND_DEGREE, shape.n_columns);
+    if (second_degree && shape.n_axis < 1)
+      return fail(DPL_INVALID_ARGUMENT, "moments of second degree: expected n_axis of at least 1");
+    n_inputs += inputs_of(shape);
   }
   if (uint32_t(fitting.activation) > DPL_LAST_ACTIVATION)
     return fail(DPL_INVALID_ARGUMENT, "unknown activation function %d", int(fitting.activation));

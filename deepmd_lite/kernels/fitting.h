@@ -9,26 +9,34 @@
 
 namespace dpl {
 
-// The descriptors of a fitting and where the numbers of each stand, full and packed.
+// The invariants that descriptors are made of, and where the numbers of each stand, full and
+// packed.
 class Packing {
  public:
   struct Part {
-    DescriptorShape shape;
-    int64_t row;                  // numbers of an atom's moments
+    Invariants shape;
+    int32_t descriptor;           // of whose moments
+    int64_t offset, size;         // their columns among the numbers of an atom's moments
     int32_t first, first_packed;  // numbers of the descriptors before it
   };
   Packing() = default;
   explicit Packing(const dpl_fitting& fitting) {
     for (int32_t k = 0; k < fitting.n_descriptors; ++k) {
       const dpl_shape& s = fitting.shapes[k];
-      const DescriptorShape shape{s.n_features, s.n_embedding, s.n_axis};
-      parts_.push_back({shape, int64_t(kColumns) * s.n_features, n_full_, n_packed_});
-      n_full_ += shape.n_full();
-      n_packed_ += shape.n_packed();
+      rows_.push_back(int64_t(s.n_columns) * s.n_features);
+      if (s.n_columns == DPL_COLUMNS) {
+        add(k, s, 0, s.n_columns, s.n_axis);
+      } else {  // degree by degree
+        add(k, s, 0, 1, 0);
+        add(k, s, 1, 3, s.n_axis);
+        add(k, s, 4, kSecondDegree, s.n_axis);
+      }
     }
   }
 
   const std::vector<Part>& parts() const { return parts_; }
+  // Numbers of an atom's moments of each descriptor.
+  const std::vector<int64_t>& rows() const { return rows_; }
   int32_t n_packed() const { return n_packed_; }
   // Where the i-th number of the full descriptors stands.
   int32_t place(int32_t i) const {
@@ -38,9 +46,24 @@ class Packing {
   }
 
  private:
+  void add(int32_t descriptor, const dpl_shape& s, int32_t column, int32_t n, int32_t n_axis) {
+    const int64_t n_m = s.n_features;
+    const Invariants shape{s.n_features, s.n_embedding, n_axis, n};
+    parts_.push_back({shape, descriptor, column * n_m, n * n_m, n_full_, n_packed_});
+    n_full_ += shape.n_full();
+    n_packed_ += shape.n_packed();
+  }
+
   std::vector<Part> parts_;
+  std::vector<int64_t> rows_;
   int32_t n_full_ = 0, n_packed_ = 0;
 };
+
+// How many numbers a descriptor has.
+inline int64_t inputs_of(const dpl_shape& s) {
+  const int64_t of_degree = s.n_axis > 0 ? s.n_axis : 1;
+  return s.n_embedding * (s.n_columns == DPL_COLUMNS ? of_degree : 1 + 2 * of_degree);
+}
 
 // Whether sizes, activation and layers fit together.
 dpl_status check_fitting(const dpl_fitting& fitting);

@@ -72,16 +72,23 @@ class Network:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers D_ma = Σ_c T_cm T_ca of one descriptor, or D_m = T_0m."""
+    """The numbers D_ma = Σ_c T_cm T_ca of one descriptor, or D_m = T_0m.
+
+    Where the columns reach the second degree: T_0m, then D_ma of degree 1, then of degree 2.
+    """
 
     n_embedding: int
     """Features m; the moments are padded beyond."""
     n_axis: int
     """Features a; 0: the descriptor is the first column of the moments."""
+    columns: int = _kernels.COLUMNS
+    """Of the moments, 4 or 9."""
 
     @property
     def n_inputs(self) -> int:
         """How many numbers there are."""
+        if self.columns == _kernels.COLUMNS_OF_SECOND_DEGREE:
+            return self.n_embedding * (1 + 2 * self.n_axis)
         return self.n_embedding * max(self.n_axis, 1)
 
 
@@ -107,7 +114,7 @@ class Fitting:
         networks = [_compiled(network, dtype) for network in self.networks]
         activation = ACTIVATIONS[self.activation]
         shapes = [
-            (n, shape.n_embedding, shape.n_axis)
+            (n, shape.n_embedding, shape.n_axis, shape.columns)
             for n, shape in zip(n_features, self.shapes, strict=True)
         ]
         return _kernels.Fitting(shapes, activation, networks)
@@ -144,9 +151,9 @@ def energies_and_gradients(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Energies (n,) float64 eV and their gradients with respect to the moments, of their shapes.
 
-    `moments`: T (n, 4, n_features) of each descriptor, float64 or float32, normalised and padded;
-    `types` (n,) int32. Differentiable once in the moments and in the networks' arrays; the same
-    bits for any number of threads. Raises InputError for wrong shapes and dtypes.
+    `moments`: T (n, columns, n_features) of each descriptor, float64 or float32, normalised and
+    padded; `types` (n,) int32. Differentiable once in the moments and in the networks' arrays; the
+    same bits for any number of threads. Raises InputError for wrong shapes and dtypes.
     """
     types = checked("types", types, torch.int32, (-1,))
     if len(moments) != len(fitting.shapes):
@@ -154,8 +161,10 @@ def energies_and_gradients(
             f"moments: expected those of {len(fitting.shapes)} descriptors, found {len(moments)}"
         )
     dtype = torch.float32 if moments[0].dtype == torch.float32 else torch.float64
-    shape = (len(types), _kernels.COLUMNS, -1)
-    given = [checked("moments", t, dtype, shape) for t in moments]
+    given = [
+        checked("moments", t, dtype, (len(types), shape.columns, -1))
+        for t, shape in zip(moments, fitting.shapes, strict=True)
+    ]
     for t in given:
         if t.shape[2] % _kernels.FEATURE_PADDING:
             raise InputError(

@@ -13,12 +13,14 @@ namespace dpl {
 template <class real>
 constexpr int32_t kPanel = 128 / int32_t(sizeof(real));
 
-// The descriptor D_ma = Σ_c T_cm T_ca (a < n_axis, m < n_embedding). Its first n_axis × n_axis
-// block is symmetric: only m >= a is kept, a outermost: n_packed numbers. Without axes D_m = T_0m.
-struct DescriptorShape {
+// The invariants of some columns of the moments, D_ma = Σ_c T_cm T_ca (a < n_axis, m <
+// n_embedding). Their first n_axis × n_axis block is symmetric: only m >= a is kept, a outermost:
+// n_packed numbers. Without axes D_m = T_0m.
+struct Invariants {
   int32_t n_features;   // of a row of T, padded
   int32_t n_embedding;  // without padding
   int32_t n_axis;
+  int32_t n_columns;
 
   DPL_MEMBER bool linear() const { return n_axis == 0; }
   DPL_MEMBER int32_t n_full() const { return linear() ? n_embedding : n_embedding * n_axis; }
@@ -36,16 +38,17 @@ struct DescriptorShape {
 
 template <class real>
 struct FittingKernels {
-  // moments (4, n_features) become T = moments · scale, `constant` (n_features) added to column 0
-  // first
-  void (*normalise)(int32_t n_features, const real* constant, real scale, real* moments);
-  // packed descriptor of T; writes up to one vector beyond its end
-  void (*describe)(const DescriptorShape&, const real* t, real* packed);
-  // gradient (4, n_features) with respect to the moments before `normalise`
-  void (*describe_backward)(const DescriptorShape&, const real* t, const real* grad_packed,
-                            real scale, real* grad_moments);
-  // change of the packed descriptor when T changes by dt
-  void (*describe_tangent)(const DescriptorShape&, const real* t, const real* dt, real* packed);
+  // moments (n_columns, n_features) become T = moments · scale, `constant` (n_features) added to
+  // column 0 first
+  void (*normalise)(int32_t n_columns, int32_t n_features, const real* constant, real scale,
+                    real* moments);
+  // packed invariants of columns T; writes up to one vector beyond their end
+  void (*describe)(const Invariants&, const real* t, real* packed);
+  // gradient (n_columns, n_features) with respect to the moments before `normalise`
+  void (*describe_backward)(const Invariants&, const real* t, const real* grad_packed, real scale,
+                            real* grad_moments);
+  // change of the packed invariants when T changes by dt
+  void (*describe_tangent)(const Invariants&, const real* t, const real* dt, real* packed);
   // z (n, width) becomes z + bias, then slope = step · f'(z) and y = step · f(z); slope may be z
   void (*activate)(dpl_activation, int32_t n, int32_t width, const real* bias, const real* step,
                    real* z, real* slope, real* y);

@@ -6,11 +6,12 @@
 #include <new>
 
 #include "call.h"
+#include "fitting.h"
 
 namespace dpl {
 namespace {
 
-constexpr int64_t kNewestFormat = 6;
+constexpr int64_t kNewestFormat = 7;
 constexpr int64_t kMostIntervals = 8192;
 constexpr double kRescale = 5;  // model/radial.py
 
@@ -117,8 +118,10 @@ class ModelReader {
 
   void read_descriptor(const Json& config, const Json& grid, const std::string& prefix,
                        Descriptor& d) {
-    d.davg = file_.doubles(prefix + "davg", {n_types_, DPL_COLUMNS});
-    d.dstd = file_.doubles(prefix + "dstd", {n_types_, DPL_COLUMNS});
+    const std::string type = config["type"].string();
+    const int32_t n_columns = type == "se_e2_q" ? DPL_COLUMNS_OF_SECOND_DEGREE : DPL_COLUMNS;
+    d.davg = file_.doubles(prefix + "davg", {n_types_, n_columns});
+    d.dstd = file_.doubles(prefix + "dstd", {n_types_, n_columns});
     const Json* protection = config.find("env_protection");
     const Json* excluded = config.find("exclude_types");
     const Json* of_distance = grid.find("of_distance");
@@ -126,19 +129,20 @@ class ModelReader {
     e.rcut = config["rcut"].number();
     e.rcut_smth = config["rcut_smth"].number();
     e.n_types = n_types_;
+    e.n_columns = d.shape.n_columns = n_columns;
     // types that do not see each other distinguish centres: then every pair has its own table
     e.type_one_side = config["type_one_side"].boolean() && (!excluded || excluded->items().empty());
     e.table_start = grid["start"].number();
     e.table_spacing = grid["spacing"].number();
     e.protection = protection ? protection->number() : 0;
     e.table_of_distance = of_distance && of_distance->boolean();
-    if (config["type"].string() == "se_e2_r") {
+    if (type == "se_e2_r") {
       shift(d, e);
       d.shape.n_axis = 0;
-    } else if (config["type"].string() == "se_e2_a") {
+    } else if (type == "se_e2_a" || type == "se_e2_q") {
       d.shape.n_axis = int32_t(config["axis_neuron"].integer());
     } else {
-      throw FileError("has a descriptor of the unknown type " + config["type"].string());
+      throw FileError("has a descriptor of the unknown type " + type);
     }
     e.davg = d.davg.data();
     e.dstd = d.dstd.data();
@@ -199,8 +203,7 @@ class ModelReader {
 
   void read_networks() {
     int64_t n_in = 0;
-    for (const auto& d : descriptors_)
-      n_in += int64_t(d->shape.n_embedding) * std::max(d->shape.n_axis, 1);
+    for (const auto& d : descriptors_) n_in += inputs_of(d->shape);
     const std::vector<double> bias = file_.doubles("energy_bias", {n_types_});
     networks_.resize(size_t(n_types_));
     for (int32_t a = 0; a < n_types_; ++a) {

@@ -105,12 +105,17 @@ template <class real>
 class CoefficientGradient {
  public:
   CoefficientGradient(const Problem<real>& problem, double* grad, Workspace& memory)
-      : p_(problem), n_bins_(problem.n_bins()), grad_(grad), memory_(memory) {}
+      : p_(problem),
+        n_bins_(problem.n_bins()),
+        run_size_(run_size(problem.n_columns)),
+        grad_(grad),
+        memory_(memory) {}
 
   void begin(const Round& round) {
     round_ = round;
     const int64_t n_edges = round.edge_end - round.edge_begin;
     entries_ = memory_.entries.get<RunEntry<real>>(n_edges);
+    sums_ = memory_.entry_sums.get<real>(n_edges * run_size_);
     order_ = memory_.order.get<int32_t>(n_edges);
     count_ = memory_.bin_counts.get<int32_t>((round.last - round.first) * n_bins_);
     n_entries_.assign(round.last - round.first, 0);
@@ -129,7 +134,9 @@ class CoefficientGradient {
            ++r, ++entry) {
         entry->atom = int32_t(i);
         entry->bin = edges.run_bin[r];
-        std::copy_n(edges.sums + int64_t(r) * kRunSize, kRunSize, entry->sums);
+        real* sums = sums_ + (entry - entries_) * run_size_;
+        std::copy_n(edges.sums + r * run_size_, run_size_, sums);
+        entry->sums = sums;
         ++count[entry->bin];
       }
   }
@@ -189,11 +196,12 @@ class CoefficientGradient {
   }
 
   const Problem<real>& p_;
-  int64_t n_bins_;
+  int64_t n_bins_, run_size_;
   double* grad_;
   Workspace& memory_;
   Round round_{};
   RunEntry<real>* entries_ = nullptr;
+  real* sums_ = nullptr;                         // (n_edges, run_size)
   int32_t *order_ = nullptr, *count_ = nullptr;  // count_ (n_blocks, n_bins)
   std::vector<int32_t> n_entries_;               // of each block
   std::vector<Task> tasks_;

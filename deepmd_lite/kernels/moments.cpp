@@ -77,8 +77,8 @@ class Call {
  private:
   Blocks<real> blocks_;
   const Problem<real>& p_ = blocks_.problems[0];
-  const BlockKernels<real>& kernels_ = blocks_.kernels;
-  const int64_t row_ = int64_t(kColumns) * p_.n_features;  // the moments of one atom
+  const BlockKernels<real>& kernels_ = blocks_.kernels[0];
+  const int64_t row_ = p_.row_size();
 };
 
 template <class real>

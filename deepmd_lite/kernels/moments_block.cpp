@@ -3,7 +3,7 @@
 //
 // Every feature loop has a compile-time trip count; accumulators stay in registers. A block of
 // features is outermost where the result is per atom (spread), runs are outermost where it is per
-// run (collect). What is done for each edge works on its four columns as one short vector.
+// run (collect). What is done for each edge works on its C columns as short vectors of four.
 #include "moments_block.h"
 
 #include "edges_block.h"
@@ -12,177 +12,225 @@
 namespace dpl {
 namespace {
 
-// The columns of one edge or of one power of a run.
-template <class real>
+// The columns of one edge or of one power of a run, filled up with zeros.
+template <int C, class real>
 struct Columns {
-  static_assert((kColumns & (kColumns - 1)) == 0, "a vector's length is a power of two");
-  typedef real vec __attribute__((vector_size(kColumns * sizeof(real))));
+  static constexpr int fours = columns_in_fours(C) / 4;
+  typedef real four __attribute__((vector_size(4 * sizeof(real))));
   typedef real unaligned
-      __attribute__((vector_size(kColumns * sizeof(real)), may_alias, aligned(alignof(real))));
+      __attribute__((vector_size(4 * sizeof(real)), may_alias, aligned(alignof(real))));
+  four part[fours] = {};
 
-  DPL_INLINE vec load(const real* p) { return *reinterpret_cast<const unaligned*>(p); }
-  DPL_INLINE void store(real* p, vec v) { *reinterpret_cast<unaligned*>(p) = v; }
-  DPL_INLINE vec gather(real* const (&column)[kColumns], int32_t e) {
-    vec v;
-    for (int c = 0; c < kColumns; ++c) v[c] = column[c][e];
-    return v;
+  DPL_INLINE Columns load(const real* p) {
+    Columns x;
+    for (int f = 0; f < fours; ++f) x.part[f] = *reinterpret_cast<const unaligned*>(p + 4 * f);
+    return x;
   }
+  DPL_MEMBER void store(real* p) const {
+    for (int f = 0; f < fours; ++f) *reinterpret_cast<unaligned*>(p + 4 * f) = part[f];
+  }
+  DPL_INLINE Columns gather(real* const* column, int32_t e) {
+    Columns x;
+    for (int c = 0; c < C; ++c) x.part[c / 4][c % 4] = column[c][e];
+    return x;
+  }
+  DPL_MEMBER real operator[](int c) const { return part[c / 4][c % 4]; }
+  DPL_MEMBER Columns& operator+=(const Columns& other) {
+    for (int f = 0; f < fours; ++f) part[f] += other.part[f];
+    return *this;
+  }
+  DPL_MEMBER Columns& operator*=(real factor) {
+    for (int f = 0; f < fours; ++f) part[f] *= factor;
+    return *this;
+  }
+  DPL_MEMBER Columns operator+(const Columns& other) const { return Columns(*this) += other; }
+  DPL_MEMBER Columns operator*(real factor) const { return Columns(*this) *= factor; }
 };
 
+template <int C, class real>
+DPL_INLINE real dot(const Columns<C, real>& a, const Columns<C, real>& b) {
+  real total = 0;
+  for (int f = 0; f < a.fours; ++f) {
+    const auto product = a.part[f] * b.part[f];
+    for (int c = 0; c < 4; ++c) total += product[c];
+  }
+  return total;
+}
+
 // S_kc = Σ_e R_ec t^k, or its change along the tangent, Σ_e (dR_ec t^k + R_ec k t^(k-1) dt).
-template <bool with_tangent, class real>
+template <int C, bool with_tangent, class real>
 void sum(const Problem<real>& p, Edges<real>& edges) {
-  using C = Columns<real>;
-  using vec = typename C::vec;
+  using Row = Columns<C, real>;
+  constexpr int width = columns_in_fours(C);
   for (int32_t r = 0; r < edges.n_runs; ++r) {
-    vec total[kPowers] = {};
+    Row total[kPowers];
     for (int32_t place = edges.run_first[r]; place < edges.run_first[r + 1]; ++place) {
       const int32_t e = edges.order[place];
       const real t = edges.t[e];
-      vec power = C::gather(with_tangent ? edges.change : edges.row, e);
+      Row power = Row::gather(with_tangent ? edges.change : edges.row, e);
 #pragma GCC unroll 6
       for (int k = 0; k < kPowers; ++k, power *= t) total[k] += power;
       if (with_tangent) {
-        vec slope = C::gather(edges.row, e) * edges.shift[e];
+        Row slope = Row::gather(edges.row, e) * edges.shift[e];
 #pragma GCC unroll 6
-        for (int k = 1; k < kPowers; ++k, slope *= t) total[k] += real(k) * slope;
+        for (int k = 1; k < kPowers; ++k, slope *= t) total[k] += slope * real(k);
       }
     }
     const int powers = p.powers_of(edges.run_bin[r]);
-    for (int k = 0; k < kPowers; ++k)
-      C::store(edges.sums + (int64_t(r) * kPowers + k) * kColumns, k < powers ? total[k] : vec{});
+    real* sums = edges.sums + int64_t(r) * run_size(C);
+    for (int k = 0; k < kPowers; ++k) (k < powers ? total[k] : Row{}).store(sums + k * width);
   }
 }
 
-// T_cm = Σ_runs Σ_k S_kc C_km.
-template <class real>
-void spread(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
-            real* moments) {
+// Of C columns those of first degree, and the others, are handled together where registers are few.
+constexpr int kRegisters = DPL_ISA_BYTES == 64 ? 32 : 16;
+
+// The columns [First, First + N) of T_cm = Σ_runs Σ_k S_kc C_km.
+template <int C, int First, int N, class real>
+void spread_columns(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
+                    real* moments) {
   using S = Simd<real>;
   using vec = typename S::vec;
-  constexpr int sets = S::vectors > 1 ? 1 : 2;  // so many accumulators that none is waited for
+  constexpr int width = columns_in_fours(C);
+  constexpr int sets = S::vectors * N >= 8 ? 1 : 2;  // enough accumulators that none is waited for
   const int64_t n_m = p.n_features;
   for (int64_t m = 0; m < n_m; m += S::block) {
     const real* coefficients = p.coefficients + m;
     for (int64_t i = begin; i < end; ++i) {
-      vec total[sets][kColumns][S::vectors] = {};
+      vec total[sets][N][S::vectors] = {};
       for (int32_t r = edges.run_start[i - begin]; r < edges.run_start[i - begin + 1]; ++r) {
         const real* table = coefficients + int64_t(edges.run_bin[r]) * kPowers * n_m;
-        const real* sums = edges.sums + int64_t(r) * kRunSize;
+        const real* sums = edges.sums + int64_t(r) * run_size(C) + First;
 #pragma GCC unroll 6
         for (int k = 0; k < kPowers; ++k)
 #pragma GCC unroll 2
           for (int v = 0; v < S::vectors; ++v) {
             const vec power = S::load(table + k * n_m + v * S::lanes);
-#pragma GCC unroll 4
-            for (int c = 0; c < kColumns; ++c)
-              total[k % sets][c][v] += power * sums[k * kColumns + c];
+#pragma GCC unroll 9
+            for (int c = 0; c < N; ++c) total[k % sets][c][v] += power * sums[k * width + c];
           }
       }
-      for (int c = 0; c < kColumns; ++c)
+      for (int c = 0; c < N; ++c)
         for (int v = 0; v < S::vectors; ++v)
-          S::store(moments + ((i - begin) * kColumns + c) * n_m + m + v * S::lanes,
+          S::store(moments + ((i - begin) * C + First + c) * n_m + m + v * S::lanes,
                    sets > 1 ? total[0][c][v] + total[sets - 1][c][v] : total[0][c][v]);
     }
   }
 }
 
-// edges.products = Σ_m C_km g_cm for each run.
-template <class real>
-void collect(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
-             const real* grad_moments) {
+template <int C, class real>
+void spread(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
+            real* moments) {
+  if constexpr (C * Simd<real>::vectors + 2 <= kRegisters) {
+    spread_columns<C, 0, C>(p, begin, end, edges, moments);
+  } else {
+    spread_columns<C, 0, DPL_COLUMNS>(p, begin, end, edges, moments);
+    spread_columns<C, DPL_COLUMNS, C - DPL_COLUMNS>(p, begin, end, edges, moments);
+  }
+}
+
+// The columns [First, First + N) of edges.products = Σ_m C_km g_cm for each run.
+template <int C, int First, int N, class real>
+void collect_columns(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
+                     const real* grad_moments) {
   using S = Simd<real>;
   using vec = typename S::vec;
-  constexpr int powers = DPL_ISA_BYTES == 64 ? kPowers : kPowers / 2;  // at a time: registers
+  constexpr int width = columns_in_fours(C);
+  constexpr auto fits = [](int powers) { return powers * (N + 1) + 1 <= kRegisters; };
+  constexpr int powers = fits(6) ? 6 : fits(3) ? 3 : 2;  // at a time
   const int64_t n_m = p.n_features;
   for (int64_t i = begin; i < end; ++i) {
-    const real* grad = grad_moments + (i - begin) * kColumns * n_m;
+    const real* grad = grad_moments + ((i - begin) * C + First) * n_m;
     for (int32_t r = edges.run_start[i - begin]; r < edges.run_start[i - begin + 1]; ++r)
       for (int first = 0; first < kPowers; first += powers) {
         const real* table = p.coefficients + (int64_t(edges.run_bin[r]) * kPowers + first) * n_m;
-        vec total[powers][kColumns] = {};
+        vec total[powers][N] = {};
         for (int64_t m = 0; m < n_m; m += S::lanes) {
           vec power[powers];
 #pragma GCC unroll 6
           for (int k = 0; k < powers; ++k) power[k] = S::load(table + k * n_m + m);
-#pragma GCC unroll 4
-          for (int c = 0; c < kColumns; ++c) {
+#pragma GCC unroll 5
+          for (int c = 0; c < N; ++c) {
             const vec g = S::load(grad + c * n_m + m);
 #pragma GCC unroll 6
             for (int k = 0; k < powers; ++k) total[k][c] += power[k] * g;
           }
         }
-        real* out = edges.products + int64_t(r) * kRunSize + first * kColumns;
-        for (int k = 0; k < powers; ++k)
-          Columns<real>::store(out + k * kColumns,
-                               sums_of(total[k][0], total[k][1], total[k][2], total[k][3]));
+        real* out = edges.products + int64_t(r) * run_size(C) + first * width + First;
+        for (int k = 0; k < powers; ++k, out += width) {
+          const vec(&of)[N] = total[k];
+          Columns<N, real> sums;
+          sums.part[0] = sums_of(of[0], of[1], of[2], of[3]);
+          for (int c = 4; c < N; ++c) sums.part[c / 4][c % 4] = real(dpl::sum(of[c]));
+          sums.store(out);
+        }
       }
   }
 }
 
-template <class vec>
-DPL_INLINE auto dot(vec a, vec b) {
-  const vec product = a * b;
-  auto total = product[0];
-  for (int c = 1; c < kColumns; ++c) total += product[c];
-  return total;
+template <int C, class real>
+void collect(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
+             const real* grad_moments) {
+  constexpr int first = DPL_COLUMNS;
+  collect_columns<C, 0, first>(p, begin, end, edges, grad_moments);
+  if constexpr (C > first) collect_columns<C, first, C - first>(p, begin, end, edges, grad_moments);
 }
 
 // Contractions of each edge with the gradient of the moments, into edges.contracted; derivatives
 // of G are in units of the table's spacing:
-// 0 .. 3: Σ_m g_cm G_m, 4: Σ_cm R_c g_cm G'_m;
-// at second order also 5 .. 8: Σ_m g_cm G'_m, 9: Σ_cm R_c g_cm G''_m.
-template <int Order, class real>
+// 0 … C − 1: Σ_m g_cm G_m, C: Σ_cm R_c g_cm G'_m;
+// at second order also C + 1 … 2 C: Σ_m g_cm G'_m, 2 C + 1: Σ_cm R_c g_cm G''_m.
+template <int C, int Order, class real>
 void contract(const Problem<real>& p, Edges<real>& edges) {
-  using C = Columns<real>;
-  using vec = typename C::vec;
+  using Row = Columns<C, real>;
   for (int32_t r = 0; r < edges.n_runs; ++r) {
-    vec power[kPowers] = {};
+    Row power[kPowers];
     for (int k = 0; k < p.powers_of(edges.run_bin[r]); ++k)
-      power[k] = C::load(edges.products + (int64_t(r) * kPowers + k) * kColumns);
+      power[k] = Row::load(edges.products + int64_t(r) * run_size(C) + k * columns_in_fours(C));
     for (int32_t place = edges.run_first[r]; place < edges.run_first[r + 1]; ++place) {
       const int32_t e = edges.order[place];
-      const vec row = C::gather(edges.row, e);
-      vec g, dg, d2g;
+      const Row row = Row::gather(edges.row, e);
+      Row g, dg, d2g;
       horner<Order>(power, edges.t[e], g, dg, d2g);
-      for (int c = 0; c < kColumns; ++c) edges.contracted[c][e] = g[c];
-      edges.contracted[4][e] = dot(row, dg);
+      for (int c = 0; c < C; ++c) edges.contracted[c][e] = g[c];
+      edges.contracted[C][e] = dot(row, dg);
       if (Order > 1) {
-        for (int c = 0; c < kColumns; ++c) edges.contracted[5 + c][e] = dg[c];
-        edges.contracted[9][e] = dot(row, d2g);
+        for (int c = 0; c < C; ++c) edges.contracted[C + 1 + c][e] = dg[c];
+        edges.contracted[2 * C + 1][e] = dot(row, d2g);
       }
     }
   }
 }
 
 // From the contractions to edges.gradient, for one atom; `lanes` edges at a time as above.
-template <int Order, class real>
+template <int C, int Order, class real>
 void chain_atom(const Problem<real>& p, int64_t i, int32_t begin, int32_t end, Edges<real>& edges) {
   using S = Simd<real>;
   using vec = typename S::vec;
-  using Row = EnvironmentRow<kColumns>;
-  const real* scale = p.inverse_width + p.types[i] * kColumns;
+  using Row = EnvironmentRow<C>;
+  const real* scale = p.inverse_width + p.types[i] * C;
   // of the place with respect to the row's first entry, and to r
   const real by_row = p.table_of_distance ? real(0) : p.inverse_spacing * scale[0];
   const real by_r = p.table_of_distance ? -p.inverse_spacing : real(0);
   for (int32_t e = begin; e < end; e += S::lanes) {
     const auto geometry = Geometry<real>::at(p, edges, e);
     const auto contracted = [&](int k) { return S::load(edges.contracted[k] + e); };
-    vec g[kColumns], out[3];
-    for (int c = 0; c < kColumns; ++c) g[c] = contracted(c) * scale[c];
-    g[0] += contracted(4) * by_row;
-    const vec outward = contracted(4) * by_r;
+    vec g[C], out[3];
+    for (int c = 0; c < C; ++c) g[c] = contracted(c) * scale[c];
+    g[0] += contracted(C) * by_row;
+    const vec outward = contracted(C) * by_r;
     if (Order == 1) {
       Row::gradient(geometry.radials, geometry.x, geometry.inverse_r, g, outward, out);
     } else {
-      vec change[kColumns], g2[kColumns], d[3];
-      for (int c = 0; c < kColumns; ++c) change[c] = S::load(edges.change[c] + e);
+      vec change[C], g2[C], d[3];
+      for (int c = 0; c < C; ++c) change[c] = S::load(edges.change[c] + e);
       for (int k = 0; k < 3; ++k) d[k] = S::load(edges.d[k] + e);
       const vec shift = S::load(edges.shift + e);
-      vec along = contracted(9) * shift;
-      for (int c = 0; c < kColumns; ++c) {
-        along += contracted(5 + c) * change[c];
-        g2[c] = contracted(5 + c) * shift * scale[c];
+      vec along = contracted(2 * C + 1) * shift;
+      for (int c = 0; c < C; ++c) {
+        const vec slope = contracted(C + 1 + c);
+        along += slope * change[c];
+        g2[c] = slope * shift * scale[c];
       }
       g2[0] += along * by_row;
       Row::gradient(geometry.radials, geometry.x, geometry.inverse_r, g2, along * by_r, out);
@@ -194,17 +242,17 @@ void chain_atom(const Problem<real>& p, int64_t i, int32_t begin, int32_t end, E
 }
 
 // Order 1: edges.gradient of Φ; order 2: of Ψ, the change of Φ along the tangent.
-template <int Order, class real>
+template <int C, int Order, class real>
 void backward(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
               const real* grad_moments) {
-  collect(p, begin, end, edges, grad_moments);
-  contract<Order>(p, edges);
+  collect<C>(p, begin, end, edges, grad_moments);
+  contract<C, Order>(p, edges);
   for (int64_t i = begin; i < end; ++i)
-    chain_atom<Order>(p, i, edges.start[i - begin], edges.start[i - begin + 1], edges);
+    chain_atom<C, Order>(p, i, edges.start[i - begin], edges.start[i - begin + 1], edges);
 }
 
 // Σ_c S_kc g_cm over the entries of one bin.
-template <class real>
+template <int C, class real>
 void accumulate(int32_t n_features, const RunEntry<real>* entries, int32_t n,
                 const real* grad_moments, double* partial) {
   using S = Simd<real>;
@@ -213,15 +261,15 @@ void accumulate(int32_t n_features, const RunEntry<real>* entries, int32_t n,
   for (int64_t m = 0; m < n_m; m += S::block) {
     vec total[kPowers][S::vectors] = {};
     for (int32_t e = 0; e < n; ++e) {
-      const real* grad = grad_moments + int64_t(entries[e].atom) * kColumns * n_m + m;
+      const real* grad = grad_moments + int64_t(entries[e].atom) * C * n_m + m;
       const real* sums = entries[e].sums;
-#pragma GCC unroll 4
-      for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 9
+      for (int c = 0; c < C; ++c)
 #pragma GCC unroll 2
         for (int v = 0; v < S::vectors; ++v) {
           const vec g = S::load(grad + c * n_m + v * S::lanes);
 #pragma GCC unroll 6
-          for (int k = 0; k < kPowers; ++k) total[k][v] += g * sums[k * kColumns + c];
+          for (int k = 0; k < kPowers; ++k) total[k][v] += g * sums[k * columns_in_fours(C) + c];
         }
     }
     for (int k = 0; k < kPowers; ++k)
@@ -231,14 +279,20 @@ void accumulate(int32_t n_features, const RunEntry<real>* entries, int32_t n,
   }
 }
 
+template <int C, class real>
+BlockKernels<real> kernels_of() {
+  return {gather<C, real>,      sum<C, false, real>,  sum<C, true, real>, spread<C, real>,
+          backward<C, 1, real>, backward<C, 2, real>, accumulate<C, real>};
+}
+
 }  // namespace
 
 template <class real>
-BlockKernels<real> DPL_ISA_KERNELS() {
-  return {gather<real>,      sum<false, real>,  sum<true, real>, spread<real>,
-          backward<1, real>, backward<2, real>, accumulate<real>};
+BlockKernels<real> DPL_ISA_KERNELS(int n_columns) {
+  return n_columns == DPL_COLUMNS ? kernels_of<DPL_COLUMNS, real>()
+                                  : kernels_of<DPL_COLUMNS_OF_SECOND_DEGREE, real>();
 }
-template BlockKernels<float> DPL_ISA_KERNELS<float>();
-template BlockKernels<double> DPL_ISA_KERNELS<double>();
+template BlockKernels<float> DPL_ISA_KERNELS<float>(int);
+template BlockKernels<double> DPL_ISA_KERNELS<double>(int);
 
 }  // namespace dpl

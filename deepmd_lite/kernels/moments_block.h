@@ -17,9 +17,12 @@
 
 namespace dpl {
 
-constexpr int kColumns = DPL_COLUMNS;
-constexpr int kContracted = 2 * (kColumns + 1);
-constexpr int kRunSize = kPowers * kColumns;  // numbers of one S_kc
+constexpr int kMostColumns = DPL_COLUMNS_OF_SECOND_DEGREE;
+
+// Numbers that an edge is contracted to, and of one S_kc, whose columns are filled up to fours.
+constexpr int contracted_size(int n_columns) { return 2 * (n_columns + 1); }
+constexpr int columns_in_fours(int n_columns) { return (n_columns + 3) / 4 * 4; }
+constexpr int run_size(int n_columns) { return kPowers * columns_in_fours(n_columns); }
 
 // The call's arguments, in the precision of the arithmetic.
 template <class real>
@@ -33,9 +36,10 @@ struct Problem {
 
   double limit;  // squared distances below this are within the cutoff
   SwitchParameters<real> switching;
-  real protection;            // Å
-  const real* mean;           // (n_types, kColumns)
-  const real* inverse_width;  // (n_types, kColumns)
+  real protection;  // Å
+  int32_t n_columns;
+  const real* mean;           // (n_types, n_columns)
+  const real* inverse_width;  // (n_types, n_columns)
   int32_t n_types;
   bool type_one_side;
 
@@ -45,6 +49,8 @@ struct Problem {
   int32_t n_tables, n_intervals, n_features;
 
   DPL_MEMBER int32_t n_bins() const { return n_tables * n_intervals; }
+  // Numbers of an atom's moments.
+  DPL_MEMBER int64_t row_size() const { return int64_t(n_columns) * n_features; }
   // The continuation of the table is a parabola: t is unbounded there.
   DPL_MEMBER int powers_of(int32_t bin) const { return (bin + 1) % n_intervals == 0 ? 3 : kPowers; }
 };
@@ -59,12 +65,13 @@ struct Edges {
   int32_t* bin;       // table * n_intervals + interval
   real* x[3];         // edge vector
   real* t;            // place in the interval, in [0, 1); without end in the last one
-  real* row[kColumns];
-  real* d[3];                     // change of the edge vector along the tangent
-  real* change[kColumns];         // change of the row along the tangent
-  real* shift;                    // change of the place in the table (its spacing is 1)
-  real* contracted[kContracted];  // with the gradient of the moments, see moments_block.cpp
-  real* gradient[3];              // result: derivative with respect to the edge vector
+  real* row[kMostColumns];
+  real* d[3];                  // change of the edge vector along the tangent
+  real* change[kMostColumns];  // change of the row along the tangent
+  real* shift;                 // change of the place in the table (its spacing is 1)
+  // with the gradient of the moments, see moments_block.cpp
+  real* contracted[contracted_size(kMostColumns)];
+  real* gradient[3];  // result: derivative with respect to the edge vector
 
   int32_t n_runs;
   int32_t* run_start;  // (n_atoms + 1) first run of each atom of the block
@@ -72,8 +79,8 @@ struct Edges {
   int32_t* run_first;  // (n_runs + 1) first place in `order` of each run
   int32_t* order;      // (n) edges, run by run
   int32_t* count;      // (n_bins) edges of an atom in each bin; zero between atoms
-  real* sums;          // (n_runs, kPowers, kColumns) S_kc, or its change along the tangent
-  real* products;      // (n_runs, kPowers, kColumns) Σ_m C_km g_cm, g the gradient of the moments
+  real* sums;          // (n_runs, run_size) S_kc, or its change along the tangent
+  real* products;      // (n_runs, run_size) Σ_m C_km g_cm, g the gradient of the moments
 };
 
 // The first thing wrong with a block's edges.
@@ -86,7 +93,7 @@ struct Fault {
 template <class real>
 struct RunEntry {
   int32_t atom, bin;
-  real sums[kRunSize];
+  const real* sums;  // (run_size)
 };
 
 // Moments and their gradients here begin with those of atom `begin`.
@@ -112,10 +119,10 @@ struct BlockKernels {
 };
 
 template <class real>
-BlockKernels<real> baseline_kernels();
+BlockKernels<real> baseline_kernels(int n_columns);
 template <class real>
-BlockKernels<real> avx2_kernels();
+BlockKernels<real> avx2_kernels(int n_columns);
 template <class real>
-BlockKernels<real> avx512_kernels();
+BlockKernels<real> avx512_kernels(int n_columns);
 
 }  // namespace dpl

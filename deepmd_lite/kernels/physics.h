@@ -87,12 +87,14 @@ DPL_INLINE void repulsion(const RepulsionParameters& p, double r, double& energy
   slope = bare * (dw * phi + w * (dphi - phi / r));
 }
 
-// The environment row of C = 4 columns is (s, p x, p y, p z) with s = w/(r + c) and p = w/(r +
-// c)^2, c the protection (DeePMD-kit's env_protection), 0 in most models.
+// The environment row is (s, p x, p y, p z) with s = w/(r + c) and p = w/(r + c)^2, c the
+// protection (DeePMD-kit's env_protection), 0 in most models. One of 9 columns goes on with q
+// H_m(x), q = w/(r + c)^3 and H_m the five harmonic polynomials of second degree.
 template <class value>
 struct Radial {
   value s, ds, d2s;  // s(r) and its derivatives
   value p, dp, d2p;
+  value q, dq, d2q;
 };
 
 template <class value, class real>
@@ -109,37 +111,83 @@ DPL_INLINE Radial<value> radial(const SwitchParameters<real>& parameters, real p
   f.p = f.s * inverse;
   f.dp = (f.ds - f.p) * inverse;
   f.d2p = (f.d2s - 2 * f.dp) * inverse;
+  f.q = f.p * inverse;
+  f.dq = (f.dp - f.q) * inverse;
+  f.d2q = (f.d2p - 2 * f.dq) * inverse;
   return f;
 }
 
-template <int C>
-struct EnvironmentRow;  // one specialisation for each set of columns
+// The harmonic polynomials of second degree xy, yz, zx, x² − y², 2z² − x² − y², each half a
+// quadratic form: H_m(x) = ½ x·A_m x. Their norms differ (the first three want √3, the others √3/2
+// and ½); dstd of their columns makes up for it.
+constexpr int kSecondDegree = 5;
 
-template <>
-struct EnvironmentRow<4> {
-  // x: edge vector r_j - r_i; row: the 4 columns before normalisation.
+// H[m] = x·A_m y: the derivative of H_m at x along y, and 2 H_m(x) for y = x.
+template <class value>
+DPL_INLINE void second_degree(const value* x, const value* y, value* H) {
+  H[0] = x[0] * y[1] + x[1] * y[0];
+  H[1] = x[1] * y[2] + x[2] * y[1];
+  H[2] = x[2] * y[0] + x[0] * y[2];
+  H[3] = 2 * (x[0] * y[0] - x[1] * y[1]);
+  H[4] = 2 * (2 * x[2] * y[2] - x[0] * y[0] - x[1] * y[1]);
+}
+
+// out = Σ_m g[m] A_m x, the gradient of Σ_m g[m] H_m at x.
+template <class value>
+DPL_INLINE void second_degree_gradient(const value* g, const value* x, value* out) {
+  out[0] = g[0] * x[1] + g[2] * x[2] + 2 * (g[3] - g[4]) * x[0];
+  out[1] = g[0] * x[0] + g[1] * x[2] - 2 * (g[3] + g[4]) * x[1];
+  out[2] = g[1] * x[1] + g[2] * x[0] + 4 * g[4] * x[2];
+}
+
+// The environment row of C columns, 4 or 9.
+template <int C>
+struct EnvironmentRow {
+  static_assert(C == 4 || C == 4 + kSecondDegree, "first degree, or first and second");
+  static constexpr bool with_second = C > 4;
+
+  // x: edge vector r_j - r_i; row: the C columns before normalisation.
   template <class value>
   DPL_INLINE void columns(const Radial<value>& f, const value* x, value* row) {
     row[0] = f.s;
     for (int k = 0; k < 3; ++k) row[1 + k] = f.p * x[k];
+    if constexpr (with_second) {
+      second_degree(x, x, row + 4);
+      const value half = f.q / 2;
+      for (int m = 4; m < C; ++m) row[m] = half * row[m];
+    }
   }
 
   // Change of the row when the edge vector changes by d.
   template <class value>
   DPL_INLINE void tangent(const Radial<value>& f, const value* x, value inverse_r, const value* d,
                           value* change) {
-    const value rho = (x[0] * d[0] + x[1] * d[1] + x[2] * d[2]) * inverse_r;  // change of r
+    const value rho = dot(x, d) * inverse_r;  // change of r
     change[0] = f.ds * rho;
     for (int k = 0; k < 3; ++k) change[1 + k] = f.dp * rho * x[k] + f.p * d[k];
+    if constexpr (with_second) {
+      value twice[kSecondDegree];
+      second_degree(x, x, twice);
+      second_degree(x, d, change + 4);
+      const value half = f.dq * rho / 2;
+      for (int m = 0; m < kSecondDegree; ++m) change[4 + m] = half * twice[m] + f.q * change[4 + m];
+    }
   }
 
   // out = gradient with respect to the edge vector of Σ_c g[c] row[c] + outward r.
   template <class value>
   DPL_INLINE void gradient(const Radial<value>& f, const value* x, value inverse_r, const value* g,
                            value outward, value* out) {
-    const value gx = g[1] * x[0] + g[2] * x[1] + g[3] * x[2];
-    const value along = (g[0] * f.ds + gx * f.dp + outward) * inverse_r;
-    for (int k = 0; k < 3; ++k) out[k] = along * x[k] + f.p * g[1 + k];
+    value along = g[0] * f.ds + dot(g + 1, x) * f.dp + outward;
+    for (int k = 0; k < 3; ++k) out[k] = f.p * g[1 + k];
+    if constexpr (with_second) {
+      value turned[3];
+      second_degree_gradient(g + 4, x, turned);
+      along += dot(turned, x) / 2 * f.dq;
+      for (int k = 0; k < 3; ++k) out[k] += f.q * turned[k];
+    }
+    along *= inverse_r;
+    for (int k = 0; k < 3; ++k) out[k] += along * x[k];
   }
 
   // out += gradient with respect to the edge vector of Σ_c g[c] tangent(d)[c] + outward dr, dr the
@@ -147,14 +195,30 @@ struct EnvironmentRow<4> {
   template <class value>
   DPL_INLINE void add_tangent_gradient(const Radial<value>& f, const value* x, value inverse_r,
                                        const value* d, const value* g, value outward, value* out) {
-    const value rho = (x[0] * d[0] + x[1] * d[1] + x[2] * d[2]) * inverse_r;
-    const value gx = g[1] * x[0] + g[2] * x[1] + g[3] * x[2];
-    const value gd = g[1] * d[0] + g[2] * d[1] + g[3] * d[2];
-    const value first = g[0] * f.ds + gx * f.dp + outward;  // coefficient of rho
-    const value along =
-        ((g[0] * f.d2s + gx * f.d2p - first * inverse_r) * rho + gd * f.dp) * inverse_r;
-    for (int k = 0; k < 3; ++k)
-      out[k] += along * x[k] + first * inverse_r * d[k] + f.dp * rho * g[1 + k];
+    const value rho = dot(x, d) * inverse_r;
+    const value gx = dot(g + 1, x);
+    value first = g[0] * f.ds + gx * f.dp + outward;  // coefficient of rho
+    value second = g[0] * f.d2s + gx * f.d2p;         // of rho², but for that of first
+    value across = dot(g + 1, d) * f.dp;              // change of first through the direction
+    for (int k = 0; k < 3; ++k) out[k] += f.dp * rho * g[1 + k];
+    if constexpr (with_second) {
+      value turned[3], turned_d[3];
+      second_degree_gradient(g + 4, x, turned);
+      second_degree_gradient(g + 4, d, turned_d);
+      const value gH = dot(turned, x) / 2;
+      first += gH * f.dq;
+      second += gH * f.d2q;
+      across += dot(turned, d) * f.dq;
+      for (int k = 0; k < 3; ++k) out[k] += f.dq * rho * turned[k] + f.q * turned_d[k];
+    }
+    const value along = ((second - first * inverse_r) * rho + across) * inverse_r;
+    for (int k = 0; k < 3; ++k) out[k] += along * x[k] + first * inverse_r * d[k];
+  }
+
+ private:
+  template <class value>
+  DPL_INLINE value dot(const value* a, const value* b) {
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
   }
 };
 

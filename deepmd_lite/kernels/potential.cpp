@@ -50,24 +50,27 @@ std::vector<int64_t> divide(const dpl_atoms& a, const std::vector<int64_t>& roun
 template <class real>
 struct Part {
   dpl_descriptor own;  // with the arrays below
-  Packing::Part place;
+  int32_t n_features;
+  int64_t row;  // numbers of an atom's moments
   std::vector<double> davg, dstd, sel;
   double scale;  // 1 / n_sel
   Buffer coefficients;
   std::vector<real> empty;  // (n_types of the centre, n_types, n_features)
 
-  Part(const dpl_descriptor& given, const Packing::Part& place);
+  explicit Part(const dpl_descriptor& given);
   Part(Part&&) = default;
 };
 
 template <class real>
-Part<real>::Part(const dpl_descriptor& given, const Packing::Part& place)
-    : own(given), place(place) {
+Part<real>::Part(const dpl_descriptor& given)
+    : own(given),
+      n_features(given.table.n_features),
+      row(int64_t(given.environment.n_columns) * given.table.n_features) {
   dpl_environment& env = own.environment;
   dpl_table& table = own.table;
-  const int32_t n_types = env.n_types, n_m = table.n_features;
-  davg.assign(env.davg, env.davg + n_types * kColumns);
-  dstd.assign(env.dstd, env.dstd + n_types * kColumns);
+  const int32_t n_types = env.n_types, n_columns = env.n_columns, n_m = n_features;
+  davg.assign(env.davg, env.davg + n_types * n_columns);
+  dstd.assign(env.dstd, env.dstd + n_types * n_columns);
   sel.assign(own.sel, own.sel + n_types);
   env.davg = davg.data(), env.dstd = dstd.data(), own.sel = sel.data();
   double n_sel = 0;
@@ -78,7 +81,7 @@ Part<real>::Part(const dpl_descriptor& given, const Packing::Part& place)
   std::copy_n(static_cast<const real*>(table.coefficients), size, values);
   table.coefficients = values;
   for (int32_t a = 0; a < n_types; ++a) {
-    const double s = -davg[a * kColumns] / dstd[a * kColumns];
+    const double s = -davg[a * n_columns] / dstd[a * n_columns];
     const double y = env.table_of_distance ? -env.rcut : s;
     const double in_table = (y - env.table_start) / env.table_spacing;
     const double q = std::floor(clamped_place(in_table, table.n_intervals - 1.0));
@@ -127,8 +130,8 @@ class Potential final : public dpl_potential {
   Block block(const int32_t* types, int64_t begin, int64_t end) const;
   void energies(const FittingKernels<real>& kernels, const int32_t* types, const double* weights,
                 int64_t begin, Block& block) const;
-  void describe(const FittingKernels<real>& kernels, size_t part, const int32_t* types,
-                int64_t begin, Block& block) const;
+  void normalise(const FittingKernels<real>& kernels, size_t part, const int32_t* types,
+                 int64_t begin, Block& block) const;
   Fault evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels,
                  const double* weights, int64_t begin, int64_t end, std::vector<Edges<real>>& edges,
                  double* energies, int64_t* beyond) const;
@@ -144,8 +147,8 @@ template <class real>
 Potential<real>::Potential(const dpl_model& model)
     : packing_(model.fitting), stride_(Fitting<real>::stride(packing_)) {
   for (int32_t p = 0; p < model.fitting.n_descriptors; ++p) {
-    parts_.emplace_back(model.descriptors[p], packing_.parts()[p]);
-    rows_ += packing_.parts()[p].row;
+    parts_.emplace_back(model.descriptors[p]);
+    rows_ += parts_[p].row;
     if (parts_[p].own.environment.rcut > parts_[widest_].own.environment.rcut) widest_ = p;
   }
   fittings_.resize(model.fitting.n_types);
@@ -165,8 +168,8 @@ typename Potential<real>::Block Potential<real>::block(const int32_t* types, int
   block.energies = memory.atoms.get<double>(n * (1 + n_types * n_parts));
   int32_t* counts = reinterpret_cast<int32_t*>(block.energies + n);
   for (const Part<real>& part : parts_) {
-    block.moments.push_back(rows), rows += n * part.place.row;
-    block.gradient.push_back(rows), rows += n * part.place.row;
+    block.moments.push_back(rows), rows += n * part.row;
+    block.gradient.push_back(rows), rows += n * part.row;
     block.counts.push_back(counts), counts += n * n_types;
   }
   block.first.assign(n_types + 1, 0);
@@ -178,25 +181,22 @@ typename Potential<real>::Block Potential<real>::block(const int32_t* types, int
   return block;
 }
 
-// Normalised moments of one part, and its place in the descriptors.
+// Normalised moments of one part.
 template <class real>
-void Potential<real>::describe(const FittingKernels<real>& kernels, size_t part,
-                               const int32_t* types, int64_t begin, Block& block) const {
+void Potential<real>::normalise(const FittingKernels<real>& kernels, size_t part,
+                                const int32_t* types, int64_t begin, Block& block) const {
   const Part<real>& own = parts_[part];
-  const int32_t n_m = own.place.shape.n_features, n_types = this->n_types();
+  const int32_t n_m = own.n_features, n_types = this->n_types();
   std::vector<real> constant(n_m);
-  for (size_t k = 0; k < block.order.size(); ++k) {
-    const int32_t i = block.order[k];
+  for (const int32_t i : block.order) {
     const real* empty = own.empty.data() + int64_t(types[begin + i]) * n_types * n_m;
     std::fill(constant.begin(), constant.end(), real(0));
     for (int32_t b = 0; b < n_types; ++b, empty += n_m) {
       const real left = real(own.sel[b] - block.counts[part][int64_t(i) * n_types + b]);
       for (int32_t m = 0; m < n_m; ++m) constant[m] += left * empty[m];
     }
-    real* moments = block.moments[part] + i * own.place.row;
-    kernels.normalise(n_m, constant.data(), real(own.scale), moments);
-    kernels.describe(own.place.shape, moments,
-                     block.descriptors + int64_t(k) * stride_ + own.place.first_packed);
+    kernels.normalise(own.own.environment.n_columns, n_m, constant.data(), real(own.scale),
+                      block.moments[part] + i * own.row);
   }
 }
 
@@ -204,7 +204,16 @@ void Potential<real>::describe(const FittingKernels<real>& kernels, size_t part,
 template <class real>
 void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_t* types,
                                const double* weights, int64_t begin, Block& block) const {
-  for (size_t p = 0; p < parts_.size(); ++p) describe(kernels, p, types, begin, block);
+  for (size_t p = 0; p < parts_.size(); ++p) normalise(kernels, p, types, begin, block);
+  const auto row = [&](const std::vector<real*>& arrays, const Packing::Part& place, int64_t i) {
+    return arrays[place.descriptor] + i * parts_[place.descriptor].row + place.offset;
+  };
+  const auto packed = [&](const Packing::Part& place, size_t k) {
+    return block.descriptors + int64_t(k) * stride_ + place.first_packed;
+  };
+  for (const Packing::Part& place : packing_.parts())  // each ends where the next begins
+    for (size_t k = 0; k < block.order.size(); ++k)
+      kernels.describe(place.shape, row(block.moments, place, block.order[k]), packed(place, k));
   for (int32_t a = 0; a < n_types(); ++a) {
     const int32_t first = block.first[a], m = block.first[a + 1] - first;
     if (m == 0) continue;
@@ -212,20 +221,17 @@ void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_
     fittings_[a].run(kernels, m, block.descriptors + first * stride_, scratch,
                      block.energies + first);
   }
-  for (size_t p = 0; p < parts_.size(); ++p) {
-    const Packing::Part& place = parts_[p].place;
+  for (const Packing::Part& place : packing_.parts())
     for (size_t k = 0; k < block.order.size(); ++k) {
       const int64_t i = block.order[k];
       const double weight = weights ? weights[begin + i] : 1.0;
-      real* gradient = block.gradient[p] + i * place.row;
+      real* gradient = row(block.gradient, place, i);
       if (weight == 0)  // whatever the network says of atoms that are so close, infinite or not
-        std::fill_n(gradient, place.row, real(0));
+        std::fill_n(gradient, place.size, real(0));
       else
-        kernels.describe_backward(place.shape, block.moments[p] + i * place.row,
-                                  block.descriptors + int64_t(k) * stride_ + place.first_packed,
-                                  real(-parts_[p].scale * weight), gradient);
+        kernels.describe_backward(place.shape, row(block.moments, place, i), packed(place, k),
+                                  real(-parts_[place.descriptor].scale * weight), gradient);
     }
-  }
 }
 
 // Edges of atoms of weight 0 that lie in the continuation of the table.
@@ -251,17 +257,18 @@ Fault Potential<real>::evaluate(const Blocks<real>& blocks, const FittingKernels
   for (size_t p = 0; p < parts_.size(); ++p) {
     const Problem<real>& problem = blocks.problems[p];
     int64_t far = 0;
-    const Fault fault = blocks.kernels.gather(problem, begin, end, edges[p], own.counts[p], &far);
+    const BlockKernels<real>& own_kernels = blocks.kernels[p];
+    const Fault fault = own_kernels.gather(problem, begin, end, edges[p], own.counts[p], &far);
     if (fault.status != DPL_OK) return fault;
     if (weights) far -= without_weight(problem, weights, begin, end, edges[p]);
     *beyond = std::max(*beyond, far);  // an edge is one, for however many parts it is too short
-    blocks.kernels.sum(problem, edges[p]);
-    blocks.kernels.spread(problem, begin, end, edges[p], own.moments[p]);
+    own_kernels.sum(problem, edges[p]);
+    own_kernels.spread(problem, begin, end, edges[p], own.moments[p]);
   }
   this->energies(kernels, types, weights, begin, own);
   for (size_t i = 0; i < own.order.size(); ++i) energies[begin + own.order[i]] = own.energies[i];
   for (size_t p = 0; p < parts_.size(); ++p)
-    blocks.kernels.backward(blocks.problems[p], begin, end, edges[p], own.gradient[p]);
+    blocks.kernels[p].backward(blocks.problems[p], begin, end, edges[p], own.gradient[p]);
   for (size_t p = 0; p < parts_.size(); ++p)
     if (p != widest_) add_gradients(end - begin, edges[p], edges[widest_]);
   return {};
@@ -315,15 +322,17 @@ dpl_status check_descriptor(const dpl_descriptor& d, const dpl_fitting& fitting,
                             const dpl_shape& shape) {
   const dpl_status status = check_model(d.environment, d.table);
   if (status != DPL_OK) return status;
+  const int32_t n_columns = d.environment.n_columns;
   if (fitting.precision != d.table.precision || fitting.n_types != d.environment.n_types ||
-      shape.n_features != d.table.n_features)
-    return fail(DPL_INVALID_ARGUMENT, "precision, types or features of table and fitting differ");
+      shape.n_features != d.table.n_features || shape.n_columns != n_columns)
+    return fail(DPL_INVALID_ARGUMENT,
+                "precision, types, features or columns of table and fitting differ");
   double n_sel = 0;
   for (int32_t a = 0; a < d.environment.n_types; ++a) {
     n_sel += d.sel[a];
-    for (int c = 1; c < kColumns; ++c)
-      if (d.environment.davg[a * kColumns + c] != 0)
-        return fail(DPL_INVALID_ARGUMENT, "davg of x, y and z must be 0");
+    for (int32_t c = 1; c < n_columns; ++c)
+      if (d.environment.davg[a * n_columns + c] != 0)
+        return fail(DPL_INVALID_ARGUMENT, "davg must be 0 but in the first column");
   }
   if (!(n_sel > 0) || !std::isfinite(n_sel))
     return fail(DPL_INVALID_ARGUMENT, "the sum of sel must be positive, found %g", n_sel);

@@ -1,11 +1,12 @@
 """The kernels' operations in plain torch: the definition of truth that compiled code is held to.
 
-Array suffixes: e edges, n local atoms, c columns of the environment row (4), m features,
+Array suffixes: e edges, n local atoms, c columns of the environment row (4 or 9), m features,
 k powers of the table polynomial (6). Nothing here is fast; everything is differentiable.
 
 Formulas: Zhang et al., "End-to-end symmetry preserving inter-atomic potential energy model for
 finite and extended systems", NeurIPS 2018 (environment matrix, embedding); the quintic switch is
-the one of DeePMD-kit's `se_e2_a`.
+the one of DeePMD-kit's `se_e2_a`. Columns of second degree are the l = 2 of Bartók, Kondor, Csányi,
+Phys. Rev. B 87, 184115 (2013), in the form of real polynomials.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from ..system import InputError
 
 COLUMNS = 4
 """Columns of the environment row: w/q, w x/q², w y/q², w z/q² with q = r + protection."""
+COLUMNS_OF_SECOND_DEGREE = 9
+"""Of a row that goes on with w H/q³ for the H of `second_degree`."""
+SECOND_DEGREE_NORMS = (3**0.5, 3**0.5, 3**0.5, 0.75**0.5, 0.5)
+"""Factors of the H of `second_degree` with which Σ H(a) H(b) = |a|²|b|² P₂(cosine of a and b)."""
 POWERS = 6
 """Coefficients of the quintic polynomial of each table interval."""
 
@@ -33,9 +38,10 @@ class Environment:
     rcut_smth: float
     """Where the switch begins to fall, Å."""
     davg: torch.Tensor
-    """(n_types, 4) float64: mean of the environment row for each centre type."""
+    """(n_types, 4 or 9) float64: mean of the environment row for each centre type."""
     dstd: torch.Tensor
-    """(n_types, 4) float64: its standard deviation."""
+    """(n_types, 4 or 9) float64: its standard deviation; of the columns of second degree divided
+    by `SECOND_DEGREE_NORMS`."""
     type_one_side: bool
     """Table of an edge: the neighbour's type b; otherwise `a * n_types + b` for centre type a."""
     table_start: float
@@ -51,6 +57,11 @@ class Environment:
     def n_types(self) -> int:
         """Number of elements."""
         return int(self.davg.shape[0])
+
+    @property
+    def columns(self) -> int:
+        """Columns of the environment row."""
+        return int(self.davg.shape[1])
 
 
 @dataclass(frozen=True)
@@ -110,17 +121,31 @@ def switch(r: torch.Tensor, rcut_smth: float, rcut: float) -> torch.Tensor:
     return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
 
 
+def second_degree(vectors_ec: torch.Tensor) -> torch.Tensor:
+    """(n_edges, 5): the harmonic polynomials xy, yz, zx, x² − y², 2z² − x² − y²."""
+    x, y, z = vectors_ec.T
+    return torch.stack([x * y, y * z, z * x, x * x - y * y, 2 * z * z - x * x - y * y], dim=1)
+
+
 def environment_rows(
-    vectors_ec: torch.Tensor, rcut_smth: float, rcut: float, protection: float = 0.0
+    vectors_ec: torch.Tensor,
+    rcut_smth: float,
+    rcut: float,
+    protection: float = 0.0,
+    columns: int = COLUMNS,
 ) -> torch.Tensor:
     """(n_edges, 4) rows w(r)·(1/q, x/q², y/q², z/q²), q = r + `protection`, Å.
 
-    Of edge vectors r_j − r_i (n_edges, 3), Å.
+    Of edge vectors r_j − r_i (n_edges, 3), Å. With 9 `columns` w(r)·H/q³ follow, see
+    `second_degree`.
     """
     r_e = vectors_ec.norm(dim=1)
     q_e = r_e + protection
     s_e = switch(r_e, rcut_smth, rcut) / q_e
-    return torch.cat([s_e[:, None], (s_e / q_e)[:, None] * vectors_ec], dim=1)
+    rows = [s_e[:, None], (s_e / q_e)[:, None] * vectors_ec]
+    if columns == COLUMNS_OF_SECOND_DEGREE:
+        rows.append((s_e / q_e**2)[:, None] * second_degree(vectors_ec))
+    return torch.cat(rows, dim=1)
 
 
 def table_values(
@@ -154,7 +179,7 @@ def moments(
     """Σ_j G(s̃_ij) ⊗ R̃_ij over the neighbours nearer than rcut.
 
     Shapes as in `LocalEnv` and `table_values`; `coefficients` sets the precision of the
-    arithmetic after the differences of positions. Returns moments (n_local, 4, n_features),
+    arithmetic after the differences of positions. Returns moments (n_local, columns, n_features),
     counts (n_local, n_types) int32 of neighbours within rcut by type, and the number of edges in
     the table's continuation. Differentiable in positions and coefficients.
     """
@@ -196,7 +221,11 @@ def moments_of(
 
     a_e, b_e = types[centre_e].long(), types[neighbor_e].long()
     rows_ec = environment_rows(
-        vectors_ec, environment.rcut_smth, environment.rcut, environment.protection
+        vectors_ec,
+        environment.rcut_smth,
+        environment.rcut,
+        environment.protection,
+        environment.columns,
     )
     rows_ec = ((rows_ec - environment.davg[a_e]) / environment.dstd[a_e]).to(dtype)
     table_e = b_e if environment.type_one_side else a_e * n_types + b_e

@@ -33,12 +33,6 @@ constexpr int64_t kRows = 64;    // most atoms of a block
 constexpr int64_t kFewRows = 8;  // least, if it can be
 constexpr int32_t kInputs = 48;  // inputs of a layer whose weights one thread derives
 
-// The moments of an atom among those of one descriptor, or what is shaped as they are.
-template <class real, class Any>
-real* row_of(const Packing::Part& part, Any* moments, int64_t atom) {
-  return static_cast<real*>(moments) + atom * part.row;
-}
-
 template <class real>
 class Pass final : public dpl_pass {
  public:
@@ -76,10 +70,11 @@ class Pass final : public dpl_pass {
                      void* const* grad);
   void backward_block(const Block& block, const void* const* moments, const double* to_energies,
                       const void* const* to_gradients, void* const* grad);
-  // body(part, its number) for each descriptor
-  template <class Body>
-  void each_part(Body body) const {
-    for (size_t p = 0; p < packing_.parts().size(); ++p) body(packing_.parts()[p], p);
+  // An atom's columns of one part among the moments of each descriptor, or what is shaped as these.
+  template <class of, class Any>
+  of* row_of(const Packing::Part& part, Any* const* moments, int64_t atom) const {
+    const int64_t row = packing_.rows()[part.descriptor];
+    return static_cast<of*>(moments[part.descriptor]) + atom * row + part.offset;
   }
   void weights(Group& group, size_t l, int32_t first, const dpl_layer_gradient& out);
   void biases(Group& group, const double* to_energies, const dpl_network_gradient& out);
@@ -142,11 +137,10 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
   const auto rows = [&](Buffer& buffer, size_t l) {
     return buffer.template data<real>() + block.first * layers[l].ld_out;
   };
-  each_part([&](const Packing::Part& part, size_t p) {  // in order: each ends where the next begins
+  for (const Packing::Part& part : packing_.parts())  // in order: each ends where the next begins
     for (int32_t k = 0; k < n; ++k)
-      kernels_.describe(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+      kernels_.describe(part.shape, row_of<const real>(part, moments, atoms[k]),
                         d + k * stride_ + part.first_packed);
-  });
   const real* in = d;
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
@@ -176,12 +170,11 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
     kernels_.multiply(n, layer.n_in, layer.n_out, q, layer.ld_out,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
-  each_part([&](const Packing::Part& part, size_t p) {
+  for (const Packing::Part& part : packing_.parts())
     for (int32_t k = 0; k < n; ++k)
-      kernels_.describe_backward(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+      kernels_.describe_backward(part.shape, row_of<const real>(part, moments, atoms[k]),
                                  gradient + k * stride_ + part.first_packed, real(1),
-                                 row_of<real>(part, grad[p], atoms[k]));
-  });
+                                 row_of<real>(part, grad, atoms[k]));
 }
 
 // Per layer: u, v the tangents of the function's argument and of the output, x the gradient of Ω
@@ -200,12 +193,11 @@ void Pass<real>::backward_block(const Block& block, const void* const* moments,
   const auto rows = [&](Buffer& buffer, size_t l) {
     return buffer.template data<real>() + block.first * layers[l].ld_out;
   };
-  each_part([&](const Packing::Part& part, size_t p) {
+  for (const Packing::Part& part : packing_.parts())
     for (int32_t k = 0; k < n; ++k)
-      kernels_.describe_tangent(part.shape, row_of<const real>(part, moments[p], atoms[k]),
-                                row_of<const real>(part, to_gradients[p], atoms[k]),
+      kernels_.describe_tangent(part.shape, row_of<const real>(part, moments, atoms[k]),
+                                row_of<const real>(part, to_gradients, atoms[k]),
                                 tangent + k * stride_ + part.first_packed);
-  });
   const real* in = tangent;
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
@@ -237,19 +229,19 @@ void Pass<real>::backward_block(const Block& block, const void* const* moments,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
   std::vector<real> along;
-  each_part([&](const Packing::Part& part, size_t p) {
-    along.resize(part.row);
+  for (const Packing::Part& part : packing_.parts()) {
+    along.resize(part.size);
     for (int32_t k = 0; k < n; ++k) {
       const int64_t place = k * stride_ + part.first_packed;
-      real* out = row_of<real>(part, grad[p], atoms[k]);
-      kernels_.describe_backward(part.shape, row_of<const real>(part, moments[p], atoms[k]),
+      real* out = row_of<real>(part, grad, atoms[k]);
+      kernels_.describe_backward(part.shape, row_of<const real>(part, moments, atoms[k]),
                                  adjoint + place, real(1), out);
       if (part.shape.linear()) continue;  // no second derivative
-      kernels_.describe_backward(part.shape, row_of<const real>(part, to_gradients[p], atoms[k]),
+      kernels_.describe_backward(part.shape, row_of<const real>(part, to_gradients, atoms[k]),
                                  gradient + place, real(1), along.data());
-      kernels_.add(part.row, along.data(), out);
+      kernels_.add(part.size, along.data(), out);
     }
-  });
+  }
 }
 
 // Gradient of the weights of the inputs [first, first + kInputs) of layer l.
@@ -307,9 +299,9 @@ void Pass<real>::backward(const void* const* moments, const double* to_energies,
   if (!to_gradients) {
     int64_t n = 0, widest = 0;
     for (const Group& group : groups_) n += group.size();
-    for (const Packing::Part& part : packing_.parts()) widest = std::max(widest, part.row);
+    for (const int64_t row : packing_.rows()) widest = std::max(widest, row);
     zeros.assign(n * widest, real(0));
-    all_zero.assign(packing_.parts().size(), zeros.data());
+    all_zero.assign(packing_.rows().size(), zeros.data());
     to_gradients = all_zero.data();
   }
   parallel_for(int64_t(blocks_.size()), threads, [&](int64_t k) {

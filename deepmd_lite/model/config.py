@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from ..kernels.reference import COLUMNS, COLUMNS_OF_SECOND_DEGREE
 from ..schema import Section, Vocabulary
 from .activations import ACTIVATIONS, VALUES
 
@@ -56,12 +57,14 @@ def _widths(value: list[int]) -> list[int]:
 class DescriptorConfig(Vocabulary):
     """DeepPot-SE with the two-body embedding of all environment information (`se_e2_a`).
 
-    `se_e2_r` knows distances only: the sum of the embeddings is the descriptor.
+    `se_e2_r` knows distances only: the sum of the embeddings is the descriptor. `se_e2_q`, which
+    DeePMD-kit has not, adds moments of second degree (quadrupoles), and makes invariants of each
+    degree for itself.
     """
 
     aliases = {"n_axis_neuron": "axis_neuron"}
 
-    type: Literal["se_e2_a", "se_e2_r"] = "se_e2_a"
+    type: Literal["se_e2_a", "se_e2_r", "se_e2_q"] = "se_e2_a"
     rcut: float = Field(6.0, gt=0, le=50)
     """Cutoff, Å."""
     rcut_smth: float = Field(0.5, ge=0)
@@ -125,6 +128,16 @@ class DescriptorConfig(Vocabulary):
         return self.type == "se_e2_r"
 
     @property
+    def second_degree(self) -> bool:
+        """Whether moments reach the second degree: `se_e2_q`."""
+        return self.type == "se_e2_q"
+
+    @property
+    def columns(self) -> int:
+        """Columns of the environment rows and of the moments."""
+        return COLUMNS_OF_SECOND_DEGREE if self.second_degree else COLUMNS
+
+    @property
     def n_axis(self) -> int:
         """Features a of D_ma; 0 where there are none."""
         return 0 if self.radial else self.axis_neuron
@@ -132,7 +145,8 @@ class DescriptorConfig(Vocabulary):
     @property
     def width(self) -> int:
         """Numbers of the descriptor."""
-        return self.neuron[-1] * max(self.n_axis, 1)
+        of_feature = 1 + 2 * self.n_axis if self.second_degree else max(self.n_axis, 1)
+        return self.neuron[-1] * of_feature
 
 
 class HybridConfig(Vocabulary):

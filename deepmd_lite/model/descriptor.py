@@ -229,7 +229,7 @@ class Descriptor(nn.Module):
     def _normalised(
         self, raw: torch.Tensor, counts: torch.Tensor, types: torch.Tensor, empty: torch.Tensor
     ) -> torch.Tensor:
-        """T (n, 4, M_padded): real neighbours plus the empty slots, over N_sel."""
+        """T (n, columns, M_padded): real neighbours plus the empty slots, over N_sel."""
         n_types = self.n_types
         left = (torch.tensor(self.sel, device=counts.device) - counts).to(raw.dtype)
         types, empty = types.to(raw.device), empty.to(raw.device)
@@ -244,9 +244,10 @@ class Descriptor(nn.Module):
     def moments(
         self, env: LocalEnv, positions: torch.Tensor, coefficients: torch.Tensor, on: Any = kernels
     ) -> torch.Tensor:
-        """T (n_local, 4, M_padded), differentiable in `positions` (n_all, 3) and `coefficients`.
+        """T (n_local, columns, M_padded), of `positions` (n_all, 3) and `coefficients`.
 
-        `on`: where the operation of that name is found, on the processor or on a GPU.
+        Differentiable in both. `on`: where the operation of that name is found, on the processor or
+        on a GPU.
         """
         atoms = (positions, env.types, env.offsets, env.indices)
         raw, counts, _ = on.moments(*atoms, coefficients, self.environment())
@@ -254,7 +255,7 @@ class Descriptor(nn.Module):
         return self._normalised(raw, counts, types, empty)
 
     def exact_moments(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
-        """(n_local, 4, M) float64: as `moments`, with the networks in the place of the table."""
+        """(n_local, columns, M) float64: as `moments`, with networks in the place of tables."""
         atoms = (positions, env.types, env.offsets, env.indices)
         raw, counts = reference.moments_of(
             self._exact_values, *atoms, self.environment(), torch.float64
@@ -264,15 +265,21 @@ class Descriptor(nn.Module):
         return self._normalised(raw, counts, env.types[: env.n_local], empty)
 
     def numbers(self, moments: torch.Tensor) -> torch.Tensor:
-        """D (n, width) of moments T (n, 4, M_padded)."""
+        """D (n, width) of moments T (n, columns, M_padded)."""
         t = moments[:, :, : self.config.neuron[-1]]
+
+        def invariants(t: torch.Tensor) -> torch.Tensor:
+            return (t.transpose(1, 2) @ t[:, :, : self.config.axis_neuron]).flatten(1)
+
         if self.config.radial:
             return t[:, 0]
-        return (t.transpose(1, 2) @ t[:, :, : self.config.axis_neuron]).flatten(1)
+        if self.config.second_degree:  # D = [T_0 | D of degree 1 | D of degree 2]
+            return torch.cat([t[:, 0], invariants(t[:, 1:4]), invariants(t[:, 4:])], dim=1)
+        return invariants(t)
 
     def shape(self) -> kernels.Shape:
         """What the kernels make of moments."""
-        return kernels.Shape(self.config.neuron[-1], self.config.n_axis)
+        return kernels.Shape(self.config.neuron[-1], self.config.n_axis, self.config.columns)
 
 
 class _Normalised(torch.autograd.Function):

@@ -42,10 +42,10 @@ from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
 `env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs; 6
-members (a model without any is written as of version 5)."""
+members; 7 `se_e2_q`. A model is written as of the first version, from 5 on, that knows it."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -117,7 +117,7 @@ def save_model(
             "dpl convert turns into others"
         )
     header = {
-        "format_version": FORMAT_VERSION if potential.members else FORMAT_VERSION - 1,
+        "format_version": _version_of(potential),
         "config": potential.config.model_dump(),
         "sel": _given([d.sel for d in potential.descriptors]),
         "min_distance": potential.min_distance,
@@ -139,6 +139,12 @@ def save_model(
             jet = descriptor.embedding.jet(descriptor.grid.nodes())
             arrays[f"{prefix}embedding.nodes"] = _nodes(jet)
     write_atomically(path, serialise(arrays, metadata={"deepmd_lite": json.dumps(header)}))
+
+
+def _version_of(potential: Potential) -> int:
+    if any(d.config.second_degree for d in potential.descriptors):
+        return 7
+    return 6 if potential.members else 5
 
 
 def _given(each: list[Any]) -> Any:
@@ -189,7 +195,9 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     _check_numbers(path, config, grids, sels, min_distance)
     embeddings = _tabulated(path, config, grids, arrays)
     with torch.device("meta"):  # nothing is allocated before the shapes are known to agree
-        scales = [Scales.unset(sel) for sel in sels]
+        scales = [
+            Scales.unset(sel, d.columns) for sel, d in zip(sels, config.descriptors, strict=True)
+        ]
         bias = torch.empty(n_types, dtype=torch.float64)
         repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
         short_range = ShortRange.unset(config, intervals_of(arrays))
@@ -204,7 +212,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     _check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
     if any(d.davg[:, 1:].any() or not (d.dstd > 0).all() for d in potential.descriptors):
-        raise ModelFileError(f"{path}: davg of x, y, z must be 0 and dstd positive")
+        raise ModelFileError(f"{path}: davg must be 0 but in its first column, and dstd positive")
     for part in (potential.repulsion, potential.short_range):
         try:
             if part is not None:

@@ -162,6 +162,10 @@ class Potential(nn.Module):
         """
         if name != "cpu":
             kernels.cuda.device(name)
+            if any(d.config.second_degree for d in self.descriptors):
+                raise InputError(
+                    f"device '{name}': descriptors se_e2_q have no GPU kernels yet; use 'cpu'"
+                )
         if name != self.device:
             self.device, self._compiled = name, None
         return self
@@ -192,7 +196,7 @@ class Potential(nn.Module):
     # --- energies -----------------------------------------------------------------------------
 
     def _fit(self, moments: Sequence[torch.Tensor], types: torch.Tensor) -> torch.Tensor:
-        """(n,) float64 eV from each descriptor's moments (n, 4, M) of atoms of `types` (n,)."""
+        """(n,) float64 eV from each descriptor's moments (n, columns, M); atoms of `types` (n,)."""
         parts = [d.numbers(t) for d, t in zip(self.descriptors, moments, strict=True)]
         descriptor = torch.cat(parts, dim=1)
         if len(self.fitting) == 1:

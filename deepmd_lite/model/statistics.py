@@ -14,7 +14,7 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from ..kernels.reference import switch
+from ..kernels.reference import COLUMNS, SECOND_DEGREE_NORMS, switch
 from ..system import InputError, LocalEnv
 from .config import DescriptorConfig, ModelConfig
 from .repulsion import Repulsion
@@ -29,16 +29,17 @@ class Scales:
     """What one descriptor takes from the data."""
 
     davg: torch.Tensor
-    """(n_types, 4) float64: mean environment row of each centre type; x, y, z are 0."""
+    """(n_types, columns) float64: mean environment row of each centre type; 0 but the first."""
     dstd: torch.Tensor
-    """(n_types, 4) float64: standard deviations; of x, y, z 1 where they do not count."""
+    """(n_types, columns) float64: standard deviations; of x, y, z 1 where they do not count. All
+    columns of one degree have the same, but for `SECOND_DEGREE_NORMS`."""
     sel: list[int]
     """(n_types) whose sum divides the moments."""
 
     @classmethod
-    def unset(cls, sel: list[int]) -> Scales:
+    def unset(cls, sel: list[int], columns: int = COLUMNS) -> Scales:
         """The right shapes; the numbers are still to be loaded."""
-        ones = torch.ones(len(sel), 4, dtype=torch.float64)
+        ones = torch.ones(len(sel), columns, dtype=torch.float64)
         return cls(ones, ones.clone(), sel)
 
 
@@ -98,6 +99,7 @@ class _Sums:
         self.s = np.zeros(n_types)
         self.s2 = np.zeros(n_types)
         self.xyz2 = np.zeros(n_types)
+        self.second2 = np.zeros(n_types)
         self.most = np.zeros(n_types, dtype=int)
         self.distances = np.full(n_types**2, math.inf)
 
@@ -119,8 +121,10 @@ class _Sums:
         self.atoms += np.bincount(types[: env.n_local], minlength=n_types)
         self.s += np.bincount(a_e, s_e, minlength=n_types)
         self.s2 += np.bincount(a_e, s_e**2, minlength=n_types)
-        # x, y, z of a row are s r/q times a unit vector: their squares add up to (s r/q)²
+        # x, y, z of a row are s r/q times a unit vector: their squares add up to (s r/q)², those of
+        # the columns of second degree, normed, to (s r²/q²)²
         self.xyz2 += np.bincount(a_e, (s_e * (r_e / q_e)) ** 2, minlength=n_types)
+        self.second2 += np.bincount(a_e, (s_e * (r_e / q_e) ** 2) ** 2, minlength=n_types)
         if len(r_e):
             b_e = types[neighbor_e]
             pair = centre_e * n_types + b_e
@@ -189,9 +193,14 @@ def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:
     angular = np.maximum(np.sqrt(sums.xyz2 / slots / 3.0), SMALLEST_DEVIATION)
     if descriptor.radial:
         angular = np.ones_like(radial)
-    zeros = np.zeros_like(radial)
-    davg = np.stack([zeros if descriptor.set_davg_zero else mean, zeros, zeros, zeros], axis=1)
-    dstd = np.stack([radial, angular, angular, angular], axis=1)
+    deviations = [radial, angular, angular, angular]
+    if descriptor.second_degree:
+        second = np.maximum(np.sqrt(sums.second2 / slots / 5.0), SMALLEST_DEVIATION)
+        deviations += [second / norm for norm in SECOND_DEGREE_NORMS]
+    dstd = np.stack(deviations, axis=1)
+    davg = np.zeros_like(dstd)
+    if not descriptor.set_davg_zero:
+        davg[:, 0] = mean
     return Scales(torch.from_numpy(davg), torch.from_numpy(dstd), sel)
 
 

@@ -114,6 +114,19 @@ def test_every_shape_of_the_descriptor(precision, width, axis):
 
 @PRECISIONS
 @pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
+@pytest.mark.parametrize(("width", "axis", "first"), [(5, 5, 55), (16, 1, 24), (31, 7, 24)])
+def test_moments_of_second_degree(precision, one_side, width, axis, first):
+    """With and without residual connections of the first layer."""
+    env = structure()
+    descriptor = {"type": "se_e2_q", "neuron": [5, width], "axis_neuron": axis}
+    descriptor["type_one_side"] = one_side
+    fitting = {"neuron": [first, 24]}
+    potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
+    assert_evaluates(potential, env, precision)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
 @pytest.mark.parametrize(("width", "first"), [(5, 5), (16, 32), (31, 9), (100, 24)])
 def test_a_descriptor_of_distances_alone(precision, one_side, width, first):
     """Padded or not; the first layer with and without residual connections."""

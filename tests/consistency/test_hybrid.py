@@ -157,7 +157,7 @@ def test_parts_that_do_not_fit_are_refused():
     fitting = potential._fitting()
     with pytest.raises(InputError, match="expected shapes of 1 descriptors, found 2"):
         kernels.CompiledPotential(parts[:1], fitting)
-    with pytest.raises(InputError, match="precision, types or features of table and fitting"):
+    with pytest.raises(InputError, match="precision, types, features or columns of table and"):
         kernels.CompiledPotential(
             [parts[0], kernels.Descriptor(parts[1].coefficients.float(), *_rest(parts[1]))], fitting
         )

@@ -60,6 +60,7 @@ class Case:
         skin=1.0,
         protection=0.0,
         of_distance=False,
+        columns=kernels.COLUMNS,
     ):
         generator = torch.Generator().manual_seed(seed)
         self.positions = apart(n_all, 8.0, 0.9, generator)
@@ -68,8 +69,8 @@ class Case:
         self.offsets, self.indices = kernels.reference.neighbor_list(
             self.positions, self.types, n_local, RCUT + skin
         )
-        davg = torch.rand(N_TYPES, 4, generator=generator).double() * 0.2
-        dstd = torch.rand(N_TYPES, 4, generator=generator).double() * 0.2 + 0.3
+        davg = torch.rand(N_TYPES, columns, generator=generator).double() * 0.2
+        dstd = torch.rand(N_TYPES, columns, generator=generator).double() * 0.2 + 0.3
         start, spacing = -0.9, 0.2  # the continuation begins at s̃ = 1.5
         if of_distance:  # and here at 1.2 Å
             start, spacing = -RCUT, (RCUT - 1.2) / INTERVALS
@@ -78,7 +79,7 @@ class Case:
         )
         n_tables = N_TYPES if one_side else N_TYPES**2
         self.coefficients = smooth_table(n_tables, n_features, start, spacing, generator)
-        shape = (n_local, kernels.COLUMNS, n_features)
+        shape = (n_local, columns, n_features)
         self.grad = torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def __call__(self, moments, positions, coefficients):
@@ -173,9 +174,32 @@ def test_all_orders_with_tables_of_the_distance(moments, dtype):
 
 
 @BOTH
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"one_side": False}, {"protection": 0.6}, {"of_distance": True}],
+    ids=lambda kind: next(iter(kind), "plain"),
+)
+def test_all_orders_with_columns_of_second_degree(moments, dtype, kind):
+    case = Case(columns=9, **kind)
+    expected = case.all_orders(kernels.reference.moments, torch.float64)
+    assert_close(case.all_orders(moments, dtype), expected, TOLERANCE[dtype])
+
+
+def test_columns_of_second_degree_are_those_of_the_legendre_polynomial():
+    """Normed, they add up over two directions to P₂ of the cosine between them."""
+    a, b = torch.randn(2, 7, 3, dtype=torch.float64)
+    norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)
+    of_a, of_b = (kernels.reference.second_degree(x) * norms for x in (a, b))
+    squares = (a**2).sum(1) * (b**2).sum(1)
+    expected = 1.5 * (a * b).sum(1) ** 2 - 0.5 * squares
+    torch.testing.assert_close((of_a * of_b).sum(1), expected, rtol=1e-13, atol=1e-13)
+
+
+@BOTH
+@pytest.mark.parametrize("columns", [4, 9])
 @pytest.mark.parametrize("n_features", [16, 48, 112])
-def test_any_number_of_padded_features(compiled, dtype, n_features):
-    case = Case(n_features=n_features, n_all=20, n_local=12, seed=3)
+def test_any_number_of_padded_features(compiled, dtype, n_features, columns):
+    case = Case(n_features=n_features, n_all=20, n_local=12, seed=3, columns=columns)
     expected = case.all_orders(kernels.reference.moments, torch.float64)
     assert_close(case.all_orders(compiled, dtype), expected, TOLERANCE[dtype])
 
@@ -214,8 +238,9 @@ def test_beyond_the_cutoff_nothing_contributes(compiled):
 
 
 @BOTH
-def test_the_same_bits_on_any_number_of_threads(compiled, dtype):
-    case = Case(n_all=420, n_local=400, n_features=32, skin=1.0)
+@pytest.mark.parametrize("columns", [4, 9])
+def test_the_same_bits_on_any_number_of_threads(compiled, dtype, columns):
+    case = Case(n_all=420, n_local=400, n_features=32, skin=1.0, columns=columns)
     case.positions = apart(420, 22.0, 1.0, torch.Generator().manual_seed(5))
     case.offsets, case.indices = kernels.neighbor_list(
         case.positions, case.types, case.n_local, RCUT
@@ -234,13 +259,15 @@ def test_the_same_bits_on_any_number_of_threads(compiled, dtype):
         assert_close(other, results[0], 0.0)
 
 
+@pytest.mark.parametrize("columns", [4, 9])
 @pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
-def test_derivatives_by_finite_differences(compiled, one_side):
-    case = Case(n_all=5, n_local=3, n_features=16, one_side=one_side, seed=4, skin=0.0)
+def test_derivatives_by_finite_differences(compiled, one_side, columns):
+    shape = {"one_side": one_side, "columns": columns}
+    case = Case(n_all=5, n_local=3, n_features=16, **shape, seed=4, skin=0.0)
     case.positions = apart(5, 3.5, 1.3, torch.Generator().manual_seed(6))
     case.offsets, case.indices = kernels.neighbor_list(case.positions, case.types, 3, RCUT)
     inputs = (case.positions.requires_grad_(), case.coefficients.requires_grad_())
-    projection = torch.randn(kernels.COLUMNS * 16, 3, dtype=torch.float64)
+    projection = torch.randn(columns * 16, 3, dtype=torch.float64)
 
     def value(positions, coefficients):
         return case(compiled, positions, coefficients)[0].flatten(1) @ projection

@@ -8,6 +8,7 @@ from models import (
     BETWEEN,
     FAR,
     NEAR,
+    QUADRUPOLES,
     environment_of,
     hybrid_potential,
     random_atoms,
@@ -18,17 +19,22 @@ from scipy.spatial.transform import Rotation
 from deepmd_lite.system import Evaluation
 
 CASES = [(("Si",), False, "Si16"), (("H", "O"), False, "H10O6"), (("O", "H"), True, "H10O6")]
+SECOND_DEGREE = (("H", "O"), "se_e2_q", "H10O6")
 HYBRID = (("H", "O"), "hybrid", "H10O6")
 
 
 @pytest.fixture(
-    name="case", params=[*CASES, HYBRID], ids=lambda c: f"{'-'.join(c[0])}-one_side={c[1]}"
+    name="case",
+    params=[*CASES, SECOND_DEGREE, HYBRID],
+    ids=lambda c: f"{'-'.join(c[0])}-one_side={c[1]}",
 )
 def _case(request):
     type_map, one_side, symbols = request.param
     atoms = random_atoms(symbols, 7.0, 11, skew=0.1)
     if request.param is HYBRID:
-        return hybrid_potential((NEAR, FAR, BETWEEN)).freeze(), atoms
+        return hybrid_potential((NEAR, FAR, BETWEEN, QUADRUPOLES)).freeze(), atoms
+    if request.param is SECOND_DEGREE:
+        return random_potential(type_map, kind="se_e2_q"), atoms
     return random_potential(type_map, one_side=one_side), atoms
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from c_library import DPL_FILE, ForceField, Refused
 from models import (
+    NEAR,
+    QUADRUPOLES,
     environment_of,
     hybrid_potential,
     random_atoms,
@@ -90,11 +92,31 @@ def test_members_of_its_committee(precision, tmp_path):
         ForceField(tmp_path / "model.dpl", member=-2)
 
 
-@pytest.mark.parametrize("kind", ["networks", "hybrid", "close pairs repel", "table of pairs"])
+@pytest.mark.parametrize("kind", ["se_e2_q", "hybrid"])
+def test_moments_of_second_degree(kind, tmp_path):
+    """What DeePMD-kit's models have not."""
+    atoms = random_atoms("H8O8", 5.0, 1)
+    for precision, tolerance in (("float64", 1e-11), ("float32", 2e-4)):
+        potential = random_potential(("H", "O"), precision=precision, kind="se_e2_q")
+        if kind == "hybrid":
+            potential = hybrid_potential((NEAR, QUADRUPOLES), precision).freeze()
+        save_model(potential, tmp_path / "model.dpl")
+        env = environment_of(atoms, potential.type_map, potential.rcut).env
+        wanted = load_model(tmp_path / "model.dpl").evaluate(env)
+        size = float(wanted.forces.abs().max())
+        assert size > 1e-2
+        found = ForceField(tmp_path / "model.dpl").evaluate(env, threads=2)
+        assert_same(found, wanted, tolerance * size, tolerance * size)
+
+
+@pytest.mark.parametrize(
+    "kind", ["networks", "se_e2_q", "hybrid", "close pairs repel", "table of pairs"]
+)
 def test_virials_of_atoms(kind, tmp_path):
     """Those of Python's plain formula, for every part of a model; 1 and 2 threads the same."""
     potential = {
         "networks": lambda: random_potential(("H", "O")),
+        "se_e2_q": lambda: random_potential(("H", "O"), kind="se_e2_q"),
         "hybrid": lambda: hybrid_potential().freeze(),
         "close pairs repel": lambda: random_potential(("H", "O")),
         "table of pairs": lambda: short_range_potential(("H", "O")),

@@ -98,16 +98,24 @@ def test_table_agrees_with_networks_and_refines_where_it_is_too_coarse():
 
 
 @pytest.mark.parametrize("protection", [0.0, 0.5])
-def test_statistics_are_those_of_all_slots(protection):
-    """Mean and deviation of s, and of x, y, z together, over rows of neighbours and of zeros."""
+@pytest.mark.parametrize("kind", ["se_e2_a", "se_e2_q"])
+def test_statistics_are_those_of_all_slots(protection, kind):
+    """Mean and deviation of s, and of the columns of a degree together, over rows of neighbours and
+    of zeros."""
     descriptor = {"rcut": 4.0, "rcut_smth": 1.0, "sel": [40], "env_protection": protection}
+    descriptor["type"], columns = kind, 4 if kind == "se_e2_a" else 9
     config = ModelConfig(type_map=["Si"], repulsion=None, descriptor=descriptor)
     env = environment_of(random_atoms("Si8", 6.0, 1), ["Si"], 4.0).env
     centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
     vectors = env.positions[env.indices.long()] - env.positions[centre]
-    rows = torch.zeros(env.n_local * 40, 4, dtype=torch.float64)
-    rows[: len(vectors)] = kernels.reference.environment_rows(vectors, 1.0, 4.0, protection)
-    expected = [rows[:, 0].std(correction=0), *[(rows[:, 1:] ** 2).mean().sqrt()] * 3]
+    rows = torch.zeros(env.n_local * 40, columns, dtype=torch.float64)
+    rows[: len(vectors)] = kernels.reference.environment_rows(
+        vectors, 1.0, 4.0, protection, columns
+    )
+    expected = [rows[:, 0].std(correction=0), *[(rows[:, 1:4] ** 2).mean().sqrt()] * 3]
+    if kind == "se_e2_q":
+        norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)
+        expected += [*((rows[:, 4:] * norms) ** 2).mean().sqrt() / norms]
     found = statistics_from([(env, -1.0)], config)
     (found,) = found.scales
     torch.testing.assert_close(found.davg[0, 0], rows[:, 0].mean())
@@ -124,10 +132,11 @@ def test_the_energy_bias_is_fitted_by_weight():
     assert alone.energy_bias.item() == pytest.approx(-1.5, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["se_e2_a", "se_e2_q"])
 @pytest.mark.parametrize("one_side", [False, True])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_file_round_trip(tmp_path, one_side, precision):
-    potential = random_potential(("H", "O"), one_side=one_side, precision=precision)
+def test_file_round_trip(tmp_path, one_side, precision, kind):
+    potential = random_potential(("H", "O"), one_side=one_side, precision=precision, kind=kind)
     path = tmp_path / "model.dpl"
     save_model(potential, path, {"steps": 5})
     loaded = load_model(path)

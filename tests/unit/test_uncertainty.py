@@ -39,6 +39,7 @@ SILICON = Path(__file__).parents[2] / "data" / "silicon"
 MODELS = {
     "one descriptor": lambda: random_potential(("H", "O"), resnet_dt=True),
     "hybrid": lambda: hybrid_potential((NEAR, FAR, BETWEEN)).freeze(),
+    "se_e2_q": lambda: random_potential(("H", "O"), kind="se_e2_q"),
 }
 
 

@@ -48,6 +48,11 @@ class DeviceCall:
         """Elements."""
         return self.environment.n_types
 
+    @property
+    def n_columns(self) -> int:
+        """Columns of the environment row."""
+        return self.environment.columns
+
     @cached_property
     def _table(self) -> DeviceTable:
         """Made once for all orders."""
