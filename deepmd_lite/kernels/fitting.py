@@ -85,11 +85,16 @@ class Shape:
     """Of the moments, 4 or 9."""
 
     @property
+    def degrees(self) -> tuple[tuple[slice, int], ...]:
+        """Columns of which there are numbers for themselves, and their axes, in the order of D."""
+        if self.columns == _kernels.COLUMNS:
+            return ((slice(0, 4), self.n_axis),)
+        return (slice(0, 1), 0), (slice(1, 4), self.n_axis), (slice(4, 9), self.n_axis)
+
+    @property
     def n_inputs(self) -> int:
         """How many numbers there are."""
-        if self.columns == _kernels.COLUMNS_OF_SECOND_DEGREE:
-            return self.n_embedding * (1 + 2 * self.n_axis)
-        return self.n_embedding * max(self.n_axis, 1)
+        return sum(self.n_embedding * max(n_axis, 1) for _, n_axis in self.degrees)
 
 
 @dataclass(frozen=True)

@@ -267,15 +267,12 @@ class Descriptor(nn.Module):
     def numbers(self, moments: torch.Tensor) -> torch.Tensor:
         """D (n, width) of moments T (n, columns, M_padded)."""
         t = moments[:, :, : self.config.neuron[-1]]
-
-        def invariants(t: torch.Tensor) -> torch.Tensor:
-            return (t.transpose(1, 2) @ t[:, :, : self.config.axis_neuron]).flatten(1)
-
-        if self.config.radial:
-            return t[:, 0]
-        if self.config.second_degree:  # D = [T_0 | D of degree 1 | D of degree 2]
-            return torch.cat([t[:, 0], invariants(t[:, 1:4]), invariants(t[:, 4:])], dim=1)
-        return invariants(t)
+        parts = []
+        for columns, n_axis in self.shape().degrees:
+            own = t[:, columns]
+            product = own.transpose(1, 2) @ own[:, :, :n_axis] if n_axis else own[:, 0]
+            parts.append(product.flatten(1))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def shape(self) -> kernels.Shape:
         """What the kernels make of moments."""

@@ -162,10 +162,6 @@ class Potential(nn.Module):
         """
         if name != "cpu":
             kernels.cuda.device(name)
-            if any(d.config.second_degree for d in self.descriptors):
-                raise InputError(
-                    f"device '{name}': descriptors se_e2_q have no GPU kernels yet; use 'cpu'"
-                )
         if name != self.device:
             self.device, self._compiled = name, None
         return self

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 from emulation import shuffle
-from models import BETWEEN, FAR, NEAR, environment_of, hybrid_potential, random_atoms
+from models import BETWEEN, FAR, NEAR, QUADRUPOLES, environment_of, hybrid_potential, random_atoms
 from test_cuda_potential import PRECISIONS, assert_same, both
 from test_cuda_training import assert_same as assert_same_gradients
 from test_cuda_training import gradients
@@ -19,6 +19,7 @@ from deepmd_lite.kernels.cuda import potential as cuda_potential
 from deepmd_lite.system import InputError, LocalEnv
 
 ORDERS = [*itertools.permutations((NEAR, FAR)), (BETWEEN, FAR, NEAR), (NEAR, NEAR), (FAR,)]
+ORDERS.append((QUADRUPOLES, NEAR))
 PARTS = pytest.mark.parametrize(
     "parts", ORDERS, ids=lambda parts: "-".join(str(p["rcut"]) for p in parts)
 )

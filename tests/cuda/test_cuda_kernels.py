@@ -37,6 +37,7 @@ class Case:
         n_types=N_TYPES,
         skin=1.0,
         of_distance=False,
+        columns=kernels.COLUMNS,
     ):
         generator = torch.Generator().manual_seed(seed)
         rand = lambda *n: torch.rand(*n, generator=generator, dtype=torch.float64)  # noqa: E731
@@ -48,7 +49,7 @@ class Case:
             self.list = kernels.neighbor_list(self.positions, self.types, n_local, RCUT + skin)
         else:
             self.list = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)
-        davg, dstd = rand(n_types, 4) * 0.2, rand(n_types, 4) * 0.2 + 0.3
+        davg, dstd = rand(n_types, columns) * 0.2, rand(n_types, columns) * 0.2 + 0.3
         start, spacing = (-RCUT, (RCUT - 1.5) / INTERVALS) if of_distance else (-0.9, 0.2)
         self.environment = kernels.Environment(
             RCUT, RCUT_SMTH, davg, dstd, one_side, start, spacing, 0.0, of_distance
@@ -57,7 +58,7 @@ class Case:
         powers = 0.5 ** torch.arange(kernels.POWERS, dtype=torch.float64)[:, None]
         shape = (n_tables, INTERVALS + 1, kernels.POWERS, n_features)
         self.coefficients = (rand(*shape) - 0.5) * powers
-        self.grad = rand(n_local, kernels.COLUMNS, n_features) - 0.5
+        self.grad = rand(n_local, columns, n_features) - 0.5
 
     def expected(self):
         """Moments, counts, edges beyond the table and the gradient, by the reference."""
@@ -133,10 +134,11 @@ def test_tables_of_the_distance(device, dtype):
 
 
 @BOTH
+@pytest.mark.parametrize("columns", [4, 9])
 @pytest.mark.parametrize("n_features", [16, 48, 112, 144, 272])
-def test_any_number_of_padded_features(device, dtype, n_features):
+def test_any_number_of_padded_features(device, dtype, n_features, columns):
     """Groups of threads share the runs, threads are left over, or take several features each."""
-    case = Case(n_features=n_features, n_all=20, n_local=12, seed=3)
+    case = Case(n_features=n_features, n_all=20, n_local=12, seed=3, columns=columns)
     case.check(case.found(device, dtype), TOLERANCE[dtype])
 
 
@@ -146,9 +148,10 @@ def test_sizes(device, n_all, n_local):
     case.check(case.found(device), 1e-10)
 
 
-def test_more_neighbours_and_runs_than_a_block_holds(device):
+@pytest.mark.parametrize("columns", [4, 9])
+def test_more_neighbours_and_runs_than_a_block_holds(device, columns):
     """Several hands of edges of an atom, and several batches of runs in a hand."""
-    case = Case(n_all=400, n_local=20, one_side=False, n_types=5, seed=2)
+    case = Case(n_all=400, n_local=20, one_side=False, n_types=5, seed=2, columns=columns)
     case.positions *= 0.45
     case.list = kernels.neighbor_list(case.positions, case.types, case.n_local, RCUT)
     found = case.found(device)
@@ -177,9 +180,10 @@ def test_lists_without_symmetry_and_with_empty_rows(device):
 
 
 @BOTH
-def test_the_same_bits_each_time(device, dtype):
+@pytest.mark.parametrize("columns", [4, 9])
+def test_the_same_bits_each_time(device, dtype, columns):
     """On a GPU threads run as they like; the emulation shuffles them."""
-    case = Case(n_all=300, n_local=250, n_features=48, n_types=3, seed=5)
+    case = Case(n_all=300, n_local=250, n_features=48, n_types=3, seed=5, columns=columns)
     results = []
     for seed in (0, 1, 2, 3):
         shuffle(device, seed)

@@ -130,6 +130,7 @@ def test_protected_and_radial_descriptors(device, precision, one_side):
     env = structure("H8O16")
     assert_evaluates(device, env, precision, descriptor={**shared, "env_protection": 0.3})
     assert_evaluates(device, env, precision, descriptor={**shared, "type": "se_e2_r"})
+    assert_evaluates(device, env, precision, descriptor={**shared, "type": "se_e2_q"})
 
 
 def silicon(atoms, precision):
@@ -356,7 +357,7 @@ def test_wrong_models_are_refused(device):
         made(sel=(1, 2, 3))
     with pytest.raises(InputError, match="activation 'swish'"):
         made(fitting=replace(fitting, activation="swish"))
-    with pytest.raises(InputError, match="davg of x, y and z must be 0"):
+    with pytest.raises(InputError, match="davg must be 0 but in the first column"):
         made(environment=replace(environment, davg=environment.davg + 1.0))
     with pytest.raises(InputError, match="dstd positive"):
         made(environment=replace(environment, dstd=environment.dstd * 0.0))

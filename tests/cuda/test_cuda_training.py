@@ -59,9 +59,10 @@ def assert_same(found, expected, tolerance):
 
 @BOTH
 @ONE_SIDED
-@pytest.mark.parametrize("n_features", [16, 112])
-def test_both_orders(device, dtype, one_side, n_features):
-    case = Case(n_features=n_features, one_side=one_side, n_all=40, n_local=25, skin=0.5)
+@pytest.mark.parametrize(("n_features", "columns"), [(16, 4), (112, 4), (32, 9)])
+def test_both_orders(device, dtype, one_side, n_features, columns):
+    kind = {"n_features": n_features, "columns": columns, "one_side": one_side}
+    case = Case(**kind, n_all=40, n_local=25, skin=0.5)
     assert case.expected()[2] > 0  # edges in the continuation of the table
     expected = orders(Reference, case, torch.float64)
     found = orders(kernels.cuda.Operations(device), case, dtype)
@@ -76,8 +77,10 @@ def test_both_orders_of_tables_of_the_distance(device, dtype):
     assert_same(found, expected, {torch.float64: 1e-9, torch.float32: 3e-5}[dtype])
 
 
-def test_more_runs_than_a_block_holds(device):
-    case = Case(n_all=400, n_local=8, one_side=False, n_types=5, seed=2, n_features=16)
+@pytest.mark.parametrize("columns", [4, 9])
+def test_more_runs_than_a_block_holds(device, columns):
+    kind = {"n_features": 16, "columns": columns, "one_side": False}
+    case = Case(n_all=400, n_local=8, n_types=5, seed=2, **kind)
     case.positions *= 0.45
     case.list = kernels.neighbor_list(case.positions, case.types, case.n_local, 4.5)
     assert int(case.expected()[1].sum(dim=1).max()) > 256

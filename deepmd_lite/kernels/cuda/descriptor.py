@@ -9,7 +9,7 @@ import torch
 
 from ...system import InputError
 from ..fitting import Shape
-from ..reference import COLUMNS, Descriptor, Environment, table_values
+from ..reference import Descriptor, Environment, table_values
 from . import native
 from .native import Device
 
@@ -39,6 +39,7 @@ class DeviceTable:
                 environment.rcut_smth,
                 environment.n_types,
                 int(environment.type_one_side),
+                environment.columns,
                 kept[1].data_ptr(),
                 kept[2].data_ptr(),
                 environment.table_start,
@@ -85,9 +86,9 @@ class DeviceDescriptor:
         """
         environment, coefficients = given.environment, given.coefficients.detach().contiguous()
         if environment.davg[:, 1:].any():
-            raise InputError("davg of x, y and z must be 0")
+            raise InputError("davg must be 0 but in the first column")
         self.dtype, self.n_types = coefficients.dtype, environment.n_types
-        self.n_features = coefficients.shape[3]
+        self.n_features, self.columns = coefficients.shape[3], environment.columns
         self._table = DeviceTable.of(coefficients, environment, place)
         self._sel = torch.tensor(given.sel, dtype=self.dtype, device=place)
         self._empty = _empty_slots(coefficients, environment).to(place)
@@ -97,6 +98,7 @@ class DeviceDescriptor:
             self.n_features,
             shape.n_embedding,
             shape.n_axis,
+            shape.columns,
             width,
             first,
             self._sel.data_ptr(),
@@ -106,7 +108,7 @@ class DeviceDescriptor:
 
     def bytes_per_atom(self) -> int:
         """Moments and counts."""
-        return COLUMNS * self.n_features * self.dtype.itemsize + 4 * self.n_types
+        return self.columns * self.n_features * self.dtype.itemsize + 4 * self.n_types
 
     def describe(
         self,
@@ -117,9 +119,9 @@ class DeviceDescriptor:
         report: torch.Tensor,
     ) -> torch.Tensor:
         """Writes the numbers of the atoms of a chunk to their places in `descriptors` (n, width);
-        returns their normalised moments (n, 4, n_features)."""
+        returns their normalised moments (n, columns, n_features)."""
         n, where = chunk.end - chunk.begin, device.place
-        moments = torch.empty(n, COLUMNS, self.n_features, dtype=self.dtype, device=where)
+        moments = torch.empty(n, self.columns, self.n_features, dtype=self.dtype, device=where)
         counts = torch.empty(n, self.n_types, dtype=torch.int32, device=where)
         rows = *self._given(atoms), chunk.begin, chunk.end
         device.call("moments", *rows, moments, counts, report)

@@ -40,7 +40,6 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
 
 namespace dpl {
 
-constexpr int kColumns = DPL_COLUMNS;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr double kCoincident = 1e-6 * 1e-6;  // Å²

@@ -92,7 +92,7 @@ DPL_API dpl_status dpl_cuda_neighbors_fill(const dpl_cuda_queue* queue, int64_t 
                                            const int32_t* types, double cutoff, void* scratch,
                                            const int64_t* offsets, int32_t* indices);
 
-/* dpl_moments of the rows [begin, end): moments (end - begin, DPL_COLUMNS, n_features) real, counts
+/* dpl_moments of the rows [begin, end): moments (end - begin, n_columns, n_features) real, counts
  * (end - begin, n_types); report->beyond counts on. davg, dstd and coefficients are on the device;
  * what they hold is not checked. */
 DPL_API dpl_status dpl_cuda_moments(const dpl_cuda_queue* queue, const dpl_cuda_atoms* atoms,
@@ -112,7 +112,7 @@ DPL_API dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue,
 /* What makes descriptors of moments: see dpl_fitting and dpl_model. */
 typedef struct dpl_cuda_descriptor {
   dpl_precision precision;
-  int32_t n_types, n_features, n_embedding, n_axis;
+  int32_t n_types, n_features, n_embedding, n_axis, n_columns;
   int32_t width;     /* inputs of the networks, the numbers of all descriptors of a model */
   int32_t first;     /* place of this descriptor's first number among them */
   const void* sel;   /* (n_types) real */
@@ -121,9 +121,9 @@ typedef struct dpl_cuda_descriptor {
   double scale;      /* 1 / n_sel */
 } dpl_cuda_descriptor;
 
-/* Normalises the moments of n atoms, in place, and writes their numbers (n_embedding, n_axis), or
- * (n_embedding) where n_axis is 0, to their places in descriptors (n, width): row s is that of atom
- * order[s] of moments, types and counts. Types are not checked. */
+/* Normalises the moments of n atoms, in place, and writes their numbers, as dpl_shape orders them,
+ * to their places in descriptors (n, width): row s is that of atom order[s] of moments, types and
+ * counts. Types are not checked. */
 DPL_API dpl_status dpl_cuda_describe(const dpl_cuda_queue* queue,
                                      const dpl_cuda_descriptor* descriptor, int64_t n,
                                      const int64_t* order, const int32_t* types,
@@ -146,7 +146,7 @@ DPL_API dpl_status dpl_cuda_moments_tangent(const dpl_cuda_queue* queue,
                                             void* change, dpl_cuda_report* report);
 
 /* The runs of all local rows (moments.cu): bins (n_edges), n_tables · n_intervals where there is
- * no run; rows (n_edges), that of each; sums (n_edges, DPL_POWERS, DPL_COLUMNS) real, S_kc, or its
+ * no run; rows (n_edges), that of each; sums (n_edges, DPL_POWERS, n_columns) real, S_kc, or its
  * change along tangent (NULL: none). */
 DPL_API dpl_status dpl_cuda_runs(const dpl_cuda_queue* queue, const dpl_cuda_atoms* atoms,
                                  const dpl_environment* environment, const dpl_table* table,
@@ -157,7 +157,8 @@ DPL_API dpl_status dpl_cuda_runs(const dpl_cuda_queue* queue, const dpl_cuda_ato
  * are to be added up: Σ S_kc grad_moments_cm over the runs of each bin, whose places in the arrays
  * of dpl_cuda_runs are order[first[bin]] to order[first[bin + 1] - 1]. */
 #define DPL_CUDA_PARTS 4
-DPL_API dpl_status dpl_cuda_accumulate(const dpl_cuda_queue* queue, const dpl_table* table,
+DPL_API dpl_status dpl_cuda_accumulate(const dpl_cuda_queue* queue,
+                                       const dpl_environment* environment, const dpl_table* table,
                                        const int64_t* first, const int64_t* order,
                                        const int32_t* rows, const void* sums,
                                        const void* grad_moments, double* parts);

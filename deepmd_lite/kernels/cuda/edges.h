@@ -2,6 +2,8 @@
 // them at a time, one in each thread, in the order of their runs (moments.cu says what runs are).
 #pragma once
 
+#include <type_traits>
+
 #include "device.h"
 
 namespace dpl {
@@ -10,10 +12,7 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kEdges = kThreads;  // in hand
-constexpr int kRuns = 32;         // whose sums are in hand
-constexpr int kRunSize = kPowers * kColumns;
 constexpr int32_t kNoBin = INT32_MAX;
-static_assert(kRuns * kColumns == kThreads, "a thread sums one column of one run");
 
 // The arguments of a call, in the precision of its arithmetic.
 template <class real>
@@ -49,12 +48,30 @@ Job<real> job_of(const dpl_cuda_atoms& atoms, const dpl_environment& env, const 
   return job;
 }
 
-// What a block holds in shared memory beside arrays of the size of the features.
-template <class real>
+// body(the number of columns, a zero of the arithmetic's precision), both known to the compiler
+template <class Body>
+void with_kind(const dpl_environment& env, const dpl_table& table, Body body) {
+  const auto with_columns = [&](auto columns) {
+    if (table.precision == DPL_FLOAT64)
+      body(columns, 0.0);
+    else
+      body(columns, 0.0f);
+  };
+  if (env.n_columns == DPL_COLUMNS)
+    with_columns(std::integral_constant<int, DPL_COLUMNS>());
+  else
+    with_columns(std::integral_constant<int, DPL_COLUMNS_OF_SECOND_DEGREE>());
+}
+
+// What a block holds in shared memory beside arrays of the size of the features; rows of C columns.
+template <int C, class real>
 struct Hand {
-  real sums[kRuns][kRunSize];                  // S_kc or P_kc of some runs
-  real t[kEdges], row[kColumns][kEdges];       // in the order of runs
-  real mean[kColumns], scale[kColumns];        // of the centre's type
+  static constexpr int runs =
+      kThreads / C;  // whose sums are in hand: a thread sums one column of one
+  static constexpr int run_size = kPowers * C;
+  real sums[runs][run_size];                   // S_kc or P_kc of some runs
+  real t[kEdges], row[C][kEdges];              // in the order of runs
+  real mean[C], scale[C];                      // of the centre's type
   int32_t waiting[2 * kEdges];                 // neighbours within the cutoff, not yet in hand
   int32_t bin[kEdges];                         // of each thread's edge
   int32_t sorted_bin[kEdges], run_of[kEdges];  // in the order of runs
@@ -63,10 +80,10 @@ struct Hand {
 };
 
 // One thread's edge.
-template <class real>
+template <int C, class real>
 struct Edge {
   int32_t neighbor;
-  real x[3], inverse_r, row[kColumns], t;
+  real x[3], inverse_r, row[C], t;
   Radial<real> radials;
   int place;  // in the order of runs
 };
@@ -79,8 +96,8 @@ struct Centre {
 };
 
 // How many threads of the block say yes, and how many of those before this one.
-template <class real>
-__device__ int count(Hand<real>& hand, bool yes, int& before) {
+template <int C, class real>
+__device__ int count(Hand<C, real>& hand, bool yes, int& before) {
   const unsigned ballot = __ballot_sync(kAllLanes, yes);
   const int warp = int(threadIdx.x) / kWarp;
   __syncthreads();  // the last count has been read
@@ -95,8 +112,8 @@ __device__ int count(Hand<real>& hand, bool yes, int& before) {
   return total;
 }
 
-template <class real>
-__device__ Centre centre_of(const Job<real>& job, Hand<real>& hand) {
+template <int C, class real>
+__device__ Centre centre_of(const Job<real>& job, Hand<C, real>& hand) {
   const int64_t i = job.begin + blockIdx.x;
   Centre centre{i, 0, 0, job.atoms.rows.types[i], 0, 0, 0};
   if (uint32_t(centre.type) >= uint32_t(job.n_types)) {
@@ -106,8 +123,8 @@ __device__ Centre centre_of(const Job<real>& job, Hand<real>& hand) {
     const Range range = row_of(job.atoms, i, *job.report);
     centre.next = range.begin, centre.end = range.end;
   }
-  if (threadIdx.x < kColumns) {
-    const int32_t k = centre.type * kColumns + int32_t(threadIdx.x);
+  if (threadIdx.x < C) {
+    const int32_t k = centre.type * C + int32_t(threadIdx.x);
     hand.mean[threadIdx.x] = real(job.davg[k]);
     hand.scale[threadIdx.x] = real(1.0 / job.dstd[k]);
   }
@@ -116,8 +133,8 @@ __device__ Centre centre_of(const Job<real>& job, Hand<real>& hand) {
 }
 
 // Looks along the row until a hand of neighbours waits, or the row ends.
-template <class real>
-__device__ void look(const Job<real>& job, Hand<real>& hand, Centre& centre) {
+template <int C, class real>
+__device__ void look(const Job<real>& job, Hand<C, real>& hand, Centre& centre) {
   const dpl_atoms& rows = job.atoms.rows;
   while (centre.n_waiting < kEdges && centre.next < centre.end) {
     const int64_t e = centre.next + threadIdx.x;
@@ -138,9 +155,9 @@ __device__ void look(const Job<real>& job, Hand<real>& hand, Centre& centre) {
 }
 
 // The edge of this thread, and its bin.
-template <class real>
-__device__ int32_t measure(const Job<real>& job, const Hand<real>& hand, const Centre& centre,
-                           Edge<real>& edge) {
+template <int C, class real>
+__device__ int32_t measure(const Job<real>& job, const Hand<C, real>& hand, const Centre& centre,
+                           Edge<C, real>& edge) {
   const dpl_atoms& rows = job.atoms.rows;
   const int32_t j = edge.neighbor = hand.waiting[threadIdx.x];
   for (int k = 0; k < 3; ++k)
@@ -148,8 +165,8 @@ __device__ int32_t measure(const Job<real>& job, const Hand<real>& hand, const C
   const real r = sqrt(edge.x[0] * edge.x[0] + edge.x[1] * edge.x[1] + edge.x[2] * edge.x[2]);
   edge.inverse_r = 1 / r;
   edge.radials = radial(job.switching, job.protection, r, edge.inverse_r);
-  EnvironmentRow<kColumns>::columns(edge.radials, edge.x, edge.row);
-  for (int c = 0; c < kColumns; ++c) edge.row[c] = (edge.row[c] - hand.mean[c]) * hand.scale[c];
+  EnvironmentRow<C>::columns(edge.radials, edge.x, edge.row);
+  for (int c = 0; c < C; ++c) edge.row[c] = (edge.row[c] - hand.mean[c]) * hand.scale[c];
   const real y = job.table_of_distance ? -r : edge.row[0];
   const real place = (y - job.table_start) * job.inverse_spacing;
   const int32_t q = int32_t(clamped_place(place, real(job.n_intervals - 1)));
@@ -158,8 +175,9 @@ __device__ int32_t measure(const Job<real>& job, const Hand<real>& hand, const C
 }
 
 // Takes the next neighbours in hand, in the order of runs. False where none is left.
-template <class real>
-__device__ bool take(const Job<real>& job, Hand<real>& hand, Centre& centre, Edge<real>& edge) {
+template <int C, class real>
+__device__ bool take(const Job<real>& job, Hand<C, real>& hand, Centre& centre,
+                     Edge<C, real>& edge) {
   look(job, hand, centre);
   const int tid = int(threadIdx.x), n = min(centre.n_waiting, kEdges);
   if (n == 0) return false;
@@ -176,7 +194,7 @@ __device__ bool take(const Job<real>& job, Hand<real>& hand, Centre& centre, Edg
   if (tid < n) {
     hand.sorted_bin[place] = bin;
     hand.t[place] = edge.t;
-    for (int c = 0; c < kColumns; ++c) hand.row[c][place] = edge.row[c];
+    for (int c = 0; c < C; ++c) hand.row[c][place] = edge.row[c];
   }
   __syncthreads();
   const bool first = tid < n && (tid == 0 || hand.sorted_bin[tid] != hand.sorted_bin[tid - 1]);

@@ -14,17 +14,17 @@
 namespace dpl {
 namespace {
 
-template <class real>
+template <int C, class real>
 __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
-  Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
+  Hand<C, real>& hand = *static_cast<Hand<C, real>*>(shared_memory());
   real* total = reinterpret_cast<real*>(&hand + 1);
   const int tid = int(threadIdx.x), n_m = job.n_features, groups = groups_of(n_m);
-  const int size = kColumns * n_m;
+  const int size = C * n_m;
   int32_t* counted = reinterpret_cast<int32_t*>(total + groups * size);
   for (int k = tid; k < groups * size; k += kThreads) total[k] = 0;
   for (int b = tid; b < job.n_types; b += kThreads) counted[b] = 0;
   Centre centre = centre_of(job, hand);
-  Edge<real> edge;
+  Edge<C, real> edge;
   while (take(job, hand, centre, edge)) {
     const bool mine = tid < centre.n_edges;
     if (mine) atomicAdd(&counted[job.atoms.rows.types[edge.neighbor]], 1);
@@ -33,7 +33,7 @@ __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
     if (lane() == 0 && ballot != 0)
       atomicAdd(reinterpret_cast<unsigned long long*>(&job.report->beyond),
                 (unsigned long long)__popc(ballot));
-    for (int first = 0; first < centre.n_runs; first += kRuns) {
+    for (int first = 0; first < centre.n_runs; first += hand.runs) {
       sum_runs<false>(job, hand, centre, first);
       __syncthreads();
       spread(job, hand, centre, first, total);
@@ -41,18 +41,18 @@ __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
     }
   }
   for (int k = tid; k < size; k += kThreads)
-    moments[int64_t(blockIdx.x) * size + k] = over_groups(total, n_m, k);
+    moments[int64_t(blockIdx.x) * size + k] = over_groups<C>(total, n_m, k);
   for (int b = tid; b < job.n_types; b += kThreads)
     counts[int64_t(blockIdx.x) * job.n_types + b] = counted[b];
 }
 
-// Sums 24 numbers over the lanes of a warp: halves change places until each lane holds the total of
-// one of them, whose place it returns; -1 in lanes that are left over.
-template <class real>
+// Sums 24 or 32 numbers over the lanes of a warp: halves change places until each lane holds the
+// total of one of them, whose place it returns; -1 in lanes that are left over.
+template <int n, class real>
 __device__ int sum_over_lanes(real* v) {
-  static_assert(kRunSize == 24, "halved three times, then four numbers of which the last is none");
+  static_assert(n == 24 || n == 32, "halved three times, then three or four numbers");
   int place = 0;
-  for (int half = kRunSize / 2, offset = kWarp / 2; offset >= 4; half /= 2, offset /= 2) {
+  for (int half = n / 2, offset = kWarp / 2; offset >= 4; half /= 2, offset /= 2) {
     const bool upper = lane() & offset;
     for (int k = 0; k < half; ++k) {
       const real given = upper ? v[k] : v[half + k];
@@ -60,7 +60,7 @@ __device__ int sum_over_lanes(real* v) {
     }
     place += upper ? half : 0;
   }
-  v[3] = 0;
+  if (n == 24) v[3] = 0;
   for (int half = 2; half > 0; half /= 2) {
     const bool upper = lane() & half;
     for (int k = 0; k < half; ++k) {
@@ -68,70 +68,83 @@ __device__ int sum_over_lanes(real* v) {
       v[k] = (upper ? v[half + k] : v[k]) + __shfl_xor_sync(kAllLanes, given, half);
     }
   }
-  return (lane() & 3) == 3 ? -1 : place + (lane() & 3);
+  return n == 24 && (lane() & 3) == 3 ? -1 : place + (lane() & 3);
 }
 
-// P_kc of the runs [first, first + kRuns), one run in each warp; gradient (kColumns, n_features).
-template <class real>
-__device__ void collect(const Job<real>& job, Hand<real>& hand, const Centre& centre, int first,
-                        const real* gradient) {
-  const int n_m = job.n_features, last = min(centre.n_runs, first + kRuns);
+// P_kc of the runs [first, first + Hand::runs) for the columns [First, First + N), one run in each
+// warp; gradient (C, n_features).
+template <int First, int N, int C, class real>
+__device__ void collect_columns(const Job<real>& job, Hand<C, real>& hand, const Centre& centre,
+                                int first, const real* gradient) {
+  constexpr int size = kPowers * N, padded = (size + 7) / 8 * 8;
+  const int n_m = job.n_features, last = min(centre.n_runs, first + hand.runs);
   for (int run = first + int(threadIdx.x) / kWarp; run < last; run += kWarps) {
     const real* table = job.coefficients + int64_t(hand.run_bin[run]) * kPowers * n_m;
-    real total[kRunSize] = {};
+    real total[padded] = {};
     for (int m = lane(); m < n_m; m += kWarp) {
-      real g[kColumns];
-      for (int c = 0; c < kColumns; ++c) g[c] = gradient[c * n_m + m];
+      real g[N];
+      for (int c = 0; c < N; ++c) g[c] = gradient[(First + c) * n_m + m];
       for (int k = 0; k < kPowers; ++k) {
         const real coefficient = table[k * n_m + m];
-        for (int c = 0; c < kColumns; ++c) total[k * kColumns + c] += coefficient * g[c];
+        for (int c = 0; c < N; ++c) total[k * N + c] += coefficient * g[c];
       }
     }
-    const int place = sum_over_lanes(total);
-    const int size = powers_of(job, hand.run_bin[run]) * kColumns;
-    if (place >= 0) hand.sums[run - first][place] = place < size ? total[0] : real(0);
+    const int place = sum_over_lanes<padded>(total);
+    if (place < 0 || place >= size) continue;
+    const int k = place / N, c = place % N;
+    const bool counts = k < powers_of(job, hand.run_bin[run]);
+    hand.sums[run - first][k * C + First + c] = counts ? total[0] : real(0);
   }
+}
+
+template <int C, class real>
+__device__ void collect(const Job<real>& job, Hand<C, real>& hand, const Centre& centre, int first,
+                        const real* gradient) {
+  constexpr int columns = DPL_COLUMNS;
+  collect_columns<0, columns>(job, hand, centre, first, gradient);
+  if constexpr (C > columns)
+    collect_columns<columns, C - columns>(job, hand, centre, first, gradient);
 }
 
 // The derivative with respect to the edge vector, from P_kc of its run.
-template <class real>
-__device__ void chain(const Job<real>& job, const Hand<real>& hand, const Edge<real>& edge,
+template <int C, class real>
+__device__ void chain(const Job<real>& job, const Hand<C, real>& hand, const Edge<C, real>& edge,
                       const real* products, real* out) {
-  real g[kColumns], along = 0;
-  for (int c = 0; c < kColumns; ++c) {
+  real g[C], along = 0;
+  for (int c = 0; c < C; ++c) {
     real powers[kPowers], dg, unused;
-    for (int k = 0; k < kPowers; ++k) powers[k] = products[k * kColumns + c];
+    for (int k = 0; k < kPowers; ++k) powers[k] = products[k * C + c];
     horner<1>(powers, edge.t, g[c], dg, unused);
     along += edge.row[c] * dg;
   }
-  for (int c = 0; c < kColumns; ++c) g[c] *= hand.scale[c];
+  for (int c = 0; c < C; ++c) g[c] *= hand.scale[c];
   along *= job.inverse_spacing;
   if (!job.table_of_distance) g[0] += along * hand.scale[0];
   const real outward = job.table_of_distance ? -along : real(0);
-  EnvironmentRow<kColumns>::gradient(edge.radials, edge.x, edge.inverse_r, g, outward, out);
+  EnvironmentRow<C>::gradient(edge.radials, edge.x, edge.inverse_r, g, outward, out);
 }
 
 // Four blocks at a time on a multiprocessor: in float64 nvcc 13.0 would otherwise take registers
 // for three (with this, 8 bytes a thread go to memory).
-template <class real>
+template <int C, class real>
 __global__ void __launch_bounds__(kThreads, 4)
     moments_backward_kernel(Job<real> job, const real* grad_moments, int64_t* fixed) {
-  Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
+  Hand<C, real>& hand = *static_cast<Hand<C, real>*>(shared_memory());
   real* gradient = reinterpret_cast<real*>(&hand + 1);
-  const int tid = int(threadIdx.x), size = kColumns * job.n_features;
+  const int tid = int(threadIdx.x), size = C * job.n_features;
   const double* weights = job.atoms.weights;
   const real weight = weights ? real(weights[job.begin + blockIdx.x]) : real(1);
   for (int k = tid; k < size; k += kThreads)
     gradient[k] = weight * grad_moments[int64_t(blockIdx.x) * size + k];
   Centre centre = centre_of(job, hand);
-  Edge<real> edge;
+  Edge<C, real> edge;
   int64_t own[3] = {0, 0, 0};
   while (take(job, hand, centre, edge)) {
     const int run = tid < centre.n_edges ? hand.run_of[edge.place] : -1;
-    for (int first = 0; first < centre.n_runs; first += kRuns) {
+    for (int first = 0; first < centre.n_runs; first += hand.runs) {
       collect(job, hand, centre, first, gradient);
       __syncthreads();
-      if (run >= first && run < first + kRuns) {
+      if (run >= first && run < first + hand.runs) {
         real out[3];
         chain(job, hand, edge, hand.sums[run - first], out);
         for (int k = 0; k < 3; ++k) {
@@ -149,19 +162,20 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-template <class real>
+template <int C, class real>
 void forward(const Queue& queue, const Job<real>& job, int64_t n, void* moments, int32_t* counts) {
-  const size_t arrays = size_t(groups_of(job.n_features)) * kColumns * job.n_features;
-  const size_t shared = sizeof(Hand<real>) + arrays * sizeof(real) + job.n_types * sizeof(int32_t);
-  launch(moments_kernel<real>, n, kThreads, shared, queue.stream, job, static_cast<real*>(moments),
-         counts);
+  const size_t arrays = size_t(groups_of(job.n_features)) * C * job.n_features;
+  const size_t shared =
+      sizeof(Hand<C, real>) + arrays * sizeof(real) + job.n_types * sizeof(int32_t);
+  launch(moments_kernel<C, real>, n, kThreads, shared, queue.stream, job,
+         static_cast<real*>(moments), counts);
 }
 
-template <class real>
+template <int C, class real>
 void backward(const Queue& queue, const Job<real>& job, int64_t n, const void* grad_moments,
               int64_t* fixed) {
-  const size_t shared = sizeof(Hand<real>) + size_t(kColumns) * job.n_features * sizeof(real);
-  launch(moments_backward_kernel<real>, n, kThreads, shared, queue.stream, job,
+  const size_t shared = sizeof(Hand<C, real>) + size_t(C) * job.n_features * sizeof(real);
+  launch(moments_backward_kernel<C, real>, n, kThreads, shared, queue.stream, job,
          static_cast<const real*>(grad_moments), fixed);
 }
 
@@ -176,12 +190,11 @@ dpl_status dpl_cuda_moments(const dpl_cuda_queue* queue, const dpl_cuda_atoms* a
   if (status == DPL_OK) status = dpl::check_atoms(*atoms, begin, end);
   if (status != DPL_OK) return status;
   const dpl::Queue q(*queue);
-  if (table->precision == DPL_FLOAT64)
-    dpl::forward(q, dpl::job_of<double>(*atoms, *environment, *table, begin, report), end - begin,
-                 moments, counts);
-  else
-    dpl::forward(q, dpl::job_of<float>(*atoms, *environment, *table, begin, report), end - begin,
-                 moments, counts);
+  dpl::with_kind(*environment, *table, [&](auto columns, auto zero) {
+    using real = decltype(zero);
+    dpl::forward<columns>(q, dpl::job_of<real>(*atoms, *environment, *table, begin, report),
+                          end - begin, moments, counts);
+  });
   return q.status("the moments");
 }
 
@@ -193,11 +206,10 @@ dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue, const dpl_cuda
   if (status == DPL_OK) status = dpl::check_atoms(*atoms, begin, end);
   if (status != DPL_OK) return status;
   const dpl::Queue q(*queue);
-  if (table->precision == DPL_FLOAT64)
-    dpl::backward(q, dpl::job_of<double>(*atoms, *environment, *table, begin, report), end - begin,
-                  grad_moments, fixed);
-  else
-    dpl::backward(q, dpl::job_of<float>(*atoms, *environment, *table, begin, report), end - begin,
-                  grad_moments, fixed);
+  dpl::with_kind(*environment, *table, [&](auto columns, auto zero) {
+    using real = decltype(zero);
+    dpl::backward<columns>(q, dpl::job_of<real>(*atoms, *environment, *table, begin, report),
+                           end - begin, grad_moments, fixed);
+  });
   return q.status("the derivatives of the moments");
 }

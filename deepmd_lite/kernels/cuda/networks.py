@@ -101,7 +101,7 @@ class DeviceFitting:
         self, moments: Sequence[torch.Tensor], element: int
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Energies (n,) float64 eV of atoms of one element and ∂E/∂T from each descriptor's moments
-        T (n, 4, m)."""
+        T (n, columns, m)."""
         parts = list(zip(moments, self.shapes, strict=True))
         numbers = torch.cat([_numbers(t, shape) for t, shape in parts], dim=1)
         energies, slope = self._network(self.networks[element], numbers)
@@ -142,20 +142,30 @@ class DeviceFitting:
 
 
 def _numbers(t: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """D (n, n_inputs) of moments T (n, 4, m)."""
-    if shape.n_axis == 0:
+    """D (n, n_inputs) of moments T (n, columns, m)."""
+    return torch.cat([_invariants(t[:, own], n_axis) for own, n_axis in shape.degrees], dim=1)
+
+
+def _invariants(t: torch.Tensor, n_axis: int) -> torch.Tensor:
+    if n_axis == 0:
         return t[:, 0]
-    return torch.bmm(t.transpose(1, 2), t[:, :, : shape.n_axis]).flatten(1)
+    return torch.bmm(t.transpose(1, 2), t[:, :, :n_axis]).flatten(1)
 
 
 def _back(t: torch.Tensor, shape: Shape, slope: torch.Tensor) -> torch.Tensor:
     """∂E/∂T from ∂E/∂D (n, n_inputs)."""
-    if shape.n_axis == 0:
+    slopes = slope.split([shape.n_embedding * max(n, 1) for _, n in shape.degrees], dim=1)
+    parts = zip(shape.degrees, slopes, strict=True)
+    return torch.cat([_back_of_degree(t[:, own], n, g) for (own, n), g in parts], dim=1)
+
+
+def _back_of_degree(t: torch.Tensor, n_axis: int, slope: torch.Tensor) -> torch.Tensor:
+    if n_axis == 0:
         return torch.nn.functional.pad(slope[:, None, :], (0, 0, 0, t.shape[1] - 1))
-    first, slope = t[:, :, : shape.n_axis], slope.unflatten(1, (-1, shape.n_axis))
+    first, slope = t[:, :, :n_axis], slope.unflatten(1, (-1, n_axis))
     gradient = torch.bmm(first, slope.transpose(1, 2))
-    axis = gradient[:, :, : shape.n_axis] + torch.bmm(t, slope)
-    return torch.cat([axis, gradient[:, :, shape.n_axis :]], dim=2)
+    axis = gradient[:, :, :n_axis] + torch.bmm(t, slope)
+    return torch.cat([axis, gradient[:, :, n_axis:]], dim=2)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ...system import InputError
 from ..autograd import Moments, MomentsBackward
 from ..checks import checked
 from ..fitting import Fitting
-from ..reference import COLUMNS, POWERS, Environment
+from ..reference import POWERS, Environment
 from . import native
 from .descriptor import DeviceTable
 from .native import Device
@@ -106,14 +106,15 @@ class DeviceCall:
         """Σ S_kc g_cm over the runs of each bin, or of their changes along the tangent."""
         n_edges, n_bins = len(self.rows[3]), out.shape[0] * out.shape[1]
         bins, rows = (out.new_empty(n_edges, dtype=torch.int32) for _ in range(2))
-        sums = out.new_empty(n_edges, POWERS, COLUMNS)
+        sums = out.new_empty(n_edges, POWERS, self.n_columns)
         self._call("runs", tangent, bins, rows, sums)
         ordered, order = torch.sort(bins, stable=True)
         numbers = torch.arange(n_bins + 1, dtype=torch.int32, device=out.device)
         first = torch.searchsorted(ordered, numbers)
         parts = out.new_empty(PARTS, *out.shape, dtype=torch.float64)
         arrays = first, order, rows, sums, grad_moments, parts
-        self.device.call("accumulate", ctypes.byref(self._table.table), *arrays)
+        given = ctypes.byref(self._table.environment), ctypes.byref(self._table.table)
+        self.device.call("accumulate", *given, *arrays)
         out.copy_(parts.sum(dim=0))
 
     def _call(self, name: str, *arguments: Any) -> int:
@@ -163,7 +164,7 @@ class Operations:
         """Differentiable once more, in grad_moments and coefficients."""
         call = self._prepared(positions, types, offsets, indices, coefficients, environment)
         place = self.device.place
-        shape = (call.n_local, COLUMNS, coefficients.shape[3])
+        shape = (call.n_local, call.n_columns, coefficients.shape[3])
         grad = checked("grad_moments", grad_moments.to(place), coefficients.dtype, shape, place)
         given = positions.to(place), coefficients.to(place)
         found, _ = MomentsBackward.apply(grad, *given, call, (True, False))

@@ -11,15 +11,16 @@ namespace dpl {
 namespace {
 
 // The changes of the edges in hand along the tangent.
-template <class real>
-__device__ void change(const Job<real>& job, const Hand<real>& hand, const Centre& centre,
-                       const Edge<real>& edge, const double* tangent, Changes<real>& changes) {
+template <int C, class real>
+__device__ void change(const Job<real>& job, const Hand<C, real>& hand, const Centre& centre,
+                       const Edge<C, real>& edge, const double* tangent,
+                       Changes<C, real>& changes) {
   if (int(threadIdx.x) < centre.n_edges) {
-    real d[3], row[kColumns];
+    real d[3], row[C];
     for (int k = 0; k < 3; ++k)
       d[k] = real(tangent[3 * int64_t(edge.neighbor) + k] - tangent[3 * centre.i + k]);
-    EnvironmentRow<kColumns>::tangent(edge.radials, edge.x, edge.inverse_r, d, row);
-    for (int c = 0; c < kColumns; ++c) changes.row[c][edge.place] = row[c] * hand.scale[c];
+    EnvironmentRow<C>::tangent(edge.radials, edge.x, edge.inverse_r, d, row);
+    for (int c = 0; c < C; ++c) changes.row[c][edge.place] = row[c] * hand.scale[c];
     real shift = row[0] * hand.scale[0];
     if (job.table_of_distance)
       shift = -(edge.x[0] * d[0] + edge.x[1] * d[1] + edge.x[2] * d[2]) * edge.inverse_r;
@@ -28,18 +29,18 @@ __device__ void change(const Job<real>& job, const Hand<real>& hand, const Centr
   __syncthreads();
 }
 
-template <class real>
+template <int C, class real>
 __global__ void tangent_kernel(Job<real> job, const double* tangent, real* moments) {
-  Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
-  Changes<real>& changes = *reinterpret_cast<Changes<real>*>(&hand + 1);
+  Hand<C, real>& hand = *static_cast<Hand<C, real>*>(shared_memory());
+  Changes<C, real>& changes = *reinterpret_cast<Changes<C, real>*>(&hand + 1);
   real* total = reinterpret_cast<real*>(&changes + 1);
-  const int tid = int(threadIdx.x), n_m = job.n_features, size = kColumns * n_m;
+  const int tid = int(threadIdx.x), n_m = job.n_features, size = C * n_m;
   for (int k = tid; k < groups_of(n_m) * size; k += kThreads) total[k] = 0;
   Centre centre = centre_of(job, hand);
-  Edge<real> edge;
+  Edge<C, real> edge;
   while (take(job, hand, centre, edge)) {
     change(job, hand, centre, edge, tangent, changes);
-    for (int first = 0; first < centre.n_runs; first += kRuns) {
+    for (int first = 0; first < centre.n_runs; first += hand.runs) {
       sum_runs<true>(job, hand, centre, first, &changes);
       __syncthreads();
       spread(job, hand, centre, first, total);
@@ -47,27 +48,28 @@ __global__ void tangent_kernel(Job<real> job, const double* tangent, real* momen
     }
   }
   for (int k = tid; k < size; k += kThreads)
-    moments[int64_t(blockIdx.x) * size + k] = over_groups(total, n_m, k);
+    moments[int64_t(blockIdx.x) * size + k] = over_groups<C>(total, n_m, k);
 }
 
 // Runs have their places where the row of their atom has its edges, of which there are as many.
-template <bool with_tangent, class real>
+template <int C, bool with_tangent, class real>
 __global__ void runs_kernel(Job<real> job, const double* tangent, int32_t* bins, int32_t* rows,
                             real* sums) {
-  Hand<real>& hand = *static_cast<Hand<real>*>(shared_memory());
-  Changes<real>& changes = *reinterpret_cast<Changes<real>*>(&hand + 1);
+  Hand<C, real>& hand = *static_cast<Hand<C, real>*>(shared_memory());
+  Changes<C, real>& changes = *reinterpret_cast<Changes<C, real>*>(&hand + 1);
   const int tid = int(threadIdx.x);
   Centre centre = centre_of(job, hand);
-  Edge<real> edge;
+  Edge<C, real> edge;
   int64_t place = centre.next;
   while (take(job, hand, centre, edge)) {
     if (with_tangent) change(job, hand, centre, edge, tangent, changes);
-    for (int first = 0; first < centre.n_runs; first += kRuns) {
+    for (int first = 0; first < centre.n_runs; first += hand.runs) {
       sum_runs<with_tangent>(job, hand, centre, first, &changes);
       __syncthreads();
-      const int n = min(centre.n_runs - first, kRuns);
-      for (int k = tid; k < n * kRunSize; k += kThreads)
-        sums[place * kRunSize + k] = hand.sums[k / kRunSize][k % kRunSize];
+      const int n = min(centre.n_runs - first, hand.runs);
+      constexpr int size = Hand<C, real>::run_size;
+      for (int k = tid; k < n * size; k += kThreads)
+        sums[place * size + k] = hand.sums[k / size][k % size];
       for (int run = tid; run < n; run += kThreads) {
         bins[place + run] = hand.run_bin[first + run];
         rows[place + run] = int32_t(centre.i);
@@ -84,7 +86,7 @@ __global__ void no_runs_kernel(int64_t n, int32_t none, int32_t* bins) {
 }
 
 // A part of the runs of one bin in each block, a feature in each thread.
-template <class real>
+template <int C, class real>
 __global__ void accumulate_kernel(int32_t n_bins, int32_t n_features, const int64_t* first,
                                   const int64_t* order, const int32_t* rows, const real* sums,
                                   const real* gradient, double* parts) {
@@ -96,38 +98,38 @@ __global__ void accumulate_kernel(int32_t n_bins, int32_t n_features, const int6
   for (int m = int(threadIdx.x); m < n_features; m += kThreads) {
     double total[kPowers] = {};
     for (int64_t e = begin; e < end; ++e) {
-      const real* s = sums + order[e] * kRunSize;
-      const real* g = gradient + int64_t(rows[order[e]]) * kColumns * n_features + m;
-      for (int c = 0; c < kColumns; ++c)
+      const real* s = sums + order[e] * Hand<C, real>::run_size;
+      const real* g = gradient + int64_t(rows[order[e]]) * C * n_features + m;
+      for (int c = 0; c < C; ++c)
         for (int k = 0; k < kPowers; ++k)
-          total[k] += double(s[k * kColumns + c]) * double(g[c * n_features]);
+          total[k] += double(s[k * C + c]) * double(g[c * n_features]);
     }
     for (int k = 0; k < kPowers; ++k) out[k * n_features + m] = total[k];
   }
 }
 
-template <class real>
+template <int C, class real>
 void tangents(const Queue& queue, const Job<real>& job, const double* tangent, void* moments) {
-  const size_t arrays = size_t(groups_of(job.n_features)) * kColumns * job.n_features;
-  const size_t shared = sizeof(Hand<real>) + sizeof(Changes<real>) + arrays * sizeof(real);
-  launch(tangent_kernel<real>, job.atoms.rows.n_local, kThreads, shared, queue.stream, job, tangent,
-         static_cast<real*>(moments));
+  const size_t arrays = size_t(groups_of(job.n_features)) * C * job.n_features;
+  const size_t shared = sizeof(Hand<C, real>) + sizeof(Changes<C, real>) + arrays * sizeof(real);
+  launch(tangent_kernel<C, real>, job.atoms.rows.n_local, kThreads, shared, queue.stream, job,
+         tangent, static_cast<real*>(moments));
 }
 
-template <class real>
+template <int C, class real>
 void runs(const Queue& queue, const Job<real>& job, const double* tangent, int32_t* bins,
           int32_t* rows, void* sums) {
-  const size_t shared = sizeof(Hand<real>) + sizeof(Changes<real>);
-  launch(tangent ? runs_kernel<true, real> : runs_kernel<false, real>, job.atoms.rows.n_local,
+  const size_t shared = sizeof(Hand<C, real>) + sizeof(Changes<C, real>);
+  launch(tangent ? runs_kernel<C, true, real> : runs_kernel<C, false, real>, job.atoms.rows.n_local,
          kThreads, shared, queue.stream, job, tangent, bins, rows, static_cast<real*>(sums));
 }
 
-template <class real>
+template <int C, class real>
 void accumulate(const Queue& queue, const dpl_table& table, const int64_t* first,
                 const int64_t* order, const int32_t* rows, const void* sums, const void* gradient,
                 double* parts) {
   const int32_t n_bins = table.n_tables * table.n_intervals;
-  launch(accumulate_kernel<real>, int64_t(n_bins) * DPL_CUDA_PARTS, kThreads, 0, queue.stream,
+  launch(accumulate_kernel<C, real>, int64_t(n_bins) * DPL_CUDA_PARTS, kThreads, 0, queue.stream,
          n_bins, table.n_features, first, order, rows, static_cast<const real*>(sums),
          static_cast<const real*>(gradient), parts);
 }
@@ -142,10 +144,11 @@ dpl_status dpl_cuda_moments_tangent(const dpl_cuda_queue* queue, const dpl_cuda_
   if (status == DPL_OK) status = dpl::check_atoms(*atoms, 0, atoms->rows.n_local);
   if (status != DPL_OK) return status;
   const dpl::Queue q(*queue);
-  if (table->precision == DPL_FLOAT64)
-    dpl::tangents(q, dpl::job_of<double>(*atoms, *environment, *table, 0, report), tangent, change);
-  else
-    dpl::tangents(q, dpl::job_of<float>(*atoms, *environment, *table, 0, report), tangent, change);
+  dpl::with_kind(*environment, *table, [&](auto columns, auto zero) {
+    using real = decltype(zero);
+    dpl::tangents<columns>(q, dpl::job_of<real>(*atoms, *environment, *table, 0, report), tangent,
+                           change);
+  });
   return q.status("the change of the moments");
 }
 
@@ -159,22 +162,22 @@ dpl_status dpl_cuda_runs(const dpl_cuda_queue* queue, const dpl_cuda_atoms* atom
   const dpl::Queue q(*queue);
   dpl::launch(dpl::no_runs_kernel, dpl::divided_up(atoms->n_edges, dpl::kThreads), dpl::kThreads, 0,
               q.stream, atoms->n_edges, table->n_tables * table->n_intervals, bins);
-  if (table->precision == DPL_FLOAT64)
-    dpl::runs(q, dpl::job_of<double>(*atoms, *environment, *table, 0, report), tangent, bins, rows,
-              sums);
-  else
-    dpl::runs(q, dpl::job_of<float>(*atoms, *environment, *table, 0, report), tangent, bins, rows,
-              sums);
+  dpl::with_kind(*environment, *table, [&](auto columns, auto zero) {
+    using real = decltype(zero);
+    dpl::runs<columns>(q, dpl::job_of<real>(*atoms, *environment, *table, 0, report), tangent, bins,
+                       rows, sums);
+  });
   return q.status("the sums of the runs");
 }
 
-dpl_status dpl_cuda_accumulate(const dpl_cuda_queue* queue, const dpl_table* table,
-                               const int64_t* first, const int64_t* order, const int32_t* rows,
-                               const void* sums, const void* grad_moments, double* parts) {
+dpl_status dpl_cuda_accumulate(const dpl_cuda_queue* queue, const dpl_environment* environment,
+                               const dpl_table* table, const int64_t* first, const int64_t* order,
+                               const int32_t* rows, const void* sums, const void* grad_moments,
+                               double* parts) {
   const dpl::Queue q(*queue);
-  if (table->precision == DPL_FLOAT64)
-    dpl::accumulate<double>(q, *table, first, order, rows, sums, grad_moments, parts);
-  else
-    dpl::accumulate<float>(q, *table, first, order, rows, sums, grad_moments, parts);
+  dpl::with_kind(*environment, *table, [&](auto columns, auto zero) {
+    dpl::accumulate<columns, decltype(zero)>(q, *table, first, order, rows, sums, grad_moments,
+                                             parts);
+  });
   return q.status("the gradient of the table");
 }
