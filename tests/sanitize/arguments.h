@@ -112,23 +112,25 @@ struct System {
 // count: here they are huge.
 template <class real>
 struct Table {
-  int32_t n_types, one_side, n_intervals, n_features;
+  int32_t n_types, one_side, n_intervals, n_features, n_columns;
   double rcut = kRcut, rcut_smth = kRcutSmooth, start = -0.6, spacing = 0.25, protection = 0;
   int32_t of_distance = 0;
   Exact<double> davg, dstd;
   Exact<real> coefficients;
 
-  Table(int32_t types, int32_t side, int32_t intervals, int32_t features, uint64_t seed = 7)
+  Table(int32_t types, int32_t side, int32_t intervals, int32_t features, uint64_t seed = 7,
+        int32_t columns = DPL_COLUMNS)
       : n_types(types),
         one_side(side),
         n_intervals(intervals),
         n_features(features),
-        davg(size_t(types) * DPL_COLUMNS),
-        dstd(size_t(types) * DPL_COLUMNS),
+        n_columns(columns),
+        davg(size_t(types) * columns),
+        dstd(size_t(types) * columns),
         coefficients(size_t(n_tables()) * intervals * DPL_POWERS * features) {
     Random random(seed);
     for (size_t k = 0; k < davg.size(); ++k) {
-      davg[k] = k % DPL_COLUMNS ? 0.0 : random(0.02, 0.1);  // a potential wants 0 in x, y and z
+      davg[k] = k % n_columns ? 0.0 : random(0.02, 0.1);  // a potential wants 0 in all others
       dstd[k] = random(0.2, 0.4);
     }
     for (size_t k = 0; k < coefficients.size(); ++k) {
@@ -141,7 +143,7 @@ struct Table {
 
   int32_t n_tables() const { return one_side ? n_types : n_types * n_types; }
   dpl_environment environment() const {
-    return {rcut,        rcut_smth, n_types, one_side,   davg.data(),
+    return {rcut,        rcut_smth, n_types, one_side,   n_columns,  davg.data(),
             dstd.data(), start,     spacing, protection, of_distance};
   }
   dpl_table table() const {
@@ -201,9 +203,13 @@ struct ShortRange {
   }
 };
 
-// n_embedding and n_axis of a descriptor.
+// n_embedding, n_axis and n_columns of a descriptor.
 struct Features {
-  int32_t embedding, axis;
+  int32_t embedding, axis, columns = DPL_COLUMNS;
+  int32_t numbers() const {
+    const int32_t of_degree = std::max(axis, 1);
+    return embedding * (columns == DPL_COLUMNS ? of_degree : 1 + 2 * of_degree);
+  }
 };
 
 // Networks of every element, all of the same widths, and the descriptors that they take.
@@ -221,8 +227,9 @@ struct Networks {
     int32_t n_inputs = 0;
     for (const Features& f : each) {
       const int32_t padding = DPL_FEATURE_PADDING;
-      shapes.push_back({(f.embedding + padding - 1) / padding * padding, f.embedding, f.axis});
-      n_inputs += f.embedding * std::max(f.axis, 1);
+      shapes.push_back(
+          {(f.embedding + padding - 1) / padding * padding, f.embedding, f.axis, f.columns});
+      n_inputs += f.numbers();
     }
     Random random(11);
     const auto draw = [&](size_t n, double low, double high) {

@@ -17,7 +17,7 @@ Bits moments(const System& system, const Table<real>& table, int threads) {
   const dpl_atoms atoms = system.atoms();
   const dpl_environment environment = table.environment();
   const dpl_table coefficients = table.table();
-  const size_t n_moments = size_t(system.n_local) * DPL_COLUMNS * table.n_features;
+  const size_t n_moments = size_t(system.n_local) * table.n_columns * table.n_features;
   Exact<real> value(n_moments);
   Exact<int32_t> counts(size_t(system.n_local) * table.n_types);
   int64_t beyond = -1;
@@ -68,11 +68,14 @@ struct Form {
   int32_t n_types = 2, one_side = 1, n_intervals = 24;
   double sel = 46;
   std::vector<Features> others = {};  // of further descriptors
+  int32_t n_columns = DPL_COLUMNS;
+
+  Features first() const { return {n_embedding, n_axis, n_columns}; }
 };
 
 template <class real>
 Networks<real> networks_of(const Form& form) {
-  std::vector<Features> each{{form.n_embedding, form.n_axis}};
+  std::vector<Features> each{form.first()};
   each.insert(each.end(), form.others.begin(), form.others.end());
   return {form.n_types, each, form.widths, form.with_step, form.activation};
 }
@@ -87,8 +90,9 @@ dpl_potential* created(const Form& form) {
   std::vector<dpl_descriptor> descriptors;
   for (size_t k = 0; k < networks.shapes.size(); ++k) {
     const int32_t one_side = k % 2 ? 1 - form.one_side : form.one_side;
-    tables.emplace_back(form.n_types, one_side, form.n_intervals, networks.shapes[k].n_features,
-                        7 + k);
+    const dpl_shape& shape = networks.shapes[k];
+    tables.emplace_back(form.n_types, one_side, form.n_intervals, shape.n_features, 7 + k,
+                        shape.n_columns);
     tables.back().rcut = k == 0 ? kRcut : k % 2 ? 1.3 * kRcut : 0.6 * kRcut;
   }
   for (const Table<real>& table : tables)
@@ -106,7 +110,7 @@ Bits trained(dpl_pass* pass, const Networks<real>& networks, size_t n, int threa
   std::vector<Exact<real>> moments, to_gradients, gradients, grad;
   std::vector<void*> given, along, slopes, back;  // the same, as they are passed on
   for (size_t k = 0; k < networks.shapes.size(); ++k) {
-    const size_t size = n * DPL_COLUMNS * networks.shapes[k].n_features;
+    const size_t size = n * networks.shapes[k].n_columns * networks.shapes[k].n_features;
     moments.push_back(random_numbers<real>(size, 6 + 10 * k));
     to_gradients.push_back(random_numbers<real>(size, 7 + 10 * k));
     gradients.emplace_back(size), grad.emplace_back(size);

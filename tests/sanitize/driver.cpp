@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <thread>
+#include <utility>
 
 #include "calls.h"
 #include "files.h"
@@ -47,18 +48,19 @@ std::vector<System> small_systems() {
 }
 
 struct Shape {
-  int32_t n_types, one_side, n_intervals, n_features;
+  int32_t n_types, one_side, n_intervals, n_features, n_columns = DPL_COLUMNS;
 };
 
 template <class real>
 void all_moments(const std::vector<System>& systems, const std::vector<Shape>& shapes,
                  const std::string& where) {
   for (const Shape& s : shapes) {
-    const Table<real> table(s.n_types, s.one_side, s.n_intervals, s.n_features);
+    const Table<real> table(s.n_types, s.one_side, s.n_intervals, s.n_features, 7, s.n_columns);
     for (const System& system : systems) {
       doing() = where + "moments of " + system.name + ", " + std::to_string(s.n_types) +
                 " types, " + std::to_string(s.n_intervals) + " intervals, " +
-                std::to_string(s.n_features) + " features";
+                std::to_string(s.n_features) + " features, " + std::to_string(s.n_columns) +
+                " columns";
       const System own = of_types(system, s.n_types);
       require(moments(own, table, kThreads[0]) == moments(own, table, kThreads[1]),
               "the same bits for any number of threads");
@@ -121,6 +123,12 @@ std::vector<Form> forms() {
     for (int32_t axis : {0, 3})
       forms.push_back(
           {16, axis, {25 + 16 * std::max(axis, 1), 17}, DPL_TANH, true, 2, 1, 24, 46, more});
+  for (const auto& [embedding, axis] : {std::pair{16, 1}, {5, 5}, {33, 7}, {112, 16}}) {
+    Form form{embedding, axis, {17}};
+    form.n_columns = DPL_COLUMNS_OF_SECOND_DEGREE;
+    form.others = {{embedding, axis}};
+    forms.push_back(form);
+  }
   return forms;
 }
 
@@ -171,7 +179,8 @@ template <class real>
 void run(const std::string& where, const std::vector<System>& small,
          const std::vector<System>& many, const std::vector<System>& dense) {
   all_moments<real>(small, {{1, 1, 1, 16}, {2, 1, 24, 32}, {2, 0, 2, 48}, {3, 0, 24, 112}}, where);
-  all_moments<real>(many, {{1, 1, 24, 112}, {3, 0, 24, 16}}, where);
+  all_moments<real>(small, {{1, 1, 1, 16, 9}, {3, 0, 24, 112, 9}}, where);
+  all_moments<real>(many, {{1, 1, 24, 112}, {3, 0, 24, 16}, {2, 1, 24, 32, 9}}, where);
   all_moments<real>(dense, {{2, 1, 24, 16}}, where);
   all_potentials<real>(small, forms(), where);
   all_potentials<real>(many, {{33, 16, {240, 50}}, {24, 4, {96}, DPL_GELU, false, 3, 0}}, where);

@@ -137,6 +137,7 @@ std::vector<BadModel<real>> bad_tables() {
   return {
       {"no types", [](Spoiled& m) { m.environment.n_types = 0; }},
       {"a negative number of types", [](Spoiled& m) { m.environment.n_types = INT32_MIN; }},
+      {"columns of no kind", [](Spoiled& m) { m.environment.n_columns = 5; }},
       {"no cutoff", [](Spoiled& m) { m.environment.rcut = 0; }},
       {"a protection below 0", [](Spoiled& m) { m.environment.protection = -0.1; }},
       {"a protection that is NaN", [](Spoiled& m) { m.environment.protection = kNan; }},
@@ -179,6 +180,9 @@ std::vector<BadModel<real>> bad_networks() {
       {"a negative axis", [](Spoiled& m) { m.first.n_axis = -1; }},
       {"no axis but layers for one", [](Spoiled& m) { m.first.n_axis = 0; }},
       {"a longer axis than embedding", [](Spoiled& m) { m.first.n_axis = 7; }},
+      {"moments of no kind", [](Spoiled& m) { m.first.n_columns = 0; }},
+      {"moments of other columns than the table's",
+       [](Spoiled& m) { m.first.n_columns = DPL_COLUMNS_OF_SECOND_DEGREE; }},
       {"a longer embedding than the table",
        [](Spoiled& m) { m.first.n_embedding = kFeatures + 1; }},
       {"more inputs than can be counted",

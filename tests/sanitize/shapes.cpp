@@ -27,6 +27,11 @@ System random_system(Random& random) {
   return system;
 }
 
+// Of either kind where there are axes.
+int32_t random_columns(int32_t n_axis, Random& random) {
+  return n_axis > 0 && random.below(2) ? DPL_COLUMNS_OF_SECOND_DEGREE : DPL_COLUMNS;
+}
+
 Form random_form(Random& random) {
   Form form;
   form.n_embedding = 1 + random.below(random.below(3) ? 40 : 128);
@@ -37,11 +42,13 @@ Form random_form(Random& random) {
   form.activation = dpl_activation(random.below(DPL_LAST_ACTIVATION + 1));
   form.with_step = random.below(2);
   form.sel = random(0.01, 200);
-  int32_t width = form.n_embedding * std::max(form.n_axis, 1);
+  form.n_columns = random_columns(form.n_axis, random);
+  int32_t width = form.first().numbers();
   for (int more = random.below(3) ? 0 : 1 + random.below(3); more > 0; --more) {
     const int32_t embedding = 1 + random.below(40);
-    form.others.push_back({embedding, random.below(std::min(embedding, 20) + 1)});
-    width += embedding * std::max(form.others.back().axis, 1);
+    const int32_t axis = random.below(std::min(embedding, 20) + 1);
+    form.others.push_back({embedding, axis, random_columns(axis, random)});
+    width += form.others.back().numbers();
   }
   for (int layer = random.below(4); layer >= 0; --layer) {
     const int32_t kind = random.below(4);  // as wide, twice as wide (both residual), any
@@ -90,7 +97,7 @@ void spoiled(const System& sound, const Table<real>& table, const dpl_potential*
   const dpl_atoms atoms = s.atoms();
   const dpl_environment environment = table.environment();
   const dpl_table coefficients = table.table();
-  const size_t n_moments = size_t(s.n_local) * DPL_COLUMNS * table.n_features;
+  const size_t n_moments = size_t(s.n_local) * table.n_columns * table.n_features;
   const Exact<real> moments(n_moments), grad = random_numbers<real>(n_moments, 3);
   const Exact<int32_t> counts(size_t(s.n_local) * table.n_types);
   const Exact<double> energies(s.n_local), forces(3 * s.n_all), virial(9);
@@ -109,14 +116,14 @@ void one(const std::string& name, uint64_t seed) {
   const System system = random_system(random);
   const Form form = random_form(random);
   doing() = name + system.name + ", " + std::to_string(form.n_embedding) + " × " +
-            std::to_string(form.n_axis) + " features and those of " +
-            std::to_string(form.others.size()) + " more descriptors, " +
+            std::to_string(form.n_axis) + " features of " + std::to_string(form.n_columns) +
+            " columns and those of " + std::to_string(form.others.size()) + " more descriptors, " +
             std::to_string(form.n_intervals) + " intervals, " + std::to_string(form.n_types) +
             " types, first width " + std::to_string(form.widths[0]) + ", activation " +
             std::to_string(int(form.activation));
   const Networks<real> networks = networks_of<real>(form);
   Table<real> table(form.n_types, form.one_side, form.n_intervals, networks.shapes[0].n_features,
-                    seed);
+                    seed, form.n_columns);
   table.rcut_smth = random.below(4) ? random(0, 0.99 * kRcut) : 0;
   table.start = random(-2, 2), table.spacing = random(0.01, 2);
   table.protection = random.below(2) ? 0 : random(0, 1);

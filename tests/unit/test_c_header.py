@@ -36,7 +36,7 @@ int main(void) {
   static double table[2][DPL_POWERS][DPL_FEATURE_PADDING];
   for (int m = 0; m < DPL_FEATURE_PADDING; ++m) table[0][0][m] = table[1][0][m] = 1;
   const dpl_atoms atoms = {2, 2, positions, types, offsets, indices};
-  const dpl_environment environment = {4.0, 3.0, 1, 1, davg, dstd, 0.0, 0.6, 0.0, 0};
+  const dpl_environment environment = {4.0, 3.0, 1, 1, DPL_COLUMNS, davg, dstd, 0.0, 0.6, 0.0, 0};
   const dpl_table tables = {DPL_FLOAT64, 1, 2, DPL_FEATURE_PADDING, table};
   double moments[2][DPL_COLUMNS][DPL_FEATURE_PADDING];
   if (dpl_moments(&atoms, &environment, &tables, 1, moments, counts, &beyond) != DPL_OK) return 3;
