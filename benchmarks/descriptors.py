@@ -57,9 +57,8 @@ def crystal(potential: Potential, structure: Path, atoms: int) -> LocalEnv:
     """The first structure, repeated to at least `atoms` atoms, with a skin of 1 Å."""
     frame = read(structure, 0)
     while len(frame) < atoms:
-        frame = frame.repeat(
-            [2 if k == int(frame.cell.lengths().argmin()) else 1 for k in range(3)]
-        )
+        shortest = int(frame.cell.lengths().argmin())
+        frame = frame.repeat([2 if k == shortest else 1 for k in range(3)])
     types = type_indices(frame.get_chemical_symbols(), potential.type_map, str(structure))
     cell = frame.cell.array
     return periodic_env(frame.positions, cell, frame.pbc, types, potential.rcut + 1.0).env
@@ -97,9 +96,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     """As Markdown."""
     names = list(next(iter(rows.values())))
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    lines += [
-        f"| {k} | " + " | ".join(f"{x:.3g}" for x in r.values()) + " |" for k, r in rows.items()
-    ]
+    for label, row in rows.items():
+        lines.append(f"| {label} | " + " | ".join(f"{x:.3g}" for x in row.values()) + " |")
     return "\n".join(lines)
 
 
