@@ -1,6 +1,7 @@
 """Small models with random weights: every term of the physics, none of the training."""
 
 import tempfile
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ def environment_of(atoms: Atoms, type_map, cutoff):
 
 def random_atoms(symbols: str, length: float, seed: int, skew: float = 0.0) -> Atoms:
     """Atoms at random in a cell with edges near `length` Å, none nearer than 1.5 Å."""
+    return _random_atoms(symbols, length, seed, skew).copy()
+
+
+@cache
+def _random_atoms(symbols: str, length: float, seed: int, skew: float) -> Atoms:
     rng = np.random.default_rng(seed)
     cell = length * (np.eye(3) + skew * rng.uniform(-1, 1, (3, 3)))
     atoms = Atoms(symbols, cell=cell, pbc=True)

@@ -28,10 +28,10 @@ def error_lines(done):
 
 @pytest.mark.parametrize("evaluation", [0, 5])
 def test_an_error_on_one_rank_ends_all(evaluation):
-    done = launch(script(4, "ending.py", "unilateral", evaluation), timeout=PATIENCE)
+    done = launch(script(3, "ending.py", "unilateral", evaluation), timeout=PATIENCE)
     assert done.returncode != 0
     assert error_lines(done) == [
-        "dpl: error on rank 2 of 4: ValueError: the model of rank 2 has had enough"
+        "dpl: error on rank 2 of 3: ValueError: the model of rank 2 has had enough"
     ]
     assert "finished" not in done.stdout
 

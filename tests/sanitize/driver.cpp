@@ -111,10 +111,9 @@ std::vector<Form> forms() {
                           {100, 16, {240, 240, 240}},
                           {112, 112, {17}},
                           {33, 33, {1, 1, 2}}};
-  for (int32_t axis = 0; axis <= 16; ++axis) forms.push_back({16, axis, {17}});
+  for (int32_t axis : {0, 1, 2, 3, 5, 7, 8, 9, 15, 16}) forms.push_back({16, axis, {17}});
   for (int kind = DPL_LINEAR; kind <= DPL_LAST_ACTIVATION; ++kind)
-    for (bool with_step : {false, true})
-      forms.push_back({20, 3, {60, 17, 17}, dpl_activation(kind), with_step});
+    forms.push_back({20, 3, {60, 17, 17}, dpl_activation(kind), kind % 2 == 1});
   for (int32_t n_types : {1, 3})
     for (int32_t one_side : {0, 1})
       forms.push_back({16, 4, {17}, DPL_TANH, true, n_types, one_side, 1});

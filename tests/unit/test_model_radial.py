@@ -93,7 +93,7 @@ def test_a_file_says_the_same(env, tmp_path):
     ("descriptor", "message"),
     [
         ({"type": "se_r", "axis_neuron": 8}, "axis_neuron 8: se_e2_r has no axes; remove the key"),
-        ({"type": "se_e3"}, "'se_e2_a' or 'se_e2_r'"),
+        ({"type": "se_e3"}, "'se_e2_a', 'se_e2_r' or 'se_e2_q'"),
     ],
 )
 def test_what_an_input_cannot_say(descriptor, message):
