@@ -17,7 +17,7 @@ from deepmd_lite.md import Simulation
 from deepmd_lite.md.comm import communicator, guarded
 
 SILICON = Path(__file__).parents[2] / "data" / "silicon" / "silicon.dpl"
-STEPS = 12
+STEPS = 6
 
 
 def run(device, comm, pbc, **options):

@@ -30,7 +30,7 @@ class Unwilling(PairPotential):
 
 
 def unilateral(comm, at):
-    model = Unwilling(int(at) if comm.rank == 2 else None, comm.rank)
+    model = Unwilling(int(at) if comm.rank == comm.size - 1 else None, comm.rank)
     Simulation(systems.cubic(), model, velocities=THERMAL, comm=comm).run(50)
     print("finished")
 

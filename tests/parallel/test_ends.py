@@ -26,12 +26,13 @@ def error_lines(done):
     return [line for line in done.stderr.splitlines() if line.startswith("dpl")]
 
 
-@pytest.mark.parametrize("evaluation", [0, 5])
-def test_an_error_on_one_rank_ends_all(evaluation):
-    done = launch(script(3, "ending.py", "unilateral", evaluation), timeout=PATIENCE)
+@pytest.mark.parametrize(("evaluation", "ranks"), [(0, 2), (5, 3)])
+def test_an_error_on_one_rank_ends_all(evaluation, ranks):
+    done = launch(script(ranks, "ending.py", "unilateral", evaluation), timeout=PATIENCE)
     assert done.returncode != 0
     assert error_lines(done) == [
-        "dpl: error on rank 2 of 3: ValueError: the model of rank 2 has had enough"
+        f"dpl: error on rank {ranks - 1} of {ranks}: ValueError: "
+        f"the model of rank {ranks - 1} has had enough"
     ]
     assert "finished" not in done.stdout
 

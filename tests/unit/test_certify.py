@@ -258,13 +258,14 @@ def test_certificate_of_a_file(tmp_path, model):
     assert (tmp_path / "dimers.png").stat().st_size > 0
 
 
-def test_ranks_agree(tmp_path, model, structures):
+def test_ranks_agree(tmp_path, model, structures, monkeypatch):
     pytest.importorskip("mpi4py")
     path = tmp_path / "model.dpl"
     save_model(model, path)
     symbols = [model.type_map[t] for t in structures[0].types]
     found = machine.ranks(path, structures[0], symbols)
     assert found.state == "ok", found.words
+    monkeypatch.setattr(machine, "RANKS", 1)
     assert machine.ranks(tmp_path / "no.dpl", structures[0], symbols).state == "FAILED"
 
 
