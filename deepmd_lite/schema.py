@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeGuard, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -71,6 +71,11 @@ class Vocabulary(Section):
 
 
 S = TypeVar("S", bound=Section)
+
+
+def is_input(path: object) -> TypeGuard[str | Path]:
+    """Whether `path` is called as an input file is: .json, .yaml or .yml."""
+    return isinstance(path, (str, Path)) and Path(path).suffix in (".json", ".yaml", ".yml")
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -73,8 +73,11 @@ def more_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def named_data(args: argparse.Namespace) -> list[str]:
-    """Data that positional `paths`, --system and --datafile name. InputError where none does."""
+def named_data(args: argparse.Namespace, needed: bool = True) -> list[str]:
+    """Data that positional `paths`, --system and --datafile name.
+
+    Raises InputError where none does and some are `needed`.
+    """
     from ..system import InputError
 
     named = [*args.paths, *args.system]
@@ -85,7 +88,7 @@ def named_data(args: argparse.Namespace) -> list[str]:
             reason = getattr(e, "strerror", None) or "not a text file"
             raise InputError(f"{args.datafile}: cannot be read: {reason}") from None
         named += [line.strip() for line in lines if line.strip()]
-    if not named:
+    if needed and not named:
         raise InputError("no data: name files or folders, or give -s DATA")
     return named
 

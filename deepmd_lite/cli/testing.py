@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .common import (
     EPILOG,
@@ -17,6 +18,9 @@ from .common import (
     positive,
     set_threads,
 )
+
+if TYPE_CHECKING:
+    from ..data import System
 
 # --- test -----------------------------------------------------------------------------------
 
@@ -89,12 +93,14 @@ def _test(args: argparse.Namespace) -> int:
         raise InputError("no model: give it first, or as -m MODEL")
     if args.rand_seed is not None and not args.shuffle_test:
         raise InputError("--rand-seed: only with --shuffle-test")
-    args.system += _data_of_input(args.train_data, args.valid_data)
-    data = named_data(args)
-    keep([args.model, *data], [args.json, args.plot, args.html])
+    source = args.train_data or args.valid_data
+    of_input = _systems_of_input(source, args.train_data is not None) if source else []
+    data = named_data(args, needed=not of_input)
+    keep([args.model, *data, *(s.name for s in of_input)], [args.json, args.plot, args.html])
     model = load_model(args.model, args.precision).to_device(args.device)
+    systems = [*of_input, *(load(data, type_map=model.type_map) if data else [])]
     seed = (args.rand_seed or 0) if args.shuffle_test else None
-    systems = first_frames(load(data, type_map=model.type_map), args.numb_test, seed)
+    systems = first_frames(systems, args.numb_test, seed)
     report = evaluate(model, systems, quiet=args.quiet)
     print(format_report(report))
     if args.json:
@@ -104,23 +110,17 @@ def _test(args: argparse.Namespace) -> int:
     if args.plot:
         plot_parity(report, args.plot)
     if args.html:
-        write_page(report, args.html, f"{args.model} on {', '.join(data)}"[:200])
+        told = [*data, str(source)] if source else data
+        write_page(report, args.html, f"{args.model} on {', '.join(told)}"[:200])
     return 0
 
 
-def _data_of_input(training: Path | None, validation: Path | None) -> list[str]:
-    """What the input of a training names as its training, or its validation data."""
-    from ..system import InputError
-    from ..training import read_input
+def _systems_of_input(source: Path, trained: bool) -> list[System]:
+    """What the input of a training trains on, or validates on."""
+    from ..training import read_input, read_systems, validation_systems
 
-    if training is not None:
-        return list(read_input(training)[0].training.training_data.systems)
-    if validation is None:
-        return []
-    data = read_input(validation)[0].training.validation_data
-    if data is None:
-        raise InputError(f"{validation}: training/validation_data is missing")
-    return list(data.systems)
+    settings = read_input(source)[0]
+    return read_systems(settings)[0] if trained else validation_systems(settings, source)
 
 
 # --- devi -----------------------------------------------------------------------------------

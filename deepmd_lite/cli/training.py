@@ -7,21 +7,25 @@ from pathlib import Path
 
 from .common import EPILOG, common, first_frames, keep, more_data, named_data, set_threads
 
-INPUTS = (".json", ".yaml", ".yml")
-
 
 def add_train(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
         "train",
-        help="train a potential from an input file",
+        help="train a potential, by an input file or on data alone",
+        usage="dpl train INPUT [options], or dpl train DATA… [--preset NAME] [options]",
         epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
     )
     p.add_argument(
-        "input",
-        type=Path,
-        nargs="?",
+        "paths",
+        nargs="*",
         metavar="INPUT",
-        help="JSON or YAML with DeePMD-kit's keys",
+        help="JSON or YAML with DeePMD-kit's keys; or DATA, a tenth of whose frames is held out",
+    )
+    p.add_argument(
+        "-p",
+        "--preset",
+        metavar="NAME",
+        help="fast, balanced or accurate: for what the input does not say (DATA alone: balanced)",
     )
     p.add_argument(
         "-o",
@@ -66,16 +70,21 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from ..schema import is_input
     from ..training import train
 
     set_threads(args.threads)
-    if args.input is None and args.restart is not None and args.restart.suffix in INPUTS:
-        args.input, args.restart = args.restart, Path()  # --restart INPUT
-    if args.input is None:
-        args.wrong_usage("the following arguments are required: INPUT")
+    if not args.paths and args.restart is not None and is_input(args.restart):
+        args.paths, args.restart = [args.restart], Path()  # --restart INPUT
+    if not args.paths:
+        args.wrong_usage("the following arguments are required: INPUT, or DATA")
+    inputs = [path for path in args.paths if is_input(path)]
+    if inputs and len(args.paths) > 1:
+        args.wrong_usage(f"{inputs[0]}: is an input, which names its data; give nothing else")
     train(
-        args.input,
+        inputs[0] if inputs else args.paths,
         output=_output(args),
+        preset=args.preset,
         restart=args.restart is not None,
         init_model=args.init_model,
         finetune=args.finetune,

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from .common import EPILOG, common, keep, more_data, named_data, positive, set_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..data import System
     from ..uncertainty import Fitted
+
+    Data = Sequence[str] | Sequence[System]
 
 
 def add_uncertainty(verbs: argparse._SubParsersAction) -> None:
@@ -52,13 +57,13 @@ def _uncertainty(args: argparse.Namespace) -> int:
     from ..uncertainty import add_uncertainty
 
     set_threads(args.threads)
-    data, validation, elements = _data(args)
-    keep([args.model, *data, *validation], [args.output, args.plot])
+    data, validation = _data(args)
+    names = (d if isinstance(d, str) else d.name for d in (*data, *validation))
+    keep([args.model, *names], [args.output, args.plot])
     fitted = add_uncertainty(
         args.model,
         data,
         validation=validation or None,
-        elements=elements,
         output=args.output,
         n_members=args.members,
         seed=args.seed,
@@ -70,18 +75,17 @@ def _uncertainty(args: argparse.Namespace) -> int:
     return 0
 
 
-def _data(args: argparse.Namespace) -> tuple[list[str], list[str], list[str] | None]:
-    """Data, validation data, and the elements of those that do not name theirs."""
+def _data(args: argparse.Namespace) -> tuple[Data, Data]:
+    """What the model was trained on, and what it was not."""
     from ..system import InputError
-    from ..training.config import read_input
+    from ..training import read_input, read_systems
 
     if args.input is None:
-        return named_data(args), args.validation or [], None
+        return named_data(args), args.validation or []
     if args.paths or args.system or args.datafile or args.validation:
         raise InputError("--input: names the data; give it or data, not both")
-    config = read_input(args.input)[0]
-    data, validation = config.training.training_data, config.training.validation_data
-    return list(data.systems), list(validation.systems) if validation else [], config.elements
+    systems, held = read_systems(read_input(args.input)[0])
+    return systems, held or []
 
 
 def _lines(fitted: Fitted) -> list[str]:

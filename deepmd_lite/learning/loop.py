@@ -119,6 +119,11 @@ class _Loop:
             )
         stand_in = [] if self.own else [settings.train]  # so that all else is looked at now
         training = read_input(training_input(settings.train, stand_in, []))[0]
+        if training.training.held_out:
+            raise InputError(
+                f"{settings.train}: training/held_out: the loop holds out frames of what it labels "
+                "by itself; remove the key, or give validation_data"
+            )
         self.elements = training.elements
         _check_ensembles(settings, training)
         self.sets: list[Path] = []

@@ -2,5 +2,14 @@
 
 from .config import TrainInput, read_input
 from .loop import CHECKPOINT, TrainingError, train
+from .systems import read_systems, validation_systems
 
-__all__ = ["CHECKPOINT", "TrainInput", "TrainingError", "read_input", "train"]
+__all__ = [
+    "CHECKPOINT",
+    "TrainInput",
+    "TrainingError",
+    "read_input",
+    "read_systems",
+    "train",
+    "validation_systems",
+]

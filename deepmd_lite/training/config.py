@@ -22,6 +22,7 @@ from ..schema import DeviceName, Vocabulary, located, parse, read_mapping
 from .clock import parse_duration
 from .data_config import DataConfig, ValidationConfig
 from .legacy import modern
+from .presets import PresetName, with_preset
 
 
 class LearningRateConfig(Vocabulary):
@@ -183,6 +184,9 @@ class TrainingConfig(Vocabulary):
 
     training_data: DataConfig
     validation_data: ValidationConfig | None = None
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the training frames, drawn at random with `seed`, that is not trained but
+    validated on, where there is no validation_data."""
     numb_steps: int = Field(100_000, ge=1)
     num_epoch: float | None = Field(None, gt=0)
     """Passes through the training data, instead of numb_steps: times the batches of the first."""
@@ -230,10 +234,17 @@ class TrainingConfig(Vocabulary):
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainingConfig:
-        if self.early_stop_patience and self.validation_data is None:
+        if self.held_out > 0 and self.validation_data is not None:
+            raise ValueError("validation_data and held_out each say what is validated; give one")
+        if self.held_out > 0 and self.training_data.draws:
             raise ValueError(
-                "early_stop_patience judges by the validation loss: give validation_data, or "
-                "early_stop_patience 0"
+                "held_out: systems lose frames, so that auto_prob and sys_probs would count "
+                "others; give validation_data instead"
+            )
+        if self.early_stop_patience and self.validation_data is None and not self.held_out:
+            raise ValueError(
+                "early_stop_patience judges by the validation loss: give validation_data or "
+                "held_out, or early_stop_patience 0"
             )
         return self
 
@@ -260,6 +271,8 @@ class TrainInput(Vocabulary):
         "loss_dict": "one model is trained on one data set",
     }
 
+    preset: PresetName | None = None
+    """Name of tried sets of values for keys that are not given: `training.presets`."""
     model: ModelConfig
     learning_rate: LearningRateConfig = LearningRateConfig()
     loss: LossConfig = LossConfig()
@@ -309,15 +322,17 @@ class TrainInput(Vocabulary):
 
 
 def read_input(
-    source: Mapping[str, Any] | str | Path, time_limit: str | float | None = None
+    source: Mapping[str, Any] | str | Path,
+    time_limit: str | float | None = None,
+    preset: str | None = None,
 ) -> tuple[TrainInput, list[str]]:
     """The checked input and notes on keys that are ignored.
 
     `source` is a JSON or YAML file or the same content as a mapping. Paths of data and of
     model/use_srtab in it are relative to the working directory (as in DeePMD-kit) or, where nothing
-    is there, to the input file's folder. `time_limit` replaces training/time_limit. Raises
-    InputError for an unknown key (naming the nearest known one), an unsupported one, a value out of
-    range, a path that leads nowhere, or a short-range table that does not fit.
+    is there, to the input file's folder. `time_limit` replaces training/time_limit, `preset`
+    preset. Raises InputError for an unknown key (naming the nearest known one), an unsupported one,
+    a value out of range, a path that leads nowhere, or a short-range table that does not fit.
     """
     folder = None
     where = "input"
@@ -326,7 +341,10 @@ def read_input(
         source = read_mapping(source)
     if time_limit is not None and isinstance(source.get("training"), Mapping):
         source = {**source, "training": {**source["training"], "time_limit": time_limit}}
+    if preset is not None:
+        source = {**source, "preset": preset}
     source, old = modern(source, where)
+    source = with_preset(source, where)
     config = parse(TrainInput, source, where)
     data_sets = [("training_data", config.training.training_data)]
     if config.training.validation_data is not None:

@@ -93,6 +93,11 @@ class DataConfig(Vocabulary):
             )
         return value
 
+    @property
+    def draws(self) -> bool:
+        """Whether frames are drawn by the share of their system, not each once in an epoch."""
+        return self.sys_probs is not None or self.auto_prob != SYSTEM_SIZE
+
     def shares(self, sizes: Sequence[int], where: str) -> np.ndarray | None:
         """(n_systems,) probabilities that add up to 1; None: proportional to `sizes` (frames).
 

@@ -7,18 +7,19 @@ frames each time), `checkpoint.safetensors`, `lcurve.out`, `train.jsonl`, `learn
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..files import results_folder
+from ..files import results_folder, write_atomically
 from ..kernels import cuda
 from ..model import ModelConfig
-from ..schema import parse
+from ..schema import is_input, parse
 from ..system import InputError
 from .adopt import adopt_architecture, adopt_elements, adopt_model, drop_elements
 from .checkpoint import Checkpoint, changed_keys
@@ -26,6 +27,7 @@ from .clock import Clock, format_duration
 from .config import TrainInput, read_input
 from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
+from .presets import input_of
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
     check_table,
@@ -41,13 +43,15 @@ log = logging.getLogger(__name__)
 
 MODEL = "model.dpl"
 JSONL = "train.jsonl"
+OUT_JSON = "out.json"
 PICTURE = "learning_curve.png"
 
 
 def train(
-    config: Mapping[str, Any] | str | Path,
+    config: Mapping[str, Any] | str | Path | Sequence[str | Path],
     *,
     output: str | Path = ".",
+    preset: str | None = None,
     restart: bool = False,
     init_model: str | Path | None = None,
     finetune: str | Path | None = None,
@@ -58,9 +62,12 @@ def train(
 ) -> Path:
     """Train a potential; returns the path of the model file `model.dpl`.
 
-    `config`: an input file (JSON or YAML, DeePMD-kit's keys) or its content; `output`: folder of
-    the results, made if needed; files that an earlier training left there are renamed to
-    `*.old`. `restart` goes on from the checkpoint in `output`: the result is that of an
+    `config`: an input file (.json, .yaml or .yml, DeePMD-kit's keys), its content, or data (a path
+    or several, as for `data.load`), a tenth of which is then held out. `preset`: 'fast',
+    'balanced' (for data without another) or 'accurate', for keys that the input does not give
+    (`training.presets`). `output`: folder of the results, made if needed; files that an earlier
+    training left there are renamed to `*.old`; `out.json` there is the input with all its values.
+    `restart` goes on from the checkpoint in `output`: the result is that of an
     uninterrupted training, bit for bit on the same machine with as many threads and ranks.
     `init_model`: a model file whose weights and statistics are the start; `finetune`: likewise,
     with its energy bias first fitted to the data (least squares over compositions). It may know
@@ -95,7 +102,7 @@ def train(
         quiet = quiet or not ranks.is_first
         output = Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
-        settings = _settings(config, time_limit, checkpoint, use_pretrain_script)
+        settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script)
         if settings.training.device != "cpu":  # one that is missing is said before data are read
             cuda.device(ranks.device(settings.training.device))
         with results_folder(output):
@@ -104,11 +111,13 @@ def train(
             else:
                 if start is not None:
                     adopt_model(settings, start, use_pretrain_script)
+                complete = _complete_input(settings)
                 data = load_data(settings, quiet, new_elements=start is None)
                 potential = initial_potential(settings, data, start, finetune is not None)
                 trainer = Trainer(settings, data, potential, clock, ranks)
                 if ranks.is_first:
                     _set_aside(output, settings)
+                    write_atomically(output / OUT_JSON, complete)
             with logging_redirect_tqdm(), Interrupt() as interrupt:
                 trainer.interrupt = interrupt
                 _run(trainer, output, restart, quiet)
@@ -119,17 +128,35 @@ def train(
     return output / MODEL
 
 
+def _complete_input(settings: TrainInput) -> bytes:
+    """The input with all its values, and with data where they are from any folder."""
+    content = settings.model_dump(mode="json")
+    training = content["training"]
+    if settings.training.step_limit is None:
+        del training["numb_steps"]  # it would be a second limit
+    for name in ("training_data", "validation_data"):
+        if training[name] is not None:
+            training[name]["systems"] = [os.path.abspath(p) for p in training[name]["systems"]]
+    if settings.model.use_srtab is not None:
+        content["model"]["use_srtab"] = os.path.abspath(settings.model.use_srtab)
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def _settings(
-    config: Mapping[str, Any] | str | Path,
+    config: Mapping[str, Any] | str | Path | Sequence[str | Path],
     time_limit: str | float | None,
+    preset: str | None,
     checkpoint: Checkpoint | None,
     of_checkpoint: bool,
 ) -> TrainInput:
     """The checked input; a restart goes on with the checkpoint's time limit and repulsion unless
     told another."""
-    settings, notes = read_input(config, time_limit)
+    if not (isinstance(config, Mapping) or is_input(config)):
+        config = input_of(config)
+    settings, notes = read_input(config, time_limit, preset)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
-        settings, notes = read_input(config, checkpoint.config["training"].get("time_limit"))
+        limit = checkpoint.config["training"].get("time_limit")
+        settings, notes = read_input(config, limit, preset)
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
         silent = "repulsion" not in settings.model.model_fields_set
@@ -279,7 +306,7 @@ def _restarted(
 
 def _set_aside(output: Path, settings: TrainInput) -> None:
     """Rename what an earlier training left, so that a fresh one overwrites nothing."""
-    names = (settings.training.disp_file, JSONL, CHECKPOINT, MODEL, BEST_MODEL, PICTURE)
+    names = (OUT_JSON, settings.training.disp_file, JSONL, CHECKPOINT, MODEL, BEST_MODEL, PICTURE)
     moved = [name for name in names if (output / name).exists()]
     for name in moved:
         os.replace(output / name, output / f"{name}.old")

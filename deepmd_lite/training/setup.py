@@ -21,7 +21,6 @@ from ..data import (
     collate,
     describe,
     environments,
-    load,
     prepare,
 )
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
@@ -39,6 +38,7 @@ from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
+from .systems import read_systems
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ def load_data(settings: TrainInput, quiet: bool, new_elements: bool = False) -> 
     `new_elements`: networks begin here, so that `settings` lose the elements without data.
     """
     training, loss = settings.training, settings.loss
-    frames, shares = _read(training.training_data, settings, "training", quiet, new_elements)
+    systems, held = read_systems(settings)
+    frames, shares = _prepared(
+        systems, training.training_data, settings, "training", quiet, new_elements
+    )
     refuse_nothing_to_learn(frames, settings.model.rcut)
     if training.num_epoch is not None:
         n_batches = batch_sampler(settings, frames, shares).batches_in_epoch()
@@ -98,8 +101,8 @@ def load_data(settings: TrainInput, quiet: bool, new_elements: bool = False) -> 
             "and limit_pref_v are 0: pressures of the model will be unreliable"
         )
     validation: list[Batch] = []
-    if training.validation_data is not None:
-        prepared, _ = _read(training.validation_data, settings, "validation", quiet)
+    if held is not None:
+        prepared, _ = _prepared(held, training.validation_data, settings, "validation", quiet)
         if training.check:
             warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
         validation = _validation_sample(prepared, frames, settings)
@@ -124,13 +127,20 @@ def batch_sampler(
     return BatchSampler(sizes, training.training_data.batch_size, training.seed, shares)
 
 
-def _read(
-    data: DataConfig, settings: TrainInput, what: str, quiet: bool, new_elements: bool = False
+def _prepared(
+    systems: list[System],
+    data: DataConfig | None,
+    settings: TrainInput,
+    what: str,
+    quiet: bool,
+    new_elements: bool = False,
 ) -> tuple[list[PreparedFrame], np.ndarray | None]:
-    """All frames of a data set with their neighbour lists, and the probability of each."""
-    systems = load(data.systems, type_map=settings.elements)
+    """All frames of a data set with their neighbour lists, and the probability of each.
+
+    `data`: how it is divided into batches; None for frames that were held out.
+    """
     log.info("%s data\n%s", what, describe(systems))
-    if data.most_atoms is not None:
+    if data is not None and data.most_atoms is not None:
         systems = _without_large(systems, data.most_atoms, f"training/{what}_data")
     frames = [frame for system in systems for frame in system.frames]
     if settings.training.check:
@@ -147,7 +157,7 @@ def _read(
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
     prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
     sizes = [len(system.frames) for system in systems]
-    shares = data.shares(sizes, f"training/{what}_data")
+    shares = None if data is None else data.shares(sizes, f"training/{what}_data")
     return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
 
 
@@ -179,8 +189,7 @@ def _validation_sample(
 ) -> list[Batch]:
     """The frames that every validation uses, the same each time, as batches of a good size."""
     training, config = settings.training, settings.training.validation_data
-    assert config is not None
-    if config.numb_btch is not None:
+    if config is not None and config.numb_btch is not None:
         n = config.numb_btch * _typical_batch(config.batch_size, prepared)
     else:
         between = training.disp_freq * _typical_batch(training.training_data.batch_size, trained)
@@ -331,7 +340,10 @@ def _report_close_atoms(potential: Potential) -> None:
 def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
     """The potential of a checkpoint, its weights still to be read."""
     n_types = len(settings.model.type_map)
-    scales = [Scales.unset(sel) for sel in checkpoint.sel]
+    descriptors = settings.model.descriptors
+    scales = [
+        Scales.unset(sel, d.columns) for sel, d in zip(checkpoint.sel, descriptors, strict=True)
+    ]
     bias = torch.zeros(n_types, dtype=torch.float64)
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
     short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))

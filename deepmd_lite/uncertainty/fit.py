@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST_PARAMETERS = 6_000
 """Of all last layers: a dense matrix of their square is diagonalised."""
-Paths = str | Path | Sequence[str | Path]
+Data = str | Path | Sequence[str | Path] | Sequence[System]
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Fitted:
 
 def add_uncertainty(
     model: str | Path,
-    data: Paths,
+    data: Data,
     *,
-    validation: Paths | None = None,
+    validation: Data | None = None,
     output: str | Path | None = None,
     elements: Sequence[str] | None = None,
     n_members: int = 8,
@@ -51,9 +51,10 @@ def add_uncertainty(
 ) -> Fitted:
     """Give a trained model a committee of last layers, so that it says how far to trust it.
 
-    `model`: a `.dpl` file, trained here or converted; `data`: what it was trained on, as for
-    `train`, with forces; `validation`: data that it was not trained on, by whose errors the spread
-    of the committee is scaled. Without any it is scaled by errors on `data`, which are smaller.
+    `model`: a `.dpl` file, trained here or converted; `data`: what it was trained on, with forces:
+    paths, or systems that were read; `validation`: data that it was not trained on, by whose errors
+    the spread of the committee is scaled. Without any it is scaled by those on `data`, which are
+    smaller.
     `elements`: what integers stand for in data without a type map of their own (default: those of
     the model). `output`: the file to write (default: in the place of `model`); energies, forces and
     virials of the model stay to the bit. `plot`: a picture (PNG) of errors against deviations.
@@ -75,9 +76,9 @@ def add_uncertainty(
             "(training with a shorter type_map from this model)"
         )
     elements = potential.type_map if elements is None else elements
-    train = load(data, elements)
+    train = _read(data, elements)
     _check_elements(train, potential, str(model))
-    held_out = load(validation, elements) if validation is not None else None
+    held_out = _read(validation, elements) if validation is not None else None
     potential.members = _drawn(potential, train, n_members, seed, quiet)
     frames = [frame for system in held_out or train for frame in system.frames]
     bar = tqdm(frames, unit="frame", desc="calibrating", disable=quiet or None)
@@ -103,6 +104,13 @@ def add_uncertainty(
             "validation data"
         )
     return Fitted(fitted, calibration)
+
+
+def _read(data: Data, elements: Sequence[str]) -> list[System]:
+    if isinstance(data, (str, Path)):
+        return load(data, elements)
+    systems = [d for d in data if isinstance(d, System)]
+    return systems or load([d for d in data if not isinstance(d, System)], elements)
 
 
 def _check_elements(systems: Sequence[System], potential: Potential, where: str) -> None:

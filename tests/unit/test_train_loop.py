@@ -52,7 +52,7 @@ def uninterrupted(data, tmp_path_factory):
 def test_what_a_training_leaves(uninterrupted):
     assert {p.name for p in uninterrupted.iterdir()} == {
         *("model.dpl", "model-best.dpl", "checkpoint.safetensors", "lcurve.out"),
-        *("train.jsonl", "learning_curve.png"),
+        *("train.jsonl", "learning_curve.png", "out.json"),
     }
     assert read_lcurve(uninterrupted / "lcurve.out")["step"].tolist() == [1, 4, 8, 12]
     provenance = read_header(uninterrupted / "model.dpl")["provenance"]
@@ -113,6 +113,23 @@ def test_an_interrupted_training_continues_bit_for_bit(
     for name in ("model.dpl", "model-best.dpl"):
         a, b = load_model(tmp_path / name), load_model(uninterrupted / name)
         assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["se_e2_r", "se_e2_q"])
+def test_any_descriptor_continues_bit_for_bit(data, tmp_path, kind):
+    config = settings(data, numb_steps=2)
+    config["model"]["descriptor"]["type"] = kind
+    if kind == "se_e2_r":
+        del config["model"]["descriptor"]["axis_neuron"]
+    config["learning_rate"]["decay_rate"] = 0.9  # rates that do not depend on the last step
+    whole = train(config, output=tmp_path / "whole", quiet=True)
+    config["training"]["numb_steps"] = 1
+    train(config, output=tmp_path / "parts", quiet=True)
+    config["training"]["numb_steps"] = 2
+    parts = train(config, output=tmp_path / "parts", restart=True, quiet=True)
+    a, b = load_model(whole).state_dict(), load_model(parts).state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def test_a_restart_after_a_crash_goes_back_to_the_last_checkpoint(

@@ -1,0 +1,114 @@
+"""Networks, learning rates and losses that were tried out, by name, and inputs made of them.
+
+How they do, in accuracy and in speed: docs/training.md, `benchmarks/presets.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data import load
+from ..data.frames import elements_of
+from ..system import InputError
+
+PresetName = Literal["fast", "balanced", "accurate"]
+DEFAULT: PresetName = "balanced"
+HELD_OUT = 0.1
+"""Share of the frames that an input made from data validates on."""
+
+
+def _preset(embedding: list[int], axes: int, fitting: list[int], steps: int) -> dict[str, Any]:
+    return {
+        "model": {
+            "descriptor": {
+                "type": "se_e2_q",
+                "rcut": 6.0,
+                "rcut_smth": 2.0,
+                "neuron": embedding,
+                "axis_neuron": axes,
+                "type_one_side": True,
+                "precision": "float32",
+            },
+            "fitting_net": {"neuron": fitting, "precision": "float32"},
+        },
+        "learning_rate": {"start_lr": 3e-3, "stop_lr": 3e-5},
+        "loss": {
+            "start_pref_e": 0.2,
+            "limit_pref_e": 20.0,
+            "start_pref_f": 1000.0,
+            "limit_pref_f": 100.0,
+            "start_pref_v": 0.2,
+            "limit_pref_v": 20.0,
+        },
+        "training": {"training_data": {"batch_size": "auto:400"}, "numb_steps": steps},
+    }
+
+
+_WITHOUT_VIRIALS = {"loss": {"start_pref_v": 0.0, "limit_pref_v": 0.0}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": _preset([8, 16, 32], 4, [64, 64, 64], 5_000),
+    "balanced": _preset([16, 32, 64], 4, [128, 128, 128], 20_000),
+    "accurate": _preset([25, 50, 100], 6, [240, 240, 240], 100_000),
+}
+_INSTEAD = {
+    "neuron": ("n_neuron",),
+    "axis_neuron": ("n_axis_neuron",),
+    "stop_lr": ("stop_lr_ratio",),
+    "numb_steps": (
+        *("stop_batch", "num_step", "num_steps", "numb_step"),
+        *("num_epoch", "num_epochs", "numb_epoch", "numb_epochs", "time_limit"),
+    ),
+}
+"""A preset's key → keys, or other names of it, with which it is not needed."""
+
+
+def with_preset(source: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The content of an input with the values of its preset for keys that it does not give.
+
+    Raises InputError, naming `where`, for a descriptor of another type than the preset's.
+    """
+    preset = PRESETS.get(str(source.get("preset")))
+    if preset is None:  # there is none, or one that the schema will name
+        return source
+    model = source.get("model")
+    descriptor = model.get("descriptor") if isinstance(model, Mapping) else None
+    wanted = preset["model"]["descriptor"]["type"]
+    if isinstance(descriptor, Mapping) and descriptor.get("type", wanted) != wanted:
+        raise InputError(
+            f"{where}: preset '{source['preset']}' is of descriptor {wanted}, and "
+            f"model/descriptor/type is '{descriptor['type']}'; leave out one of the two"
+        )
+    return _filled(source, preset)
+
+
+def _filled(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(given)
+    for key, value in preset.items():
+        own = found.get(key)
+        if isinstance(value, Mapping) and (own is None or isinstance(own, Mapping)):
+            found[key] = _filled(own or {}, value)
+        elif not any(name in given for name in (key, *_INSTEAD.get(key, ()))):
+            found[key] = value
+    return found
+
+
+def input_of(data: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """The content of an input that trains on `data`, paths as for `data.load`.
+
+    It has a preset, the elements of the data, and a tenth of the frames held out. Raises InputError
+    for data that are missing or wrong, or have no labels.
+    """
+    paths = [data] if isinstance(data, (str, Path)) else list(data)
+    frames = [frame for system in load(paths) for frame in system.frames]
+    without = {} if any(f.virial is not None for f in frames) else _WITHOUT_VIRIALS
+    return {
+        "preset": DEFAULT,
+        "model": {"type_map": elements_of(frames)},
+        **without,
+        "training": {
+            "training_data": {"systems": [str(path) for path in paths]},
+            "held_out": HELD_OUT,
+        },
+    }

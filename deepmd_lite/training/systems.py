@@ -1,0 +1,60 @@
+"""The data that an input names, read, and divided into what is trained on and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..data import System, load
+from ..system import InputError
+from .config import TrainInput
+
+
+def read_systems(settings: TrainInput) -> tuple[list[System], list[System] | None]:
+    """Training and validation data of a checked input; None where it names none to validate on.
+
+    Raises InputError for data that are missing or wrong.
+    """
+    training = settings.training
+    systems = load(training.training_data.systems, type_map=settings.elements)
+    if training.held_out > 0:
+        return divided(systems, training.held_out, training.seed)
+    validation = training.validation_data
+    if validation is None:
+        return systems, None
+    return systems, load(validation.systems, type_map=settings.elements)
+
+
+def validation_systems(settings: TrainInput, where: str | Path) -> list[System]:
+    """Validation data of a checked input. Raises InputError, naming `where`, if it has none."""
+    found = read_systems(settings)[1]
+    if found is None:
+        raise InputError(f"{where}: training/validation_data is missing")
+    return found
+
+
+def divided(
+    systems: Sequence[System], share: float, seed: int
+) -> tuple[list[System], list[System]]:
+    """`systems` without a `share` of all their frames, drawn at random with `seed`, and those.
+
+    Systems that lose all frames are left out. Raises InputError for a single frame.
+    """
+    sizes = [len(system.frames) for system in systems]
+    n = sum(sizes)
+    if n < 2:
+        raise InputError("training/held_out: there is one frame; expected two or more")
+    n_held = min(max(1, round(share * n)), n - 1)
+    is_held = np.zeros(n, dtype=bool)
+    is_held[np.random.default_rng(seed).permutation(n)[:n_held]] = True
+    kept: list[System] = []
+    held: list[System] = []
+    for system, own in zip(systems, np.split(is_held, np.cumsum(sizes)[:-1]), strict=True):
+        for part, wanted in ((kept, False), (held, True)):
+            frames = [f for f, h in zip(system.frames, own, strict=True) if h == wanted]
+            if frames:
+                part.append(replace(system, frames=frames))
+    return kept, held

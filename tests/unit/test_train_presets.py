@@ -1,0 +1,247 @@
+"""Trainings by a name, and on data alone."""
+
+import json
+
+import numpy as np
+import pytest
+from ase.io import read, write
+from copper import copper, settings
+from safetensors.numpy import load_file
+
+from deepmd_lite.cli import main
+from deepmd_lite.data import Frame, System, load
+from deepmd_lite.model import load_model, read_header
+from deepmd_lite.system import InputError
+from deepmd_lite.training import read_input, read_systems, train
+from deepmd_lite.training.presets import PRESETS, input_of
+from deepmd_lite.training.systems import divided
+from deepmd_lite.uncertainty import add_uncertainty
+
+
+@pytest.fixture(name="data", scope="module")
+def _data(tmp_path_factory):
+    """Ten frames of copper."""
+    folder = tmp_path_factory.mktemp("copper")
+    write(folder / "copper.extxyz", copper(10, 1))
+    return folder / "copper.extxyz"
+
+
+@pytest.fixture(name="brief")
+def _brief(monkeypatch):
+    """Trainings by a preset end after four steps."""
+    for preset in PRESETS.values():
+        monkeypatch.setitem(preset["training"], "numb_steps", 4)
+
+
+def named(data, preset="fast", **sections):
+    content = input_of(data)
+    content["training"] |= sections.pop("training", {})
+    content["model"] |= sections.pop("model", {})
+    return {**content, "preset": preset, **sections}
+
+
+# --- presets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_a_whole_input(data, preset):
+    found, notes = read_input(named(data, preset))
+    assert notes == []
+    values = PRESETS[preset]
+    assert found.model.descriptor.neuron == values["model"]["descriptor"]["neuron"]
+    assert found.model.fitting_net.neuron == values["model"]["fitting_net"]["neuron"]
+    assert found.model.precision == "float32"
+    assert found.learning_rate.stop_lr == values["learning_rate"]["stop_lr"]
+    assert found.training.numb_steps == values["training"]["numb_steps"]
+    assert found.training.training_data.batch_size == "auto:400"
+    assert found.loss.trains_virials
+
+
+def test_presets_grow():
+    widths = [p["model"]["fitting_net"]["neuron"][0] for p in PRESETS.values()]
+    assert list(PRESETS) == ["fast", "balanced", "accurate"]
+    assert widths == sorted(set(widths))
+
+
+def test_what_is_given_counts(data):
+    given = named(
+        data,
+        model={"descriptor": {"rcut": 5.0}, "fitting_net": {"n_neuron": [20]}},
+        learning_rate={"stop_lr_ratio": 0.5},
+        loss={"limit_pref_e": 3},
+        training={"stop_batch": 7, "training_data": {"systems": [str(data)], "batch_size": 1}},
+    )
+    found, _ = read_input(given)
+    assert found.model.descriptor.rcut == 5.0
+    assert found.model.descriptor.axis_neuron == 4  # of the preset
+    assert found.model.fitting_net.neuron == [20]
+    assert found.learning_rate.final_lr == 0.5 * PRESETS["fast"]["learning_rate"]["start_lr"]
+    assert (found.loss.limit_pref_e, found.loss.limit_pref_f) == (3, 100)
+    assert found.training.numb_steps == 7
+    assert found.training.training_data.batch_size == 1
+
+
+def test_a_time_limit_takes_the_place_of_steps(data):
+    assert read_input(named(data), "30m")[0].training.step_limit is None
+    found = read_input(named(data, training={"time_limit": "2h"}))[0]
+    assert (found.training.step_limit, found.training.time_limit) == (None, 7200)
+    both = read_input(named(data, training={"time_limit": "2h", "numb_steps": 9}))[0]
+    assert both.training.step_limit == 9
+
+
+def test_a_preset_of_an_argument_replaces_that_of_the_input(data):
+    assert read_input(named(data), preset="accurate")[0].model.fitting_net.neuron == [240] * 3
+    with pytest.raises(InputError, match=r"preset.*'fast', 'balanced' or 'accurate'"):
+        read_input(named(data), preset="quick")
+
+
+def test_a_preset_is_not_mixed_with_another_descriptor(data):
+    other = named(data, model={"descriptor": {"type": "se_e2_a"}})
+    with pytest.raises(InputError, match=r"'fast' is of descriptor se_e2_q, and .* is 'se_e2_a'"):
+        read_input(other)
+
+
+# --- frames that are held out ---------------------------------------------------------------
+
+
+def systems_of(*sizes):
+    """Systems of as many frames, each with a number of its own as its energy."""
+    numbers = iter(range(sum(sizes)))
+    nothing = np.zeros((0, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    return [
+        System(f"{size} frames", [Frame((), *nothing, energy=next(numbers)) for _ in range(size)])
+        for size in sizes
+    ]
+
+
+def energies(systems):
+    return [frame.energy for system in systems for frame in system.frames]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "held"),
+    [((20,), 0.1, 2), ((7, 1, 12), 0.25, 5), ((2,), 0.01, 1), ((3,), 0.99, 2), ((1, 1), 0.5, 1)],
+)
+def test_each_frame_is_in_one_part(sizes, share, held):
+    kept, out = divided(systems_of(*sizes), share, seed=1)
+    assert len(energies(out)) == held
+    assert sorted(energies(kept) + energies(out)) == list(range(sum(sizes)))
+    assert energies(kept) == sorted(energies(kept))
+    assert all(system.frames for system in kept + out)
+
+
+def test_a_seed_draws_the_same_frames():
+    drawn = [energies(divided(systems_of(30), 0.2, seed)[1]) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_one_frame_cannot_be_divided():
+    with pytest.raises(InputError, match="held_out: there is one frame; expected two or more"):
+        divided(systems_of(1), 0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"validation_data": {"systems": ["."]}}, "validation_data and held_out each say what"),
+        ({"held_out": 1.0}, "training/held_out"),
+        ({"held_out": 0, "early_stop_patience": 3}, "give validation_data or held_out"),
+    ],
+)
+def test_what_does_not_go_with_it(data, training, message):
+    with pytest.raises(InputError, match=message):
+        read_input(named(data, training=training))
+
+
+def test_shares_of_systems_do_not_go_with_it(data):
+    uniform = {"systems": [str(data)], "auto_prob": "prob_uniform"}
+    with pytest.raises(InputError, match=r"held_out: systems lose frames.*give validation_data"):
+        read_input(named(data, training={"training_data": uniform}))
+
+
+# --- trainings ------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="trained")
+def _trained(brief, data, tmp_path, monkeypatch):
+    """What `dpl train copper.extxyz --preset fast` leaves, run from the data's folder."""
+    monkeypatch.chdir(data.parent)
+    assert main(["train", "copper.extxyz", "--preset", "fast", "-o", str(tmp_path), "-q"]) == 0
+    return tmp_path
+
+
+def test_a_training_on_data_alone(trained, data):
+    model = load_model(trained / "model.dpl")
+    assert model.type_map == ["Cu"]
+    provenance = read_header(trained / "model.dpl")["provenance"]
+    assert provenance["training data"].startswith("9 frames")
+    assert provenance["steps"] == "4 of 4"
+    assert provenance["virials trained"] is True
+    assert (trained / "model-best.dpl").exists()
+    complete = json.loads((trained / "out.json").read_text())
+    assert complete["training"]["training_data"]["systems"] == [str(data)]
+
+
+def test_its_complete_input_is_the_same_training(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    again = train(trained / "out.json", output=tmp_path / "again", quiet=True)
+    first, second = load_file(trained / "model.dpl"), load_file(again)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], name)
+    own, other = (json.loads((p / "out.json").read_text()) for p in (trained, tmp_path / "again"))
+    assert own == other
+
+
+def test_it_goes_on_by_the_same_command(trained, data, monkeypatch, capsys):
+    for preset in PRESETS.values():
+        monkeypatch.setitem(preset["training"], "numb_steps", 6)
+    command = ["train", str(data), "-p", "fast", "-o", str(trained), "--restart"]
+    assert main(command) == 0
+    assert read_header(trained / "model.dpl")["provenance"]["steps"] == "6 of 6"
+
+
+def test_held_out_frames_are_found_again(trained, capsys):
+    source = trained / "out.json"
+    kept, held = read_systems(read_input(source)[0])
+    assert [len(part[0].frames) for part in (kept, held)] == [9, 1]
+    for option, told in (("--train-data", "9 frames"), ("--valid-data", "1 frame")):
+        assert main(["test", str(trained / "model.dpl"), option, str(source), "-q"]) == 0
+        assert capsys.readouterr().out.startswith(told)
+    fitted = add_uncertainty(trained / "model.dpl", kept, validation=held, quiet=True)
+    assert fitted.potential.members.facts["calibrated_on"] == "1 frames held out"
+
+
+def test_data_without_virials_and_an_input_are_told_apart(brief, tmp_path, capsys):
+    frames = copper(4, 2)
+    for atoms in frames:
+        del atoms.calc.results["stress"]
+    write(tmp_path / "a.extxyz", frames[:2])
+    write(tmp_path / "b.extxyz", frames[2:])
+    assert read(tmp_path / "a.extxyz").calc.results.keys().isdisjoint({"stress"})
+    both = [str(tmp_path / name) for name in ("a.extxyz", "b.extxyz")]
+    assert not read_input(input_of(both))[0].loss.trains_virials
+    model = train(both, preset="fast", output=tmp_path / "out", quiet=True)
+    assert read_header(model)["provenance"]["training data"].startswith("3 frames")
+    (tmp_path / "input.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "input.json"), both[0]])
+    assert "input.json: is an input, which names its data" in capsys.readouterr().err
+
+
+def test_data_that_are_missing_are_said_in_one_line(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "nothing.xyz"), "-o", str(tmp_path / "out")]) == 1
+    assert "nothing.xyz" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_complete_input_has_the_elements_that_the_input_had(data, tmp_path):
+    """Those without data leave the model, and the numbers in type.raw count on."""
+    config = settings(data.parent, numb_steps=1, held_out=0.1)
+    config["model"]["type_map"] = ["Au", "Cu"]
+    config["training"]["training_data"]["systems"] = str(data)
+    del config["training"]["validation_data"]
+    model = train(config, output=tmp_path, quiet=True)
+    assert load_model(model).type_map == ["Cu"]
+    assert json.loads((tmp_path / "out.json").read_text())["model"]["type_map"] == ["Au", "Cu"]
+    assert len(load(data)[0].frames) == 10
