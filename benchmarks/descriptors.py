@@ -97,7 +97,11 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(rows.values())))
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for label, row in rows.items():
-        lines.append(f"| {label} | " + " | ".join(f"{x:.3g}" for x in row.values()) + " |")
+        lines.append(
+            f"| {label} | "
+            + " | ".join(f"{x:.0f}" if x >= 1000 else f"{x:.3g}" for x in row.values())
+            + " |"
+        )
     return "\n".join(lines)
 
 

@@ -118,6 +118,7 @@ Edges<real> carved(int64_t n, int64_t n_atoms, const Problem<real>& problem, rea
     *array = take_whole(n);
   edges.start = take_whole(n_atoms);
   edges.run_start = take_whole(n_atoms);
+  edges.lone_end = take_whole(n_atoms);
   edges.count = take_whole(problem.n_bins());
   return edges;
 }
@@ -134,7 +135,7 @@ std::vector<Edges<real>> scratch(int64_t n, int64_t n_atoms,
     const int c = problem.n_columns;
     n_real += 3 + 1 + c + contracted_size(c) + 3 + 2 * run_size(c);
     if (problem.tangent) n_real += 3 + c + 1;
-    n_whole += 5 * n + 2 * n_atoms + problem.n_bins();
+    n_whole += 5 * n + 3 * n_atoms + problem.n_bins();
   }
   real* next = workspace().edges.get<real>(n * n_real);
   int32_t* next_whole = workspace().runs.get<int32_t>(n_whole);

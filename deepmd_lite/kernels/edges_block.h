@@ -120,15 +120,23 @@ void prepare_atom(const Problem<real>& p, int64_t i, int32_t begin, Edges<real>&
   }
 }
 
-// The runs of an atom's edges, in the order in which their bins first appear.
+// The runs of an atom's edges, in an order that follows from theirs, with those of lone edges
+// first; returns where these end. An edge in the last interval of its table never counts as lone.
 template <class real>
-void group_atom(int32_t begin, Edges<real>& edges) {
+int32_t group_atom(const Problem<real>& p, int32_t begin, Edges<real>& edges) {
   int32_t *count = edges.count, *order = edges.order, *run_bin = edges.run_bin;
   const int32_t* bin = edges.bin;
   const int32_t end = edges.n, first_run = edges.n_runs;
   int32_t run = first_run, place = begin;
   for (int32_t e = begin; e < end; ++e)
     if (count[bin[e]]++ == 0) run_bin[run++] = bin[e];
+  int32_t lone_end = first_run;
+  for (int32_t r = first_run; r < run; ++r) {
+    const int32_t own = run_bin[r];
+    if (count[own] > 1 || p.powers_of(own) < kPowers) continue;
+    run_bin[r] = run_bin[lone_end];
+    run_bin[lone_end++] = own;
+  }
   for (int32_t r = first_run; r < run; ++r) {
     const int32_t n = count[run_bin[r]];
     edges.run_first[r] = count[run_bin[r]] = place;
@@ -138,6 +146,7 @@ void group_atom(int32_t begin, Edges<real>& edges) {
   for (int32_t e = begin; e < end; ++e) order[count[bin[e]]++] = e;
   for (int32_t r = first_run; r < run; ++r) count[run_bin[r]] = 0;
   edges.n_runs = run;
+  return lone_end;
 }
 
 template <int C, class real>
@@ -154,7 +163,7 @@ Fault gather(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& ed
       prepare_atom<C, true>(p, i, first, edges, beyond);
     else
       prepare_atom<C, false>(p, i, first, edges, beyond);
-    group_atom(first, edges);
+    edges.lone_end[i - begin] = group_atom(p, first, edges);
     if (counts) counts += p.n_types;
   }
   edges.start[end - begin] = edges.n;

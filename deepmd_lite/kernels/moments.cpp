@@ -58,7 +58,8 @@ class Call {
         if (grad_grad_moments || grad_coefficients)
           (second ? kernels_.sum_tangent : kernels_.sum)(p_, edges);
         if (grad_grad_moments)
-          kernels_.spread(p_, begin, end, edges, grad_grad_moments + begin * row_);
+          (second ? kernels_.spread_tangent : kernels_.spread)(p_, begin, end, edges,
+                                                               grad_grad_moments + begin * row_);
         if (grad_positions) {
           (second ? kernels_.backward_tangent : kernels_.backward)(p_, begin, end, edges,
                                                                    grad_moments + begin * row_);

@@ -85,8 +85,30 @@ void sum(const Problem<real>& p, Edges<real>& edges) {
 // Of C columns those of first degree, and the others, are handled together where registers are few.
 constexpr int kRegisters = DPL_ISA_BYTES == 64 ? 32 : 16;
 
-// The columns [First, First + N) of T_cm = Σ_runs Σ_k S_kc C_km.
-template <int C, int First, int N, class real>
+// A lone edge and its interval of the table.
+template <class real>
+struct Lone {
+  int32_t edge;
+  real t;
+  const real* table;  // (kPowers, n_features)
+
+  Lone(const Problem<real>& p, const Edges<real>& edges, int32_t run)
+      : edge(edges.order[edges.run_first[run]]),
+        t(edges.t[edge]),
+        table(p.coefficients + int64_t(edges.run_bin[run]) * kPowers * p.n_features) {}
+
+  // The features from m on, and their derivatives.
+  template <int Order, class vec>
+  DPL_MEMBER void features(int64_t n_m, int64_t m, vec& g, vec& dg, vec& d2g) const {
+    vec power[kPowers];
+#pragma GCC unroll 6
+    for (int k = 0; k < kPowers; ++k) power[k] = Simd<real>::load(table + k * n_m + m);
+    horner<Order>(power, t, g, dg, d2g);
+  }
+};
+
+// The columns [First, First + N) of T_cm = Σ_runs Σ_k S_kc C_km, or of their change.
+template <int C, int First, int N, bool with_tangent, class real>
 void spread_columns(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
                     real* moments) {
   using S = Simd<real>;
@@ -97,8 +119,24 @@ void spread_columns(const Problem<real>& p, int64_t begin, int64_t end, const Ed
   for (int64_t m = 0; m < n_m; m += S::block) {
     const real* coefficients = p.coefficients + m;
     for (int64_t i = begin; i < end; ++i) {
+      const int32_t lone_end = edges.lone_end[i - begin];
       vec total[sets][N][S::vectors] = {};
-      for (int32_t r = edges.run_start[i - begin]; r < edges.run_start[i - begin + 1]; ++r) {
+      for (int32_t r = edges.run_start[i - begin]; r < lone_end; ++r) {
+        const Lone<real> lone(p, edges, r);
+        // of one edge S_0c = R_c and S_1c = t R_c; changed, dR_c and t dR_c + R_c dt
+        const real* sums = edges.sums + int64_t(r) * run_size(C) + First;
+#pragma GCC unroll 2
+        for (int v = 0; v < S::vectors; ++v) {
+          vec g, dg, unused;
+          lone.template features<with_tangent>(n_m, m + v * S::lanes, g, dg, unused);
+#pragma GCC unroll 9
+          for (int c = 0; c < N; ++c) {
+            total[0][c][v] += g * sums[c];
+            if (with_tangent) total[0][c][v] += dg * (sums[width + c] - lone.t * sums[c]);
+          }
+        }
+      }
+      for (int32_t r = lone_end; r < edges.run_start[i - begin + 1]; ++r) {
         const real* table = coefficients + int64_t(edges.run_bin[r]) * kPowers * n_m;
         const real* sums = edges.sums + int64_t(r) * run_size(C) + First;
 #pragma GCC unroll 6
@@ -118,14 +156,15 @@ void spread_columns(const Problem<real>& p, int64_t begin, int64_t end, const Ed
   }
 }
 
-template <int C, class real>
+template <int C, bool with_tangent, class real>
 void spread(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
             real* moments) {
+  constexpr int first = DPL_COLUMNS;
   if constexpr (C * Simd<real>::vectors + 2 <= kRegisters) {
-    spread_columns<C, 0, C>(p, begin, end, edges, moments);
+    spread_columns<C, 0, C, with_tangent>(p, begin, end, edges, moments);
   } else {
-    spread_columns<C, 0, DPL_COLUMNS>(p, begin, end, edges, moments);
-    spread_columns<C, DPL_COLUMNS, C - DPL_COLUMNS>(p, begin, end, edges, moments);
+    spread_columns<C, 0, first, with_tangent>(p, begin, end, edges, moments);
+    spread_columns<C, first, C - first, with_tangent>(p, begin, end, edges, moments);
   }
 }
 
@@ -141,7 +180,7 @@ void collect_columns(const Problem<real>& p, int64_t begin, int64_t end, Edges<r
   const int64_t n_m = p.n_features;
   for (int64_t i = begin; i < end; ++i) {
     const real* grad = grad_moments + ((i - begin) * C + First) * n_m;
-    for (int32_t r = edges.run_start[i - begin]; r < edges.run_start[i - begin + 1]; ++r)
+    for (int32_t r = edges.lone_end[i - begin]; r < edges.run_start[i - begin + 1]; ++r)
       for (int first = 0; first < kPowers; first += powers) {
         const real* table = p.coefficients + (int64_t(edges.run_bin[r]) * kPowers + first) * n_m;
         vec total[powers][N] = {};
@@ -181,9 +220,9 @@ void collect(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& ed
 // 0 … C − 1: Σ_m g_cm G_m, C: Σ_cm R_c g_cm G'_m;
 // at second order also C + 1 … 2 C: Σ_m g_cm G'_m, 2 C + 1: Σ_cm R_c g_cm G''_m.
 template <int C, int Order, class real>
-void contract(const Problem<real>& p, Edges<real>& edges) {
+void contract(const Problem<real>& p, int32_t first_run, int32_t end_run, Edges<real>& edges) {
   using Row = Columns<C, real>;
-  for (int32_t r = 0; r < edges.n_runs; ++r) {
+  for (int32_t r = first_run; r < end_run; ++r) {
     Row power[kPowers];
     for (int k = 0; k < p.powers_of(edges.run_bin[r]); ++k)
       power[k] = Row::load(edges.products + int64_t(r) * run_size(C) + k * columns_in_fours(C));
@@ -199,6 +238,41 @@ void contract(const Problem<real>& p, Edges<real>& edges) {
         edges.contracted[2 * C + 1][e] = dot(row, d2g);
       }
     }
+  }
+}
+
+// The same for the lone edges of an atom, whose gradient of the moments is `grad`.
+template <int C, int Order, class real>
+void contract_lone(const Problem<real>& p, int32_t first_run, int32_t end_run, Edges<real>& edges,
+                   const real* grad) {
+  using S = Simd<real>;
+  using vec = typename S::vec;
+  constexpr int n = Order * (C + 1);
+  const int64_t n_m = p.n_features;
+  for (int32_t r = first_run; r < end_run; ++r) {
+    const Lone<real> lone(p, edges, r);
+    real row[C];
+    for (int c = 0; c < C; ++c) row[c] = edges.row[c][lone.edge];
+    vec total[n] = {};
+    for (int64_t m = 0; m < n_m; m += S::lanes) {
+      vec g, dg, d2g, along = {};
+      lone.template features<Order>(n_m, m, g, dg, d2g);
+#pragma GCC unroll 9
+      for (int c = 0; c < C; ++c) {
+        const vec of_moment = S::load(grad + c * n_m + m);
+        total[c] += of_moment * g;
+        along += of_moment * row[c];
+        if (Order > 1) total[C + 1 + c] += of_moment * dg;
+      }
+      total[C] += along * dg;
+      if (Order > 1) total[n - 1] += along * d2g;
+    }
+    int k = 0;
+    for (; k + 4 <= n; k += 4) {
+      const auto four = sums_of(total[k], total[k + 1], total[k + 2], total[k + 3]);
+      for (int l = 0; l < 4; ++l) edges.contracted[k + l][lone.edge] = four[l];
+    }
+    for (; k < n; ++k) edges.contracted[k][lone.edge] = real(dpl::sum(total[k]));
   }
 }
 
@@ -246,9 +320,12 @@ template <int C, int Order, class real>
 void backward(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
               const real* grad_moments) {
   collect<C>(p, begin, end, edges, grad_moments);
-  contract<C, Order>(p, edges);
-  for (int64_t i = begin; i < end; ++i)
-    chain_atom<C, Order>(p, i, edges.start[i - begin], edges.start[i - begin + 1], edges);
+  for (int64_t i = begin; i < end; ++i) {
+    const int32_t a = int32_t(i - begin), first = edges.run_start[a], lone_end = edges.lone_end[a];
+    contract_lone<C, Order>(p, first, lone_end, edges, grad_moments + a * p.row_size());
+    contract<C, Order>(p, lone_end, edges.run_start[a + 1], edges);
+    chain_atom<C, Order>(p, i, edges.start[a], edges.start[a + 1], edges);
+  }
 }
 
 // Σ_c S_kc g_cm over the entries of one bin.
@@ -281,8 +358,8 @@ void accumulate(int32_t n_features, const RunEntry<real>* entries, int32_t n,
 
 template <int C, class real>
 BlockKernels<real> kernels_of() {
-  return {gather<C, real>,      sum<C, false, real>,  sum<C, true, real>, spread<C, real>,
-          backward<C, 1, real>, backward<C, 2, real>, accumulate<C, real>};
+  return {gather<C, real>,       sum<C, false, real>,  sum<C, true, real>,   spread<C, false, real>,
+          spread<C, true, real>, backward<C, 1, real>, backward<C, 2, real>, accumulate<C, real>};
 }
 
 }  // namespace

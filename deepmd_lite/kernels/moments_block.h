@@ -6,6 +6,7 @@
 //   Σ_e R_ec G_m(t_e) = Σ_k S_kc C_km   with   S_kc = Σ_e R_ec t_e^k,
 // and so do all derivatives. What is of the size of the features is done once for each run, not
 // for each edge: most neighbours are far away, where s̃ hardly differs, and share a few intervals.
+// A run of one edge is not worth its powers: the features of lone edges are evaluated as they are.
 //
 // Array suffixes as in reference.py: e edges, i local atoms, c columns, m features, k powers.
 #pragma once
@@ -75,6 +76,7 @@ struct Edges {
 
   int32_t n_runs;
   int32_t* run_start;  // (n_atoms + 1) first run of each atom of the block
+  int32_t* lone_end;   // (n_atoms) first run of each atom after those of lone edges
   int32_t* run_bin;    // (n_runs)
   int32_t* run_first;  // (n_runs + 1) first place in `order` of each run
   int32_t* order;      // (n) edges, run by run
@@ -105,9 +107,11 @@ struct BlockKernels {
   // edges.sums, and their change along the tangent
   void (*sum)(const Problem<real>&, Edges<real>&);
   void (*sum_tangent)(const Problem<real>&, Edges<real>&);
-  // moments of the atoms [begin, end) from edges.sums
+  // moments of the atoms [begin, end) from edges.sums, and their change along the tangent
   void (*spread)(const Problem<real>&, int64_t begin, int64_t end, const Edges<real>&,
                  real* moments);
+  void (*spread_tangent)(const Problem<real>&, int64_t begin, int64_t end, const Edges<real>&,
+                         real* moments);
   // edges.gradient of Φ, and of Ψ
   void (*backward)(const Problem<real>&, int64_t begin, int64_t end, Edges<real>&,
                    const real* grad_moments);

@@ -33,7 +33,7 @@ def _preset(embedding: list[int], axes: int, fitting: list[int], steps: int) -> 
             },
             "fitting_net": {"neuron": fitting, "precision": "float32"},
         },
-        "learning_rate": {"start_lr": 3e-3, "stop_lr": 3e-5},
+        "learning_rate": {"start_lr": 1e-2, "stop_lr": 1e-5},
         "loss": {
             "start_pref_e": 0.2,
             "limit_pref_e": 20.0,
