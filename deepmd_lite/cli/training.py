@@ -42,7 +42,8 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         nargs="?",
         const=Path(),
         metavar="CHECKPOINT",
-        help="go on from the last checkpoint in the output folder, or where that file is",
+        help="go on from the last checkpoint in the output folder, or where that file is; without "
+        "INPUT by the out.json beside it",
     )
     start.add_argument(
         "-i", "--init-model", type=Path, metavar="MODEL", help="begin with the weights of a model"
@@ -71,11 +72,14 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ..schema import is_input
-    from ..training import train
+    from ..training import OUT_JSON, train
 
     set_threads(args.threads)
     if not args.paths and args.restart is not None and is_input(args.restart):
         args.paths, args.restart = [args.restart], Path()  # --restart INPUT
+    output = _output(args)
+    if not args.paths and args.restart is not None and (output / OUT_JSON).is_file():
+        args.paths = [output / OUT_JSON]
     if not args.paths:
         args.wrong_usage("the following arguments are required: INPUT, or DATA")
     inputs = [path for path in args.paths if is_input(path)]
@@ -83,7 +87,7 @@ def _train(args: argparse.Namespace) -> int:
         args.wrong_usage(f"{inputs[0]}: is an input, which names its data; give nothing else")
     train(
         inputs[0] if inputs else args.paths,
-        output=_output(args),
+        output=output,
         preset=args.preset,
         restart=args.restart is not None,
         init_model=args.init_model,

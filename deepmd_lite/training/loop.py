@@ -37,7 +37,7 @@ from .setup import (
 )
 from .trainer import BEST_MODEL, CHECKPOINT, Trainer, TrainingError
 
-__all__ = ["CHECKPOINT", "Trainer", "TrainingError", "train"]
+__all__ = ["CHECKPOINT", "OUT_JSON", "Trainer", "TrainingError", "train"]
 
 log = logging.getLogger(__name__)
 

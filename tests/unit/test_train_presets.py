@@ -7,6 +7,7 @@ import pytest
 from ase.io import read, write
 from copper import copper, settings
 from safetensors.numpy import load_file
+from test_train_loop import stopping_after
 
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System, load
@@ -199,6 +200,16 @@ def test_it_goes_on_by_the_same_command(trained, data, monkeypatch, capsys):
     command = ["train", str(data), "-p", "fast", "-o", str(trained), "--restart"]
     assert main(command) == 0
     assert read_header(trained / "model.dpl")["provenance"]["steps"] == "6 of 6"
+
+
+def test_an_interrupted_one_goes_on_by_its_own_input(brief, data, tmp_path, monkeypatch):
+    whole = train(data, preset="fast", output=tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 2)
+        train(data, preset="fast", output=tmp_path / "parts", quiet=True)
+    assert main(["train", "--restart", "-o", str(tmp_path / "parts"), "-q"]) == 0
+    first, second = load_file(whole), load_file(tmp_path / "parts" / "model.dpl")
+    assert all(np.array_equal(array, second[name]) for name, array in first.items())
 
 
 def test_held_out_frames_are_found_again(trained, capsys):
