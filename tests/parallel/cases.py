@@ -632,15 +632,16 @@ CASES = {
 
 def cases_of(n_ranks: int) -> dict[str, Any]:
     """More ranks than processors take their time: restarts are the same for them as for two (and
-    for four in `test_killed`), files and most ensembles for them as for one and two. On eight there
-    is what asks where atoms and ghosts are."""
+    for four in `test_killed`), files and most ensembles for them as for one and two, ends for four
+    as for three. On eight there is what asks where atoms and ghosts are."""
     left_out: tuple[str, ...] = () if n_ranks == 2 else ("restart_",)
     if n_ranks > 2:
         left_out += "observables_", "trajectory_scr_", "trajectory_bussi", "trajectory_nhc"
         left_out += ("trajectory_strain",)
+    if n_ranks > 3:
+        left_out += *stops.CASES, "trajectory_mtk", "held_atoms", "model_deviation", "selections"
     if n_ranks == 8:
-        left_out += "hybrid", "short_range_table", "trajectory_mtk", "held_atoms", *stops.CASES
-        left_out += "model_deviation", "observables", "selections", "planes_follow_the_time"
+        left_out += "hybrid", "short_range_table", "observables", "planes_follow_the_time"
         left_out += "forces_along_axis", "forces_cubic", "trajectory_langevin", "trajectory_slab"
     return {k: c for k, c in CASES.items() if not k.startswith(left_out)}
 
