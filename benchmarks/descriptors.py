@@ -105,6 +105,14 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def report(rows: dict[str, dict[str, float]], title: str, out: Path | None) -> None:
+    """Print the table; write JSON to `out`, and the table under `title` beside it."""
+    print(table(rows))
+    if out is not None:
+        out.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        out.with_suffix(".md").write_text(f"# {title.strip()}\n\n{table(rows)}\n")
+
+
 def main() -> None:
     """Train, test, time; print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,10 +140,7 @@ def main() -> None:
             rows.values(), evaluation_times(paths, args.test, args.atoms), strict=True
         ):
             row |= times
-    print(table(rows))
-    if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-        args.out.with_suffix(".md").write_text(f"# {__doc__.strip()}\n\n{table(rows)}\n")
+    report(rows, __doc__, args.out)
 
 
 if __name__ == "__main__":

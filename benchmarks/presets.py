@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from descriptors import TEST, errors, evaluation_times, table
+from descriptors import TEST, errors, evaluation_times, report
 
 from deepmd_lite.training.presets import PRESETS
 
@@ -62,10 +62,7 @@ def main() -> None:
         times = evaluation_times(paths, args.test, args.atoms)
         for row, own in zip(rows.values(), times, strict=True):
             row |= own
-    print(table(rows))
-    if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-        args.out.with_suffix(".md").write_text(f"# {__doc__.strip()}\n\n{table(rows)}\n")
+    report(rows, __doc__, args.out)
 
 
 if __name__ == "__main__":
