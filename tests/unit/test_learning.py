@@ -440,11 +440,18 @@ def test_a_barostat_without_virials_is_said_at_once(content):
         learn(content, label=by_emt, quiet=True)
 
 
-def test_a_training_input_that_is_wrong_is_said_at_once(content, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("numb_stps", "unknown key 'training/numb_stps'"),
+        ("held_out", "training/held_out: the loop holds out frames of what it labels by itself"),
+    ],
+)
+def test_a_training_input_that_is_wrong_is_said_at_once(content, tmp_path, key, message):
     wrong = json.loads(json.dumps(TRAIN))
-    wrong["training"]["numb_stps"] = 3
+    wrong["training"][key] = 0.3
     (tmp_path / "train.json").write_text(json.dumps(wrong))
-    with pytest.raises(InputError, match="unknown key 'training/numb_stps'"):
+    with pytest.raises(InputError, match=message):
         learn(content, label=by_emt, quiet=True)
 
 
