@@ -117,10 +117,10 @@ def _test(args: argparse.Namespace) -> int:
 
 def _systems_of_input(source: Path, trained: bool) -> list[System]:
     """What the input of a training trains on, or validates on."""
-    from ..training import read_input, read_systems, validation_systems
+    from ..training import read_input, training_systems, validation_systems
 
     settings = read_input(source)[0]
-    return read_systems(settings)[0] if trained else validation_systems(settings, source)
+    return training_systems(settings) if trained else validation_systems(settings, source)
 
 
 # --- devi -----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from .config import TrainInput, read_input
 from .loop import CHECKPOINT, OUT_JSON, TrainingError, train
-from .systems import read_systems, validation_systems
+from .systems import read_systems, training_systems, validation_systems
 
 __all__ = [
     "CHECKPOINT",
@@ -12,5 +12,6 @@ __all__ = [
     "read_input",
     "read_systems",
     "train",
+    "training_systems",
     "validation_systems",
 ]

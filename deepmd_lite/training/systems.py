@@ -11,6 +11,7 @@ import numpy as np
 from ..data import System, load
 from ..system import InputError
 from .config import TrainInput
+from .data_config import DataConfig
 
 
 def read_systems(settings: TrainInput) -> tuple[list[System], list[System] | None]:
@@ -18,22 +19,36 @@ def read_systems(settings: TrainInput) -> tuple[list[System], list[System] | Non
 
     Raises InputError for data that are missing or wrong.
     """
-    training = settings.training
-    systems = load(training.training_data.systems, type_map=settings.elements)
-    if training.held_out > 0:
-        return divided(systems, training.held_out, training.seed)
-    validation = training.validation_data
-    if validation is None:
-        return systems, None
-    return systems, load(validation.systems, type_map=settings.elements)
+    validation = settings.training.validation_data
+    if settings.training.held_out > 0:
+        return _divided(settings)
+    return training_systems(settings), None if validation is None else _named(validation, settings)
+
+
+def training_systems(settings: TrainInput) -> list[System]:
+    """What a checked input trains on. Raises InputError for data that are missing or wrong."""
+    if settings.training.held_out > 0:
+        return _divided(settings)[0]
+    return _named(settings.training.training_data, settings)
 
 
 def validation_systems(settings: TrainInput, where: str | Path) -> list[System]:
-    """Validation data of a checked input. Raises InputError, naming `where`, if it has none."""
-    found = read_systems(settings)[1]
-    if found is None:
+    """What a checked input validates on. Raises InputError, naming `where`, if that is nothing."""
+    if settings.training.held_out > 0:
+        return _divided(settings)[1]
+    if settings.training.validation_data is None:
         raise InputError(f"{where}: training/validation_data is missing")
-    return found
+    return _named(settings.training.validation_data, settings)
+
+
+def _named(data: DataConfig, settings: TrainInput) -> list[System]:
+    return load(data.systems, type_map=settings.elements)
+
+
+def _divided(settings: TrainInput) -> tuple[list[System], list[System]]:
+    training = settings.training
+    systems = _named(training.training_data, settings)
+    return divided(systems, training.held_out, training.seed)
 
 
 def divided(
