@@ -12,6 +12,7 @@ import torch
 from torch.optim.adam import adam
 
 State = dict[str, torch.Tensor]
+HOST = torch.device("cpu")
 
 
 class LeanOptimizer(torch.optim.Optimizer):
@@ -27,6 +28,17 @@ class LeanOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def place_of(self, parameter: torch.nn.Parameter) -> torch.device:
+        """Where the parameter's state is kept, but for the count of its updates."""
+        return parameter.device
+
+    def restore(self, parameter: torch.nn.Parameter, state: State) -> None:
+        """Take a copy of the parameter's state, wherever that was kept before."""
+        place = self.place_of(parameter)
+        self.state[parameter] = {
+            key: x.to(HOST if key == "step" else place, copy=True) for key, x in state.items()
+        }
 
 
 class Adam(LeanOptimizer):
@@ -74,15 +86,22 @@ def move(
 ) -> None:
     """Adam's update of `values` and `states`, in place.
 
-    One pass over all of them: by itself each of Adam's operations waits for memory.
+    One pass over all of them, which are in one place: by itself each of Adam's operations waits for
+    memory. The host keeps the counts; a device reads them in its own memory, where they are made
+    anew, as a copy would wait for all that it has to do.
     """
+    counts = [state["step"] for state in states]
+    read = [
+        torch.full((), count.item(), dtype=torch.float32, device=x.device) if x.is_cuda else count
+        for x, count in zip(values, counts, strict=True)
+    ]
     adam(
         values,
         grads=gradients,
         exp_avgs=[state["exp_avg"] for state in states],
         exp_avg_sqs=[state["exp_avg_sq"] for state in states],
         max_exp_avg_sqs=[],
-        state_steps=[state["step"] for state in states],
+        state_steps=read,
         fused=True,
         amsgrad=False,
         maximize=False,
@@ -92,3 +111,6 @@ def move(
         weight_decay=0.0,
         eps=eps,
     )
+    for count, copy in zip(counts, read, strict=True):
+        if copy is not count:
+            count.add_(1)

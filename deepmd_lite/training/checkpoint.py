@@ -19,6 +19,7 @@ from safetensors.torch import save as serialise
 
 from ..files import write_atomically
 from ..system import InputError
+from .adam import LeanOptimizer
 
 FORMAT_VERSION = 5
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
@@ -97,21 +98,19 @@ class Checkpoint:
             raise InputError(f"{path}: not a readable training checkpoint: {e!r}") from None
 
 
-def pack_arrays(
-    potential: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, torch.Tensor]:
+def pack_arrays(potential: torch.nn.Module, optimizer: LeanOptimizer) -> dict[str, torch.Tensor]:
     """Arrays of a checkpoint from a model and its optimiser's state of each parameter."""
     arrays = {f"model.{name}": value for name, value in potential.state_dict().items()}
     for name, parameter in potential.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            arrays[f"optimizer.{key}.{name}"] = value.contiguous()
+            arrays[f"optimizer.{key}.{name}"] = value.cpu().contiguous()
     return arrays
 
 
 def unpack_arrays(
     checkpoint: Checkpoint,
     potential: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: LeanOptimizer,
     where: str,
 ) -> None:
     """Put a checkpoint's arrays back. Raises InputError where they do not fit the model."""
@@ -138,7 +137,7 @@ def unpack_arrays(
             break
         if name not in states:
             raise InputError(f"{where}: the optimiser's state of '{name}' is missing")
-        optimizer.state[parameter] = {k: v.clone() for k, v in states[name].items()}
+        optimizer.restore(parameter, states[name])
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -13,9 +13,16 @@ from typing import Any
 
 import torch
 
-from .adam import LeanOptimizer, State, begun, move
+from ..kernels.cuda import full_precision
+from .adam import HOST, LeanOptimizer, State, begun, move
 
+Seen = tuple[torch.nn.Parameter, State, torch.Tensor]
+"""A parameter, its state, and its gradient in the basis."""
 SIDES = "left", "right"
+SMALLEST_SIDE = 64
+"""Shorter side of a matrix that is worth the way to a device. A step of 64 × 64 numbers takes one
+thread half a millisecond; copies, some ten launches and every tenth time a factorisation are
+estimated to take a GPU as long, and are not measured."""
 
 
 class Soap(LeanOptimizer):
@@ -23,6 +30,9 @@ class Soap(LeanOptimizer):
 
     A side longer than `largest_side` keeps its own basis. Vectors (a side of length 1) and what has
     no other side are stepped as by Adam. The first gradient only fills the means.
+
+    Parameters and gradients are of the host; the means and bases of large matrices are on `place`,
+    where their steps are made. All products are full ones, without TF32.
     """
 
     def __init__(
@@ -33,6 +43,7 @@ class Soap(LeanOptimizer):
         interval: int = 10,
         sampling: int = 2,
         largest_side: int = 512,
+        place: torch.device = HOST,
     ) -> None:
         """`betas`: decay of the mean gradient and of the means of squares; `interval`: steps
         between updates of the bases; `sampling`: steps between gradients that the means of
@@ -42,20 +53,31 @@ class Soap(LeanOptimizer):
         self.interval = interval
         self.sampling = sampling
         self.largest_side = largest_side
+        self.place = place
+
+    def place_of(self, parameter: torch.nn.Parameter) -> torch.device:
+        """`place` for a matrix that is large enough, and that has a basis."""
+        shorter = min(torch.atleast_2d(parameter).shape[-2:])
+        return self.place if SMALLEST_SIDE <= shorter <= self.largest_side else HOST
 
     @torch.no_grad()
+    @full_precision()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            seen = []
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state, gradient = self.state[parameter], torch.atleast_2d(parameter.grad)
-                    if state:
-                        seen.append((parameter, state, self._observed(state, gradient)))
-                    else:
-                        self._begin(state, gradient)
-            self._move(seen, group["lr"])
+            moving = [p for p in group["params"] if p.grad is not None]
+            # all of them first: a later copy would wait for the work on an earlier one
+            gradients = [torch.atleast_2d(p.grad).to(self.place_of(p)) for p in moving]
+            seen: dict[torch.device, list[Seen]] = {}
+            for parameter, gradient in zip(moving, gradients, strict=True):
+                state = self.state[parameter]
+                if state:
+                    found = self._observed(state, gradient)
+                    seen.setdefault(found.device, []).append((parameter, state, found))
+                else:
+                    self._begin(state, gradient)
+            for those in seen.values():
+                self._move(those, group["lr"])
 
     def _observed(self, state: State, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the basis, once the means have seen it and the bases have followed."""
@@ -66,15 +88,14 @@ class Soap(LeanOptimizer):
             self._turn(state)
         return _to_basis(state, gradient)
 
-    def _move(
-        self, seen: list[tuple[torch.nn.Parameter, State, torch.Tensor]], rate: float
-    ) -> None:
-        """Adam's step of each parameter's gradient in its basis, and back from there."""
+    def _move(self, seen: list[Seen], rate: float) -> None:
+        """Adam's step of each parameter's gradient in its basis, all in one place, and back."""
         steps = [torch.zeros_like(gradient) for _, _, gradient in seen]
         gradients, states = [g for _, _, g in seen], [state for _, state, _ in seen]
         move(steps, gradients, states, rate, self.betas, 1e-12)
-        for (parameter, state, _), step in zip(seen, steps, strict=True):
-            parameter.add_(_from_basis(state, step).view_as(parameter))
+        steps = [_from_basis(state, step) for state, step in zip(states, steps, strict=True)]
+        for (parameter, _, _), step in zip(seen, steps, strict=True):
+            parameter.add_(step.to(parameter.device).view_as(parameter))
 
     def _begin(self, state: State, gradient: torch.Tensor) -> None:
         """The state after the first gradient, which moves nothing: the bases come from it."""

@@ -16,7 +16,7 @@ from .. import __version__
 from ..data import Batch, PreparedFrame, collate, label_counts
 from ..model import Potential, refine_table, save_model
 from ..system import DeepmdLiteError
-from .adam import Adam
+from .adam import Adam, LeanOptimizer
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
 from .clock import Clock, format_duration
 from .config import TrainInput
@@ -65,7 +65,7 @@ class Trainer:
             if self.clock.limit is None
             else Schedule.over_share(config.learning_rate)
         )
-        self.optimizer = _optimizer(config, self.parameters)
+        self.optimizer = _optimizer(config, self.potential)
         self.sampler = batch_sampler(config, data.frames, data.shares)
         decay = config.training.ema_decay
         self.average = MovingAverage(potential.named_parameters(), decay) if decay > 0 else None
@@ -379,8 +379,8 @@ def _in_words(errors: Errors) -> str:
     return f"energy RMSE {errors.energy:g} eV/atom, force RMSE {errors.force:g} eV/Å"
 
 
-def _optimizer(config: TrainInput, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(config: TrainInput, potential: Potential) -> LeanOptimizer:
     rate, betas = config.learning_rate.start_lr, config.optimizer.betas
     if config.optimizer.type == "SOAP":
-        return Soap(parameters, rate, betas)
-    return Adam(parameters, rate, betas)
+        return Soap(potential.parameters(), rate, betas, place=potential.place)
+    return Adam(potential.parameters(), rate, betas)

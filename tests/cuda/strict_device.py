@@ -34,9 +34,11 @@ aten = torch.ops.aten
 WAITING = {
     *(aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default),
     *(aten.masked_select.default, aten.bincount.default, aten.repeat_interleave.Tensor),
-    *(aten._unique2.default, aten.unique_dim.default),
+    *(aten._unique2.default, aten.unique_dim.default, aten._linalg_eigh.default),
 }
-"""Operations whose result, or its size, a host waits for."""
+"""Operations whose result, its size, or its success a host waits for."""
+ALL_THERE = {aten._fused_adam_.default}
+"""Operations that read even numbers without dimensions in the memory of the device."""
 UNINITIALISED = {
     *(aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default),
     *(aten.empty_strided.default, aten.new_empty_strided.default),
@@ -165,7 +167,7 @@ def _check_devices(func: Any, args: Sequence[Any], given: Sequence[torch.Tensor]
         indices = [x for x in args[1] if x is not None]
         if isinstance(args[0], DeviceTensor):
             given = [x for x in given if not any(x is i for i in indices)]
-    host = [x for x in given if not isinstance(x, DeviceTensor) and x.dim()]
+    host = [x for x in given if not isinstance(x, DeviceTensor) and (x.dim() or func in ALL_THERE)]
     if host and len(host) < len(given):
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, cuda:0 "

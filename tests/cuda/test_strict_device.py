@@ -24,6 +24,12 @@ def here(*shape):
     return torch.ones(*shape, dtype=torch.float64)
 
 
+def fused_adam(count):
+    options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8}
+    lists = [[there(3)] for _ in range(4)]
+    torch._fused_adam_(*lists, [], [count], **options, amsgrad=False, maximize=False)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -58,6 +64,7 @@ def test_what_is_made_there_stays_there(traffic, make):
         lambda: there(3).index_select(0, torch.zeros(1, dtype=torch.int64)),
         lambda: there(3).index_put_([torch.zeros(2, dtype=torch.int64)], here(2)),
         lambda: torch.index_select(there(3), 0, there(1).long(), out=here(1)),
+        lambda: fused_adam(count=torch.zeros(())),
     ],
 )
 def test_host_and_device_do_not_mix(traffic, mix):
@@ -107,6 +114,9 @@ def test_new_memory_holds_nothing_of_use(traffic):
         (lambda x: here(3).to(CUDA, non_blocking=True), 0, 0, 1),
         (lambda x: x.to(CUDA), 0, 0, 0),
         (lambda x: x[torch.tensor([0, 1])], 1, 0, 1),
+        (lambda x: torch.linalg.qr(torch.diag(x)), 0, 0, 0),
+        (lambda x: torch.linalg.eigh(torch.diag(x)), 1, 0, 0),
+        (lambda x: fused_adam(count=torch.zeros((), device=CUDA)), 0, 0, 0),
     ],
 )
 def test_what_is_counted(traffic, act, waits, to_host, to_device):

@@ -5,6 +5,7 @@ positions are summed as integers, so results repeat bit for bit.
 """
 
 from .native import Device, built, device, emulated, gpus, in_turn
+from .networks import full_precision
 from .operations import Operations
 from .potential import CudaPotential, forecast, neighbor_list
 from .random import normals
@@ -21,6 +22,7 @@ __all__ = [
     "device",
     "emulated",
     "forecast",
+    "full_precision",
     "gpus",
     "in_turn",
     "neighbor_list",
