@@ -15,6 +15,8 @@ more than ten million atoms: one call after one).
                large copy, both measured here, whichever is more; reached = floor / evaluate
 
 --md: whole steps of `Simulation` with device 'cuda'.
+training: the gradient of a loss on the forces of one 192-atom frame, to the weights on the host;
+then the step of each optimiser, without it: mean of 20, in two of which SOAP's bases turn.
 products of the fitting networks: whether others than those of float32 would pay (products.py).
 `largest` among --atoms: as many as the memory that is free is forecast to hold, list included.
 """
@@ -34,12 +36,21 @@ import products
 import roofline
 import torch
 from common import BenchmarkError, Table, median, parser, progress, report, run_main
-from water import STOCK, TYPE_MAP, neighbors_and_runs, stock_potential, water_box
+from water import (
+    STOCK,
+    TYPE_MAP,
+    environment_of,
+    neighbors_and_runs,
+    stock_potential,
+    water_box,
+)
 
 from deepmd_lite import kernels
 from deepmd_lite.kernels.cuda.potential import CHUNK
 from deepmd_lite.model import Potential
 from deepmd_lite.system import InputError, LocalEnv, type_indices
+from deepmd_lite.training.adam import Adam
+from deepmd_lite.training.soap import Soap
 
 SKIN, UNIT = 1.0, 192
 LARGEST, MANY = "largest", 10_000_000
@@ -177,6 +188,30 @@ def dynamics(potential: Potential, n_atoms: int, steps: int) -> float:
     return result.seconds / result.steps
 
 
+def training(device: kernels.cuda.Device, potential: Potential, repeats: int) -> dict[str, float]:
+    """Seconds of a gradient and of each optimiser's step."""
+    env = environment_of(water_box(UNIT), potential.rcut)
+    parameters = list(potential.parameters())
+
+    def gradient() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        _, forces = potential.energies_and_forces(env)
+        forces.square().mean().backward()
+
+    found = {"gradient": timed(device, repeats, gradient)}
+    on_gpu, on_host = Soap(parameters, 1e-6, place=device.place), Soap(parameters, 1e-6)
+    named = {"Adam": Adam(parameters, 1e-6), "SOAP": on_gpu, "SOAP on the host": on_host}
+    for name, optimizer in named.items():
+        optimizer.step()
+        optimizer.step()
+        began, steps = clock(device), 2 * on_gpu.interval
+        for _ in range(steps):
+            optimizer.step()
+        found[name] = (clock(device) - began) / steps
+    return found
+
+
 def product_rows(device: kernels.cuda.Device, repeats: int) -> list[list[str | float]]:
     """Of the fitting networks, for a chunk of atoms; on a GPU all M · A inputs count."""
     d = STOCK["descriptor"]
@@ -198,7 +233,7 @@ def main() -> None:
         device = kernels.cuda.device("cuda")
     except InputError as e:
         raise BenchmarkError(str(e)) from None
-    rows, steps, results = [], [], []
+    rows, steps, trainings, results = [], [], [], []
     for precision in given.precision:
         potential = stock_potential(precision).freeze()
         shape = roofline.Shape(
@@ -229,12 +264,16 @@ def main() -> None:
             seconds = dynamics(potential, n, given.steps)
             steps.append([precision, n, 1e6 * seconds, 1e6 * seconds / n])
             results.append({"precision": precision, "atoms": n, "md step": seconds})
+        trained = training(device, stock_potential(precision).to_device("cuda"), given.repeats)
+        trainings.append([precision, *(1e3 * seconds for seconds in trained.values())])
+        results.append({"precision": precision, "training": trained})
     columns = ["precision", "atoms", "evaluate µs/atom", "moments", "backward", "other kernels"]
     columns += ["networks", "list", "flops/atom", "bytes/atom", "floor µs/atom", "reached"]
     where = torch.cuda.get_device_name(device.place)
     tables = [
         Table(f"One evaluation on {where}", [*columns, "peak bytes/atom"], rows),
         Table("One step of molecular dynamics", ["precision", "atoms", "µs", "µs/atom"], steps),
+        Table("One step of a training, ms", ["precision", *trained], trainings),
     ]
     if "float32" in given.precision:
         progress("products")

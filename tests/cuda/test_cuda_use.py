@@ -241,7 +241,9 @@ def test_the_benchmark(device, monkeypatch, tmp_path):
     import gpu
 
     def small(precision):
-        return random_potential(gpu.TYPE_MAP, precision=precision)
+        potential = random_potential(gpu.TYPE_MAP, precision=precision)
+        potential.descriptor._frozen = None
+        return potential.requires_grad_(True)
 
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(gpu, "stock_potential", small)
@@ -251,7 +253,10 @@ def test_the_benchmark(device, monkeypatch, tmp_path):
     options = "--atoms 192 --md --precision float32 --repeats 1 --out"
     monkeypatch.setattr("sys.argv", ["gpu.py", *options.split(), str(out)])
     gpu.main()
-    case, products = json.loads(out.read_text())["cases"]
+    case, training, products = json.loads(out.read_text())["cases"]
+    optimizers = {"Adam", "SOAP", "SOAP on the host"}
+    assert training["training"].keys() == {"gradient"} | optimizers
+    assert min(training["training"].values()) > 0
     for _, _, float32, _, _, _, in_three in products["products"]:
         assert max(float32, in_three) < 1e-5  # TF32 alone: 1e-3
     assert case["atoms"] == 192
