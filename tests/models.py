@@ -44,6 +44,7 @@ def _random_atoms(symbols: str, length: float, seed: int, skew: float) -> Atoms:
 NEAR = {"rcut": 4.0, "rcut_smth": 1.0, "neuron": [6, 12], "axis_neuron": 4}
 FAR = {"rcut": 5.5, "rcut_smth": 0.5, "neuron": [5, 10], "type": "se_e2_r", "type_one_side": True}
 QUADRUPOLES = {**NEAR, "type": "se_e2_q", "rcut": 4.4, "neuron": [5, 15], "axis_neuron": 3}
+QUADRUPOLES["cubic_neuron"] = 2
 BETWEEN = {**NEAR, "rcut": 4.8, "neuron": [7, 21], "axis_neuron": 5, "exclude_types": [[0, 1]]}
 """Descriptors of hybrids, of which none has the size, the cutoff or the tables of another."""
 
@@ -88,6 +89,7 @@ def random_potential(
             "rcut_smth": 1.0,
             "neuron": [6, 12, 24],
             "axis_neuron": 4,
+            "cubic_neuron": 3 if kind == "se_e2_q" else 0,
             "type_one_side": one_side,
             "resnet_dt": resnet_dt,
             "precision": precision,

@@ -32,6 +32,7 @@ __all__ = [
     "COLUMNS",
     "COMPILER",
     "FEATURE_PADDING",
+    "MOST_CUBIC",
     "POWERS",
     "CompiledPotential",
     "Descriptor",
@@ -62,6 +63,8 @@ COMPILER: str = _kernels.COMPILER
 """What the kernels were compiled with."""
 FEATURE_PADDING: int = _kernels.FEATURE_PADDING
 """The features of a table are padded with zero coefficients to a multiple of this."""
+MOST_CUBIC: int = _kernels.MOST_CUBIC
+"""Features that may make invariants of third order."""
 ATOMS_PER_LIST_THREAD = 1024
 """A neighbour list takes one more thread for each so many local atoms."""
 

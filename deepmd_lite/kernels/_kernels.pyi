@@ -3,6 +3,7 @@ from torch import Tensor
 
 COLUMNS: int
 COLUMNS_OF_SECOND_DEGREE: int
+MOST_CUBIC: int
 POWERS: int
 FEATURE_PADDING: int
 COMPILER: str
@@ -77,7 +78,7 @@ class Network:
 class Fitting:
     def __init__(
         self,
-        shapes: list[tuple[int, int, int, int]],
+        shapes: list[tuple[int, int, int, int, int]],
         activation: int,
         networks: list[Network],
     ) -> None: ...

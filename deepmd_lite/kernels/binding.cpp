@@ -83,8 +83,8 @@ struct Network {
   double bias_out;
 };
 
-// n_features, n_embedding, n_axis and n_columns of a descriptor
-using Shape = std::tuple<int, int, int, int>;
+// n_features, n_embedding, n_axis, n_columns and n_cubic of a descriptor
+using Shape = std::tuple<int, int, int, int, int>;
 
 // The networks of all elements and what they are applied to.
 struct Fitting {
@@ -103,8 +103,8 @@ struct Fitting {
                       network.weight_out.data(), network.bias_out});
     }
     std::vector<dpl_shape> forms;
-    for (const auto& [features, embedding, axis, columns] : shapes)
-      forms.push_back({features, embedding, axis, columns});
+    for (const auto& [features, embedding, axis, columns, cubic] : shapes)
+      forms.push_back({features, embedding, axis, columns, cubic});
     const bool is_double = networks.at(0).weight_out.dtype() == nb::dtype<double>();
     operation(dpl_fitting{is_double ? DPL_FLOAT64 : DPL_FLOAT32, int32_t(networks.size()),
                           int32_t(forms.size()), forms.data(), dpl_activation(activation),
@@ -238,6 +238,7 @@ NB_MODULE(_kernels, m) {
 
   m.attr("COLUMNS") = DPL_COLUMNS;
   m.attr("COLUMNS_OF_SECOND_DEGREE") = DPL_COLUMNS_OF_SECOND_DEGREE;
+  m.attr("MOST_CUBIC") = DPL_MOST_CUBIC;
   m.attr("POWERS") = DPL_POWERS;
   m.attr("FEATURE_PADDING") = DPL_FEATURE_PADDING;
 #if defined(__clang__)

@@ -31,6 +31,8 @@ extern "C" {
 #define DPL_COLUMNS 4
 /* Or these and w H/(r + c)^3 for each H of xy, yz, zx, x² - y², 2z² - x² - y². */
 #define DPL_COLUMNS_OF_SECOND_DEGREE 9
+/* Features of a descriptor that may make invariants of third order. */
+#define DPL_MOST_CUBIC 8
 /* Coefficients of the quintic polynomial of each table interval. */
 #define DPL_POWERS 6
 /* The number of features of a table is a multiple of this (pad with zero coefficients). */
@@ -183,12 +185,14 @@ typedef struct dpl_network {
 /* The numbers D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, at m · n_axis + a. With n_axis
  * 0 they are the first column of the moments, D_m = T_0m. Where the columns reach the second
  * degree, each degree has numbers of its own: D_m = T_0m, then the D_ma of columns 1 … 3 and of 4
- * … 8. */
+ * … 8. Of their first n_cubic features the invariants of third order follow, in the order of
+ * cubic.h: v_a·Q_b v_c for a <= c and all b, b innermost, and tr Q_a Q_b Q_c for a <= b <= c. */
 typedef struct dpl_shape {
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */
   int32_t n_embedding; /* without padding */
   int32_t n_axis;      /* 0 to n_embedding; of moments of second degree at least 1 */
   int32_t n_columns;   /* of the moments, as in dpl_environment */
+  int32_t n_cubic;     /* 0 to DPL_MOST_CUBIC and n_embedding; 0 without second degree */
 } dpl_shape;
 
 /* Descriptors, and a network for each type, whose first layer takes their numbers one descriptor

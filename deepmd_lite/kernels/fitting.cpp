@@ -58,6 +58,10 @@ dpl_status check_fitting(const dpl_fitting& fitting) {
                   DPL_COLUMNS, DPL_COLUMNS_OF_SECOND_DEGREE, shape.n_columns);
     if (second_degree && shape.n_axis < 1)
       return fail(DPL_INVALID_ARGUMENT, "moments of second degree: expected n_axis of at least 1");
+    const int32_t most = second_degree ? std::min(DPL_MOST_CUBIC, shape.n_embedding) : 0;
+    if (shape.n_cubic < 0 || shape.n_cubic > most)
+      return fail(DPL_INVALID_ARGUMENT, "expected n_cubic of 0 to %d, found %d", most,
+                  shape.n_cubic);
     n_inputs += inputs_of(shape);
   }
   if (uint32_t(fitting.activation) > DPL_LAST_ACTIVATION)

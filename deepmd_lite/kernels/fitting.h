@@ -30,6 +30,7 @@ class Packing {
         add(k, s, 0, 1, 0);
         add(k, s, 1, 3, s.n_axis);
         add(k, s, 4, kSecondDegree, s.n_axis);
+        if (s.n_cubic > 0) add(k, s, 1, kCubicColumns, 0, s.n_cubic);  // last: adds its gradient
       }
     }
   }
@@ -46,9 +47,10 @@ class Packing {
   }
 
  private:
-  void add(int32_t descriptor, const dpl_shape& s, int32_t column, int32_t n, int32_t n_axis) {
+  void add(int32_t descriptor, const dpl_shape& s, int32_t column, int32_t n, int32_t n_axis,
+           int32_t n_cubic = 0) {
     const int64_t n_m = s.n_features;
-    const Invariants shape{s.n_features, s.n_embedding, n_axis, n};
+    const Invariants shape{s.n_features, s.n_embedding, n_axis, n, n_cubic};
     parts_.push_back({shape, descriptor, column * n_m, n * n_m, n_full_, n_packed_});
     n_full_ += shape.n_full();
     n_packed_ += shape.n_packed();
@@ -62,7 +64,8 @@ class Packing {
 // How many numbers a descriptor has.
 inline int64_t inputs_of(const dpl_shape& s) {
   const int64_t of_degree = s.n_axis > 0 ? s.n_axis : 1;
-  return s.n_embedding * (s.n_columns == DPL_COLUMNS ? of_degree : 1 + 2 * of_degree);
+  if (s.n_columns == DPL_COLUMNS) return s.n_embedding * of_degree;
+  return s.n_embedding * (1 + 2 * of_degree) + cubic_size(s.n_cubic);
 }
 
 // Whether sizes, activation and layers fit together.

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ..system import InputError
 from . import _kernels
 from .checks import checked
+from .reference import cubic_places
 
 ACTIVATIONS = {
     "linear": 0,
@@ -83,6 +84,8 @@ class Shape:
     """Features a; 0: the descriptor is the first column of the moments."""
     columns: int = _kernels.COLUMNS
     """Of the moments, 4 or 9."""
+    n_cubic: int = 0
+    """Features of the invariants of third order, which come last: see `reference.cubic`."""
 
     @property
     def degrees(self) -> tuple[tuple[slice, int], ...]:
@@ -94,7 +97,8 @@ class Shape:
     @property
     def n_inputs(self) -> int:
         """How many numbers there are."""
-        return sum(self.n_embedding * max(n_axis, 1) for _, n_axis in self.degrees)
+        of_degrees = sum(self.n_embedding * max(n_axis, 1) for _, n_axis in self.degrees)
+        return of_degrees + sum(map(len, cubic_places(self.n_cubic)))
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Fitting:
         networks = [_compiled(network, dtype) for network in self.networks]
         activation = ACTIVATIONS[self.activation]
         shapes = [
-            (n, shape.n_embedding, shape.n_axis, shape.columns)
+            (n, shape.n_embedding, shape.n_axis, shape.columns, shape.n_cubic)
             for n, shape in zip(n_features, self.shapes, strict=True)
         ]
         return _kernels.Fitting(shapes, activation, networks)

@@ -259,6 +259,7 @@ FittingKernels<real> DPL_ISA_FITTING() {
           describe<real>,
           describe_backward<real>,
           describe_tangent<real>,
+          describe_second<real>,
           activate<real>,
           second<real>,
           jet<real>,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cubic.h"
 #include "dpl.h"
 #include "moments_block.h"
 
@@ -15,21 +16,25 @@ constexpr int32_t kPanel = 128 / int32_t(sizeof(real));
 
 // The invariants of some columns of the moments, D_ma = Σ_c T_cm T_ca (a < n_axis, m <
 // n_embedding). Their first n_axis × n_axis block is symmetric: only m >= a is kept, a outermost:
-// n_packed numbers. Without axes D_m = T_0m.
+// n_packed numbers. Without axes D_m = T_0m. With n_cubic they are those of cubic.h instead.
 struct Invariants {
   int32_t n_features;   // of a row of T, padded
   int32_t n_embedding;  // without padding
   int32_t n_axis;
   int32_t n_columns;
+  int32_t n_cubic;
 
-  DPL_MEMBER bool linear() const { return n_axis == 0; }
-  DPL_MEMBER int32_t n_full() const { return linear() ? n_embedding : n_embedding * n_axis; }
+  DPL_MEMBER bool linear() const { return n_axis == 0 && n_cubic == 0; }
+  DPL_MEMBER int32_t n_full() const {
+    if (n_cubic > 0) return cubic_size(n_cubic);
+    return linear() ? n_embedding : n_embedding * n_axis;
+  }
   DPL_MEMBER int32_t n_packed() const {
-    return linear() ? n_embedding : n_axis * n_embedding - n_axis * (n_axis - 1) / 2;
+    return n_axis == 0 ? n_full() : n_axis * n_embedding - n_axis * (n_axis - 1) / 2;
   }
   // Where the i-th number of the full descriptor stands: (m, a), in either order of the pair.
   DPL_MEMBER int32_t place(int32_t i) const {
-    if (linear()) return i;
+    if (n_axis == 0) return i;
     const int32_t m = i / n_axis, a = i % n_axis;
     const int32_t low = m < a ? m : a, high = m < a ? a : m;
     return low * n_embedding - low * (low - 1) / 2 + high - low;
@@ -42,13 +47,22 @@ struct FittingKernels {
   // column 0 first
   void (*normalise)(int32_t n_columns, int32_t n_features, const real* constant, real scale,
                     real* moments);
-  // packed invariants of columns T; writes up to one vector beyond their end
-  void (*describe)(const Invariants&, const real* t, real* packed);
-  // gradient (n_columns, n_features) with respect to the moments before `normalise`
-  void (*describe_backward)(const Invariants&, const real* t, const real* grad_packed, real scale,
-                            real* grad_moments);
+  // Of n atoms, each with columns T of its own; packed numbers of two atoms are `stride` apart.
+  // Packed invariants; up to one vector beyond those of an atom is written.
+  void (*describe)(const Invariants&, int32_t n, const real* const* t, real* packed,
+                   int64_t stride);
+  // Gradient (n_columns, n_features) with respect to the moments before `normalise`, for a scale of
+  // each atom; 0 where that is 0, whatever grad_packed holds. Cubic invariants add theirs.
+  void (*describe_backward)(const Invariants&, int32_t n, const real* const* t,
+                            const real* grad_packed, int64_t stride, const real* scale,
+                            real* const* grad_moments);
   // change of the packed invariants when T changes by dt
-  void (*describe_tangent)(const Invariants&, const real* t, const real* dt, real* packed);
+  void (*describe_tangent)(const Invariants&, int32_t n, const real* const* t,
+                           const real* const* dt, real* packed, int64_t stride);
+  // adds the change of describe_backward's gradient (scale 1) when T changes by dt
+  void (*describe_second)(const Invariants&, int32_t n, const real* const* t,
+                          const real* const* dt, const real* grad_packed, int64_t stride,
+                          real* const* grad_moments);
   // z (n, width) becomes z + bias, then slope = step · f'(z) and y = step · f(z); slope may be z
   void (*activate)(dpl_activation, int32_t n, int32_t width, const real* bias, const real* step,
                    real* z, real* slope, real* y);

@@ -11,7 +11,7 @@
 namespace dpl {
 namespace {
 
-constexpr int64_t kNewestFormat = 7;
+constexpr int64_t kNewestFormat = 8;
 constexpr int64_t kMostIntervals = 8192;
 constexpr double kRescale = 5;  // model/radial.py
 
@@ -141,6 +141,8 @@ class ModelReader {
       d.shape.n_axis = 0;
     } else if (type == "se_e2_a" || type == "se_e2_q") {
       d.shape.n_axis = int32_t(config["axis_neuron"].integer());
+      const Json* cubic = config.find("cubic_neuron");
+      d.shape.n_cubic = cubic ? int32_t(cubic->integer()) : 0;
     } else {
       throw FileError("has a descriptor of the unknown type " + type);
     }

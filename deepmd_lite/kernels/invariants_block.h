@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cubic_block.h"
 #include "fitting_block.h"
 #include "simd.h"
 
@@ -103,13 +104,13 @@ DPL_INLINE typename Simd<real>::vec first_lanes(typename Simd<real>::vec v, int3
 
 template <int C, class real>
 void describe_backward(const Invariants& shape, const real* t, const real* grad_packed, real scale,
-                       real* grad) {
+                       real* grad, bool add) {
   using S = Simd<real>;
   using vec = typename S::vec;
   const int32_t n_m = shape.n_features, n_embedding = shape.n_embedding;
-  std::memset(grad, 0, sizeof(real) * C * n_m);
+  if (!add) std::memset(grad, 0, sizeof(real) * C * n_m);
   if (shape.linear())
-    for (int32_t m = 0; m < n_embedding; ++m) grad[m] = grad_packed[m] * scale;
+    for (int32_t m = 0; m < n_embedding; ++m) grad[m] += grad_packed[m] * scale;
   for (int32_t a = 0; a < shape.n_axis; ++a) {
     vec along[C] = {};  // Σ_m g_ma T_cm
     real axis[C], head[C] = {};
@@ -136,21 +137,54 @@ void describe_backward(const Invariants& shape, const real* t, const real* grad_
   }
 }
 
-// The same for as many columns as there are: of all degrees, of one of them.
+// --- of several atoms, and of as many columns as there are ---------------------------------------
+
 template <class real>
-void describe(const Invariants& shape, const real* t, real* packed) {
-  with_columns(shape, [&](auto n) { describe<n>(shape, t, packed); });
+void describe(const Invariants& shape, int32_t n, const real* const* t, real* packed,
+              int64_t stride) {
+  if (shape.n_cubic > 0) return describe_cubic(shape, n, t, packed, stride);
+  with_columns(shape, [&](auto columns) {
+    for (int32_t k = 0; k < n; ++k) describe<columns>(shape, t[k], packed + k * stride);
+  });
 }
 
 template <class real>
-void describe_tangent(const Invariants& shape, const real* t, const real* dt, real* packed) {
-  with_columns(shape, [&](auto n) { describe_tangent<n>(shape, t, dt, packed); });
+void describe_tangent(const Invariants& shape, int32_t n, const real* const* t,
+                      const real* const* dt, real* packed, int64_t stride) {
+  if (shape.n_cubic > 0) return describe_cubic_tangent(shape, n, t, dt, packed, stride);
+  with_columns(shape, [&](auto columns) {
+    for (int32_t k = 0; k < n; ++k)
+      describe_tangent<columns>(shape, t[k], dt[k], packed + k * stride);
+  });
 }
 
 template <class real>
-void describe_backward(const Invariants& shape, const real* t, const real* grad_packed, real scale,
-                       real* grad) {
-  with_columns(shape, [&](auto n) { describe_backward<n>(shape, t, grad_packed, scale, grad); });
+void describe_backward(const Invariants& shape, int32_t n, const real* const* t,
+                       const real* grad_packed, int64_t stride, const real* scale,
+                       real* const* grad) {
+  if (shape.n_cubic > 0)
+    return describe_cubic_backward(shape, n, t, grad_packed, stride, scale, grad);
+  with_columns(shape, [&](auto columns) {
+    for (int32_t k = 0; k < n; ++k) {
+      if (scale[k] == 0)
+        std::memset(grad[k], 0, sizeof(real) * columns * shape.n_features);
+      else
+        describe_backward<columns>(shape, t[k], grad_packed + k * stride, scale[k], grad[k], false);
+    }
+  });
+}
+
+template <class real>
+void describe_second(const Invariants& shape, int32_t n, const real* const* t,
+                     const real* const* dt, const real* grad_packed, int64_t stride,
+                     real* const* grad) {
+  if (shape.n_cubic > 0)
+    return describe_cubic_second(shape, n, t, dt, grad_packed, stride, grad);
+  if (shape.linear()) return;
+  with_columns(shape, [&](auto columns) {  // of a quadratic form: its gradient at dt
+    for (int32_t k = 0; k < n; ++k)
+      describe_backward<columns>(shape, dt[k], grad_packed + k * stride, real(1), grad[k], true);
+  });
 }
 
 }  // namespace

@@ -205,15 +205,18 @@ template <class real>
 void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_t* types,
                                const double* weights, int64_t begin, Block& block) const {
   for (size_t p = 0; p < parts_.size(); ++p) normalise(kernels, p, types, begin, block);
-  const auto row = [&](const std::vector<real*>& arrays, const Packing::Part& place, int64_t i) {
-    return arrays[place.descriptor] + i * parts_[place.descriptor].row + place.offset;
-  };
-  const auto packed = [&](const Packing::Part& place, size_t k) {
-    return block.descriptors + int64_t(k) * stride_ + place.first_packed;
+  const int32_t n = int32_t(block.order.size());
+  std::vector<real*> to(n);
+  std::vector<const real*> of(n);
+  const auto rows = [&](const std::vector<real*>& arrays, const Packing::Part& place, auto& rows) {
+    for (int32_t k = 0; k < n; ++k)
+      rows[k] = arrays[place.descriptor] + block.order[k] * parts_[place.descriptor].row +
+                place.offset;
+    return rows.data();
   };
   for (const Packing::Part& place : packing_.parts())  // each ends where the next begins
-    for (size_t k = 0; k < block.order.size(); ++k)
-      kernels.describe(place.shape, row(block.moments, place, block.order[k]), packed(place, k));
+    kernels.describe(place.shape, n, rows(block.moments, place, of),
+                     block.descriptors + place.first_packed, stride_);
   for (int32_t a = 0; a < n_types(); ++a) {
     const int32_t first = block.first[a], m = block.first[a + 1] - first;
     if (m == 0) continue;
@@ -221,17 +224,16 @@ void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_
     fittings_[a].run(kernels, m, block.descriptors + first * stride_, scratch,
                      block.energies + first);
   }
-  for (const Packing::Part& place : packing_.parts())
-    for (size_t k = 0; k < block.order.size(); ++k) {
-      const int64_t i = block.order[k];
-      const double weight = weights ? weights[begin + i] : 1.0;
-      real* gradient = row(block.gradient, place, i);
-      if (weight == 0)  // whatever the network says of atoms that are so close, infinite or not
-        std::fill_n(gradient, place.size, real(0));
-      else
-        kernels.describe_backward(place.shape, row(block.moments, place, i), packed(place, k),
-                                  real(-parts_[place.descriptor].scale * weight), gradient);
-    }
+  // of atoms of weight 0, whatever the network says of what is so close, infinite or not: nothing
+  std::vector<real> scale(n);
+  for (const Packing::Part& place : packing_.parts()) {
+    for (int32_t k = 0; k < n; ++k)
+      scale[k] = real(-parts_[place.descriptor].scale *
+                      (weights ? weights[begin + block.order[k]] : 1.0));
+    kernels.describe_backward(place.shape, n, rows(block.moments, place, of),
+                              block.descriptors + place.first_packed, stride_, scale.data(),
+                              rows(block.gradient, place, to));
+  }
 }
 
 // Edges of atoms of weight 0 that lie in the continuation of the table.

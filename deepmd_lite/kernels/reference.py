@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import torch
 
@@ -125,6 +126,42 @@ def second_degree(vectors_ec: torch.Tensor) -> torch.Tensor:
     """(n_edges, 5): the harmonic polynomials xy, yz, zx, x² − y², 2z² − x² − y²."""
     x, y, z = vectors_ec.T
     return torch.stack([x * y, y * z, z * x, x * x - y * y, 2 * z * z - x * x - y * y], dim=1)
+
+
+def vectors_and_matrices(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of moments of nine columns T (n, 9, m): vectors (n, m, 3) and matrices (n, m, 3, 3).
+
+    Those of first degree, and of second degree as symmetric matrices without trace; the ones of a
+    single neighbour in direction x are proportional to x and to (3 x⊗x − 1)/2.
+    """
+    xy, yz, zx, across, along = t[:, COLUMNS:].unbind(1)
+    across, xy, yz, zx = (0.75**0.5 * entry for entry in (across, xy, yz, zx))
+    rows = [across - along / 2, xy, zx, xy, -across - along / 2, yz, zx, yz, along]
+    return t[:, 1:COLUMNS].transpose(1, 2), torch.stack(rows, dim=2).unflatten(2, (3, 3))
+
+
+def cubic_places(n: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Features (a, b, c) of the invariants of `cubic`, those with vectors and those without."""
+    features = range(n)
+    with_vectors = [(a, b, c) for a in features for c in features[a:] for b in features]
+    return with_vectors, list(combinations_with_replacement(features, 3))
+
+
+def cubic(t: torch.Tensor, n_features: int) -> torch.Tensor:
+    """Invariants of third order of the first `n_features` of moments T (n, 9, m).
+
+    With the vectors v_a and matrices Q_a of `vectors_and_matrices`: v_a·Q_b v_c for a ≤ c and all
+    b, b innermost, then tr Q_a Q_b Q_c for a ≤ b ≤ c. They are sums over triples of neighbours of
+    all that depends on their directions by degrees one and two and is left by rotations and
+    reflections: part of the bispectrum of Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013).
+    """
+    v, q = vectors_and_matrices(t[:, :, :n_features])
+    with_vectors, without = cubic_places(n_features)
+    a, b, c = torch.tensor(with_vectors).T
+    numbers = [torch.einsum("nkx,nkxy,nky->nk", v[:, a], q[:, b], v[:, c])]
+    a, b, c = torch.tensor(without).T
+    numbers.append(torch.einsum("nkxy,nkyz,nkzx->nk", q[:, a], q[:, b], q[:, c]))
+    return torch.cat(numbers, dim=1)
 
 
 def environment_rows(

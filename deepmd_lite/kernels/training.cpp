@@ -70,11 +70,17 @@ class Pass final : public dpl_pass {
                      void* const* grad);
   void backward_block(const Block& block, const void* const* moments, const double* to_energies,
                       const void* const* to_gradients, void* const* grad);
-  // An atom's columns of one part among the moments of each descriptor, or what is shaped as these.
+  // The columns of one part of the atoms of a block, among the moments of each descriptor or what is
+  // shaped as these.
   template <class of, class Any>
-  of* row_of(const Packing::Part& part, Any* const* moments, int64_t atom) const {
+  std::vector<of*> rows_of(const Packing::Part& part, Any* const* moments,
+                           const Block& block) const {
     const int64_t row = packing_.rows()[part.descriptor];
-    return static_cast<of*>(moments[part.descriptor]) + atom * row + part.offset;
+    std::vector<of*> rows(block.n);
+    for (int32_t k = 0; k < block.n; ++k)
+      rows[k] = static_cast<of*>(moments[part.descriptor]) +
+                block.group->atoms[block.first + k] * row + part.offset;
+    return rows;
   }
   void weights(Group& group, size_t l, int32_t first, const dpl_layer_gradient& out);
   void biases(Group& group, const double* to_energies, const dpl_network_gradient& out);
@@ -138,9 +144,8 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
     return buffer.template data<real>() + block.first * layers[l].ld_out;
   };
   for (const Packing::Part& part : packing_.parts())  // in order: each ends where the next begins
-    for (int32_t k = 0; k < n; ++k)
-      kernels_.describe(part.shape, row_of<const real>(part, moments, atoms[k]),
-                        d + k * stride_ + part.first_packed);
+    kernels_.describe(part.shape, n, rows_of<const real>(part, moments, block).data(),
+                      d + part.first_packed, stride_);
   const real* in = d;
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
@@ -170,11 +175,11 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
     kernels_.multiply(n, layer.n_in, layer.n_out, q, layer.ld_out,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
+  const std::vector<real> ones(n, real(1));
   for (const Packing::Part& part : packing_.parts())
-    for (int32_t k = 0; k < n; ++k)
-      kernels_.describe_backward(part.shape, row_of<const real>(part, moments, atoms[k]),
-                                 gradient + k * stride_ + part.first_packed, real(1),
-                                 row_of<real>(part, grad, atoms[k]));
+    kernels_.describe_backward(part.shape, n, rows_of<const real>(part, moments, block).data(),
+                               gradient + part.first_packed, stride_, ones.data(),
+                               rows_of<real>(part, grad, block).data());
 }
 
 // Per layer: u, v the tangents of the function's argument and of the output, x the gradient of Ω
@@ -194,10 +199,9 @@ void Pass<real>::backward_block(const Block& block, const void* const* moments,
     return buffer.template data<real>() + block.first * layers[l].ld_out;
   };
   for (const Packing::Part& part : packing_.parts())
-    for (int32_t k = 0; k < n; ++k)
-      kernels_.describe_tangent(part.shape, row_of<const real>(part, moments, atoms[k]),
-                                row_of<const real>(part, to_gradients, atoms[k]),
-                                tangent + k * stride_ + part.first_packed);
+    kernels_.describe_tangent(part.shape, n, rows_of<const real>(part, moments, block).data(),
+                              rows_of<const real>(part, to_gradients, block).data(),
+                              tangent + part.first_packed, stride_);
   const real* in = tangent;
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
@@ -228,19 +232,15 @@ void Pass<real>::backward_block(const Block& block, const void* const* moments,
     kernels_.multiply(n, layer.n_in, layer.n_out, x, layer.ld_out,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
   }
-  std::vector<real> along;
+  const std::vector<real> ones(n, real(1));
   for (const Packing::Part& part : packing_.parts()) {
-    along.resize(part.size);
-    for (int32_t k = 0; k < n; ++k) {
-      const int64_t place = k * stride_ + part.first_packed;
-      real* out = row_of<real>(part, grad, atoms[k]);
-      kernels_.describe_backward(part.shape, row_of<const real>(part, moments, atoms[k]),
-                                 adjoint + place, real(1), out);
-      if (part.shape.linear()) continue;  // no second derivative
-      kernels_.describe_backward(part.shape, row_of<const real>(part, to_gradients, atoms[k]),
-                                 gradient + place, real(1), along.data());
-      kernels_.add(part.size, along.data(), out);
-    }
+    const auto t = rows_of<const real>(part, moments, block);
+    const auto out = rows_of<real>(part, grad, block);
+    kernels_.describe_backward(part.shape, n, t.data(), adjoint + part.first_packed, stride_,
+                               ones.data(), out.data());
+    kernels_.describe_second(part.shape, n, t.data(),
+                             rows_of<const real>(part, to_gradients, block).data(),
+                             gradient + part.first_packed, stride_, out.data());
   }
 }
 

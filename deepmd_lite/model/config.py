@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from ..kernels import MOST_CUBIC, Shape
 from ..kernels.reference import COLUMNS, COLUMNS_OF_SECOND_DEGREE
 from ..schema import Section, Vocabulary
 from .activations import ACTIVATIONS, VALUES
@@ -73,6 +82,8 @@ class DescriptorConfig(Vocabulary):
     """Σ sel divides the moments: a normalisation, never a capacity. 'auto' measures it."""
     neuron: list[int] = [10, 20, 40]
     axis_neuron: int = Field(AXIS_NEURON, ge=1)
+    cubic_neuron: int = Field(0, ge=0, le=MOST_CUBIC)
+    """Of `se_e2_q`: features that make invariants of third order (four-body terms)."""
     activation_function: str = "tanh"
     resnet_dt: bool = False
     type_one_side: bool = False
@@ -120,7 +131,24 @@ class DescriptorConfig(Vocabulary):
             raise ValueError(
                 f"axis_neuron {self.axis_neuron} exceeds the last embedding width {self.neuron[-1]}"
             )
+        if self.cubic_neuron and not self.second_degree:
+            raise ValueError(
+                f"cubic_neuron {self.cubic_neuron}: {self.type} has no moments of second degree; "
+                "remove the key, or use se_e2_q"
+            )
+        if self.cubic_neuron > self.neuron[-1]:
+            raise ValueError(
+                f"cubic_neuron {self.cubic_neuron} exceeds the last embedding width "
+                f"{self.neuron[-1]}"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _known_to_earlier_releases(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        if not self.cubic_neuron:
+            found.pop("cubic_neuron", None)
+        return found
 
     @property
     def radial(self) -> bool:
@@ -145,8 +173,7 @@ class DescriptorConfig(Vocabulary):
     @property
     def width(self) -> int:
         """Numbers of the descriptor."""
-        of_feature = 1 + 2 * self.n_axis if self.second_degree else max(self.n_axis, 1)
-        return self.neuron[-1] * of_feature
+        return Shape(self.neuron[-1], self.n_axis, self.columns, self.cubic_neuron).n_inputs
 
 
 class HybridConfig(Vocabulary):

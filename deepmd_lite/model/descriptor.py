@@ -267,16 +267,19 @@ class Descriptor(nn.Module):
     def numbers(self, moments: torch.Tensor) -> torch.Tensor:
         """D (n, width) of moments T (n, columns, M_padded)."""
         t = moments[:, :, : self.config.neuron[-1]]
-        parts = []
-        for columns, n_axis in self.shape().degrees:
+        parts, shape = [], self.shape()
+        for columns, n_axis in shape.degrees:
             own = t[:, columns]
             product = own.transpose(1, 2) @ own[:, :, :n_axis] if n_axis else own[:, 0]
             parts.append(product.flatten(1))
+        if shape.n_cubic:
+            parts.append(reference.cubic(t, shape.n_cubic))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def shape(self) -> kernels.Shape:
         """What the kernels make of moments."""
-        return kernels.Shape(self.config.neuron[-1], self.config.n_axis, self.config.columns)
+        d = self.config
+        return kernels.Shape(d.neuron[-1], d.n_axis, d.columns, d.cubic_neuron)
 
 
 class _Normalised(torch.autograd.Function):

@@ -365,3 +365,38 @@ def test_moments_name_the_rows_that_coincide(compiled):
     moved[neighbor] = moved[row] + 1e-8
     with pytest.raises(InputError, match=f"rows {min(row, neighbor)} and "):
         case(compiled, moved, case.coefficients)
+
+
+def test_invariants_of_third_order_are_sums_over_triples():
+    """v·Qv of directions a, b, c is ½(3 (a·b)(b·c) − a·c), tr QQQ the like; and all are invariant."""
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.nn.functional.normalize(torch.randn(6, 3, generator=generator).double())
+    norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)
+
+    def numbers(x_ec):
+        """Of two features, each a weighted sum over three directions."""
+        rows = torch.cat([torch.ones(6, 1), x_ec, kernels.reference.second_degree(x_ec) * norms], 1)
+        return kernels.reference.cubic(rows.reshape(1, 2, 3, 9).sum(2).transpose(1, 2), 2)[0]
+
+    one, other = directions[:3], directions[3:]
+    with_vectors = [
+        sum(
+            (3 * (a @ b) * (b @ c) - a @ c) / 2
+            for a in (one, other)[i]
+            for b in (one, other)[k]
+            for c in (one, other)[j]
+        )
+        for i, j in ((0, 0), (0, 1), (1, 1))
+        for k in range(2)
+    ]
+
+    def traces(groups):
+        q = [(3 * torch.einsum("ex,ey->xy", x, x) - len(x) * torch.eye(3)) / 2 for x in groups]
+        return torch.trace(q[0] @ q[1] @ q[2])
+
+    groups = [(one, one, one), (one, one, other), (one, other, other), (other, other, other)]
+    expected = torch.stack([*with_vectors, *map(traces, groups)])
+    assert (numbers(directions) - expected).abs().max() < 1e-13
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator).double())
+    for turned in (directions @ rotation, -directions @ rotation):  # one of them is a reflection
+        assert (numbers(turned) - expected).abs().max() < 1e-13

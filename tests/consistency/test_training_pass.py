@@ -84,12 +84,15 @@ def test_every_shape_of_the_descriptor(width, axis):
 
 @PRECISIONS
 @pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
-@pytest.mark.parametrize(("width", "axis", "first"), [(5, 5, 55), (16, 1, 24), (31, 7, 24)])
-def test_moments_of_second_degree(precision, one_side, width, axis, first):
+@pytest.mark.parametrize(
+    ("width", "axis", "cubic", "first"),
+    [(5, 5, 0, 55), (5, 5, 2, 65), (16, 1, 4, 24), (31, 7, 8, 24), (31, 7, 1, 24)],
+)
+def test_moments_of_second_degree(precision, one_side, width, axis, cubic, first):
     """With and without residual connections of the first layer."""
     env = structure()
     descriptor = {"type": "se_e2_q", "neuron": [5, width], "axis_neuron": axis}
-    descriptor["type_one_side"] = one_side
+    descriptor |= {"type_one_side": one_side, "cubic_neuron": cubic}
     fitting = {"neuron": [first, 24]}
     potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
     assert_trains(potential, env, precision)

@@ -140,10 +140,12 @@ def gradients(potential, env):
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("symbols", ["Si16", "Si8C8"])
-def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols):
+@pytest.mark.parametrize(
+    ("symbols", "kind"), [("Si16", "se_e2_a"), ("Si8C8", "se_e2_a"), ("Si8C8", "se_e2_q")]
+)
+def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols, kind):
     type_map = ("Si", "C") if "C" in symbols else ("Si",)
-    potential = random_potential(type_map, precision=precision, resnet_dt=True)
+    potential = random_potential(type_map, precision=precision, resnet_dt=True, kind=kind)
     potential.descriptor._frozen = None
     potential.requires_grad_(True)
     env = environment_of(random_atoms(symbols, 7.0, seed=4), type_map, potential.rcut).env

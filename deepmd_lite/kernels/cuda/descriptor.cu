@@ -1,7 +1,8 @@
 // Between moments and networks, a block of threads for each atom: what empty slots add, the
-// normalisation and the invariants D_ma = Σ_c T_cm T_ca, or D_m = T_0m where there are no axes; and
-// back from the gradient of D. Atoms come in the order of their elements, so that each network sees
-// consecutive rows.
+// normalisation and the invariants D_ma = Σ_c T_cm T_ca, or D_m = T_0m where there are no axes, and
+// those of cubic.h; and back from the gradient of D. Atoms come in the order of their elements, so
+// that each network sees consecutive rows.
+#include "../cubic.h"
 #include "device.h"
 
 namespace dpl {
@@ -11,7 +12,7 @@ constexpr int kThreads = 128;
 
 template <class real>
 struct Shape {
-  int32_t n_types, n_features, n_embedding, n_axis, n_columns, width, first;
+  int32_t n_types, n_features, n_embedding, n_axis, n_columns, n_cubic, width, first;
   const real *sel, *empty;
   double scale;
 };
@@ -32,6 +33,78 @@ __device__ Degree degree_of(const Shape<real>& shape, int degree) {
   if (shape.n_columns == DPL_COLUMNS) return {0, DPL_COLUMNS, n_a, 0};
   if (degree == 0) return {0, 1, 0, 0};
   return degree == 1 ? Degree{1, 3, n_a, n_m} : Degree{4, kSecondDegree, n_a, n_m + n_m * n_a};
+}
+
+// Place of the first number of third order.
+template <class real>
+__device__ int cubic_first(const Shape<real>& shape) {
+  return shape.n_embedding * (1 + 2 * shape.n_axis);
+}
+
+// Vector and matrix of feature a of moments t (n_columns, n_embedding).
+template <class real>
+__device__ void cubic_feature(const Shape<real>& shape, const real* t, int a, real* v, real* q) {
+  from_columns<real>([&](int c) { return t[(1 + c) * shape.n_embedding + a]; }, v, q);
+}
+
+// The i-th invariant of third order.
+template <class real>
+__device__ real cubic_invariant(const Shape<real>& shape, const real* t, int i) {
+  const int n = shape.n_cubic, n_of_vectors = n * cubic_pair(n, n, n);
+  real va[3], qa[6], vb[3], qb[6], vc[3], qc[6], derivative[6];
+  int a = 0, b = 0, c;
+  if (i < n_of_vectors) {
+    while (i >= n * cubic_pair(n, a + 1, a + 1)) ++a;
+    c = a + i / n - cubic_pair(n, a, a);
+    b = i % n;
+  } else {
+    i -= n_of_vectors;
+    while (i >= cubic_triple(n, a + 1, a + 1, a + 1)) ++a;
+    b = a;
+    while (b + 1 < n && i >= cubic_triple(n, a, b + 1, b + 1)) ++b;
+    c = b + i - cubic_triple(n, a, b, b);
+    i = -1;
+  }
+  cubic_feature(shape, t, a, va, qa);
+  cubic_feature(shape, t, b, vb, qb);
+  cubic_feature(shape, t, c, vc, qc);
+  if (i >= 0) {
+    vector_product(va, vc, derivative);
+    return matrix_dot(derivative, qb);
+  }
+  matrix_product(qa, qb, derivative);
+  return matrix_dot(derivative, qc);
+}
+
+// The derivative of Σ g · invariants with respect to column 1 + c of feature f.
+template <class real>
+__device__ real cubic_gradient(const Shape<real>& shape, const real* t, const real* g, int c,
+                               int f) {
+  const int n = shape.n_cubic;
+  const real* of_triples = g + n * cubic_pair(n, n, n);
+  real v[3] = {0, 0, 0}, q[6] = {0, 0, 0, 0, 0, 0};
+  for (int a = 0; a < n; ++a) {
+    real va[3], qa[6];
+    cubic_feature(shape, t, a, va, qa);
+    real sum[6] = {0, 0, 0, 0, 0, 0};  // Σ_b g Q_b of the pair of f and a
+    for (int b = 0; b < n; ++b) {
+      real vb[3], qb[6], derivative[6];
+      cubic_feature(shape, t, b, vb, qb);
+      const real pair = g[n * cubic_pair(n, min(f, a), max(f, a)) + b] * real(1 + (f == a));
+      for (int k = 0; k < 6; ++k) sum[k] += pair * qb[k];
+      if (b < a) continue;
+      const int low = min(f, a), high = max(f, b);
+      const int middle = f + a + b - low - high, times = 1 + (f == a) + (f == b);
+      const real triple = of_triples[cubic_triple(n, low, middle, high)] * real(times);
+      const real of_f = g[n * cubic_pair(n, a, b) + f];
+      matrix_product(qa, qb, derivative);
+      for (int k = 0; k < 6; ++k) q[k] += triple * derivative[k];
+      vector_product(va, vb, derivative);
+      for (int k = 0; k < 6; ++k) q[k] += of_f * derivative[k];
+    }
+    add_image(sum, va, v);
+  }
+  return to_column<real>(c, v, q);
 }
 
 template <class real>
@@ -65,6 +138,9 @@ __global__ void describe_kernel(Shape<real> shape, const int64_t* order, const i
       out[k] = sum;
     }
   }
+  real* out = descriptors + int64_t(blockIdx.x) * shape.width + shape.first + cubic_first(shape);
+  for (int k = int(threadIdx.x); k < cubic_size(shape.n_cubic); k += kThreads)
+    out[k] = cubic_invariant(shape, t, k);
 }
 
 // gradient (n, width) in the order of the descriptors; moments become -scale times
@@ -90,6 +166,8 @@ __global__ void describe_backward_kernel(Shape<real> shape, const int64_t* order
     if (n_a == 0 && c == 0 && m < n_m) sum = g[m];
     if (m < n_a)
       for (int other = 0; other < n_m; ++other) sum += g[other * n_a + m] * t[c * n_m + other];
+    if (m < shape.n_cubic && c > 0)
+      sum += cubic_gradient(shape, t, all + cubic_first(shape), c - 1, m);
     row[k] = sum * real(-shape.scale);
   }
 }
@@ -101,6 +179,7 @@ Shape<real> shape_of(const dpl_cuda_descriptor& d) {
           d.n_embedding,
           d.n_axis,
           d.n_columns,
+          d.n_cubic,
           d.width,
           d.first,
           static_cast<const real*>(d.sel),
@@ -121,7 +200,10 @@ dpl_status check_descriptor(const dpl_cuda_descriptor& d, int64_t n) {
   if (second_degree && d.n_axis < 1)
     return fail(DPL_INVALID_ARGUMENT, "moments of second degree: expected n_axis of at least 1");
   const int64_t of_feature = second_degree ? 1 + 2 * d.n_axis : max(d.n_axis, 1);
-  const int64_t own = d.n_embedding * of_feature;
+  const int32_t most = second_degree ? min(DPL_MOST_CUBIC, d.n_embedding) : 0;
+  if (d.n_cubic < 0 || d.n_cubic > most)
+    return fail(DPL_INVALID_ARGUMENT, "expected n_cubic of 0 to %d, found %d", most, d.n_cubic);
+  const int64_t own = d.n_embedding * of_feature + cubic_size(d.n_cubic);
   if (d.first < 0 || d.first + own > d.width)
     return fail(DPL_INVALID_ARGUMENT, "%lld numbers from place %d on do not fit into %d",
                 (long long)own, d.first, d.width);

@@ -99,6 +99,7 @@ class DeviceDescriptor:
             shape.n_embedding,
             shape.n_axis,
             shape.columns,
+            shape.n_cubic,
             width,
             first,
             self._sel.data_ptr(),

@@ -112,7 +112,7 @@ DPL_API dpl_status dpl_cuda_moments_backward(const dpl_cuda_queue* queue,
 /* What makes descriptors of moments: see dpl_fitting and dpl_model. */
 typedef struct dpl_cuda_descriptor {
   dpl_precision precision;
-  int32_t n_types, n_features, n_embedding, n_axis, n_columns;
+  int32_t n_types, n_features, n_embedding, n_axis, n_columns, n_cubic;
   int32_t width;     /* inputs of the networks, the numbers of all descriptors of a model */
   int32_t first;     /* place of this descriptor's first number among them */
   const void* sel;   /* (n_types) real */

@@ -88,6 +88,7 @@ class Descriptor(ctypes.Structure):
         ("n_embedding", _i32),
         ("n_axis", _i32),
         ("n_columns", _i32),
+        ("n_cubic", _i32),
         ("width", _i32),
         ("first", _i32),
         ("sel", _pointer),

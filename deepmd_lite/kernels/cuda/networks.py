@@ -10,6 +10,7 @@ import torch
 
 from ...system import InputError
 from ..fitting import Fitting, Network, Shape
+from .cubic import cubic, cubic_back
 
 Slope = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -143,7 +144,10 @@ class DeviceFitting:
 
 def _numbers(t: torch.Tensor, shape: Shape) -> torch.Tensor:
     """D (n, n_inputs) of moments T (n, columns, m)."""
-    return torch.cat([_invariants(t[:, own], n_axis) for own, n_axis in shape.degrees], dim=1)
+    numbers = [_invariants(t[:, own], n_axis) for own, n_axis in shape.degrees]
+    if shape.n_cubic:
+        numbers.append(cubic(t, shape.n_cubic))
+    return torch.cat(numbers, dim=1)
 
 
 def _invariants(t: torch.Tensor, n_axis: int) -> torch.Tensor:
@@ -154,9 +158,12 @@ def _invariants(t: torch.Tensor, n_axis: int) -> torch.Tensor:
 
 def _back(t: torch.Tensor, shape: Shape, slope: torch.Tensor) -> torch.Tensor:
     """∂E/∂T from ∂E/∂D (n, n_inputs)."""
-    slopes = slope.split([shape.n_embedding * max(n, 1) for _, n in shape.degrees], dim=1)
-    parts = zip(shape.degrees, slopes, strict=True)
-    return torch.cat([_back_of_degree(t[:, own], n, g) for (own, n), g in parts], dim=1)
+    sizes = [shape.n_embedding * max(n, 1) for _, n in shape.degrees]
+    last = shape.n_inputs - sum(sizes)
+    slopes = slope.split([*sizes, last] if last else sizes, dim=1)
+    parts = zip(shape.degrees, slopes, strict=False)
+    back = torch.cat([_back_of_degree(t[:, own], n, g) for (own, n), g in parts], dim=1)
+    return back + cubic_back(t, shape.n_cubic, slopes[-1]) if last else back
 
 
 def _back_of_degree(t: torch.Tensor, n_axis: int, slope: torch.Tensor) -> torch.Tensor:
