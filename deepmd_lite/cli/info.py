@@ -96,6 +96,7 @@ def _descriptor(d: Descriptor, nearest: float) -> dict[str, str]:
 
     config, numbers = d.config, d.coefficients()
     axis = "" if config.radial else f"axis {config.axis_neuron}, "
+    axis += f"cubic {config.cubic_neuron}, " if config.cubic_neuron else ""
     rows = {
         "descriptor": f"{config.type}, rcut {config.rcut:g} Å, rcut_smth {config.rcut_smth:g} Å, "
         f"sel {d.sel}",

@@ -118,8 +118,7 @@ struct Cubic {
   template <class Column>
   DPL_MEMBER void load(int n_features, Column column) {
     n = n_features;
-    for (int a = 0; a < n; ++a)
-      from_columns<real>([&](int c) { return column(c, a); }, v[a], q[a]);
+    for (int a = 0; a < n; ++a) from_columns<real>([&](int c) { return column(c, a); }, v[a], q[a]);
   }
 
   // to(c, a, x) is called with the derivative x with respect to column 1 + c of feature a

@@ -105,8 +105,7 @@ void describe_cubic_second(const Invariants& shape, int32_t n, const real* const
         },
         gradient);
     gradient.store([&](int c, int a, const DualVec<real>& x) {
-      for (int l = 0; l < atoms; ++l)
-        grad[k + l][c * shape.n_features + a] += x.change[l];
+      for (int l = 0; l < atoms; ++l) grad[k + l][c * shape.n_features + a] += x.change[l];
     });
   });
 }

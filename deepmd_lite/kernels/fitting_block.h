@@ -60,9 +60,8 @@ struct FittingKernels {
   void (*describe_tangent)(const Invariants&, int32_t n, const real* const* t,
                            const real* const* dt, real* packed, int64_t stride);
   // adds the change of describe_backward's gradient (scale 1) when T changes by dt
-  void (*describe_second)(const Invariants&, int32_t n, const real* const* t,
-                          const real* const* dt, const real* grad_packed, int64_t stride,
-                          real* const* grad_moments);
+  void (*describe_second)(const Invariants&, int32_t n, const real* const* t, const real* const* dt,
+                          const real* grad_packed, int64_t stride, real* const* grad_moments);
   // z (n, width) becomes z + bias, then slope = step · f'(z) and y = step · f(z); slope may be z
   void (*activate)(dpl_activation, int32_t n, int32_t width, const real* bias, const real* step,
                    real* z, real* slope, real* y);

@@ -178,8 +178,7 @@ template <class real>
 void describe_second(const Invariants& shape, int32_t n, const real* const* t,
                      const real* const* dt, const real* grad_packed, int64_t stride,
                      real* const* grad) {
-  if (shape.n_cubic > 0)
-    return describe_cubic_second(shape, n, t, dt, grad_packed, stride, grad);
+  if (shape.n_cubic > 0) return describe_cubic_second(shape, n, t, dt, grad_packed, stride, grad);
   if (shape.linear()) return;
   with_columns(shape, [&](auto columns) {  // of a quadratic form: its gradient at dt
     for (int32_t k = 0; k < n; ++k)

@@ -210,8 +210,8 @@ void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_
   std::vector<const real*> of(n);
   const auto rows = [&](const std::vector<real*>& arrays, const Packing::Part& place, auto& rows) {
     for (int32_t k = 0; k < n; ++k)
-      rows[k] = arrays[place.descriptor] + block.order[k] * parts_[place.descriptor].row +
-                place.offset;
+      rows[k] =
+          arrays[place.descriptor] + block.order[k] * parts_[place.descriptor].row + place.offset;
     return rows.data();
   };
   for (const Packing::Part& place : packing_.parts())  // each ends where the next begins
@@ -228,8 +228,8 @@ void Potential<real>::energies(const FittingKernels<real>& kernels, const int32_
   std::vector<real> scale(n);
   for (const Packing::Part& place : packing_.parts()) {
     for (int32_t k = 0; k < n; ++k)
-      scale[k] = real(-parts_[place.descriptor].scale *
-                      (weights ? weights[begin + block.order[k]] : 1.0));
+      scale[k] =
+          real(-parts_[place.descriptor].scale * (weights ? weights[begin + block.order[k]] : 1.0));
     kernels.describe_backward(place.shape, n, rows(block.moments, place, of),
                               block.descriptors + place.first_packed, stride_, scale.data(),
                               rows(block.gradient, place, to));

@@ -70,8 +70,8 @@ class Pass final : public dpl_pass {
                      void* const* grad);
   void backward_block(const Block& block, const void* const* moments, const double* to_energies,
                       const void* const* to_gradients, void* const* grad);
-  // The columns of one part of the atoms of a block, among the moments of each descriptor or what is
-  // shaped as these.
+  // The columns of one part of the atoms of a block, among the moments of each descriptor or what
+  // is shaped as these.
   template <class of, class Any>
   std::vector<of*> rows_of(const Packing::Part& part, Any* const* moments,
                            const Block& block) const {

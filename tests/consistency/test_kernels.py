@@ -368,7 +368,7 @@ def test_moments_name_the_rows_that_coincide(compiled):
 
 
 def test_invariants_of_third_order_are_sums_over_triples():
-    """v·Qv of directions a, b, c is ½(3 (a·b)(b·c) − a·c), tr QQQ the like; and all are invariant."""
+    """v·Qv sums ½(3 (a·b)(b·c) − a·c) over directions a, b, c; no rotation changes a number."""
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(6, 3, generator=generator).double())
     norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)

@@ -203,12 +203,13 @@ struct ShortRange {
   }
 };
 
-// n_embedding, n_axis and n_columns of a descriptor.
+// n_embedding, n_axis, n_columns and n_cubic of a descriptor.
 struct Features {
-  int32_t embedding, axis, columns = DPL_COLUMNS;
+  int32_t embedding, axis, columns = DPL_COLUMNS, cubic = 0;
   int32_t numbers() const {
-    const int32_t of_degree = std::max(axis, 1);
-    return embedding * (columns == DPL_COLUMNS ? of_degree : 1 + 2 * of_degree);
+    const int32_t of_degree = std::max(axis, 1), n = cubic;
+    return embedding * (columns == DPL_COLUMNS ? of_degree : 1 + 2 * of_degree) +
+           n * n * (n + 1) / 2 + n * (n + 1) * (n + 2) / 6;
   }
 };
 
@@ -227,8 +228,8 @@ struct Networks {
     int32_t n_inputs = 0;
     for (const Features& f : each) {
       const int32_t padding = DPL_FEATURE_PADDING;
-      shapes.push_back(
-          {(f.embedding + padding - 1) / padding * padding, f.embedding, f.axis, f.columns});
+      shapes.push_back({(f.embedding + padding - 1) / padding * padding, f.embedding, f.axis,
+                        f.columns, f.cubic});
       n_inputs += f.numbers();
     }
     Random random(11);

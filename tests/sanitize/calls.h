@@ -68,9 +68,9 @@ struct Form {
   int32_t n_types = 2, one_side = 1, n_intervals = 24;
   double sel = 46;
   std::vector<Features> others = {};  // of further descriptors
-  int32_t n_columns = DPL_COLUMNS;
+  int32_t n_columns = DPL_COLUMNS, n_cubic = 0;
 
-  Features first() const { return {n_embedding, n_axis, n_columns}; }
+  Features first() const { return {n_embedding, n_axis, n_columns, n_cubic}; }
 };
 
 template <class real>

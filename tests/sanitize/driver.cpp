@@ -125,6 +125,7 @@ std::vector<Form> forms() {
   for (const auto& [embedding, axis] : {std::pair{16, 1}, {5, 5}, {33, 7}, {112, 16}}) {
     Form form{embedding, axis, {17}};
     form.n_columns = DPL_COLUMNS_OF_SECOND_DEGREE;
+    form.n_cubic = std::min(embedding, DPL_MOST_CUBIC);
     form.others = {{embedding, axis}};
     forms.push_back(form);
   }

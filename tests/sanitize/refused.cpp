@@ -183,6 +183,8 @@ std::vector<BadModel<real>> bad_networks() {
       {"moments of no kind", [](Spoiled& m) { m.first.n_columns = 0; }},
       {"moments of other columns than the table's",
        [](Spoiled& m) { m.first.n_columns = DPL_COLUMNS_OF_SECOND_DEGREE; }},
+      {"third order without second degree", [](Spoiled& m) { m.first.n_cubic = 1; }},
+      {"third order of fewer than no features", [](Spoiled& m) { m.first.n_cubic = -1; }},
       {"a longer embedding than the table",
        [](Spoiled& m) { m.first.n_embedding = kFeatures + 1; }},
       {"more inputs than can be counted",

@@ -32,6 +32,11 @@ int32_t random_columns(int32_t n_axis, Random& random) {
   return n_axis > 0 && random.below(2) ? DPL_COLUMNS_OF_SECOND_DEGREE : DPL_COLUMNS;
 }
 
+int32_t random_cubic(int32_t n_columns, int32_t n_embedding, Random& random) {
+  const bool any = n_columns == DPL_COLUMNS_OF_SECOND_DEGREE && random.below(3);
+  return any ? random.below(std::min(n_embedding, DPL_MOST_CUBIC) + 1) : 0;
+}
+
 Form random_form(Random& random) {
   Form form;
   form.n_embedding = 1 + random.below(random.below(3) ? 40 : 128);
@@ -43,11 +48,14 @@ Form random_form(Random& random) {
   form.with_step = random.below(2);
   form.sel = random(0.01, 200);
   form.n_columns = random_columns(form.n_axis, random);
+  form.n_cubic = random_cubic(form.n_columns, form.n_embedding, random);
   int32_t width = form.first().numbers();
   for (int more = random.below(3) ? 0 : 1 + random.below(3); more > 0; --more) {
     const int32_t embedding = 1 + random.below(40);
     const int32_t axis = random.below(std::min(embedding, 20) + 1);
-    form.others.push_back({embedding, axis, random_columns(axis, random)});
+    const int32_t columns = random_columns(axis, random);
+    const int32_t cubic = random_cubic(columns, embedding, random);
+    form.others.push_back({embedding, axis, columns, cubic});
     width += form.others.back().numbers();
   }
   for (int layer = random.below(4); layer >= 0; --layer) {
@@ -117,7 +125,8 @@ void one(const std::string& name, uint64_t seed) {
   const Form form = random_form(random);
   doing() = name + system.name + ", " + std::to_string(form.n_embedding) + " × " +
             std::to_string(form.n_axis) + " features of " + std::to_string(form.n_columns) +
-            " columns and those of " + std::to_string(form.others.size()) + " more descriptors, " +
+            " columns, " + std::to_string(form.n_cubic) + " of third order, and those of " +
+            std::to_string(form.others.size()) + " more descriptors, " +
             std::to_string(form.n_intervals) + " intervals, " + std::to_string(form.n_types) +
             " types, first width " + std::to_string(form.widths[0]) + ", activation " +
             std::to_string(int(form.activation));

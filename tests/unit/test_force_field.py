@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deepmd_lite.interop import convert
-from deepmd_lite.model import load_model, save_model
+from deepmd_lite.model import load_model, read_header, save_model
 from deepmd_lite.model.structures import Structure
 from deepmd_lite.neighbors import periodic_env
 
@@ -107,6 +107,21 @@ def test_moments_of_second_degree(kind, tmp_path):
         assert size > 1e-2
         found = ForceField(tmp_path / "model.dpl").evaluate(env, threads=2)
         assert_same(found, wanted, tolerance * size, tolerance * size)
+
+
+def test_files_are_of_the_first_version_that_knows_them(tmp_path):
+    """Without invariants of third order a file lacks the key that earlier releases would refuse."""
+    path = tmp_path / "model.dpl"
+    for kind, version in (("se_e2_a", 5), ("se_e2_q", 8)):
+        save_model(random_potential(kind=kind), path)
+        assert read_header(path)["format_version"] == version
+        assert ("cubic_neuron" in read_header(path)["config"]["descriptor"]) == (version == 8)
+    plain = hybrid_potential((NEAR, {**QUADRUPOLES, "cubic_neuron": 0})).freeze()
+    save_model(plain, path)
+    assert read_header(path)["format_version"] == 7
+    env = environment_of(random_atoms("H8O8", 5.0, 1), plain.type_map, plain.rcut).env
+    wanted = plain.evaluate(env)
+    assert_same(ForceField(path).evaluate(env), wanted, 1e-11, 1e-11)
 
 
 @pytest.mark.parametrize(

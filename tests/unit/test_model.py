@@ -229,6 +229,18 @@ def test_missing_file_and_foreign_safetensors(tmp_path):
         ({"type_map": ["H"], "descriptor": {"activation_function": "relu"}}, "expected one of"),
         ({"type_map": ["H"], "descriptor": {"exclude_types": [[0, 1]]}}, "beyond 0 … 0"),
         ({"type_map": ["H"], "descriptor": {"axis_neuron": 50}}, "axis_neuron 50 exceeds"),
+        ({"type_map": ["H"], "descriptor": {"cubic_neuron": 2}}, "se_e2_a has no moments of second"),
+        (
+            {
+                "type_map": ["H"],
+                "descriptor": {"type": "se_e2_q", "neuron": [4], "cubic_neuron": 5},
+            },
+            "cubic_neuron 5 exceeds the last embedding width 4",
+        ),
+        (
+            {"type_map": ["H"], "descriptor": {"type": "se_e2_q", "cubic_neuron": 9}},
+            "descriptor/cubic_neuron.*less than or equal to 8",
+        ),
         ({"descriptor": {}}, "key 'type_map' is missing"),
         ({"type_map": ["H"], "descriptor": {"type": "se_e3"}}, "descriptor/type"),
     ],

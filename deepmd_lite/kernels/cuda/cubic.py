@@ -55,14 +55,14 @@ def _to_columns(to_v: torch.Tensor, to_q: torch.Tensor) -> torch.Tensor:
 def _spread(n: int, dtype: torch.dtype, place: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(numbers, n³) each: the mean over the ordered triples (a, b, c) of each number."""
     with_vectors, without = cubic_places(n)
-    reversed_too = [{(a, b, c), (c, b, a)} for a, b, c in with_vectors]
-    in_any_order = [set(permutations(triple)) for triple in without]
+    reversed_too = [[(a, b, c), (c, b, a)] for a, b, c in with_vectors]
+    in_any_order = [[(x[i], x[j], x[k]) for i, j, k in permutations(range(3))] for x in without]
     return _means(reversed_too, n).to(place, dtype), _means(in_any_order, n).to(place, dtype)
 
 
-def _means(groups: list[set[tuple[int, ...]]], n: int) -> torch.Tensor:
+def _means(groups: list[list[tuple[int, int, int]]], n: int) -> torch.Tensor:
     means = torch.zeros(len(groups), n, n, n, dtype=torch.float64)
     for k, triples in enumerate(groups):
-        for triple in triples:
-            means[(k, *triple)] = 1.0 / len(triples)
+        for a, b, c in triples:
+            means[k, a, b, c] += 1.0 / len(triples)
     return means.flatten(1)
