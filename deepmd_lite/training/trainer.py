@@ -14,6 +14,7 @@ import torch
 
 from .. import __version__
 from ..data import Batch, PreparedFrame, collate, label_counts
+from ..kernels.cuda import full_precision
 from ..model import Potential, refine_table, save_model
 from ..system import DeepmdLiteError
 from .adam import Adam, LeanOptimizer
@@ -193,7 +194,8 @@ class Trainer:
             return 0.0, Errors.of_nothing(self.prefactors)
         batch = collate(frames)
         loss, errors = self._loss(batch, self.prefactors, training=True, totals=totals)
-        loss.backward()
+        with full_precision():
+            loss.backward()
         return loss.item(), errors
 
     @property
