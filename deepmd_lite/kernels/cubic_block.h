@@ -32,14 +32,31 @@ DPL_INLINE void in_lanes(int32_t n, Body body) {
 }
 
 template <class real>
+DPL_INLINE void load_moments(const Invariants& shape, int atoms, const real* const* t,
+                             CubicLanes<real>& moments) {
+  moments.load(shape.n_cubic, [&](int c, int a) {
+    const int32_t place = c * shape.n_features + a;
+    return lanes_of<real>(atoms, [&](int l) { return t[l][place]; });
+  });
+}
+
+// The same with their change along the tangent.
+template <class real>
+DPL_INLINE void load_moments(const Invariants& shape, int atoms, const real* const* t,
+                             const real* const* dt, DualLanes<real>& moments) {
+  moments.load(shape.n_cubic, [&](int c, int a) {
+    const int32_t place = c * shape.n_features + a;
+    return DualVec<real>{lanes_of<real>(atoms, [&](int l) { return t[l][place]; }),
+                         lanes_of<real>(atoms, [&](int l) { return dt[l][place]; })};
+  });
+}
+
+template <class real>
 void describe_cubic(const Invariants& shape, int32_t n, const real* const* t, real* packed,
                     int64_t stride) {
   in_lanes<real>(n, [&](int32_t k, int atoms) {
     CubicLanes<real> moments;
-    moments.load(shape.n_cubic, [&](int c, int a) {
-      const int32_t place = c * shape.n_features + a;
-      return lanes_of<real>(atoms, [&](int l) { return t[k + l][place]; });
-    });
+    load_moments(shape, atoms, t + k, moments);
     moments.invariants([&](int i, typename Simd<real>::vec x) {
       for (int l = 0; l < atoms; ++l) packed[(k + l) * stride + i] = x[l];
     });
@@ -52,10 +69,7 @@ void describe_cubic_backward(const Invariants& shape, int32_t n, const real* con
                              real* const* grad) {
   in_lanes<real>(n, [&](int32_t k, int atoms) {
     CubicLanes<real> moments, gradient;
-    moments.load(shape.n_cubic, [&](int c, int a) {
-      const int32_t place = c * shape.n_features + a;
-      return lanes_of<real>(atoms, [&](int l) { return t[k + l][place]; });
-    });
+    load_moments(shape, atoms, t + k, moments);
     moments.gradient(
         [&](int i) {
           return lanes_of<real>(atoms, [&](int l) { return grad_packed[(k + l) * stride + i]; });
@@ -68,23 +82,12 @@ void describe_cubic_backward(const Invariants& shape, int32_t n, const real* con
   });
 }
 
-// The moments and their change along the tangent.
-template <class real>
-DPL_INLINE void dual_moments(const Invariants& shape, int atoms, const real* const* t,
-                             const real* const* dt, DualLanes<real>& moments) {
-  moments.load(shape.n_cubic, [&](int c, int a) {
-    const int32_t place = c * shape.n_features + a;
-    return DualVec<real>{lanes_of<real>(atoms, [&](int l) { return t[l][place]; }),
-                         lanes_of<real>(atoms, [&](int l) { return dt[l][place]; })};
-  });
-}
-
 template <class real>
 void describe_cubic_tangent(const Invariants& shape, int32_t n, const real* const* t,
                             const real* const* dt, real* packed, int64_t stride) {
   in_lanes<real>(n, [&](int32_t k, int atoms) {
     DualLanes<real> moments;
-    dual_moments(shape, atoms, t + k, dt + k, moments);
+    load_moments(shape, atoms, t + k, dt + k, moments);
     moments.invariants([&](int i, const DualVec<real>& x) {
       for (int l = 0; l < atoms; ++l) packed[(k + l) * stride + i] = x.change[l];
     });
@@ -97,7 +100,7 @@ void describe_cubic_second(const Invariants& shape, int32_t n, const real* const
                            real* const* grad) {
   in_lanes<real>(n, [&](int32_t k, int atoms) {
     DualLanes<real> moments, gradient;
-    dual_moments(shape, atoms, t + k, dt + k, moments);
+    load_moments(shape, atoms, t + k, dt + k, moments);
     moments.gradient(
         [&](int i) {
           return DualVec<real>{

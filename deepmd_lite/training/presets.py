@@ -19,7 +19,9 @@ HELD_OUT = 0.1
 """Share of the frames that an input made from data validates on."""
 
 
-def _preset(embedding: list[int], axes: int, fitting: list[int], steps: int) -> dict[str, Any]:
+def _preset(
+    embedding: list[int], fitting: list[int], *, axes: int, cubic: int, steps: int
+) -> dict[str, Any]:
     return {
         "model": {
             "descriptor": {
@@ -28,6 +30,7 @@ def _preset(embedding: list[int], axes: int, fitting: list[int], steps: int) -> 
                 "rcut_smth": 2.0,
                 "neuron": embedding,
                 "axis_neuron": axes,
+                "cubic_neuron": cubic,
                 "type_one_side": True,
                 "precision": "float32",
             },
@@ -48,9 +51,9 @@ def _preset(embedding: list[int], axes: int, fitting: list[int], steps: int) -> 
 
 _WITHOUT_VIRIALS = {"loss": {"start_pref_v": 0.0, "limit_pref_v": 0.0}}
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": _preset([8, 16, 32], 4, [64, 64, 64], 5_000),
-    "balanced": _preset([16, 32, 64], 4, [128, 128, 128], 20_000),
-    "accurate": _preset([25, 50, 100], 6, [240, 240, 240], 100_000),
+    "fast": _preset([8, 16, 32], [64, 64, 64], axes=4, cubic=4, steps=5_000),
+    "balanced": _preset([16, 32, 64], [128, 128, 128], axes=4, cubic=6, steps=20_000),
+    "accurate": _preset([25, 50, 100], [240, 240, 240], axes=6, cubic=6, steps=100_000),
 }
 _INSTEAD = {
     "neuron": ("n_neuron",),
