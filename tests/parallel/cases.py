@@ -1,14 +1,15 @@
-"""What must hold on any number of ranks. Run by `test_parallel.py`, one launch per rank count.
+"""What must hold on any number of ranks. Run by `test_parallel.py`, in one launch.
 
-    mpiexec -n N python cases.py FOLDER
+    mpiexec -n 8 python cases.py FOLDER
 
 Each case is a function of the communicator that all ranks call. What a rank asserts in vain ends
-all ranks and the series: the folder then says where and why.
+all ranks and what is left of every series: the folder of this one then says where and why.
 """
 
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,8 @@ from pair_potential import PairPotential
 from deepmd_lite import kernels
 from deepmd_lite.calculator import Calculator
 from deepmd_lite.deviation import COLUMNS, deviation
-from deepmd_lite.md import SharedError, Simulation, communicator
+from deepmd_lite.md import SharedError, Simulation
+from deepmd_lite.md.comm import Communicator, wrap
 from deepmd_lite.md.domain import Domain, choose_grid
 from deepmd_lite.md.halo import Halo, decompose
 from deepmd_lite.md.initial import from_structure
@@ -74,6 +76,9 @@ ORTHOGONAL = {
 """With those above every ensemble, with ramps where they may have them."""
 STEPS = 26
 """Of a run in the cases of restarts."""
+SIDE_BY_SIDE = ((8,), (4, 3, 1), (2,))
+"""Numbers of ranks that run their series at the same time, and those that follow them. A rank takes
+longer to import torch than to run its cases: the ranks of one launch serve all of them."""
 
 
 def reference(atoms):
@@ -647,17 +652,35 @@ def cases_of(n_ranks: int) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    """Leaves a file for each case that passed, and one for the rank that ended the series."""
+    """Leaves a folder for each number of ranks, and in it a file for each case that passed, and one
+    for the rank that ended the series."""
+    from mpi4py import MPI
+
     torch.set_num_threads(1)
-    comm = communicator()
+    world = MPI.COMM_WORLD
+    for counts in SIDE_BY_SIDE:
+        which = np.repeat(np.arange(len(counts)), counts)
+        own = int(which[world.rank]) if world.rank < len(which) else MPI.UNDEFINED
+        part = world.Split(own, world.rank)
+        if part != MPI.COMM_NULL:
+            series(folder, wrap(part))
+        everyone = world.Ibarrier()
+        while not everyone.Test():  # asleep: the others need the processor
+            time.sleep(0.02)
+
+
+def series(folder: Path, comm: Communicator) -> None:
+    """The cases of a number of ranks."""
+    found = folder / str(comm.size)
+    found.mkdir(exist_ok=True)
     for name, case in cases_of(comm.size).items():
         try:
             case(comm)
         except BaseException:
-            (folder / f"{name}.failed").write_text(f"rank {comm.rank}: {traceback.format_exc()}")
+            (found / f"{name}.failed").write_text(f"rank {comm.rank}: {traceback.format_exc()}")
             comm.end()
         if comm.rank == 0:
-            (folder / f"{name}.passed").write_text(str(comm.size))
+            (found / f"{name}.passed").write_text(str(comm.size))
 
 
 if __name__ == "__main__":

@@ -7,31 +7,31 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
 import pytest
-from cases import cases_of
+from cases import SIDE_BY_SIDE, cases_of
 from launching import launch, script
 
-RANKS = (1, 2, 3, 4, 8)
+RANKS = sorted(n for counts in SIDE_BY_SIDE for n in counts)
 
 
-def folder_of(n_ranks):
+def folder_of_the_run():
     """The same one for all workers of a run of pytest-xdist."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     if run is None:
-        return Path(mkdtemp(prefix=f"parallel-{n_ranks}-"))
-    folder = Path(gettempdir()) / f"parallel-{n_ranks}-{run}"
+        return Path(mkdtemp(prefix="parallel-"))
+    folder = Path(gettempdir()) / f"parallel-{run}"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 @cache
-def results(n_ranks):
+def results():
     """What the series left, one launch for all cases; and the end of what it printed."""
-    folder = folder_of(n_ranks)
+    folder = folder_of_the_run()
     printed = folder / "printed"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the worker that comes first launches it
         if not printed.exists():
-            done = launch(script(n_ranks, "cases.py", folder))
+            done = launch(script(max(RANKS), "cases.py", folder), timeout=1800)
             printed.write_text(done.stderr[-2000:])
     return folder, printed.read_text()
 
@@ -39,9 +39,10 @@ def results(n_ranks):
 @pytest.mark.parametrize(("case", "n_ranks"), [(c, n) for n in RANKS for c in cases_of(n)])
 def test_case(case, n_ranks):
     pytest.importorskip("mpi4py")
-    folder, printed = results(n_ranks)
-    failed = folder / f"{case}.failed"
+    folder, printed = results()
+    failed = folder / str(n_ranks) / f"{case}.failed"
     assert not failed.exists(), failed.read_text()
-    passed = folder / f"{case}.passed"
-    assert passed.exists(), f"not reached: {[f.name for f in folder.glob('*.failed')]} {printed}"
+    passed = folder / str(n_ranks) / f"{case}.passed"
+    ended = [str(f.relative_to(folder)) for f in folder.glob("*/*.failed")]
+    assert passed.exists(), f"not reached: {ended} {printed}"
     assert passed.read_text() == str(n_ranks)
