@@ -1,8 +1,6 @@
 """The report of a run: what it says, what it draws, what it says when it cannot."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -139,11 +137,6 @@ def test_damaged_tables_are_named(text, message, tmp_path):
     (tmp_path / "rdf.csv").write_text("x,y\n1,2\n")
     with pytest.raises(InputError, match=r"rdf.csv: has no column 'r_A'"):
         plot_run(tmp_path)
-
-
-def test_matplotlib_is_not_loaded_for_nothing():
-    code = "import deepmd_lite.md, sys; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # --- statistics -----------------------------------------------------------------------------
