@@ -68,7 +68,7 @@ void require_finite(const Exact<T>& values, const char* name) {
   if (!finite) require(false, (std::string("finite ") + name).c_str());
 }
 
-// FNV-1a of the bits of results, number by number, to compare those of different numbers of threads.
+// FNV-1a of the bits of results, number by number: to compare those of any number of threads.
 class Bits {
  public:
   template <class T>

@@ -2,8 +2,8 @@
 
 import pytest
 
-DRAWING = ("test_train_report", "test_cli", "test_learning")
-"""Modules that ask for learning curves, or choose themselves which are drawn."""
+DRAWING = ("test_train_report", "test_train_parallel", "test_cli", "test_learning")
+"""Modules that ask for learning curves, compare them, or choose themselves which are drawn."""
 
 
 @pytest.fixture(autouse=True)
