@@ -121,6 +121,8 @@ def test_any_descriptor_continues_bit_for_bit(data, tmp_path, kind):
     config["model"]["descriptor"]["type"] = kind
     if kind == "se_e2_r":
         del config["model"]["descriptor"]["axis_neuron"]
+    else:
+        config["model"]["descriptor"]["cubic_neuron"] = 2
     config["learning_rate"]["decay_rate"] = 0.9  # rates that do not depend on the last step
     whole = train(config, output=tmp_path / "whole", quiet=True)
     config["training"]["numb_steps"] = 1
