@@ -348,6 +348,7 @@ def _torch_cuda() -> dict[str, Callable[..., Any]]:
         "memory_reserved": lambda place: on(place, 0),
         "memory_allocated": lambda place: on(place, 0),
         "max_memory_allocated": lambda place: on(place, 1),
+        "reset_peak_memory_stats": lambda place: on(place, None),
         "get_device_name": lambda place: on(place, "emulated"),
         "synchronize": lambda place: on(place, None),
         "empty_cache": lambda: None,

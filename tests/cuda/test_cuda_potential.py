@@ -158,7 +158,7 @@ def test_the_shipped_model_with_close_pairs(device, precision):
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", ["gpu"], indirect=True)
 def test_a_million_atoms(device, precision):
-    """More than emulation can do: many chunks and blocks, offsets beyond 2^27."""
+    """More than emulation can do: many chunks and blocks."""
     atoms = bulk("Si", cubic=True).repeat(50)
     atoms.rattle(0.1, seed=1)
     model, env = silicon(atoms, precision)
@@ -229,6 +229,31 @@ def test_little_memory_makes_chunks_smaller(device, monkeypatch):
     free(monkeypatch, 1e12)
     expected = potential_of().to_device("cuda").evaluate(env)
     assert_same(found, expected, 0.0, 1e-12)
+
+
+def test_a_list_on_the_device_is_not_counted_twice(device, monkeypatch):
+    """What it takes is not among what is free any more."""
+    env, potential = structure(), potential_of().to_device("cuda")
+    expected = potential.evaluate(env)
+    place = kernels.cuda.device("cuda").place
+    there = LocalEnv(
+        env.positions.to(place),
+        env.types.to(place),
+        env.n_local,
+        env.offsets.to(place),
+        env.indices.to(place),
+    )
+    whole = kernels.cuda.forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
+    resident = sum(x.nbytes for x in (there.positions, there.types, there.offsets, there.indices))
+    each = potential._compile()._fitting.bytes_per_atom()
+    each += sum(d.bytes_per_atom() for d in potential._compile()._descriptors)
+    monkeypatch.setattr(cuda_potential, "SMALLEST_CHUNK", 2)
+    monkeypatch.setattr(cuda_potential, "CHUNK", 2)
+    free(monkeypatch, whole - resident + 2 * each)
+    found = potential.evaluate(there)
+    assert torch.equal(found.forces.cpu(), expected.forces.cpu())
+    with pytest.raises(InputError, match="GPU memory: 24 atoms"):
+        potential.evaluate(structure())
 
 
 def test_too_little_memory_is_said_before(device, monkeypatch):
@@ -342,6 +367,23 @@ def test_tf32_stays_off_whatever_the_program_wants(device, monkeypatch):
         torch.set_float32_matmul_precision("highest")
     assert set(seen) == {"highest"}
     assert torch.equal(found.forces, expected.forces)
+
+
+def test_tf32_stays_off_where_torchs_newer_names_chose_it(device):
+    """After these torch refuses to say what its older ones stand for."""
+    products = torch.backends.cuda.matmul
+    if not hasattr(products, "fp32_precision"):
+        pytest.skip("this torch has the older names only")
+    before = products.fp32_precision
+    potential = potential_of("float32").to_device("cuda")
+    products.fp32_precision = "tf32"
+    try:
+        potential.evaluate(structure("H2O4"))
+        with kernels.cuda.full_precision():
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == "tf32"
+    finally:
+        products.fp32_precision = before
 
 
 def test_wrong_models_are_refused(device):

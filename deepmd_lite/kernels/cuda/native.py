@@ -241,7 +241,11 @@ def device(name: str) -> Device:
         count = gpus()
     except InputError as e:
         raise InputError(f"device '{name}': no GPU can be used ({e}); {USE_CPU[3:]}") from None
-    index = int(number) if number else torch.cuda.current_device() if count else 0
+    try:
+        index = int(number) if number else torch.cuda.current_device() if count else 0
+    except RuntimeError as e:  # torch finds the driver too old, which is newer than this library
+        reason = str(e).splitlines()[0]
+        raise InputError(f"device '{name}': torch cannot use the GPU ({reason})") from None
     if index >= count:
         raise InputError(
             f"device '{name}': {count} GPU(s) can be used here; choose one of them, {USE_CPU}"

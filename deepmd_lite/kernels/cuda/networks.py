@@ -178,7 +178,16 @@ def _back_of_degree(t: torch.Tensor, n_axis: int, slope: torch.Tensor) -> torch.
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Matrix products of float32 without TF32, whatever the program has chosen."""
-    before = torch.get_float32_matmul_precision()
+    products = torch.backends.cuda.matmul
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the program has chosen by torch's newer names, which do not mix with it
+        choice, products.fp32_precision = products.fp32_precision, "ieee"
+        try:
+            yield
+        finally:
+            products.fp32_precision = choice
+        return
     if before == "highest":
         yield
         return

@@ -258,6 +258,9 @@ class CudaPotential:
         each += sum(d.bytes_per_atom() for d in self._descriptors)
         list_bytes = forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
         list_bytes += BYTES_OF_SWITCH * env.n_local if self._short_range else 0
+        # what is there already is not in `free` any more
+        given = env.positions, env.types, env.offsets, env.indices
+        list_bytes -= sum(x.nbytes for x in given if x.device == self.device.place)
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
             size //= 2
