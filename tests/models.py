@@ -89,7 +89,7 @@ def random_potential(
             "rcut_smth": 1.0,
             "neuron": [6, 12, 24],
             "axis_neuron": 4,
-            "cubic_neuron": 3 if kind == "se_e2_q" else 0,
+            **({"cubic_neuron": 3, "l_max": 4} if kind == "se_e2_q" else {}),
             "type_one_side": one_side,
             "resnet_dt": resnet_dt,
             "precision": precision,

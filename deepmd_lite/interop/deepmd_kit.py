@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..model import ModelConfig, Potential, Statistics
-from ..model.config import DescriptorConfig
+from ..model.descriptor_config import DescriptorConfig
 from ..model.fading import Distances, FadingEmbedding
 from ..model.file import FINEST
 from ..model.networks import Embedding

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..model.config import DescriptorConfig
+from ..model.descriptor_config import DescriptorConfig
 from ..model.statistics import Scales
 from ..model.tabulated import TabulatedEmbedding
 from . import nodes

@@ -2,7 +2,7 @@
 from torch import Tensor
 
 COLUMNS: int
-COLUMNS_OF_SECOND_DEGREE: int
+MOST_DEGREE: int
 MOST_CUBIC: int
 POWERS: int
 FEATURE_PADDING: int

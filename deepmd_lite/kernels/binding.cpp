@@ -237,7 +237,7 @@ NB_MODULE(_kernels, m) {
   nb::set_leak_warnings(false);  // a graph that is still alive at exit is no leak
 
   m.attr("COLUMNS") = DPL_COLUMNS;
-  m.attr("COLUMNS_OF_SECOND_DEGREE") = DPL_COLUMNS_OF_SECOND_DEGREE;
+  m.attr("MOST_DEGREE") = DPL_MOST_DEGREE;
   m.attr("MOST_CUBIC") = DPL_MOST_CUBIC;
   m.attr("POWERS") = DPL_POWERS;
   m.attr("FEATURE_PADDING") = DPL_FEATURE_PADDING;

@@ -55,9 +55,9 @@ inline dpl_status check_model(const dpl_environment& env, const dpl_table& table
                 env.rcut_smth, env.rcut);
   if (!(env.protection >= 0 && std::isfinite(env.protection)))
     return fail(DPL_INVALID_ARGUMENT, "protection must be at least 0, found %g", env.protection);
-  if (env.n_columns != DPL_COLUMNS && env.n_columns != DPL_COLUMNS_OF_SECOND_DEGREE)
-    return fail(DPL_INVALID_ARGUMENT, "expected %d or %d columns, found %d", DPL_COLUMNS,
-                DPL_COLUMNS_OF_SECOND_DEGREE, env.n_columns);
+  if (degree_of(env.n_columns) == 0)
+    return fail(DPL_INVALID_ARGUMENT, "expected (l + 1)² columns for l of 1 to %d, found %d",
+                kMostDegree, env.n_columns);
   for (int32_t k = 0; k < env.n_types * env.n_columns; ++k)
     if (!(env.dstd[k] > 0) || !std::isfinite(env.dstd[k]) || !std::isfinite(env.davg[k]))
       return fail(DPL_INVALID_ARGUMENT, "davg must be finite and dstd positive, found %g and %g",

@@ -20,7 +20,7 @@
 namespace dpl {
 
 constexpr int kMostCubic = DPL_MOST_CUBIC;
-constexpr int kCubicColumns = DPL_COLUMNS_OF_SECOND_DEGREE - 1;  // all but the first
+constexpr int kCubicColumns = DPL_COLUMNS_OF_DEGREE(2) - 1;  // all but the first, and those beyond
 
 DPL_INLINE int32_t cubic_size(int32_t n) {
   return n * (n * (n + 1) / 2) + n * (n + 1) * (n + 2) / 6;

@@ -29,8 +29,9 @@ extern "C" {
 
 /* Columns of an environment row: with c the protection w/(r + c), w x/(r + c)^2, likewise y, z. */
 #define DPL_COLUMNS 4
-/* Or these and w H/(r + c)^3 for each H of xy, yz, zx, x² - y², 2z² - x² - y². */
-#define DPL_COLUMNS_OF_SECOND_DEGREE 9
+/* Or these and w H/(r + c)^(l + 1) for the H of harmonics.h of each degree l up to one of 2 to 4. */
+#define DPL_COLUMNS_OF_DEGREE(l) (((l) + 1) * ((l) + 1))
+#define DPL_MOST_DEGREE 4
 /* Features of a descriptor that may make invariants of third order. */
 #define DPL_MOST_CUBIC 8
 /* Coefficients of the quintic polynomial of each table interval. */
@@ -79,7 +80,7 @@ typedef struct dpl_environment {
   double rcut, rcut_smth; /* Å, 0 <= rcut_smth < rcut */
   int32_t n_types;
   int32_t type_one_side; /* 0 or 1 */
-  int32_t n_columns;     /* DPL_COLUMNS or DPL_COLUMNS_OF_SECOND_DEGREE */
+  int32_t n_columns;     /* DPL_COLUMNS_OF_DEGREE of 1 to DPL_MOST_DEGREE */
   const double* davg;    /* (n_types, n_columns) */
   const double* dstd;    /* (n_types, n_columns), > 0 */
   double table_start, table_spacing;
@@ -184,8 +185,8 @@ typedef struct dpl_network {
 
 /* The numbers D_ma = Σ_c T_cm T_ca for m < n_embedding, a < n_axis, at m · n_axis + a. With n_axis
  * 0 they are the first column of the moments, D_m = T_0m. Where the columns reach the second
- * degree, each degree has numbers of its own: D_m = T_0m, then the D_ma of columns 1 … 3 and of 4
- * … 8. Of their first n_cubic features the invariants of third order follow, in the order of
+ * degree, each degree has numbers of its own: D_m = T_0m, then the D_ma of columns 1 … 3, of 4 … 8
+ * and so on. Of their first n_cubic features the invariants of third order follow, in the order of
  * cubic.h: v_a·Q_b v_c for a <= c and all b, b innermost, and tr Q_a Q_b Q_c for a <= b <= c. */
 typedef struct dpl_shape {
   int32_t n_features;  /* of the moments, a multiple of DPL_FEATURE_PADDING */

@@ -52,10 +52,11 @@ dpl_status check_fitting(const dpl_fitting& fitting) {
                   "expected 0 <= n_axis <= n_embedding <= n_features, a multiple of %d; found %d, "
                   "%d and %d",
                   DPL_FEATURE_PADDING, shape.n_axis, shape.n_embedding, shape.n_features);
-    const bool second_degree = shape.n_columns == DPL_COLUMNS_OF_SECOND_DEGREE;
-    if (!second_degree && shape.n_columns != DPL_COLUMNS)
-      return fail(DPL_INVALID_ARGUMENT, "expected moments of %d or %d columns, found %d",
-                  DPL_COLUMNS, DPL_COLUMNS_OF_SECOND_DEGREE, shape.n_columns);
+    const bool second_degree = degree_of(shape.n_columns) > 1;
+    if (degree_of(shape.n_columns) == 0)
+      return fail(DPL_INVALID_ARGUMENT,
+                  "expected moments of (l + 1)² columns for l of 1 to %d, found %d", kMostDegree,
+                  shape.n_columns);
     if (second_degree && shape.n_axis < 1)
       return fail(DPL_INVALID_ARGUMENT, "moments of second degree: expected n_axis of at least 1");
     const int32_t most = second_degree ? std::min(DPL_MOST_CUBIC, shape.n_embedding) : 0;

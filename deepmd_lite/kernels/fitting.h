@@ -28,8 +28,7 @@ class Packing {
         add(k, s, 0, s.n_columns, s.n_axis);
       } else {  // degree by degree
         add(k, s, 0, 1, 0);
-        add(k, s, 1, 3, s.n_axis);
-        add(k, s, 4, kSecondDegree, s.n_axis);
+        for (int l = 1; l <= degree_of(s.n_columns); ++l) add(k, s, l * l, 2 * l + 1, s.n_axis);
         if (s.n_cubic > 0) add(k, s, 1, kCubicColumns, 0, s.n_cubic);  // last: adds its gradient
       }
     }
@@ -65,7 +64,7 @@ class Packing {
 inline int64_t inputs_of(const dpl_shape& s) {
   const int64_t of_degree = s.n_axis > 0 ? s.n_axis : 1;
   if (s.n_columns == DPL_COLUMNS) return s.n_embedding * of_degree;
-  return s.n_embedding * (1 + 2 * of_degree) + cubic_size(s.n_cubic);
+  return s.n_embedding * (1 + degree_of(s.n_columns) * of_degree) + cubic_size(s.n_cubic);
 }
 
 // Whether sizes, activation and layers fit together.

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from ..system import InputError
 from . import _kernels
 from .checks import checked
-from .reference import cubic_places
+from .reference import columns_of, cubic_places, degree_of
 
 ACTIVATIONS = {
     "linear": 0,
@@ -75,7 +75,7 @@ class Network:
 class Shape:
     """The numbers D_ma = Σ_c T_cm T_ca of one descriptor, or D_m = T_0m.
 
-    Where the columns reach the second degree: T_0m, then D_ma of degree 1, then of degree 2.
+    Where the columns reach the second degree: T_0m, then D_ma of degree 1, of degree 2 and so on.
     """
 
     n_embedding: int
@@ -83,16 +83,23 @@ class Shape:
     n_axis: int
     """Features a; 0: the descriptor is the first column of the moments."""
     columns: int = _kernels.COLUMNS
-    """Of the moments, 4 or 9."""
+    """Of the moments, (l + 1)² for degrees up to l."""
     n_cubic: int = 0
     """Features of the invariants of third order, which come last: see `reference.cubic`."""
+
+    @property
+    def degree(self) -> int:
+        """The highest of the columns."""
+        return degree_of(self.columns)
 
     @property
     def degrees(self) -> tuple[tuple[slice, int], ...]:
         """Columns of which there are numbers for themselves, and their axes, in the order of D."""
         if self.columns == _kernels.COLUMNS:
             return ((slice(0, 4), self.n_axis),)
-        return (slice(0, 1), 0), (slice(1, 4), self.n_axis), (slice(4, 9), self.n_axis)
+        degrees = range(1, self.degree + 1)
+        each = [(slice(columns_of(n - 1), columns_of(n)), self.n_axis) for n in degrees]
+        return (slice(0, 1), 0), *each
 
     @property
     def n_inputs(self) -> int:

@@ -11,7 +11,7 @@
 namespace dpl {
 namespace {
 
-constexpr int64_t kNewestFormat = 8;
+constexpr int64_t kNewestFormat = 9;
 constexpr int64_t kMostIntervals = 8192;
 constexpr double kRescale = 5;  // model/radial.py
 
@@ -84,6 +84,10 @@ class ModelReader {
     return found != nullptr && !found->is_null();
   }
 
+  static int64_t or_else(const Json* given, int64_t other) {
+    return given ? given->integer() : other;
+  }
+
   static std::vector<double> list_of_numbers(const Json& list) {
     std::vector<double> values;
     for (const Json& value : list.items()) values.push_back(value.number());
@@ -119,7 +123,10 @@ class ModelReader {
   void read_descriptor(const Json& config, const Json& grid, const std::string& prefix,
                        Descriptor& d) {
     const std::string type = config["type"].string();
-    const int32_t n_columns = type == "se_e2_q" ? DPL_COLUMNS_OF_SECOND_DEGREE : DPL_COLUMNS;
+    const int64_t degree = type == "se_e2_q" ? or_else(config.find("l_max"), 2) : 1;
+    if (degree < 1 || degree > DPL_MOST_DEGREE)
+      throw FileError("its header is not valid: l_max " + std::to_string(degree));
+    const int32_t n_columns = int32_t(DPL_COLUMNS_OF_DEGREE(degree));
     d.davg = file_.doubles(prefix + "davg", {n_types_, n_columns});
     d.dstd = file_.doubles(prefix + "dstd", {n_types_, n_columns});
     const Json* protection = config.find("env_protection");
@@ -141,8 +148,7 @@ class ModelReader {
       d.shape.n_axis = 0;
     } else if (type == "se_e2_a" || type == "se_e2_q") {
       d.shape.n_axis = int32_t(config["axis_neuron"].integer());
-      const Json* cubic = config.find("cubic_neuron");
-      d.shape.n_cubic = cubic ? int32_t(cubic->integer()) : 0;
+      d.shape.n_cubic = int32_t(or_else(config.find("cubic_neuron"), 0));
     } else {
       throw FileError("has a descriptor of the unknown type " + type);
     }

@@ -34,8 +34,12 @@ DPL_INLINE void with_columns(const Invariants& shape, Body body) {
       return body(std::integral_constant<int, 3>());
     case 4:
       return body(std::integral_constant<int, 4>());
+    case 5:
+      return body(std::integral_constant<int, 5>());
+    case 7:
+      return body(std::integral_constant<int, 7>());
     default:
-      return body(std::integral_constant<int, kSecondDegree>());
+      return body(std::integral_constant<int, 2 * kMostDegree + 1>());
   }
 }
 

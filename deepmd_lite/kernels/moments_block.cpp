@@ -6,84 +6,44 @@
 // run (collect). What is done for each edge works on its C columns as short vectors of four.
 #include "moments_block.h"
 
+#include "columns_block.h"
 #include "edges_block.h"
 #include "simd.h"
 
 namespace dpl {
 namespace {
 
-// The columns of one edge or of one power of a run, filled up with zeros.
-template <int C, class real>
-struct Columns {
-  static constexpr int fours = columns_in_fours(C) / 4;
-  typedef real four __attribute__((vector_size(4 * sizeof(real))));
-  typedef real unaligned
-      __attribute__((vector_size(4 * sizeof(real)), may_alias, aligned(alignof(real))));
-  four part[fours] = {};
-
-  DPL_INLINE Columns load(const real* p) {
-    Columns x;
-    for (int f = 0; f < fours; ++f) x.part[f] = *reinterpret_cast<const unaligned*>(p + 4 * f);
-    return x;
-  }
-  DPL_MEMBER void store(real* p) const {
-    for (int f = 0; f < fours; ++f) *reinterpret_cast<unaligned*>(p + 4 * f) = part[f];
-  }
-  DPL_INLINE Columns gather(real* const* column, int32_t e) {
-    Columns x;
-    for (int c = 0; c < C; ++c) x.part[c / 4][c % 4] = column[c][e];
-    return x;
-  }
-  DPL_MEMBER real operator[](int c) const { return part[c / 4][c % 4]; }
-  DPL_MEMBER Columns& operator+=(const Columns& other) {
-    for (int f = 0; f < fours; ++f) part[f] += other.part[f];
-    return *this;
-  }
-  DPL_MEMBER Columns& operator*=(real factor) {
-    for (int f = 0; f < fours; ++f) part[f] *= factor;
-    return *this;
-  }
-  DPL_MEMBER Columns operator+(const Columns& other) const { return Columns(*this) += other; }
-  DPL_MEMBER Columns operator*(real factor) const { return Columns(*this) *= factor; }
-};
-
-template <int C, class real>
-DPL_INLINE real dot(const Columns<C, real>& a, const Columns<C, real>& b) {
-  real total = 0;
-  for (int f = 0; f < a.fours; ++f) {
-    const auto product = a.part[f] * b.part[f];
-    for (int c = 0; c < 4; ++c) total += product[c];
-  }
-  return total;
-}
-
 // S_kc = Σ_e R_ec t^k, or its change along the tangent, Σ_e (dR_ec t^k + R_ec k t^(k-1) dt).
-template <int C, bool with_tangent, class real>
-void sum(const Problem<real>& p, Edges<real>& edges) {
-  using Row = Columns<C, real>;
+template <int C, bool with_tangent, int First, class real>
+void sum_columns(const Problem<real>& p, Edges<real>& edges) {
   constexpr int width = columns_in_fours(C);
+  using Row = Columns<in_hand(C, First), real>;
   for (int32_t r = 0; r < edges.n_runs; ++r) {
     Row total[kPowers];
     for (int32_t place = edges.run_first[r]; place < edges.run_first[r + 1]; ++place) {
       const int32_t e = edges.order[place];
       const real t = edges.t[e];
-      Row power = Row::gather(with_tangent ? edges.change : edges.row, e);
+      Row power = Row::gather((with_tangent ? edges.change : edges.row) + First, e);
 #pragma GCC unroll 6
       for (int k = 0; k < kPowers; ++k, power *= t) total[k] += power;
       if (with_tangent) {
-        Row slope = Row::gather(edges.row, e) * edges.shift[e];
+        Row slope = Row::gather(edges.row + First, e) * edges.shift[e];
 #pragma GCC unroll 6
         for (int k = 1; k < kPowers; ++k, slope *= t) total[k] += slope * real(k);
       }
     }
     const int powers = p.powers_of(edges.run_bin[r]);
-    real* sums = edges.sums + int64_t(r) * run_size(C);
+    real* sums = edges.sums + int64_t(r) * run_size(C) + First;
     for (int k = 0; k < kPowers; ++k) (k < powers ? total[k] : Row{}).store(sums + k * width);
   }
+  constexpr int next = First + in_hand(C, First);
+  if constexpr (next < C) sum_columns<C, with_tangent, next>(p, edges);
 }
 
-// Of C columns those of first degree, and the others, are handled together where registers are few.
-constexpr int kRegisters = DPL_ISA_BYTES == 64 ? 32 : 16;
+template <int C, bool with_tangent, class real>
+void sum(const Problem<real>& p, Edges<real>& edges) {
+  sum_columns<C, with_tangent, 0>(p, edges);
+}
 
 // A lone edge and its interval of the table.
 template <class real>
@@ -156,16 +116,19 @@ void spread_columns(const Problem<real>& p, int64_t begin, int64_t end, const Ed
   }
 }
 
+template <int C, bool with_tangent, int First, class real>
+void spread_from(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
+                 real* moments) {
+  constexpr int n = degrees_in_hand(C, First, Simd<real>::vectors, 2);
+  spread_columns<C, First, n, with_tangent>(p, begin, end, edges, moments);
+  if constexpr (First + n < C)
+    spread_from<C, with_tangent, First + n>(p, begin, end, edges, moments);
+}
+
 template <int C, bool with_tangent, class real>
 void spread(const Problem<real>& p, int64_t begin, int64_t end, const Edges<real>& edges,
             real* moments) {
-  constexpr int first = DPL_COLUMNS;
-  if constexpr (C * Simd<real>::vectors + 2 <= kRegisters) {
-    spread_columns<C, 0, C, with_tangent>(p, begin, end, edges, moments);
-  } else {
-    spread_columns<C, 0, first, with_tangent>(p, begin, end, edges, moments);
-    spread_columns<C, first, C - first, with_tangent>(p, begin, end, edges, moments);
-  }
+  spread_from<C, with_tangent, 0>(p, begin, end, edges, moments);
 }
 
 // The columns [First, First + N) of edges.products = Σ_m C_km g_cm for each run.
@@ -188,7 +151,7 @@ void collect_columns(const Problem<real>& p, int64_t begin, int64_t end, Edges<r
           vec power[powers];
 #pragma GCC unroll 6
           for (int k = 0; k < powers; ++k) power[k] = S::load(table + k * n_m + m);
-#pragma GCC unroll 5
+#pragma GCC unroll 9
           for (int c = 0; c < N; ++c) {
             const vec g = S::load(grad + c * n_m + m);
 #pragma GCC unroll 6
@@ -199,81 +162,99 @@ void collect_columns(const Problem<real>& p, int64_t begin, int64_t end, Edges<r
         for (int k = 0; k < powers; ++k, out += width) {
           const vec(&of)[N] = total[k];
           Columns<N, real> sums;
-          sums.part[0] = sums_of(of[0], of[1], of[2], of[3]);
-          for (int c = 4; c < N; ++c) sums.part[c / 4][c % 4] = real(dpl::sum(of[c]));
-          sums.store(out);
+          constexpr int whole = N / 4 * 4;
+          for (int c = 0; c < whole; c += 4)
+            sums.part[c / 4] = sums_of(of[c], of[c + 1], of[c + 2], of[c + 3]);
+          for (int c = whole; c < N; ++c) sums.part[c / 4][c % 4] = real(dpl::sum(of[c]));
+          if constexpr (First + columns_in_fours(N) <= width)
+            sums.store(out);
+          else  // the next power begins there
+            for (int c = 0; c < N; ++c) out[c] = sums[c];
         }
       }
   }
 }
 
-template <int C, class real>
+// Degree by degree.
+template <int C, int First = 0, class real>
 void collect(const Problem<real>& p, int64_t begin, int64_t end, Edges<real>& edges,
              const real* grad_moments) {
-  constexpr int first = DPL_COLUMNS;
-  collect_columns<C, 0, first>(p, begin, end, edges, grad_moments);
-  if constexpr (C > first) collect_columns<C, first, C - first>(p, begin, end, edges, grad_moments);
+  constexpr int next = end_of_degree(First);
+  collect_columns<C, First, next - First>(p, begin, end, edges, grad_moments);
+  if constexpr (next < C) collect<C, next>(p, begin, end, edges, grad_moments);
 }
 
 // Contractions of each edge with the gradient of the moments, into edges.contracted; derivatives
 // of G are in units of the table's spacing:
 // 0 … C − 1: Σ_m g_cm G_m, C: Σ_cm R_c g_cm G'_m;
 // at second order also C + 1 … 2 C: Σ_m g_cm G'_m, 2 C + 1: Σ_cm R_c g_cm G''_m.
-template <int C, int Order, class real>
+template <int C, int Order, int First = 0, class real>
 void contract(const Problem<real>& p, int32_t first_run, int32_t end_run, Edges<real>& edges) {
-  using Row = Columns<C, real>;
+  constexpr int n = in_hand(C, First);
+  using Row = Columns<n, real>;
   for (int32_t r = first_run; r < end_run; ++r) {
     Row power[kPowers];
     for (int k = 0; k < p.powers_of(edges.run_bin[r]); ++k)
-      power[k] = Row::load(edges.products + int64_t(r) * run_size(C) + k * columns_in_fours(C));
+      power[k] =
+          Row::load(edges.products + int64_t(r) * run_size(C) + k * columns_in_fours(C) + First);
     for (int32_t place = edges.run_first[r]; place < edges.run_first[r + 1]; ++place) {
       const int32_t e = edges.order[place];
-      const Row row = Row::gather(edges.row, e);
+      const Row row = Row::gather(edges.row + First, e);
       Row g, dg, d2g;
       horner<Order>(power, edges.t[e], g, dg, d2g);
-      for (int c = 0; c < C; ++c) edges.contracted[c][e] = g[c];
-      edges.contracted[C][e] = dot(row, dg);
+      for (int c = 0; c < n; ++c) edges.contracted[First + c][e] = g[c];
+      put<First == 0>(edges.contracted[C][e], dot(row, dg));
       if (Order > 1) {
-        for (int c = 0; c < C; ++c) edges.contracted[C + 1 + c][e] = dg[c];
-        edges.contracted[2 * C + 1][e] = dot(row, d2g);
+        for (int c = 0; c < n; ++c) edges.contracted[C + 1 + First + c][e] = dg[c];
+        put<First == 0>(edges.contracted[2 * C + 1][e], dot(row, d2g));
       }
     }
   }
+  if constexpr (First + n < C) contract<C, Order, First + n>(p, first_run, end_run, edges);
 }
 
 // The same for the lone edges of an atom, whose gradient of the moments is `grad`.
-template <int C, int Order, class real>
+template <int C, int Order, int First = 0, class real>
 void contract_lone(const Problem<real>& p, int32_t first_run, int32_t end_run, Edges<real>& edges,
                    const real* grad) {
   using S = Simd<real>;
   using vec = typename S::vec;
-  constexpr int n = Order * (C + 1);
+  constexpr int N = C <= 9 ? C : degrees_in_hand(C, First, Order, 5), n = Order * (N + 1);
   const int64_t n_m = p.n_features;
   for (int32_t r = first_run; r < end_run; ++r) {
     const Lone<real> lone(p, edges, r);
-    real row[C];
-    for (int c = 0; c < C; ++c) row[c] = edges.row[c][lone.edge];
+    real row[N];
+    for (int c = 0; c < N; ++c) row[c] = edges.row[First + c][lone.edge];
     vec total[n] = {};
     for (int64_t m = 0; m < n_m; m += S::lanes) {
       vec g, dg, d2g, along = {};
       lone.template features<Order>(n_m, m, g, dg, d2g);
 #pragma GCC unroll 9
-      for (int c = 0; c < C; ++c) {
-        const vec of_moment = S::load(grad + c * n_m + m);
+      for (int c = 0; c < N; ++c) {
+        const vec of_moment = S::load(grad + (First + c) * n_m + m);
         total[c] += of_moment * g;
         along += of_moment * row[c];
-        if (Order > 1) total[C + 1 + c] += of_moment * dg;
+        if (Order > 1) total[N + 1 + c] += of_moment * dg;
       }
-      total[C] += along * dg;
+      total[N] += along * dg;
       if (Order > 1) total[n - 1] += along * d2g;
     }
+    const auto note = [&](int k, real x) {
+      const int order = k / (N + 1), c = k % (N + 1);
+      if (c < N)
+        edges.contracted[order * (C + 1) + First + c][lone.edge] = x;
+      else
+        put<First == 0>(edges.contracted[order * (C + 1) + C][lone.edge], x);
+    };
     int k = 0;
     for (; k + 4 <= n; k += 4) {
       const auto four = sums_of(total[k], total[k + 1], total[k + 2], total[k + 3]);
-      for (int l = 0; l < 4; ++l) edges.contracted[k + l][lone.edge] = four[l];
+      for (int l = 0; l < 4; ++l) note(k + l, four[l]);
     }
-    for (; k < n; ++k) edges.contracted[k][lone.edge] = real(dpl::sum(total[k]));
+    for (; k < n; ++k) note(k, real(dpl::sum(total[k])));
   }
+  if constexpr (First + N < C)
+    contract_lone<C, Order, First + N>(p, first_run, end_run, edges, grad);
 }
 
 // From the contractions to edges.gradient, for one atom; `lanes` edges at a time as above.
@@ -366,8 +347,16 @@ BlockKernels<real> kernels_of() {
 
 template <class real>
 BlockKernels<real> DPL_ISA_KERNELS(int n_columns) {
-  return n_columns == DPL_COLUMNS ? kernels_of<DPL_COLUMNS, real>()
-                                  : kernels_of<DPL_COLUMNS_OF_SECOND_DEGREE, real>();
+  switch (degree_of(n_columns)) {
+    case 1:
+      return kernels_of<DPL_COLUMNS_OF_DEGREE(1), real>();
+    case 2:
+      return kernels_of<DPL_COLUMNS_OF_DEGREE(2), real>();
+    case 3:
+      return kernels_of<DPL_COLUMNS_OF_DEGREE(3), real>();
+    default:
+      return kernels_of<DPL_COLUMNS_OF_DEGREE(4), real>();
+  }
 }
 template BlockKernels<float> DPL_ISA_KERNELS<float>(int);
 template BlockKernels<double> DPL_ISA_KERNELS<double>(int);

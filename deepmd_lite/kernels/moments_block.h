@@ -18,7 +18,7 @@
 
 namespace dpl {
 
-constexpr int kMostColumns = DPL_COLUMNS_OF_SECOND_DEGREE;
+constexpr int kMostColumns = DPL_COLUMNS_OF_DEGREE(kMostDegree);
 
 // Numbers that an edge is contracted to, and of one S_kc, whose columns are filled up to fours.
 constexpr int contracted_size(int n_columns) { return 2 * (n_columns + 1); }

@@ -11,11 +11,8 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define DPL_INLINE static __host__ __device__ __forceinline__
-#else
-#define DPL_INLINE static inline __attribute__((always_inline))
-#endif
+#include "dpl.h"
+#include "harmonics.h"
 
 // A member function for which the same holds: it is never more than its calls.
 #if defined(__CUDACC__)
@@ -88,13 +85,21 @@ DPL_INLINE void repulsion(const RepulsionParameters& p, double r, double& energy
 }
 
 // The environment row is (s, p x, p y, p z) with s = w/(r + c) and p = w/(r + c)^2, c the
-// protection (DeePMD-kit's env_protection), 0 in most models. One of 9 columns goes on with q
-// H_m(x), q = w/(r + c)^3 and H_m the five harmonic polynomials of second degree.
+// protection (DeePMD-kit's env_protection), 0 in most models. One that goes on to degree l has
+// w/(r + c)^(l + 1) H_m(x) for the harmonic polynomials H_m of each degree (harmonics.h) besides.
+constexpr int kMostDegree = DPL_MOST_DEGREE;
+
+// The degree that so many columns go on to, or 0 where they end within one.
+DPL_INLINE int degree_of(int32_t n_columns) {
+  int degree = 1;
+  while (degree <= kMostDegree && DPL_COLUMNS_OF_DEGREE(degree) < n_columns) ++degree;
+  return degree <= kMostDegree && DPL_COLUMNS_OF_DEGREE(degree) == n_columns ? degree : 0;
+}
+
 template <class value>
 struct Radial {
-  value s, ds, d2s;  // s(r) and its derivatives
-  value p, dp, d2p;
-  value q, dq, d2q;
+  // w/(r + c)^(l + 1) of each degree l and its derivatives
+  value f[kMostDegree + 1], df[kMostDegree + 1], d2f[kMostDegree + 1];
 };
 
 template <class value, class real>
@@ -104,88 +109,46 @@ DPL_INLINE Radial<value> radial(const SwitchParameters<real>& parameters, real p
   switch_function(parameters, r, w, dw, d2w);
   // a derivative of 1/(r + c) is one of 1/r, at r + c; no second division where c is 0
   const value inverse = protection == 0 ? inverse_r : 1 / (r + protection);
-  Radial<value> f;
-  f.s = w * inverse;
-  f.ds = (dw - f.s) * inverse;
-  f.d2s = (d2w - 2 * f.ds) * inverse;
-  f.p = f.s * inverse;
-  f.dp = (f.ds - f.p) * inverse;
-  f.d2p = (f.d2s - 2 * f.dp) * inverse;
-  f.q = f.p * inverse;
-  f.dq = (f.dp - f.q) * inverse;
-  f.d2q = (f.d2p - 2 * f.dq) * inverse;
-  return f;
+  Radial<value> radials;
+  for (int l = 0; l <= kMostDegree; ++l) {  // what the row does not reach is never computed
+    radials.f[l] = w = w * inverse;
+    radials.df[l] = dw = (dw - w) * inverse;
+    radials.d2f[l] = d2w = (d2w - 2 * dw) * inverse;
+  }
+  return radials;
 }
 
-// The harmonic polynomials of second degree xy, yz, zx, x² − y², 2z² − x² − y², each half a
-// quadratic form: H_m(x) = ½ x·A_m x. Their norms differ (the first three want √3, the others √3/2
-// and ½); dstd of their columns makes up for it.
-constexpr int kSecondDegree = 5;
-
-// H[m] = x·A_m y: the derivative of H_m at x along y, and 2 H_m(x) for y = x.
-template <class value>
-DPL_INLINE void second_degree(const value* x, const value* y, value* H) {
-  H[0] = x[0] * y[1] + x[1] * y[0];
-  H[1] = x[1] * y[2] + x[2] * y[1];
-  H[2] = x[2] * y[0] + x[0] * y[2];
-  H[3] = 2 * (x[0] * y[0] - x[1] * y[1]);
-  H[4] = 2 * (2 * x[2] * y[2] - x[0] * y[0] - x[1] * y[1]);
-}
-
-// out = Σ_m g[m] A_m x, the gradient of Σ_m g[m] H_m at x.
-template <class value>
-DPL_INLINE void second_degree_gradient(const value* g, const value* x, value* out) {
-  out[0] = g[0] * x[1] + g[2] * x[2] + 2 * (g[3] - g[4]) * x[0];
-  out[1] = g[0] * x[0] + g[1] * x[2] - 2 * (g[3] + g[4]) * x[1];
-  out[2] = g[1] * x[1] + g[2] * x[0] + 4 * g[4] * x[2];
-}
-
-// The environment row of C columns, 4 or 9.
+// The environment row of C columns, (degree + 1)².
 template <int C>
 struct EnvironmentRow {
-  static_assert(C == 4 || C == 4 + kSecondDegree, "first degree, or first and second");
-  static constexpr bool with_second = C > 4;
+  static constexpr int degree = C == 4 ? 1 : C == 9 ? 2 : C == 16 ? 3 : 4;
+  static_assert(C == (degree + 1) * (degree + 1), "all columns of the degrees up to one of them");
 
   // x: edge vector r_j - r_i; row: the C columns before normalisation.
   template <class value>
-  DPL_INLINE void columns(const Radial<value>& f, const value* x, value* row) {
-    row[0] = f.s;
-    for (int k = 0; k < 3; ++k) row[1 + k] = f.p * x[k];
-    if constexpr (with_second) {
-      second_degree(x, x, row + 4);
-      const value half = f.q / 2;
-      for (int m = 4; m < C; ++m) row[m] = half * row[m];
-    }
+  DPL_INLINE void columns(const Radial<value>& radials, const value* x, value* row) {
+    row[0] = radials.f[0];
+    for (int k = 0; k < 3; ++k) row[1 + k] = radials.f[1] * x[k];
+    if constexpr (degree > 1) columns_from<2>(radials, x, x, row);
   }
 
   // Change of the row when the edge vector changes by d.
   template <class value>
-  DPL_INLINE void tangent(const Radial<value>& f, const value* x, value inverse_r, const value* d,
-                          value* change) {
+  DPL_INLINE void tangent(const Radial<value>& radials, const value* x, value inverse_r,
+                          const value* d, value* change) {
     const value rho = dot(x, d) * inverse_r;  // change of r
-    change[0] = f.ds * rho;
-    for (int k = 0; k < 3; ++k) change[1 + k] = f.dp * rho * x[k] + f.p * d[k];
-    if constexpr (with_second) {
-      value twice[kSecondDegree];
-      second_degree(x, x, twice);
-      second_degree(x, d, change + 4);
-      const value half = f.dq * rho / 2;
-      for (int m = 0; m < kSecondDegree; ++m) change[4 + m] = half * twice[m] + f.q * change[4 + m];
-    }
+    change[0] = radials.df[0] * rho;
+    for (int k = 0; k < 3; ++k) change[1 + k] = radials.df[1] * rho * x[k] + radials.f[1] * d[k];
+    if constexpr (degree > 1) tangent_from<2>(radials, x, rho, d, x, change);
   }
 
   // out = gradient with respect to the edge vector of Σ_c g[c] row[c] + outward r.
   template <class value>
-  DPL_INLINE void gradient(const Radial<value>& f, const value* x, value inverse_r, const value* g,
-                           value outward, value* out) {
-    value along = g[0] * f.ds + dot(g + 1, x) * f.dp + outward;
-    for (int k = 0; k < 3; ++k) out[k] = f.p * g[1 + k];
-    if constexpr (with_second) {
-      value turned[3];
-      second_degree_gradient(g + 4, x, turned);
-      along += dot(turned, x) / 2 * f.dq;
-      for (int k = 0; k < 3; ++k) out[k] += f.q * turned[k];
-    }
+  DPL_INLINE void gradient(const Radial<value>& radials, const value* x, value inverse_r,
+                           const value* g, value outward, value* out) {
+    value along = g[0] * radials.df[0] + dot(g + 1, x) * radials.df[1] + outward;
+    for (int k = 0; k < 3; ++k) out[k] = radials.f[1] * g[1 + k];
+    if constexpr (degree > 1) gradient_from<2>(radials, x, g, x, along, out);
     along *= inverse_r;
     for (int k = 0; k < 3; ++k) out[k] += along * x[k];
   }
@@ -193,32 +156,103 @@ struct EnvironmentRow {
   // out += gradient with respect to the edge vector of Σ_c g[c] tangent(d)[c] + outward dr, dr the
   // change of r.
   template <class value>
-  DPL_INLINE void add_tangent_gradient(const Radial<value>& f, const value* x, value inverse_r,
-                                       const value* d, const value* g, value outward, value* out) {
-    const value rho = dot(x, d) * inverse_r;
-    const value gx = dot(g + 1, x);
-    value first = g[0] * f.ds + gx * f.dp + outward;  // coefficient of rho
-    value second = g[0] * f.d2s + gx * f.d2p;         // of rho², but for that of first
-    value across = dot(g + 1, d) * f.dp;              // change of first through the direction
-    for (int k = 0; k < 3; ++k) out[k] += f.dp * rho * g[1 + k];
-    if constexpr (with_second) {
-      value turned[3], turned_d[3];
-      second_degree_gradient(g + 4, x, turned);
-      second_degree_gradient(g + 4, d, turned_d);
-      const value gH = dot(turned, x) / 2;
-      first += gH * f.dq;
-      second += gH * f.d2q;
-      across += dot(turned, d) * f.dq;
-      for (int k = 0; k < 3; ++k) out[k] += f.dq * rho * turned[k] + f.q * turned_d[k];
-    }
-    const value along = ((second - first * inverse_r) * rho + across) * inverse_r;
-    for (int k = 0; k < 3; ++k) out[k] += along * x[k] + first * inverse_r * d[k];
+  DPL_INLINE void add_tangent_gradient(const Radial<value>& radials, const value* x,
+                                       value inverse_r, const value* d, const value* g,
+                                       value outward, value* out) {
+    const value rho = dot(x, d) * inverse_r, gx = dot(g + 1, x);
+    Along<value> a;
+    a.first = g[0] * radials.df[0] + gx * radials.df[1] + outward;
+    a.second = g[0] * radials.d2f[0] + gx * radials.d2f[1];
+    a.across = dot(g + 1, d) * radials.df[1];
+    for (int k = 0; k < 3; ++k) out[k] += radials.df[1] * rho * g[1 + k];
+    if constexpr (degree > 1) tangent_gradient_from<2>(radials, x, rho, d, g, x, d, a, out);
+    const value along = ((a.second - a.first * inverse_r) * rho + a.across) * inverse_r;
+    for (int k = 0; k < 3; ++k) out[k] += along * x[k] + a.first * inverse_r * d[k];
   }
 
  private:
+  // Of Ψ: the coefficient of rho, of rho² but for that of `first`, and the change of `first`
+  // through the direction.
+  template <class value>
+  struct Along {
+    value first, second, across;
+  };
+
   template <class value>
   DPL_INLINE value dot(const value* a, const value* b) {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+  }
+
+  // 1/l, known to the compiler.
+  template <int l, class value>
+  DPL_INLINE value share() {
+    const value zero{};
+    return (zero + 1) / (zero + l);
+  }
+
+  // What follows goes from degree l on upwards; `lower` holds the polynomials below it at x.
+  template <int l, class value>
+  DPL_INLINE void columns_from(const Radial<value>& radials, const value* x, const value* lower,
+                               value* row) {
+    value* own = row + l * l;
+    Harmonics<l>::along(lower, x, own);
+    if constexpr (l < degree) {
+      value here[2 * l + 1];
+      for (int m = 0; m < 2 * l + 1; ++m) here[m] = own[m] * share<l, value>();
+      columns_from<l + 1>(radials, x, here, row);
+    }
+    const value factor = radials.f[l] * share<l, value>();
+    for (int m = 0; m < 2 * l + 1; ++m) own[m] = factor * own[m];
+  }
+
+  template <int l, class value>
+  DPL_INLINE void tangent_from(const Radial<value>& radials, const value* x, value rho,
+                               const value* d, const value* lower, value* change) {
+    value here[2 * l + 1], *own = change + l * l;
+    Harmonics<l>::along(lower, x, here);
+    Harmonics<l>::along(lower, d, own);
+    for (int m = 0; m < 2 * l + 1; ++m) here[m] *= share<l, value>();
+    const value factor = radials.df[l] * rho;
+    for (int m = 0; m < 2 * l + 1; ++m) own[m] = factor * here[m] + radials.f[l] * own[m];
+    if constexpr (l < degree) tangent_from<l + 1>(radials, x, rho, d, here, change);
+  }
+
+  template <int l, class value>
+  DPL_INLINE void gradient_from(const Radial<value>& radials, const value* x, const value* g,
+                                const value* lower, value& along, value* out) {
+    value turned[3];
+    Harmonics<l>::gradient(g + l * l, lower, turned);
+    along += dot(turned, x) * share<l, value>() * radials.df[l];
+    for (int k = 0; k < 3; ++k) out[k] += radials.f[l] * turned[k];
+    if constexpr (l < degree) {
+      value here[2 * l + 1];
+      Harmonics<l>::along(lower, x, here);
+      for (int m = 0; m < 2 * l + 1; ++m) here[m] *= share<l, value>();
+      gradient_from<l + 1>(radials, x, g, here, along, out);
+    }
+  }
+
+  // `change`: of `lower` along d.
+  template <int l, class value>
+  DPL_INLINE void tangent_gradient_from(const Radial<value>& radials, const value* x, value rho,
+                                        const value* d, const value* g, const value* lower,
+                                        const value* change, Along<value>& a, value* out) {
+    value turned[3], turned_d[3];
+    Harmonics<l>::gradient(g + l * l, lower, turned);
+    Harmonics<l>::gradient(g + l * l, change, turned_d);
+    const value sum = dot(turned, x) * share<l, value>();
+    a.first += sum * radials.df[l];
+    a.second += sum * radials.d2f[l];
+    a.across += dot(turned, d) * radials.df[l];
+    for (int k = 0; k < 3; ++k)
+      out[k] += radials.df[l] * rho * turned[k] + radials.f[l] * turned_d[k];
+    if constexpr (l < degree) {
+      value here[2 * l + 1], here_d[2 * l + 1];
+      Harmonics<l>::along(lower, x, here);
+      Harmonics<l>::along(lower, d, here_d);
+      for (int m = 0; m < 2 * l + 1; ++m) here[m] *= share<l, value>();
+      tangent_gradient_from<l + 1>(radials, x, rho, d, g, here, here_d, a, out);
+    }
   }
 };
 

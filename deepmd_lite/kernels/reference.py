@@ -1,11 +1,11 @@
 """The kernels' operations in plain torch: the definition of truth that compiled code is held to.
 
-Array suffixes: e edges, n local atoms, c columns of the environment row (4 or 9), m features,
+Array suffixes: e edges, n local atoms, c columns of the environment row (4 to 25), m features,
 k powers of the table polynomial (6). Nothing here is fast; everything is differentiable.
 
 Formulas: Zhang et al., "End-to-end symmetry preserving inter-atomic potential energy model for
 finite and extended systems", NeurIPS 2018 (environment matrix, embedding); the quintic switch is
-the one of DeePMD-kit's `se_e2_a`. Columns of second degree are the l = 2 of Bartók, Kondor, Csányi,
+the one of DeePMD-kit's `se_e2_a`. Columns of degree l > 1 are the Y_lm of Bartók, Kondor, Csányi,
 Phys. Rev. B 87, 184115 (2013), in the form of real polynomials.
 """
 
@@ -22,10 +22,15 @@ from ..system import InputError
 
 COLUMNS = 4
 """Columns of the environment row: w/q, w x/q², w y/q², w z/q² with q = r + protection."""
-COLUMNS_OF_SECOND_DEGREE = 9
-"""Of a row that goes on with w H/q³ for the H of `second_degree`."""
-SECOND_DEGREE_NORMS = (3**0.5, 3**0.5, 3**0.5, 0.75**0.5, 0.5)
-"""Factors of the H of `second_degree` with which Σ H(a) H(b) = |a|²|b|² P₂(cosine of a and b)."""
+MOST_DEGREE = 4
+"""Of the harmonic polynomials H with which a row may go on: w H/q^(l + 1), l = 2 … the degree."""
+NORMS = {
+    2: (3**0.5, 3**0.5, 3**0.5, 0.75**0.5, 0.5),
+    3: (0.5, *[0.375**0.5] * 2, 15**0.5, 3.75**0.5, *[0.625**0.5] * 2),
+    4: (0.125, *[0.625**0.5] * 2, *[0.3125**0.5] * 2, *[4.375**0.5] * 2, *[35**0.5 / 8] * 2),
+}
+"""Degree l → factors of the H of `harmonics` with which Σ H(a) H(b) = |a|ˡ|b|ˡ P_l(cosine of a and
+b)."""
 POWERS = 6
 """Coefficients of the quintic polynomial of each table interval."""
 
@@ -39,10 +44,10 @@ class Environment:
     rcut_smth: float
     """Where the switch begins to fall, Å."""
     davg: torch.Tensor
-    """(n_types, 4 or 9) float64: mean of the environment row for each centre type."""
+    """(n_types, columns) float64: mean of the environment row for each centre type."""
     dstd: torch.Tensor
-    """(n_types, 4 or 9) float64: its standard deviation; of the columns of second degree divided
-    by `SECOND_DEGREE_NORMS`."""
+    """(n_types, columns) float64: its standard deviation; of the columns of a degree from 2 on
+    divided by its `NORMS`."""
     type_one_side: bool
     """Table of an edge: the neighbour's type b; otherwise `a * n_types + b` for centre type a."""
     table_start: float
@@ -122,19 +127,43 @@ def switch(r: torch.Tensor, rcut_smth: float, rcut: float) -> torch.Tensor:
     return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
 
 
-def second_degree(vectors_ec: torch.Tensor) -> torch.Tensor:
-    """(n_edges, 5): the harmonic polynomials xy, yz, zx, x² − y², 2z² − x² − y²."""
+def columns_of(degree: int) -> int:
+    """Columns of a row that goes on to so high a degree."""
+    return (degree + 1) ** 2
+
+
+def degree_of(columns: int) -> int:
+    """The inverse of `columns_of`."""
+    return math.isqrt(columns) - 1
+
+
+def harmonics(vectors_ec: torch.Tensor, degree: int) -> torch.Tensor:
+    """(n_edges, 2 · `degree` + 1): the harmonic polynomials of degree 2, 3 or 4, in the order of
+    harmonics.h."""
     x, y, z = vectors_ec.T
-    return torch.stack([x * y, y * z, z * x, x * x - y * y, 2 * z * z - x * x - y * y], dim=1)
+    xx, yy, zz = x * x, y * y, z * z
+    rr = xx + yy
+    if degree == 2:
+        found = [x * y, y * z, z * x, xx - yy, 2 * zz - rr]
+    elif degree == 3:
+        found = [z * (2 * zz - 3 * rr), x * (4 * zz - rr), y * (4 * zz - rr), x * y * z]
+        found += [z * (xx - yy), x * (xx - 3 * yy), y * (3 * xx - yy)]
+    else:
+        found = [8 * zz * zz - 24 * zz * rr + 3 * rr * rr]
+        found += [x * z * (4 * zz - 3 * rr), y * z * (4 * zz - 3 * rr)]
+        found += [(xx - yy) * (6 * zz - rr), 2 * x * y * (6 * zz - rr)]
+        found += [z * x * (xx - 3 * yy), z * y * (3 * xx - yy)]
+        found += [xx * xx - 6 * xx * yy + yy * yy, 4 * x * y * (xx - yy)]
+    return torch.stack(found, dim=1)
 
 
 def vectors_and_matrices(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of moments of nine columns T (n, 9, m): vectors (n, m, 3) and matrices (n, m, 3, 3).
+    """Of moments T (n, 9 or more, m): vectors (n, m, 3) and matrices (n, m, 3, 3).
 
     Those of first degree, and of second degree as symmetric matrices without trace; the ones of a
     single neighbour in direction x are proportional to x and to (3 x⊗x − 1)/2.
     """
-    xy, yz, zx, across, along = t[:, COLUMNS:].unbind(1)
+    xy, yz, zx, across, along = t[:, COLUMNS : columns_of(2)].unbind(1)
     across, xy, yz, zx = (0.75**0.5 * entry for entry in (across, xy, yz, zx))
     rows = [across - along / 2, xy, zx, xy, -across - along / 2, yz, zx, yz, along]
     return t[:, 1:COLUMNS].transpose(1, 2), torch.stack(rows, dim=2).unflatten(2, (3, 3))
@@ -148,7 +177,7 @@ def cubic_places(n: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, in
 
 
 def cubic(t: torch.Tensor, n_features: int) -> torch.Tensor:
-    """Invariants of third order of the first `n_features` of moments T (n, 9, m).
+    """Invariants of third order of the first `n_features` of moments T (n, 9 or more, m).
 
     With the vectors v_a and matrices Q_a of `vectors_and_matrices`: v_a·Q_b v_c for a ≤ c and all
     b, b innermost, then tr Q_a Q_b Q_c for a ≤ b ≤ c. They are sums over triples of neighbours of
@@ -173,15 +202,15 @@ def environment_rows(
 ) -> torch.Tensor:
     """(n_edges, 4) rows w(r)·(1/q, x/q², y/q², z/q²), q = r + `protection`, Å.
 
-    Of edge vectors r_j − r_i (n_edges, 3), Å. With 9 `columns` w(r)·H/q³ follow, see
-    `second_degree`.
+    Of edge vectors r_j − r_i (n_edges, 3), Å. With more `columns` w(r)·H/q^(l + 1) follow for the
+    `harmonics` H of each degree l from 2 on.
     """
     r_e = vectors_ec.norm(dim=1)
     q_e = r_e + protection
     s_e = switch(r_e, rcut_smth, rcut) / q_e
     rows = [s_e[:, None], (s_e / q_e)[:, None] * vectors_ec]
-    if columns == COLUMNS_OF_SECOND_DEGREE:
-        rows.append((s_e / q_e**2)[:, None] * second_degree(vectors_ec))
+    for degree in range(2, degree_of(columns) + 1):
+        rows.append((s_e / q_e**degree)[:, None] * harmonics(vectors_ec, degree))
     return torch.cat(rows, dim=1)
 
 

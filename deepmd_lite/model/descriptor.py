@@ -18,7 +18,7 @@ from ..kernels import reference
 from ..system import InputError, LocalEnv
 from . import radial
 from .activations import Jet
-from .config import DescriptorConfig
+from .descriptor_config import DescriptorConfig
 from .first_weights import spread_over_distances
 from .networks import Embedding
 from .statistics import Scales, seen_pairs

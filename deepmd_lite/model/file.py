@@ -42,11 +42,11 @@ from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
 `env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs; 6
-members; 7 `se_e2_q`; 8 its `cubic_neuron`. A model is written as of the first version, from 5 on,
-that knows it."""
+members; 7 `se_e2_q`; 8 its `cubic_neuron`; 9 its `l_max`. A model is written as of the first
+version, from 5 on, that knows it."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -143,6 +143,8 @@ def save_model(
 
 
 def _version_of(potential: Potential) -> int:
+    if any(d.config.degree > 2 for d in potential.descriptors):
+        return 9
     if any(d.config.cubic_neuron for d in potential.descriptors):
         return 8
     if any(d.config.second_degree for d in potential.descriptors):

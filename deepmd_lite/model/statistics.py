@@ -14,9 +14,10 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from ..kernels.reference import COLUMNS, SECOND_DEGREE_NORMS, switch
+from ..kernels.reference import COLUMNS, MOST_DEGREE, NORMS, switch
 from ..system import InputError, LocalEnv
-from .config import DescriptorConfig, ModelConfig
+from .config import ModelConfig
+from .descriptor_config import DescriptorConfig
 from .repulsion import Repulsion
 from .short_range import ShortRange
 
@@ -32,7 +33,7 @@ class Scales:
     """(n_types, columns) float64: mean environment row of each centre type; 0 but the first."""
     dstd: torch.Tensor
     """(n_types, columns) float64: standard deviations; of x, y, z 1 where they do not count. All
-    columns of one degree have the same, but for `SECOND_DEGREE_NORMS`."""
+    columns of one degree have the same, but for its `NORMS`."""
     sel: list[int]
     """(n_types) whose sum divides the moments."""
 
@@ -92,14 +93,16 @@ def seen_pairs(excluded: Sequence[tuple[int, int]], n_types: int) -> torch.Tenso
 class _Sums:
     """Running sums for each centre type, and the extremes."""
 
-    def __init__(self, n_types: int, excluded: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, n_types: int, excluded: Sequence[tuple[int, int]] = (), degree: int = 1
+    ) -> None:
+        self.degree = degree
         seen = seen_pairs(excluded, n_types)
         self.seen = None if seen is None else seen.numpy()
         self.atoms = np.zeros(n_types)
         self.s = np.zeros(n_types)
         self.s2 = np.zeros(n_types)
-        self.xyz2 = np.zeros(n_types)
-        self.second2 = np.zeros(n_types)
+        self.angular2 = np.zeros((MOST_DEGREE + 1, n_types))
         self.most = np.zeros(n_types, dtype=int)
         self.distances = np.full(n_types**2, math.inf)
 
@@ -122,9 +125,11 @@ class _Sums:
         self.s += np.bincount(a_e, s_e, minlength=n_types)
         self.s2 += np.bincount(a_e, s_e**2, minlength=n_types)
         # x, y, z of a row are s r/q times a unit vector: their squares add up to (s r/q)², those of
-        # the columns of second degree, normed, to (s r²/q²)²
-        self.xyz2 += np.bincount(a_e, (s_e * (r_e / q_e)) ** 2, minlength=n_types)
-        self.second2 += np.bincount(a_e, (s_e * (r_e / q_e) ** 2) ** 2, minlength=n_types)
+        # the columns of degree l, normed, to (s (r/q)ˡ)²
+        weight_e = s_e
+        for degree in range(1, self.degree + 1):
+            weight_e = weight_e * (r_e / q_e)
+            self.angular2[degree] += np.bincount(a_e, weight_e**2, minlength=n_types)
         if len(r_e):
             b_e = types[neighbor_e]
             pair = centre_e * n_types + b_e
@@ -154,7 +159,7 @@ def statistics_from(
     `ShortRange.from_input`.
     """
     descriptors, n_types = config.descriptors, len(config.type_map)
-    each = [_Sums(n_types, d.exclude_types) for d in descriptors]
+    each = [_Sums(n_types, d.exclude_types, d.degree) for d in descriptors]
     compositions, energies, roots = [], [], []
     for (env, energy), weight in zip(frames, weights, strict=False):  # repeat() has no end
         for d, sums in zip(descriptors, each, strict=True):
@@ -190,13 +195,13 @@ def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:
     mean, mean2 = sums.s / slots, sums.s2 / slots
     deviation = np.sqrt(np.maximum(mean2 - mean**2, 0.0))
     radial = np.maximum(deviation, SMALLEST_DEVIATION)
-    angular = np.maximum(np.sqrt(sums.xyz2 / slots / 3.0), SMALLEST_DEVIATION)
-    if descriptor.radial:
-        angular = np.ones_like(radial)
-    deviations = [radial, angular, angular, angular]
-    if descriptor.second_degree:
-        second = np.maximum(np.sqrt(sums.second2 / slots / 5.0), SMALLEST_DEVIATION)
-        deviations += [second / norm for norm in SECOND_DEGREE_NORMS]
+    deviations = [radial]
+    for degree in range(1, descriptor.degree + 1):
+        mean2 = sums.angular2[degree] / slots / (2 * degree + 1)
+        angular = np.maximum(np.sqrt(mean2), SMALLEST_DEVIATION)
+        if descriptor.radial:
+            angular = np.ones_like(radial)
+        deviations += [angular / norm for norm in NORMS.get(degree, (1, 1, 1))]
     dstd = np.stack(deviations, axis=1)
     davg = np.zeros_like(dstd)
     if not descriptor.set_davg_zero:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -179,24 +180,27 @@ def test_all_orders_with_tables_of_the_distance(moments, dtype):
     [{}, {"one_side": False}, {"protection": 0.6}, {"of_distance": True}],
     ids=lambda kind: next(iter(kind), "plain"),
 )
-def test_all_orders_with_columns_of_second_degree(moments, dtype, kind):
-    case = Case(columns=9, **kind)
+@pytest.mark.parametrize("columns", [9, 16, 25])
+def test_all_orders_with_columns_of_higher_degrees(moments, dtype, kind, columns):
+    case = Case(columns=columns, **kind)
     expected = case.all_orders(kernels.reference.moments, torch.float64)
     assert_close(case.all_orders(moments, dtype), expected, TOLERANCE[dtype])
 
 
-def test_columns_of_second_degree_are_those_of_the_legendre_polynomial():
-    """Normed, they add up over two directions to P₂ of the cosine between them."""
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_columns_of_a_degree_are_those_of_the_legendre_polynomial(degree):
+    """Normed, they add up over two directions to P_l of the cosine between them."""
     a, b = torch.randn(2, 7, 3, dtype=torch.float64)
-    norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)
-    of_a, of_b = (kernels.reference.second_degree(x) * norms for x in (a, b))
-    squares = (a**2).sum(1) * (b**2).sum(1)
-    expected = 1.5 * (a * b).sum(1) ** 2 - 0.5 * squares
-    torch.testing.assert_close((of_a * of_b).sum(1), expected, rtol=1e-13, atol=1e-13)
+    norms = torch.tensor(kernels.reference.NORMS[degree], dtype=torch.float64)
+    of_a, of_b = (kernels.reference.harmonics(x, degree) * norms for x in (a, b))
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    cosines = ((a * b).sum(1) / lengths).numpy()
+    expected = torch.from_numpy(np.polynomial.Legendre.basis(degree)(cosines)) * lengths**degree
+    torch.testing.assert_close((of_a * of_b).sum(1), expected, rtol=1e-12, atol=1e-12)
 
 
 @BOTH
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 16, 25])
 @pytest.mark.parametrize("n_features", [16, 48, 112])
 def test_any_number_of_padded_features(compiled, dtype, n_features, columns):
     case = Case(n_features=n_features, n_all=20, n_local=12, seed=3, columns=columns)
@@ -238,7 +242,7 @@ def test_beyond_the_cutoff_nothing_contributes(compiled):
 
 
 @BOTH
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 16, 25])
 def test_the_same_bits_on_any_number_of_threads(compiled, dtype, columns):
     case = Case(n_all=420, n_local=400, n_features=32, skin=1.0, columns=columns)
     case.positions = apart(420, 22.0, 1.0, torch.Generator().manual_seed(5))
@@ -259,7 +263,7 @@ def test_the_same_bits_on_any_number_of_threads(compiled, dtype, columns):
         assert_close(other, results[0], 0.0)
 
 
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 16, 25])
 @pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
 def test_derivatives_by_finite_differences(compiled, one_side, columns):
     shape = {"one_side": one_side, "columns": columns}
@@ -371,11 +375,11 @@ def test_invariants_of_third_order_are_sums_over_triples():
     """v·Qv sums ½(3 (a·b)(b·c) − a·c) over directions a, b, c; no rotation changes a number."""
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(6, 3, generator=generator).double())
-    norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)
+    norms = torch.tensor(kernels.reference.NORMS[2], dtype=torch.float64)
 
     def numbers(x_ec):
         """Of two features, each a weighted sum over three directions."""
-        rows = torch.cat([torch.ones(6, 1), x_ec, kernels.reference.second_degree(x_ec) * norms], 1)
+        rows = torch.cat([torch.ones(6, 1), x_ec, kernels.reference.harmonics(x_ec, 2) * norms], 1)
         return kernels.reference.cubic(rows.reshape(1, 2, 3, 9).sum(2).transpose(1, 2), 2)[0]
 
     one, other = directions[:3], directions[3:]

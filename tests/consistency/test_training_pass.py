@@ -85,14 +85,22 @@ def test_every_shape_of_the_descriptor(width, axis):
 @PRECISIONS
 @pytest.mark.parametrize("one_side", [True, False], ids=["one-side", "pair-types"])
 @pytest.mark.parametrize(
-    ("width", "axis", "cubic", "first"),
-    [(5, 5, 0, 55), (5, 5, 2, 65), (16, 1, 4, 24), (31, 7, 8, 24), (31, 7, 1, 24)],
+    ("width", "axis", "cubic", "l_max", "first"),
+    [
+        (5, 5, 0, 2, 55),
+        (5, 5, 2, 2, 65),
+        (16, 1, 4, 2, 24),
+        (31, 7, 8, 2, 24),
+        (31, 7, 1, 3, 24),
+        (5, 5, 2, 4, 115),
+        (31, 3, 0, 4, 24),
+    ],
 )
-def test_moments_of_second_degree(precision, one_side, width, axis, cubic, first):
+def test_moments_of_second_degree_and_higher(precision, one_side, width, axis, cubic, l_max, first):
     """With and without residual connections of the first layer."""
     env = structure()
     descriptor = {"type": "se_e2_q", "neuron": [5, width], "axis_neuron": axis}
-    descriptor |= {"type_one_side": one_side, "cubic_neuron": cubic}
+    descriptor |= {"type_one_side": one_side, "cubic_neuron": cubic, "l_max": l_max}
     fitting = {"neuron": [first, 24]}
     potential = potential_of(env, precision, descriptor=descriptor, fitting=fitting)
     assert_trains(potential, env, precision)

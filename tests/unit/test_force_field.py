@@ -110,12 +110,14 @@ def test_moments_of_second_degree(kind, tmp_path):
 
 
 def test_files_are_of_the_first_version_that_knows_them(tmp_path):
-    """Without invariants of third order a file lacks the key that earlier releases would refuse."""
+    """A file lacks the keys of what it has not, which earlier releases would refuse."""
     path = tmp_path / "model.dpl"
-    for kind, version in (("se_e2_a", 5), ("se_e2_q", 8)):
+    for kind, version, keys in (("se_e2_a", 5, set()), ("se_e2_q", 9, {"cubic_neuron", "l_max"})):
         save_model(random_potential(kind=kind), path)
         assert read_header(path)["format_version"] == version
-        assert ("cubic_neuron" in read_header(path)["config"]["descriptor"]) == (version == 8)
+        assert {"cubic_neuron", "l_max"} & set(read_header(path)["config"]["descriptor"]) == keys
+    save_model(hybrid_potential((NEAR, QUADRUPOLES)).freeze(), path)
+    assert read_header(path)["format_version"] == 8
     plain = hybrid_potential((NEAR, {**QUADRUPOLES, "cubic_neuron": 0})).freeze()
     save_model(plain, path)
     assert read_header(path)["format_version"] == 7

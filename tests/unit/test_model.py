@@ -98,12 +98,13 @@ def test_table_agrees_with_networks_and_refines_where_it_is_too_coarse():
 
 
 @pytest.mark.parametrize("protection", [0.0, 0.5])
-@pytest.mark.parametrize("kind", ["se_e2_a", "se_e2_q"])
-def test_statistics_are_those_of_all_slots(protection, kind):
+@pytest.mark.parametrize("l_max", [1, 2, 4])
+def test_statistics_are_those_of_all_slots(protection, l_max):
     """Mean and deviation of s, and of the columns of a degree together, over rows of neighbours and
     of zeros."""
     descriptor = {"rcut": 4.0, "rcut_smth": 1.0, "sel": [40], "env_protection": protection}
-    descriptor["type"], columns = kind, 4 if kind == "se_e2_a" else 9
+    descriptor |= {"type": "se_e2_q", "l_max": l_max} if l_max > 1 else {"type": "se_e2_a"}
+    columns = (l_max + 1) ** 2
     config = ModelConfig(type_map=["Si"], repulsion=None, descriptor=descriptor)
     env = environment_of(random_atoms("Si8", 6.0, 1), ["Si"], 4.0).env
     centre = torch.repeat_interleave(torch.arange(env.n_local), env.offsets.diff())
@@ -113,9 +114,10 @@ def test_statistics_are_those_of_all_slots(protection, kind):
         vectors, 1.0, 4.0, protection, columns
     )
     expected = [rows[:, 0].std(correction=0), *[(rows[:, 1:4] ** 2).mean().sqrt()] * 3]
-    if kind == "se_e2_q":
-        norms = torch.tensor(kernels.reference.SECOND_DEGREE_NORMS, dtype=torch.float64)
-        expected += [*((rows[:, 4:] * norms) ** 2).mean().sqrt() / norms]
+    for degree in range(2, l_max + 1):
+        norms = torch.tensor(kernels.reference.NORMS[degree], dtype=torch.float64)
+        own = rows[:, degree**2 : (degree + 1) ** 2]
+        expected += [*((own * norms) ** 2).mean().sqrt() / norms]
     found = statistics_from([(env, -1.0)], config)
     (found,) = found.scales
     torch.testing.assert_close(found.davg[0, 0], rows[:, 0].mean())
@@ -230,6 +232,11 @@ def test_missing_file_and_foreign_safetensors(tmp_path):
         ({"type_map": ["H"], "descriptor": {"exclude_types": [[0, 1]]}}, "beyond 0 … 0"),
         ({"type_map": ["H"], "descriptor": {"axis_neuron": 50}}, "axis_neuron 50 exceeds"),
         ({"type_map": ["H"], "descriptor": {"cubic_neuron": 2}}, "has no moments of second degree"),
+        ({"type_map": ["H"], "descriptor": {"l_max": 3}}, "l_max 3: se_e2_a has no moments of"),
+        (
+            {"type_map": ["H"], "descriptor": {"type": "se_e2_q", "l_max": 5}},
+            "descriptor/l_max.*less than or equal to 4",
+        ),
         (
             {
                 "type_map": ["H"],

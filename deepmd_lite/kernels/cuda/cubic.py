@@ -24,8 +24,8 @@ def cubic(t: torch.Tensor, n_features: int) -> torch.Tensor:
 
 
 def cubic_back(t: torch.Tensor, n_features: int, slope: torch.Tensor) -> torch.Tensor:
-    """∂/∂T (n, 9, m) of Σ slope · cubic(T), slope (n, numbers)."""
-    n, m = n_features, t.shape[2]
+    """∂/∂T (n, columns, m) of Σ slope · cubic(T), slope (n, numbers)."""
+    n, (columns, m) = n_features, t.shape[1:]
     v, q = vectors_and_matrices(t[:, :, :n])
     spread = _spread(n, t.dtype, t.device)
     slopes = slope.split([len(x) for x in spread], dim=1)
@@ -33,7 +33,8 @@ def cubic_back(t: torch.Tensor, n_features: int, slope: torch.Tensor) -> torch.T
     to_v = 2 * torch.einsum("nabc,nbxy,ncy->nax", g_v, q, v)
     to_q = torch.einsum("nabc,nax,ncy->nbxy", g_v, v, v)
     to_q = to_q + 3 * torch.einsum("nabc,nbcxy->naxy", g_q, _products(q))
-    return torch.nn.functional.pad(_to_columns(to_v, to_q), (0, m - n, 1, 0))
+    own = _to_columns(to_v, to_q)
+    return torch.nn.functional.pad(own, (0, m - n, 1, columns - 1 - own.shape[1]))
 
 
 def _products(q: torch.Tensor) -> torch.Tensor:
@@ -42,7 +43,7 @@ def _products(q: torch.Tensor) -> torch.Tensor:
 
 
 def _to_columns(to_v: torch.Tensor, to_q: torch.Tensor) -> torch.Tensor:
-    """Derivatives with respect to the last eight columns (n, 8, m) from those with respect to
+    """Derivatives with respect to the columns from 1 to 8 (n, 8, m) from those with respect to
     vectors (n, m, 3) and matrices (n, m, 3, 3)."""
     root, both = 0.75**0.5, to_q + to_q.mT
     xx, yy, zz = (both[:, :, k, k] for k in range(3))

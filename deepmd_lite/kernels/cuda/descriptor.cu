@@ -25,20 +25,20 @@ struct Degree {
 // Those of all columns, or degree by degree.
 template <class real>
 __device__ int degrees_of(const Shape<real>& shape) {
-  return shape.n_columns == DPL_COLUMNS ? 1 : 3;
+  return shape.n_columns == DPL_COLUMNS ? 1 : degree_of(shape.n_columns) + 1;
 }
 template <class real>
-__device__ Degree degree_of(const Shape<real>& shape, int degree) {
+__device__ Degree numbers_of(const Shape<real>& shape, int degree) {
   const int n_m = shape.n_embedding, n_a = shape.n_axis;
   if (shape.n_columns == DPL_COLUMNS) return {0, DPL_COLUMNS, n_a, 0};
   if (degree == 0) return {0, 1, 0, 0};
-  return degree == 1 ? Degree{1, 3, n_a, n_m} : Degree{4, kSecondDegree, n_a, n_m + n_m * n_a};
+  return {degree * degree, 2 * degree + 1, n_a, n_m * (1 + (degree - 1) * n_a)};
 }
 
 // Place of the first number of third order.
 template <class real>
 __device__ int cubic_first(const Shape<real>& shape) {
-  return shape.n_embedding * (1 + 2 * shape.n_axis);
+  return shape.n_embedding * (1 + degree_of(shape.n_columns) * shape.n_axis);
 }
 
 // Vector and matrix of feature a of moments t (n_columns, n_embedding).
@@ -127,7 +127,7 @@ __global__ void describe_kernel(Shape<real> shape, const int64_t* order, const i
   }
   __syncthreads();
   for (int d = 0; d < degrees_of(shape); ++d) {
-    const Degree degree = degree_of(shape, d);
+    const Degree degree = numbers_of(shape, d);
     const real* own = t + degree.column * n_m;
     real* out = descriptors + int64_t(blockIdx.x) * shape.width + shape.first + degree.first;
     const int n_a = degree.n_axis;
@@ -157,7 +157,9 @@ __global__ void describe_backward_kernel(Shape<real> shape, const int64_t* order
   __syncthreads();
   for (int k = int(threadIdx.x); k < shape.n_columns * size; k += kThreads) {
     const int c = k / size, m = k % size;
-    const Degree degree = degree_of(shape, (c > 0) + (c >= DPL_COLUMNS));
+    int l = 0;
+    while ((l + 1) * (l + 1) <= c) ++l;
+    const Degree degree = numbers_of(shape, l);
     const int n_a = degree.n_axis;
     const real* g = all + degree.first;
     real sum = 0;  // also what pads the features
@@ -166,7 +168,7 @@ __global__ void describe_backward_kernel(Shape<real> shape, const int64_t* order
     if (n_a == 0 && c == 0 && m < n_m) sum = g[m];
     if (m < n_a)
       for (int other = 0; other < n_m; ++other) sum += g[other * n_a + m] * t[c * n_m + other];
-    if (m < shape.n_cubic && c > 0)
+    if (m < shape.n_cubic && c > 0 && c <= kCubicColumns)
       sum += cubic_gradient(shape, t, all + cubic_first(shape), c - 1, m);
     row[k] = sum * real(-shape.scale);
   }
@@ -193,13 +195,15 @@ dpl_status check_descriptor(const dpl_cuda_descriptor& d, int64_t n) {
     return fail(DPL_INVALID_ARGUMENT,
                 "expected 0 <= n_axis <= n_embedding <= n_features <= %d, found %d, %d and %d",
                 DPL_CUDA_MAX_FEATURES, d.n_axis, d.n_embedding, d.n_features);
-  const bool second_degree = d.n_columns == DPL_COLUMNS_OF_SECOND_DEGREE;
-  if (!second_degree && d.n_columns != DPL_COLUMNS)
-    return fail(DPL_INVALID_ARGUMENT, "expected moments of %d or %d columns, found %d", DPL_COLUMNS,
-                DPL_COLUMNS_OF_SECOND_DEGREE, d.n_columns);
+  const int degree = degree_of(d.n_columns);
+  const bool second_degree = degree > 1;
+  if (degree == 0)
+    return fail(DPL_INVALID_ARGUMENT,
+                "expected moments of (l + 1)² columns for l of 1 to %d, found %d", kMostDegree,
+                d.n_columns);
   if (second_degree && d.n_axis < 1)
     return fail(DPL_INVALID_ARGUMENT, "moments of second degree: expected n_axis of at least 1");
-  const int64_t of_feature = second_degree ? 1 + 2 * d.n_axis : max(d.n_axis, 1);
+  const int64_t of_feature = second_degree ? 1 + degree * d.n_axis : max(d.n_axis, 1);
   const int32_t most = second_degree ? min(DPL_MOST_CUBIC, d.n_embedding) : 0;
   if (d.n_cubic < 0 || d.n_cubic > most)
     return fail(DPL_INVALID_ARGUMENT, "expected n_cubic of 0 to %d, found %d", most, d.n_cubic);

@@ -57,10 +57,16 @@ void with_kind(const dpl_environment& env, const dpl_table& table, Body body) {
     else
       body(columns, 0.0f);
   };
-  if (env.n_columns == DPL_COLUMNS)
-    with_columns(std::integral_constant<int, DPL_COLUMNS>());
-  else
-    with_columns(std::integral_constant<int, DPL_COLUMNS_OF_SECOND_DEGREE>());
+  switch (degree_of(env.n_columns)) {
+    case 1:
+      return with_columns(std::integral_constant<int, DPL_COLUMNS_OF_DEGREE(1)>());
+    case 2:
+      return with_columns(std::integral_constant<int, DPL_COLUMNS_OF_DEGREE(2)>());
+    case 3:
+      return with_columns(std::integral_constant<int, DPL_COLUMNS_OF_DEGREE(3)>());
+    default:
+      return with_columns(std::integral_constant<int, DPL_COLUMNS_OF_DEGREE(4)>());
+  }
 }
 
 // What a block holds in shared memory beside arrays of the size of the features; rows of C columns.

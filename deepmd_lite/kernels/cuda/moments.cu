@@ -97,13 +97,13 @@ __device__ void collect_columns(const Job<real>& job, Hand<C, real>& hand, const
   }
 }
 
-template <int C, class real>
+// Four columns at a time, or five where five are left.
+template <int C, class real, int First = 0>
 __device__ void collect(const Job<real>& job, Hand<C, real>& hand, const Centre& centre, int first,
                         const real* gradient) {
-  constexpr int columns = DPL_COLUMNS;
-  collect_columns<0, columns>(job, hand, centre, first, gradient);
-  if constexpr (C > columns)
-    collect_columns<columns, C - columns>(job, hand, centre, first, gradient);
+  constexpr int n = C - First == 5 ? 5 : 4;
+  collect_columns<First, n>(job, hand, centre, first, gradient);
+  if constexpr (First + n < C) collect<C, real, First + n>(job, hand, centre, first, gradient);
 }
 
 // The derivative with respect to the edge vector, from P_kc of its run.
