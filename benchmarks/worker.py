@@ -82,7 +82,7 @@ class AseCode:
         return {
             "energy": float(self.atoms.get_potential_energy()),
             "forces": self.atoms.get_forces().tolist(),
-            "virial": np.asarray(self.atoms.calc.results["virial"]).tolist(),
+            "virial": np.asarray(self.atoms.calc.get_property("virial", self.atoms)).tolist(),
         }
 
 

@@ -1,7 +1,8 @@
 """The potential as an ASE calculator.
 
 Units and signs are ASE's: eV, eV/Å, stress in eV/Å³ with tension positive, Voigt order
-xx yy zz yz xz xy; `results["virial"]` (3, 3) eV is −volume · stress, positive under compression.
+xx yy zz yz xz xy; `get_property("virial", atoms)` (3, 3) eV is −volume · stress, positive under
+compression.
 Of several models the first gives all of that, and `results` has in addition (definitions: see
 `deviation`), as it has of a model whose file holds a committee (`uncertainty`) where one of these
 is asked for: `calculator.get_property("uncertainty", atoms)`.
@@ -30,6 +31,7 @@ from ase.calculators.calculator import (
     PropertyNotImplementedError,
     all_changes,
 )
+from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from .deviation import Committee, force_deviation, loaded
@@ -53,7 +55,7 @@ class Calculator(AseCalculator):
     """
 
     implemented_properties = [
-        *("energy", "free_energy", "forces", "energies", "stress", "stresses"),
+        *("energy", "free_energy", "forces", "energies", "stress", "stresses", "virial"),
         *DEVIATIONS,
     ]
 
@@ -95,6 +97,10 @@ class Calculator(AseCalculator):
         assert self.atoms is not None
         return np.full(len(self.atoms), self.atoms.get_volume())
 
+    def export_properties(self) -> Properties:
+        """Those of the results that ASE knows by name."""
+        return Properties({k: v for k, v in self.results.items() if k in all_outputs})
+
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Raises InputError for any parameter: nothing of a calculator can be changed."""
         for name in parameters:
@@ -131,7 +137,7 @@ class Calculator(AseCalculator):
         atoms = self.atoms  # the copy that ASE compares the next call with
         assert atoms is not None
         wanted = set(properties or ())
-        if wanted & {"stress", "stresses"} and not _has_volume(atoms):
+        if wanted & {"stress", "stresses", "virial"} and not _has_volume(atoms):
             raise PropertyNotImplementedError(
                 "stress needs a cell with a volume that is periodic in one direction at least; "
                 f"the volume is {abs(atoms.cell.volume):g} Å³, pbc is {atoms.pbc}"
@@ -157,8 +163,9 @@ class Calculator(AseCalculator):
         }
         if _has_volume(atoms):
             virial = evaluation.virial.numpy()
-            self.results["virial"] = virial
             self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
+        if "virial" in wanted:  # among the others it would stop ASE: not a property it knows
+            self.results["virial"] = evaluation.virial.numpy()
         if "stresses" in wanted:
             rows = self.model.atomic_virials(env, evaluation.forces)
             virials = periodic.fold(rows.flatten(1)).unflatten(1, (3, 3)).numpy()

@@ -24,6 +24,8 @@ def checked_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> np.ndarray:
     pbc = np.asarray(pbc, dtype=bool)
     if not np.isfinite(cell).all():
         raise InputError(f"{where}: the cell has a value that is not finite: {cell.tolist()}")
+    if not cell.any() and not pbc.any():
+        return np.eye(3)
     for axis in range(3):
         if not pbc[axis] and not cell[axis].any():
             cell[axis] = _completing_vector(cell, axis)

@@ -110,6 +110,17 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return data
 
 
+_OF_YAML_1_2 = {
+    "bool": ("tTfF", "true|True|TRUE|false|False|FALSE"),
+    "int": ("-+0123456789", "[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)"),
+    "float": (
+        "-+.0123456789",
+        r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    ),
+}
+"""Kind of a plain word → its first letters, and what is one."""
+
+
 class _GivenTwice(Exception):
     """A key that a mapping has twice, of which one would be lost."""
 
@@ -124,7 +135,15 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _EachOnce(yaml.SafeLoader):
-    """YAML as `yaml.safe_load` reads it, without mappings that have a key twice."""
+    """YAML as `yaml.safe_load` reads it, without mappings that have a key twice.
+
+    Plain words mean what they do in YAML 1.2: `off` is a word, 1e4 a number, 1:30 no number.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, words) for tag, words in known if tag.split(":")[-1] not in _OF_YAML_1_2]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -140,6 +159,12 @@ class _EachOnce(yaml.SafeLoader):
                 )
             found.add(key.value)
         return node
+
+
+for _kind, (_first, _words) in _OF_YAML_1_2.items():
+    _EachOnce.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_words})$"), list(_first)
+    )
 
 
 def parse(section: type[S], data: Mapping[str, Any], where: str) -> S:

@@ -173,11 +173,11 @@ def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:
     typical = survey.geometry.typical[explained.which[order]]
     alike = _alike(typical[:at], typical[at:])
     shift = float(np.median(high) - np.median(low))
-    if alike and gaps[at - 1] > max(ZERO_ERROR, 4 * width):
+    if alike and gaps[at - 1] > max(ZERO_WARNING, 4 * width):
         fewer = order[:at] if at <= len(left) - at else order[at:]
         frames = survey.sources(np.sort(explained.which[fewer]))
         yield Finding(
-            "error",
+            "error" if shift > ZERO_ERROR else "warning",
             "energy-zeros",
             f"{named(frames)}: energies {shift:.3f} eV/atom apart from those of the other "
             f"{counted(len(left) - len(fewer), 'frame')}, which are as dense",

@@ -22,6 +22,16 @@ from .testing import add_devi, add_test
 from .training import add_change_bias, add_train
 from .uncertainty import add_uncertainty
 
+OF_DEEPMD_KIT = {
+    "freeze": "not needed: a training writes model.dpl, which everything takes",
+    "compress": "not needed: the embedding is a table from the first step on",
+    "show": "use dpl info MODEL",
+    "neighbor-stat": "not needed: sel cuts no neighbour off",
+    "model-devi": "use dpl devi -m MODEL… -s DATA",
+    "convert-from": "use dpl convert MODEL OUT.dpl",
+}
+"""Its verb → what there is instead."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, or 1 after one line that says what was wrong."""
@@ -61,6 +71,9 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; a verb with free `paths` takes them before, between and after its options,
     where argparse by itself would take those before the first option alone."""
     parser = _parser()
+    first = (sys.argv[1:] if argv is None else list(argv))[:1]
+    if first and first[0] in OF_DEEPMD_KIT:
+        parser.error(f"{first[0]}: {OF_DEEPMD_KIT[first[0]]}")
     args, rest = parser.parse_known_args(argv)
     wrong = [r for r in rest if r.startswith("-")] if hasattr(args, "paths") else rest
     if wrong:

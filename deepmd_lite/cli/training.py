@@ -106,7 +106,10 @@ def _output(args: argparse.Namespace) -> Path:
     from ..training import CHECKPOINT
 
     if args.restart in (None, Path()):
-        return args.output or Path()
+        output = args.output or Path()
+        if args.restart is not None and not args.paths and not (output / CHECKPOINT).is_file():
+            raise InputError(f"{output}: no {CHECKPOINT} to go on from; name the training's folder")
+        return output
     folder = args.restart.parent if args.restart.name == CHECKPOINT else args.restart
     if not (folder / CHECKPOINT).is_file():
         raise InputError(

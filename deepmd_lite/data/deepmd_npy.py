@@ -134,7 +134,11 @@ def read_system(store: Store, type_map: Sequence[str] | None = None) -> System:
         frames += _frames(store.where(part), arrays, types, names, periodic)
     for frame in frames:
         check_frame(frame, type_map)
-    return System(store.name, frames, _notes(store, sets))
+    notes = _notes(store, sets)
+    if not store.has("type_map.raw"):
+        meaning = ", ".join(f"{k} = {name}" for k, name in enumerate(names))
+        notes.append(f"no type_map.raw: types taken as {meaning}")
+    return System(store.name, frames, notes)
 
 
 def _read_types(store: Store) -> np.ndarray:

@@ -89,7 +89,7 @@ class Hdf5Group:
     def __init__(self, file: Any, name: str) -> None:
         """`name`: FILE#/GROUP of the open `file`."""
         self.name = name
-        self._group = file[name.partition("#")[2]]
+        self._group = file[name.partition("#")[2] or "/"]
 
     def where(self, *path: str) -> str:
         return "/".join((self.name.rstrip("/"), *path))

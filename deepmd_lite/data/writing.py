@@ -20,13 +20,34 @@ from ..system import InputError
 from .frames import Frame, System, elements_of
 from .hdf5 import SUFFIXES, write_groups
 
+OF_OTHERS = (
+    ".traj",
+    ".json",
+    ".db",
+    ".vasp",
+    ".cif",
+    ".pdb",
+    ".lammpstrj",
+    ".npz",
+    ".npy",
+    ".lmdb",
+)
+"""Suffixes that nobody gives to a folder."""
 FORMATS = ("extxyz", "deepmd/npy", "deepmd/npy/mixed", "deepmd/hdf5")
 
 
 def format_of(path: Path) -> str:
-    """The format that a name stands for: a suffix of extended XYZ or HDF5, else deepmd/npy."""
+    """The format that a name stands for: a suffix of extended XYZ or HDF5, else deepmd/npy.
+
+    Raises InputError for a suffix of another format.
+    """
     if path.suffix in SUFFIXES:
         return "deepmd/hdf5"
+    if path.suffix in OF_OTHERS:
+        raise InputError(
+            f"{path}: {path.suffix} is not written; expected .extxyz, .h5, or a folder's name for "
+            "deepmd/npy (--to says which whatever the name)"
+        )
     return "extxyz" if path.suffix in (".extxyz", ".xyz") else "deepmd/npy"
 
 

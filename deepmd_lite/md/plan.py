@@ -134,6 +134,12 @@ class Plan:
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
         made += [f"note: {line}" for line in c.notes()]
+        if self.n_ranks > probe.n_ranks and sub.n_ghosts > 2 * sub.n_atoms:
+            made.append(
+                f"warning: the speed is that of {probe.n_ranks} rank(s) times more; with "
+                f"{sub.n_ghosts / max(sub.n_atoms, 1):.0f} ghosts for each atom it will be much "
+                "lower: use fewer ranks or more atoms"
+            )
         wanted = self.bytes_per_rank * self.ranks_here
         if wanted > self.available_bytes:
             made.append(

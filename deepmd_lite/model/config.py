@@ -207,9 +207,10 @@ class ModelConfig(Vocabulary):
 
     def notes(self) -> list[str]:
         """What a person who comes from DeePMD-kit should know about keys that were given."""
-        given = self.model_fields_set
+        fields = type(self).model_fields
+        given = {k for k in self.model_fields_set if getattr(self, k) != fields[k].default}
         found = []
-        if any("sel" in d.model_fields_set for d in self.descriptors):
+        if any(not str(d.sel).startswith("auto") for d in self.descriptors):
             found.append(
                 "model/descriptor/sel is used as a normalisation only: no neighbour is cut off"
             )

@@ -13,14 +13,15 @@ class Schedule:
     """Exponential decay, lr(t) = start · rate^(t / decay_steps), t = 0 at the first step.
 
     Without a given rate, rate = (stop / start)^(decay_steps / n_steps), so that lr(n_steps) =
-    stop; a given rate stops falling at `stop`. `smooth=False` takes the integer part of
+    stop; a given rate stops falling at `stop`. Of decay_steps ≫ n_steps only its logarithm is a
+    number. `smooth=False` takes the integer part of
     t / decay_steps, as DeePMD-kit does by default. t counts updates; in a training with a time
     limit (`over_share`) it is the share of the limit that has passed.
     """
 
     start: float
     stop: float
-    rate: float
+    log_rate: float
     decay_steps: int
     smooth: bool
 
@@ -32,19 +33,21 @@ class Schedule:
             # DeePMD-kit's rule; a single stair would never decay
             decay_steps = 100 if n_steps // 10 > 100 else n_steps // 100 + 1
         rate = config.decay_rate
-        if rate is None:
-            rate = math.exp(math.log(stop / start) * decay_steps / n_steps)
-        return cls(start, stop, rate, decay_steps, config.smooth)
+        log_rate = (
+            math.log(stop / start) * decay_steps / n_steps if rate is None else math.log(rate)
+        )
+        return cls(start, stop, log_rate, decay_steps, config.smooth)
 
     @classmethod
     def over_share(cls, config: LearningRateConfig) -> Schedule:
         """The schedule over t from 0 to 1: lr(t) = start · (stop / start)^t."""
-        return cls(config.start_lr, config.final_lr, config.final_lr / config.start_lr, 1, True)
+        log_rate = math.log(config.final_lr / config.start_lr)
+        return cls(config.start_lr, config.final_lr, log_rate, 1, True)
 
     def learning_rate(self, t: float) -> float:
         """Learning rate of the update at `t`: that after t completed updates."""
         time = t / self.decay_steps if self.smooth else t // self.decay_steps
-        return max(self.stop, self.start * self.rate**time)
+        return max(self.stop, self.start * math.exp(self.log_rate * time))
 
     def prefactors(self, loss: LossConfig, t: float) -> tuple[float, float, float]:
         """Prefactors of energy, force and virial: limit·(1 − lr/lr₀) + start·lr/lr₀."""

@@ -107,8 +107,10 @@ class Soap(LeanOptimizer):
         self._sample(state, gradient, 1.0 - self.betas[1] ** self.sampling)
         for side in SIDES:
             if side in state:
-                vectors = torch.linalg.eigh(state[side]).eigenvectors
-                state[f"{side}_basis"] = vectors.flip(-1).contiguous()
+                # of perfect crystals most entries are 0 or next to it, on which LAPACK's float32
+                # routine fails
+                vectors = torch.linalg.eigh(state[side].double()).eigenvectors
+                state[f"{side}_basis"] = vectors.flip(-1).to(gradient.dtype).contiguous()
 
     @staticmethod
     def _sample(state: State, gradient: torch.Tensor, share: float) -> None:

@@ -61,7 +61,10 @@ def divided(
     sizes = [len(system.frames) for system in systems]
     n = sum(sizes)
     if n < 2:
-        raise InputError("training/held_out: there is one frame; expected two or more")
+        raise InputError(
+            "training/held_out: there is one frame, and none would be left to train on; give more, "
+            "or an input without held_out"
+        )
     n_held = min(max(1, round(share * n)), n - 1)
     is_held = np.zeros(n, dtype=bool)
     is_held[np.random.default_rng(seed).permutation(n)[:n_held]] = True

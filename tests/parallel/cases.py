@@ -537,7 +537,7 @@ def model_deviation(comm):
             row = np.loadtxt(root / name / "model_devi.out", ndmin=2)[0]
             parts = [Calculator(m) for m in models]
             forces = [reference(atoms)[1], *(c.get_forces(atoms) for c in parts)]
-            virials = [single_virial(atoms), *(c.results["virial"] for c in parts)]
+            virials = [single_virial(atoms), *(c.get_property("virial", atoms) for c in parts)]
             expected = deviation(np.zeros(4), np.stack(forces), np.stack(virials))
             np.testing.assert_allclose(row[1:], expected.columns, rtol=1e-6, atol=1e-9)
             assert expected.max_f > 0.01

@@ -37,7 +37,8 @@ def test_stress_has_the_sign_and_order_of_ase(potential):
     atoms = silicon()
     atoms.calc = Calculator(potential)
     stress = atoms.get_stress()
-    virial = atoms.calc.results["virial"]
+    assert "virial" not in atoms.calc.results  # what ASE does not know stops SinglePointCalculator
+    virial = atoms.calc.get_property("virial", atoms)
     numerical = calculate_numerical_stress(atoms, eps=1e-5)
     np.testing.assert_allclose(stress, numerical, atol=1e-8)
     assert np.abs(stress).min() > 1e-5  # all six distinct enough for an order to be seen

@@ -14,6 +14,17 @@ def test_the_decay_reaches_stop_lr_at_the_last_step():
     assert s.learning_rate(1000) == pytest.approx(1e-7, rel=1e-12)
 
 
+@pytest.mark.parametrize("n_steps", [5, 40, 400])
+def test_a_decay_much_slower_than_the_training_is_fitted_to_it(n_steps):
+    """What is left of a long training's input for a short one."""
+    config = LearningRateConfig(start_lr=1e-3, stop_lr=3.51e-8, decay_steps=100_000)
+    s = Schedule.from_config(config, n_steps)
+    rates = [s.learning_rate(t) for t in range(n_steps + 1)]
+    assert rates[0] == 1e-3
+    assert rates[n_steps // 2] == pytest.approx(1e-3 * 3.51e-5 ** (n_steps // 2 / n_steps))
+    assert rates[-1] == pytest.approx(3.51e-8)
+
+
 def test_a_given_decay_rate_is_the_factor_per_decay_steps_and_ends_at_stop_lr():
     config = LearningRateConfig(start_lr=0.01, stop_lr=1e-3, decay_steps=100, decay_rate=0.25)
     s = Schedule.from_config(config, 10_000)
