@@ -20,18 +20,7 @@ from ..system import InputError
 from .frames import Frame, System, elements_of
 from .hdf5 import SUFFIXES, write_groups
 
-OF_OTHERS = (
-    ".traj",
-    ".json",
-    ".db",
-    ".vasp",
-    ".cif",
-    ".pdb",
-    ".lammpstrj",
-    ".npz",
-    ".npy",
-    ".lmdb",
-)
+OF_OTHERS = (".traj", ".json", ".db", ".vasp", ".cif", ".pdb", ".lammpstrj", ".npz", ".npy")
 """Suffixes that nobody gives to a folder."""
 FORMATS = ("extxyz", "deepmd/npy", "deepmd/npy/mixed", "deepmd/hdf5")
 

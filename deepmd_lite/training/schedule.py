@@ -32,10 +32,9 @@ class Schedule:
         if not config.smooth and config.decay_rate is None and decay_steps >= n_steps:
             # DeePMD-kit's rule; a single stair would never decay
             decay_steps = 100 if n_steps // 10 > 100 else n_steps // 100 + 1
-        rate = config.decay_rate
-        log_rate = (
-            math.log(stop / start) * decay_steps / n_steps if rate is None else math.log(rate)
-        )
+        log_rate = math.log(stop / start) * decay_steps / n_steps
+        if config.decay_rate is not None:
+            log_rate = math.log(config.decay_rate)
         return cls(start, stop, log_rate, decay_steps, config.smooth)
 
     @classmethod

@@ -9,6 +9,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
@@ -205,6 +206,17 @@ def test_every_change_that_counts_is_evaluated_once(potential, monkeypatch):
     evaluations.clear()
     atoms.get_forces()
     assert len(evaluations) == 1
+
+
+def test_results_are_what_ase_knows(potential):
+    """So that its own idioms take them."""
+    atoms = silicon()
+    atoms.calc = Calculator(potential)
+    assert set(atoms.get_properties(["energy", "forces", "stress"])) >= {"energy", "stress"}
+    frozen = SinglePointCalculator(atoms, **atoms.calc.results)
+    assert frozen.get_potential_energy() == atoms.get_potential_energy()
+    assert atoms.calc.get_property("virial", atoms).shape == (3, 3)
+    assert "energy" in atoms.calc.calculate_properties(atoms, ["energy"])
 
 
 def test_species_changes_are_seen():

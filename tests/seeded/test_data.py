@@ -273,13 +273,19 @@ def test_an_energy_outlier(folder, tmp_path):
     assert found["energy-outlier"]["frames"] == [f"{tmp_path / 'data.extxyz'}, frame 11"]
 
 
-def test_mixed_energy_zeros_in_one_file(folder, tmp_path):
-    assert "energy-zeros" not in codes_of_clean("silicon", folder)
-    frames = copied(silicon())
+@pytest.mark.parametrize(
+    ("name", "frames", "shift", "severity"),
+    [("silicon", silicon, 4.5, "error"), ("water", water, 0.6, "warning")],
+    ids=["error", "warning"],
+)
+def test_mixed_energy_zeros_in_one_file(folder, tmp_path, name, frames, shift, severity):
+    assert "energy-zeros" not in codes_of_clean(name, folder)
+    frames = copied(frames())
     for atoms in frames[::4]:
-        atoms.calc.results["energy"] += 4.5 * len(atoms)
+        atoms.calc.results["energy"] += shift * len(atoms)
     status, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
-    assert status == 1
+    assert status == (severity == "error")
+    assert found["energy-zeros"]["severity"] == severity
     assert len(found["energy-zeros"]["frames"]) == len(frames[::4])
 
 

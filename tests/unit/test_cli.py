@@ -155,6 +155,9 @@ def test_a_restart_by_the_path_of_its_checkpoint(tmp_path, capsys):
     assert main(["train", "-q", "-o", str(out), "--restart", str(path)]) == 0  # the input last
     (tmp_path / "model.ckpt").touch()
     assert "--init-model" in fails(capsys, *command, "--restart", tmp_path / "model.ckpt")
+    assert "nowhere: no checkpoint" in fails(
+        capsys, "train", "--restart", "-o", tmp_path / "nowhere"
+    )
     error = fails(capsys, *command, "--restart", out, "-o", tmp_path / "other")
     assert "where its checkpoint is" in error
 
@@ -251,6 +254,10 @@ def test_usage_errors_have_status_two(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["md", "x.yaml", "--threads", "0"])
     assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["freeze", "-o", "graph.pb"])
+    assert stop.value.code == 2
+    assert "freeze: not needed: a training writes model.dpl" in capsys.readouterr().err
 
 
 def test_public_names():

@@ -138,6 +138,8 @@ def test_the_command(tmp_path, capsys):
     assert len(read(out, ":")) == 2
     assert main(["convert-data", str(out)]) == 1
     assert "and then a file or folder to write" in capsys.readouterr().err
+    assert main(["convert-data", str(out), str(tmp_path / "c.traj")]) == 1
+    assert ".traj is not written; expected .extxyz" in capsys.readouterr().err
     argv = ["convert-data", str(out), "--to", "deepmd/npy/mixed", str(tmp_path / "m"), "-q"]
     assert main(argv) == 0
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["5", "8"]
@@ -164,6 +166,20 @@ def test_systems_in_an_hdf5_file(hdf5, monkeypatch):
     from deepmd_lite.schema import located
 
     assert located("a.hdf5#/C6Si2", None, "x") == "a.hdf5#/C6Si2"
+
+
+def test_a_system_may_be_the_whole_hdf5_file(hdf5):
+    """As dpdata writes it where no group is named."""
+    import h5py
+
+    with h5py.File(hdf5, "a") as file:
+        for name in list(file["C6Si2"]):
+            file.move(f"C6Si2/{name}", name)
+        for name in [n for n in file if n[:1] == "C"]:
+            del file[name]
+    for path in (hdf5, f"{hdf5}#", f"{hdf5}#/"):
+        (one,) = load(path)
+        same(one.frames, FRAMES[2:3], 0.0)
 
 
 def test_hdf5_files_that_are_wrong(hdf5, tmp_path):

@@ -123,8 +123,10 @@ def test_mixed_format_drops_virtual_atoms(tmp_path):
 
 def test_without_type_map_raw_the_models_is_meant(tmp_path):
     write(tmp_path, [arrays(1)], names=None)
-    (frame,) = read_deepmd_npy(tmp_path, ["Si", "Ge"]).frames
+    system = read_deepmd_npy(tmp_path, ["Si", "Ge"])
+    (frame,) = system.frames
     assert frame.symbols == ("Si", "Ge", "Ge", "Si")
+    assert system.notes == ["no type_map.raw: types taken as 0 = Si, 1 = Ge"]
     with pytest.raises(InputError, match=r"type_map\.raw: is missing"):
         read_deepmd_npy(tmp_path)
     with pytest.raises(InputError, match=r"type\.raw: atom 1 has type 1, expected 0 to 0"):

@@ -88,3 +88,4 @@ def test_open_directions_need_no_cell():
     full = checked_cell(cell, np.array([False, True, False]), "test")
     assert abs(np.linalg.det(full)) > 1.0
     np.testing.assert_array_equal(full[1], cell[1])
+    np.testing.assert_array_equal(checked_cell(np.zeros((3, 3)), np.zeros(3), "test"), np.eye(3))

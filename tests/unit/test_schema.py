@@ -92,3 +92,14 @@ def test_keys_given_twice_are_named(tmp_path):
         read_mapping(path)
     path.write_text('{"_comment": 1, "_comment": 2, "model": {}}')
     assert read_mapping(path)["model"] == {}
+
+
+def test_plain_words_are_those_of_yaml_1_2(tmp_path):
+    """`off` is a word, 1e4 a number, and 1:30 no time of day."""
+    path = tmp_path / "input.yaml"
+    path.write_text(
+        "a: off\nb: 1e4\nc: 1:30\nd: true\ne: -3\nf: .5\ng: 010\nh: 1.0e-3\ni: ~\nj: No\n"
+    )
+    found = {"a": "off", "b": 1e4, "c": "1:30", "d": True, "e": -3, "f": 0.5, "g": 10, "h": 1e-3}
+    assert read_mapping(path) == {**found, "i": None, "j": "No"}
+    assert isinstance(read_mapping(path)["e"], int)
