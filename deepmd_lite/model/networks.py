@@ -130,6 +130,8 @@ class Fitting(Layers):
         super().__init__(1, n_in, widths, activation, resnet_dt, generator)
         self.weight_out = _normal((widths[-1],), (widths[-1] + 1) ** -0.5, generator)
         self.bias_out = _normal((1,), 0.0, generator)
+        self.pace = 1.0
+        """How much faster than all others the weights of the first layer are trained."""
 
     def forward(self, descriptor: torch.Tensor) -> torch.Tensor:
         """(n,) eV in the parameters' precision, from descriptors (n, n_in)."""

@@ -9,7 +9,7 @@ follows from the step, or from the seconds where the training has a time limit.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from ..files import write_atomically
 from ..system import InputError
 from .adam import LeanOptimizer
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
 3 added the model's repulsion, which trainings before it do not have; in 4 sel and grid are those of
-each descriptor; in 5 SOAP counts its updates, where it counted gradients, one more."""
+each descriptor; in 5 SOAP counts its updates, where it counted gradients, one more; 6 added paces,
+which are 1 in trainings before it."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -56,6 +57,8 @@ class Checkpoint:
     """Displays in a row without a new lowest validation loss."""
     ema_updates: int = 0
     """Updates that the moving average has taken in."""
+    paces: list[float] = field(default_factory=list)
+    """Of the fitting networks (`pace`)."""
 
     def write(self, path: str | Path) -> None:
         """Write atomically. Raises InputError where the file cannot be written."""

@@ -37,6 +37,7 @@ from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
+from .pace import quicken, set_paces
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
 from .systems import read_systems
 
@@ -281,6 +282,8 @@ def initial_potential(
         potential = Potential(settings.model, statistics, settings.training.seed)
         if settings.training.spread_first_layer:
             potential.spread_over_distances(settings.training.seed)
+        if settings.training.scale_descriptor:
+            quicken(potential, data.table_sample)
         _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)
@@ -348,7 +351,10 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
     short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
     statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion, short_range)
-    return Potential(settings.model, statistics, None, [Grid(**g) for g in checkpoint.grid])
+    grids = [Grid(**g) for g in checkpoint.grid]
+    potential = Potential(settings.model, statistics, None, grids)
+    set_paces(potential, checkpoint.paces)
+    return potential
 
 
 def check_table(settings: TrainInput, checkpoint: Checkpoint, path: str) -> None:

@@ -17,18 +17,17 @@ from ..data import Batch, PreparedFrame, collate, label_counts
 from ..kernels.cuda import full_precision
 from ..model import Potential, refine_table, save_model
 from ..system import DeepmdLiteError
-from .adam import Adam, LeanOptimizer
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
 from .clock import Clock, format_duration
 from .config import TrainInput
 from .ema import MovingAverage
 from .interrupt import Interrupt
 from .loss import Errors, loss_of, predict
+from .pace import optimizer_of, paces_of
 from .parallel import Ranks
 from .resolution import CHECK_STEPS, excess, refine
 from .schedule import Schedule
 from .setup import TrainingData, batch_sampler
-from .soap import Soap
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST_MODEL = "model-best.dpl"
@@ -66,7 +65,7 @@ class Trainer:
             if self.clock.limit is None
             else Schedule.over_share(config.learning_rate)
         )
-        self.optimizer = _optimizer(config, self.potential)
+        self.optimizer = optimizer_of(config, self.potential)
         self.sampler = batch_sampler(config, data.frames, data.shares)
         decay = config.training.ema_decay
         self.average = MovingAverage(potential.named_parameters(), decay) if decay > 0 else None
@@ -132,7 +131,11 @@ class Trainer:
             self.clock.reserve = 2 * n_models * each + SECONDS_OF_PICTURE
         self.clock.steps_begin()
         averages = {} if self.average is None else self.average.values
-        self.ranks.equalise([*self.potential.state_dict().values(), *averages.values()])
+        groups = self.optimizer.param_groups
+        paces = torch.tensor([g.get("pace", 1.0) for g in groups], dtype=torch.float64)
+        self.ranks.equalise([*self.potential.state_dict().values(), *averages.values(), paces])
+        for group, pace in zip(groups, paces.tolist(), strict=True):
+            group["pace"] = pace
         first = [self.clock.share(), self.clock.reserve] if self.ranks.is_first else [0.0, 0.0]
         self.time_share, self.clock.reserve = self.ranks.add(first)
         if self.time_share >= 1.0 and self.steps_done == 0:
@@ -154,7 +157,7 @@ class Trainer:
         self.learning_rate = self.schedule.learning_rate(self._moment)
         self.prefactors = self.schedule.prefactors(self.config.loss, self._moment)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group.get("pace", 1.0)
         own_loss, own_errors = self._gradient(self.ranks.share(frames), label_counts(frames))
         signalled = self.interrupt is not None and self.interrupt.received is not None
         time_share = self.clock.share() if self.ranks.is_first else 0.0
@@ -308,6 +311,7 @@ class Trainer:
             preparation=self.clock.preparation,
             unimproved=self.unimproved,
             ema_updates=0 if average is None else average.updates,
+            paces=paces_of(self.potential),
         )
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:
@@ -379,10 +383,3 @@ class Trainer:
 
 def _in_words(errors: Errors) -> str:
     return f"energy RMSE {errors.energy:g} eV/atom, force RMSE {errors.force:g} eV/Å"
-
-
-def _optimizer(config: TrainInput, potential: Potential) -> LeanOptimizer:
-    rate, betas = config.learning_rate.start_lr, config.optimizer.betas
-    if config.optimizer.type == "SOAP":
-        return Soap(potential.parameters(), rate, betas, place=potential.place)
-    return Adam(potential.parameters(), rate, betas)

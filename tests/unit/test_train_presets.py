@@ -137,7 +137,7 @@ def test_a_seed_draws_the_same_frames():
 
 
 def test_one_frame_cannot_be_divided():
-    with pytest.raises(InputError, match="held_out: there is one frame; expected two or more"):
+    with pytest.raises(InputError, match="held_out: there is one frame, and none would be left"):
         divided(systems_of(1), 0.1, 1)
 
 
