@@ -29,7 +29,8 @@ extern "C" {
 
 /* Columns of an environment row: with c the protection w/(r + c), w x/(r + c)^2, likewise y, z. */
 #define DPL_COLUMNS 4
-/* Or these and w H/(r + c)^(l + 1) for the H of harmonics.h of each degree l up to one of 2 to 4. */
+/* Or these and w H/(r + c)^(l + 1) for the H of harmonics.h of each degree l up to one of 2 to 4.
+ */
 #define DPL_COLUMNS_OF_DEGREE(l) (((l) + 1) * ((l) + 1))
 #define DPL_MOST_DEGREE 4
 /* Features of a descriptor that may make invariants of third order. */

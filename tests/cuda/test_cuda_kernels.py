@@ -134,7 +134,7 @@ def test_tables_of_the_distance(device, dtype):
 
 
 @BOTH
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 25])
 @pytest.mark.parametrize("n_features", [16, 48, 112, 144, 272])
 def test_any_number_of_padded_features(device, dtype, n_features, columns):
     """Groups of threads share the runs, threads are left over, or take several features each."""
@@ -148,7 +148,7 @@ def test_sizes(device, n_all, n_local):
     case.check(case.found(device), 1e-10)
 
 
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 25])
 def test_more_neighbours_and_runs_than_a_block_holds(device, columns):
     """Several hands of edges of an atom, and several batches of runs in a hand."""
     case = Case(n_all=400, n_local=20, one_side=False, n_types=5, seed=2, columns=columns)
@@ -180,7 +180,7 @@ def test_lists_without_symmetry_and_with_empty_rows(device):
 
 
 @BOTH
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 25])
 def test_the_same_bits_each_time(device, dtype, columns):
     """On a GPU threads run as they like; the emulation shuffles them."""
     case = Case(n_all=300, n_local=250, n_features=48, n_types=3, seed=5, columns=columns)

@@ -12,7 +12,7 @@ from copper import copper, settings
 from strict_device import Library
 
 from deepmd_lite import load, train
-from deepmd_lite.training import loop, soap, trainer
+from deepmd_lite.training import loop, pace, soap
 from deepmd_lite.training.checkpoint import Checkpoint, pack_arrays, unpack_arrays
 from deepmd_lite.training.soap import HOST, SMALLEST_SIDE, Soap
 
@@ -143,7 +143,7 @@ def test_a_training(device, tmp_path, monkeypatch):
         made.append(Soap(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(trainer, "Soap", recorded)
+    monkeypatch.setattr(pace, "Soap", recorded)
     monkeypatch.setattr(loop, "plot_learning_curve", lambda *arguments: None)  # takes longest
 
     def trained(name, steps, device="cuda", restart=False):

@@ -59,7 +59,9 @@ def assert_same(found, expected, tolerance):
 
 @BOTH
 @ONE_SIDED
-@pytest.mark.parametrize(("n_features", "columns"), [(16, 4), (112, 4), (32, 9)])
+@pytest.mark.parametrize(
+    ("n_features", "columns"), [(16, 4), (112, 4), (32, 9), (16, 16), (32, 25)]
+)
 def test_both_orders(device, dtype, one_side, n_features, columns):
     kind = {"n_features": n_features, "columns": columns, "one_side": one_side}
     case = Case(**kind, n_all=40, n_local=25, skin=0.5)
@@ -77,7 +79,7 @@ def test_both_orders_of_tables_of_the_distance(device, dtype):
     assert_same(found, expected, {torch.float64: 1e-9, torch.float32: 3e-5}[dtype])
 
 
-@pytest.mark.parametrize("columns", [4, 9])
+@pytest.mark.parametrize("columns", [4, 9, 25])
 def test_more_runs_than_a_block_holds(device, columns):
     kind = {"n_features": 16, "columns": columns, "one_side": False}
     case = Case(n_all=400, n_local=8, n_types=5, seed=2, **kind)

@@ -122,9 +122,11 @@ std::vector<Form> forms() {
     for (int32_t axis : {0, 3})
       forms.push_back(
           {16, axis, {25 + 16 * std::max(axis, 1), 17}, DPL_TANH, true, 2, 1, 24, 46, more});
+  int32_t degree = 2;
   for (const auto& [embedding, axis] : {std::pair{16, 1}, {5, 5}, {33, 7}, {112, 16}}) {
     Form form{embedding, axis, {17}};
-    form.n_columns = DPL_COLUMNS_OF_SECOND_DEGREE;
+    form.n_columns = DPL_COLUMNS_OF_DEGREE(degree);
+    degree = degree < DPL_MOST_DEGREE ? degree + 1 : 2;
     form.n_cubic = std::min(embedding, DPL_MOST_CUBIC);
     form.others = {{embedding, axis}};
     forms.push_back(form);
@@ -179,7 +181,7 @@ template <class real>
 void run(const std::string& where, const std::vector<System>& small,
          const std::vector<System>& many, const std::vector<System>& dense) {
   all_moments<real>(small, {{1, 1, 1, 16}, {2, 1, 24, 32}, {2, 0, 2, 48}, {3, 0, 24, 64}}, where);
-  all_moments<real>(small, {{1, 1, 1, 16, 9}, {3, 0, 24, 48, 9}}, where);
+  all_moments<real>(small, {{1, 1, 1, 16, 16}, {3, 0, 24, 48, 25}}, where);
   all_moments<real>(many, {{1, 1, 24, 112}, {3, 0, 24, 16}, {2, 1, 24, 32, 9}}, where);
   all_moments<real>(dense, {{2, 1, 24, 16}}, where);
   all_potentials<real>(small, forms(), where);

@@ -182,7 +182,7 @@ std::vector<BadModel<real>> bad_networks() {
       {"a longer axis than embedding", [](Spoiled& m) { m.first.n_axis = 7; }},
       {"moments of no kind", [](Spoiled& m) { m.first.n_columns = 0; }},
       {"moments of other columns than the table's",
-       [](Spoiled& m) { m.first.n_columns = DPL_COLUMNS_OF_SECOND_DEGREE; }},
+       [](Spoiled& m) { m.first.n_columns = DPL_COLUMNS_OF_DEGREE(2); }},
       {"third order without second degree", [](Spoiled& m) { m.first.n_cubic = 1; }},
       {"third order of fewer than no features", [](Spoiled& m) { m.first.n_cubic = -1; }},
       {"a longer embedding than the table",

@@ -27,13 +27,13 @@ System random_system(Random& random) {
   return system;
 }
 
-// Of either kind where there are axes.
+// Of any degree where there are axes.
 int32_t random_columns(int32_t n_axis, Random& random) {
-  return n_axis > 0 && random.below(2) ? DPL_COLUMNS_OF_SECOND_DEGREE : DPL_COLUMNS;
+  return n_axis > 0 ? DPL_COLUMNS_OF_DEGREE(1 + random.below(DPL_MOST_DEGREE)) : DPL_COLUMNS;
 }
 
 int32_t random_cubic(int32_t n_columns, int32_t n_embedding, Random& random) {
-  const bool any = n_columns == DPL_COLUMNS_OF_SECOND_DEGREE && random.below(3);
+  const bool any = n_columns != DPL_COLUMNS && random.below(3);
   return any ? random.below(std::min(n_embedding, DPL_MOST_CUBIC) + 1) : 0;
 }
 
