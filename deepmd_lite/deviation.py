@@ -145,6 +145,8 @@ def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
     """
     if isinstance(model, (list, tuple)):
         names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
+        if not model:
+            raise InputError("model: expected a model or several, found an empty list")
         models = [loaded(m, precision, device) for m in model]
         return models[0] if len(models) == 1 else Committee(models, names)
     if isinstance(model, (str, Path)):

@@ -100,6 +100,10 @@ def _path_alone(value: object) -> object:
     return {"directory": value} if isinstance(value, (str, Path)) else value
 
 
+def _for_all(value: object) -> object:
+    return [value] * 3 if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _listed_array(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
@@ -111,7 +115,8 @@ Triple = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], BeforeValidator
 class Settings(Section):
     """What `Simulation` takes besides structure and model; the input has the same keys."""
 
-    replicate: Triple = (1, 1, 1)
+    replicate: Annotated[Triple, BeforeValidator(_for_all)] = (1, 1, 1)
+    """Along each lattice vector, or one number for all."""
     ensemble: Ensemble = Ensemble()
     frozen: Annotated[list[Frozen], BeforeValidator(listed)] = []
     """Atoms that are held: one selection, or a list of which each counts."""

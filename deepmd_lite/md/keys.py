@@ -17,7 +17,7 @@ Triple = Sequence[int] | np.ndarray
 class Keys(TypedDict, total=False):
     """None stands for the default of `config.Settings`, where meaning and units are said."""
 
-    replicate: Triple | None
+    replicate: Triple | int | None
     ensemble: Section | None
     frozen: Section | Sequence[Section] | None
     velocities: Section | None

@@ -264,6 +264,7 @@ def test_public_names():
     import deepmd_lite as dpl
 
     assert callable(dpl.train)
+    assert {"Calculator", "Simulation", "train"} <= set(dir(dpl))
     assert dpl.Calculator is Calculator
     assert dpl.Simulation.__name__ == "Simulation"
     assert dpl.load.__name__ == "load_model"

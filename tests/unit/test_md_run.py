@@ -140,7 +140,7 @@ def test_notes_are_in_the_log(folder):
         ({"velocities": 600}, "key 'velocities'"),
         ({"timestep": "1 fs"}, "key 'timestep'"),
         ({"timestep": np.inf}, "key 'timestep'"),
-        ({"replicate": 2}, "key 'replicate'"),
+        ({"replicate": "two"}, "key 'replicate'"),
         ({"replicate": (2, 0, 1)}, "key 'replicate/1'"),
         ({"steps": "x"}, "key 'steps'"),
         ({"balance": "evenly"}, "key 'balance'"),
