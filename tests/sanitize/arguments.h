@@ -214,7 +214,8 @@ struct Features {
   int32_t embedding, axis, columns = DPL_COLUMNS, cubic = 0;
   int32_t numbers() const {
     const int32_t of_degree = std::max(axis, 1), n = cubic;
-    return embedding * (columns == DPL_COLUMNS ? of_degree : 1 + 2 * of_degree) +
+    const int32_t degrees = int32_t(std::lround(std::sqrt(columns))) - 1;
+    return embedding * (columns == DPL_COLUMNS ? of_degree : 1 + degrees * of_degree) +
            n * n * (n + 1) / 2 + n * (n + 1) * (n + 2) / 6;
   }
 };
