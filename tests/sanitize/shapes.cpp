@@ -29,7 +29,8 @@ System random_system(Random& random) {
 
 // Of any degree where there are axes.
 int32_t random_columns(int32_t n_axis, Random& random) {
-  return n_axis > 0 ? DPL_COLUMNS_OF_DEGREE(1 + random.below(DPL_MOST_DEGREE)) : DPL_COLUMNS;
+  const int32_t degree = n_axis > 0 ? 1 + random.below(DPL_MOST_DEGREE) : 1;
+  return DPL_COLUMNS_OF_DEGREE(degree);
 }
 
 int32_t random_cubic(int32_t n_columns, int32_t n_embedding, Random& random) {
