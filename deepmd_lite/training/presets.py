@@ -20,7 +20,7 @@ HELD_OUT = 0.1
 
 
 def _preset(
-    embedding: list[int], fitting: list[int], *, axes: int, cubic: int, steps: int
+    embedding: list[int], fitting: list[int], *, axes: int, l_max: int, cubic: int, steps: int
 ) -> dict[str, Any]:
     return {
         "model": {
@@ -30,6 +30,7 @@ def _preset(
                 "rcut_smth": 2.0,
                 "neuron": embedding,
                 "axis_neuron": axes,
+                "l_max": l_max,
                 "cubic_neuron": cubic,
                 "type_one_side": True,
                 "precision": "float32",
@@ -51,9 +52,9 @@ def _preset(
 
 _WITHOUT_VIRIALS = {"loss": {"start_pref_v": 0.0, "limit_pref_v": 0.0}}
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": _preset([8, 16, 32], [64, 64, 64], axes=4, cubic=4, steps=5_000),
-    "balanced": _preset([16, 32, 64], [128, 128, 128], axes=4, cubic=6, steps=20_000),
-    "accurate": _preset([25, 50, 100], [240, 240, 240], axes=6, cubic=6, steps=100_000),
+    "fast": _preset([8, 16, 32], [64, 64, 64], axes=4, l_max=3, cubic=4, steps=5_000),
+    "balanced": _preset([16, 32, 64], [128, 128, 128], axes=4, l_max=3, cubic=6, steps=20_000),
+    "accurate": _preset([16, 32, 64], [240, 240, 240], axes=4, l_max=3, cubic=6, steps=100_000),
 }
 _INSTEAD = {
     "neuron": ("n_neuron",),

@@ -23,6 +23,10 @@ SMALLEST_SIDE = 64
 """Shorter side of a matrix that is worth the way to a device. A step of 64 × 64 numbers takes one
 thread half a millisecond; copies, some ten launches and every tenth time a factorisation are
 estimated to take a GPU as long, and are not measured."""
+LARGEST_SIDE = 1024
+"""Of a matrix that has a basis on that side. Ethanol, `se_e2_q` with 604 numbers in its descriptor,
+3,000 steps: force RMSE 36 meV/Å without a basis for them, 17 with it. Of the 1,600 numbers of the
+stock model it makes a step take three times as long: more is lost than won in a given time."""
 
 
 class Soap(LeanOptimizer):
@@ -42,7 +46,7 @@ class Soap(LeanOptimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         interval: int = 10,
         sampling: int = 2,
-        largest_side: int = 512,
+        largest_side: int = LARGEST_SIDE,
         place: torch.device = HOST,
     ) -> None:
         """`betas`: decay of the mean gradient and of the means of squares; `interval`: steps

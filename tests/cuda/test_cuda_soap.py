@@ -16,8 +16,13 @@ from deepmd_lite.training import loop, pace, soap
 from deepmd_lite.training.checkpoint import Checkpoint, pack_arrays, unpack_arrays
 from deepmd_lite.training.soap import HOST, SMALLEST_SIDE, Soap
 
-LARGE = {"square": (2, 72, 72), "one_side": (1, 600, 64)}
-SMALL = {"short": (80, SMALLEST_SIDE - 1), "no_basis": (520, 513), "row": (1, 1, 9), "vector": (9,)}
+LARGE = {"square": (2, 72, 72), "one_side": (1, soap.LARGEST_SIDE + 64, 64)}
+SMALL = {
+    "short": (80, SMALLEST_SIDE - 1),
+    "no_basis": (soap.LARGEST_SIDE + 8, soap.LARGEST_SIDE + 1),
+    "row": (1, 1, 9),
+    "vector": (9,),
+}
 STEPS, INTERVAL = 12, 3
 
 
