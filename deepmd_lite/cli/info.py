@@ -97,9 +97,10 @@ def _descriptor(d: Descriptor, nearest: float) -> dict[str, str]:
     config, numbers = d.config, d.coefficients()
     axis = "" if config.radial else f"axis {config.axis_neuron}, "
     axis += f"cubic {config.cubic_neuron}, " if config.cubic_neuron else ""
+    degree = f", l_max {config.degree}" if config.second_degree else ""
     rows = {
-        "descriptor": f"{config.type}, rcut {config.rcut:g} Å, rcut_smth {config.rcut_smth:g} Å, "
-        f"sel {d.sel}",
+        "descriptor": f"{config.type}{degree}, rcut {config.rcut:g} Å, "
+        f"rcut_smth {config.rcut_smth:g} Å, sel {d.sel}, {config.width} numbers",
         "embedding": f"{_widths(config.neuron)}, {axis}{config.activation_function}",
         "table": f"{d.grid.n_intervals} intervals, "
         f"{numbers.numel() * numbers.element_size() / 1024:.0f} KiB, pairs down to {nearest:.2f} Å",
