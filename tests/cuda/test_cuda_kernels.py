@@ -338,6 +338,11 @@ def test_a_fault_leaves_the_next_call_alone(device):
     ("changes", "message"),
     [
         ({"n_features": 1040}, "1040 features; expected a multiple of 16, at most 1024"),
+        (
+            {"n_features": 384, "n_columns": 25},
+            "384 features; expected a multiple of 16, at most 368",
+        ),
+        ({"n_columns": 10}, "for l of 1 to 4, found 10"),
         ({"n_tables": 3}, "expected 2 embedding tables"),
         ({"n_intervals": 0}, "0 intervals"),
         ({"rcut": 1.0}, "0 <= rcut_smth < rcut"),

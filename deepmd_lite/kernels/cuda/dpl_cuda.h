@@ -28,8 +28,11 @@ extern "C" {
  * edges wraps, and may then pass for a small one.) */
 #define DPL_CUDA_FRACTION_BITS 40
 #define DPL_CUDA_LARGEST_EDGE_BITS 20
-/* The number of features of a table is at most this: they are held in shared memory. */
+/* The number of features of a table is at most this, and less with more than nine columns: their
+ * moments are held in shared memory. */
 #define DPL_CUDA_MAX_FEATURES 1024
+#define DPL_CUDA_MAX_FEATURES_OF(n_columns) \
+  ((n_columns) <= 9 ? DPL_CUDA_MAX_FEATURES : DPL_CUDA_MAX_FEATURES * 9 / (n_columns))
 
 /* Where work goes. */
 typedef struct dpl_cuda_queue {

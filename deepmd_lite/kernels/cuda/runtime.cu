@@ -128,11 +128,15 @@ dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
                 (long long)expected, env.n_types, table.n_tables);
   if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
     return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
+  if (degree_of(env.n_columns) == 0)
+    return fail(DPL_INVALID_ARGUMENT, "expected (l + 1)² columns for l of 1 to %d, found %d",
+                kMostDegree, env.n_columns);
+  const int32_t most = DPL_CUDA_MAX_FEATURES_OF(env.n_columns);
   if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING ||
-      table.n_features > DPL_CUDA_MAX_FEATURES)
+      table.n_features > most)
     return fail(DPL_INVALID_ARGUMENT,
                 "the table has %d features; expected a multiple of %d, at most %d",
-                table.n_features, DPL_FEATURE_PADDING, DPL_CUDA_MAX_FEATURES);
+                table.n_features, DPL_FEATURE_PADDING, most);
   return DPL_OK;
 }
 
