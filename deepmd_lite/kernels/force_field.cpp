@@ -84,9 +84,7 @@ class ModelReader {
     return found != nullptr && !found->is_null();
   }
 
-  static int64_t or_else(const Json* given, int64_t other) {
-    return given ? given->integer() : other;
-  }
+  static int64_t or_else(const Json* x, int64_t other) { return x ? x->integer() : other; }
 
   static std::vector<double> list_of_numbers(const Json& list) {
     std::vector<double> values;
@@ -124,8 +122,7 @@ class ModelReader {
                        Descriptor& d) {
     const std::string type = config["type"].string();
     const int64_t degree = type == "se_e2_q" ? or_else(config.find("l_max"), 2) : 1;
-    if (degree < 1 || degree > DPL_MOST_DEGREE)
-      throw FileError("its header is not valid: l_max " + std::to_string(degree));
+    if (degree < 1 || degree > DPL_MOST_DEGREE) throw FileError("its header is not valid: l_max");
     const int32_t n_columns = int32_t(DPL_COLUMNS_OF_DEGREE(degree));
     d.davg = file_.doubles(prefix + "davg", {n_types_, n_columns});
     d.dstd = file_.doubles(prefix + "dstd", {n_types_, n_columns});
@@ -144,8 +141,7 @@ class ModelReader {
     e.protection = protection ? protection->number() : 0;
     e.table_of_distance = of_distance && of_distance->boolean();
     if (type == "se_e2_r") {
-      shift(d, e);
-      d.shape.n_axis = 0;
+      shift(d, e);  // and no axes
     } else if (type == "se_e2_a" || type == "se_e2_q") {
       d.shape.n_axis = int32_t(config["axis_neuron"].integer());
       d.shape.n_cubic = int32_t(or_else(config.find("cubic_neuron"), 0));
