@@ -27,7 +27,6 @@ OF_DEEPMD_KIT = {
     "compress": "not needed: the embedding is a table from the first step on",
     "show": "use dpl info MODEL",
     "neighbor-stat": "not needed: sel cuts no neighbour off",
-    "model-devi": "use dpl devi -m MODEL… -s DATA",
     "convert-from": "use dpl convert MODEL OUT.dpl",
 }
 """Its verb → what there is instead."""

@@ -181,6 +181,8 @@ def hybrid(data, **training):
     near = {"rcut": 4.0, "rcut_smth": 2.0, "neuron": [4, 8], "axis_neuron": 2}
     far = {"type": "se_e2_r", "rcut": 5.0, "rcut_smth": 1.0, "neuron": [3, 6]}
     config["model"]["descriptor"] = {"type": "hybrid", "list": [near, far]}
+    # a function of the step, whatever the number of steps
+    config["learning_rate"] = {"start_lr": 1e-3, "decay_rate": 0.9, "decay_steps": 2}
     return config
 
 
