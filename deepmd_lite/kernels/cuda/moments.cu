@@ -125,7 +125,7 @@ __device__ void chain(const Job<real>& job, const Hand<C, real>& hand, const Edg
 }
 
 // Four blocks at a time on a multiprocessor: in float64 nvcc 13.0 would otherwise take registers
-// for three (with this, 8 bytes a thread go to memory).
+// for three (with this, 8 bytes a thread go to memory with four columns, and more with more).
 template <int C, class real>
 __global__ void __launch_bounds__(kThreads, 4)
     moments_backward_kernel(Job<real> job, const real* grad_moments, int64_t* fixed) {
