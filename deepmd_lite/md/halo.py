@@ -277,7 +277,9 @@ class Halo:
             self.comm.swap(leaving.numpy(), to, arriving.numpy(), source, swap.tag)
             return
         going, coming = reversed(swap.staging) if back else swap.staging
-        going.copy_(leaving)
+        going.copy_(leaving)  # and with it all before, also what was last read from `coming`
+        if not len(going):
+            torch.cuda.current_stream(self.place).synchronize()
         self.comm.swap(going.numpy(), to, coming.numpy(), source, swap.tag)
         arriving.copy_(coming, non_blocking=True)
 

@@ -267,6 +267,20 @@ def test_too_little_memory_is_said_before(device, monkeypatch):
 # --- lists --------------------------------------------------------------------------------------
 
 
+def test_too_little_memory_for_a_list_is_said_before(device, monkeypatch):
+    env = structure()
+    there = kernels.cuda.device("cuda")
+    atoms = there, env.positions, env.types, env.n_local, 5.0
+    _, indices = kernels.cuda.neighbor_list(*atoms)
+    free(monkeypatch, 100)
+    with pytest.raises(InputError, match=r"GPU memory: 24 atoms and \d+ ghosts need .* are free"):
+        kernels.cuda.neighbor_list(*atoms)
+    left = iter([1e12, indices.nbytes - 1])
+    monkeypatch.setattr(kernels.cuda.Device, "free_bytes", lambda _: next(left))
+    with pytest.raises(InputError, match=f"24 atoms with {len(indices)} neighbours and"):
+        kernels.cuda.neighbor_list(*atoms)
+
+
 def test_a_list_is_prepared_once_and_noticed_when_it_changes(device):
     env = structure()
     potential = potential_of().to_device("cuda")

@@ -84,10 +84,10 @@ def compare(library, comm, pbc, staged, **options):
             assert passed.to_host + passed.to_device == sum(
                 2 * (len(s.rows) > 0) + 2 * (s.stop > s.start) for s in swaps
             )
-            assert passed.waits == passed.to_host + 1  # and for the faults of the kernels
         else:
             assert passed.numbers == passed.to_host == passed.to_device == 0
-            assert passed.waits == 2 * len(swaps) + 1
+        # once each way, also where nothing leaves: what came last may not have been read yet
+        assert passed.waits == 2 * len(swaps) + 1  # and for the faults of the kernels
         if comm.rank == 0:
             np.testing.assert_allclose(found.positions, expected.positions, atol=1e-9)
             np.testing.assert_array_equal(found.positions, again.positions)

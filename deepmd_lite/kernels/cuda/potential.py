@@ -264,12 +264,7 @@ class CudaPotential:
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
             size //= 2
-        if list_bytes + each * size > free:
-            raise InputError(
-                f"GPU memory: {env.n_local} atoms with {env.n_edges} neighbours and "
-                f"{env.n_all - env.n_local} ghosts need {(list_bytes + each * size) / 1e9:.3g} GB, "
-                f"{free / 1e9:.3g} GB are free; use fewer atoms, or several GPUs with one rank each"
-            )
+        _check_room(list_bytes + each * size, free, env.n_local, env.n_all, env.n_edges)
         return size
 
 
@@ -279,21 +274,39 @@ def forecast(n_local: float, n_ghosts: float, n_edges: float) -> float:
     return rows + BYTES_OF_LOCAL * n_local + BYTES_OF_EDGE * n_edges
 
 
+def _check_room(
+    needed: float, free: float, n_local: int, n_all: int, n_edges: int | None = None
+) -> None:
+    """Raises InputError where `needed` bytes are more than are `free` on the GPU."""
+    if needed > free:
+        neighbors = "" if n_edges is None else f"with {n_edges} neighbours "
+        raise InputError(
+            f"GPU memory: {n_local} atoms {neighbors}and {n_all - n_local} ghosts need "
+            f"{needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; use fewer atoms, or several "
+            "GPUs with one rank each"
+        )
+
+
 def neighbor_list(
     device: Device, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`kernels.neighbor_list` on a GPU, to which the tensors are copied, where the list stays."""
+    """`kernels.neighbor_list` on a GPU, to which the tensors are copied, where the list stays.
+
+    Raises InputError where memory does not suffice for it.
+    """
     where, n_all = device.place, len(positions)
     positions = checked("positions", positions.detach().to(where), torch.float64, (-1, 3), where)
     types = checked("types", types.to(where), torch.int32, (n_all,), where)
     if not 0 <= n_local <= n_all:
         raise InputError(f"n_local: expected 0 to {n_all}, found {n_local}")
     size = device.native.dpl_cuda_neighbors_scratch(n_all, n_local)
+    _check_room(size + 8 * n_local, device.free_bytes(), n_local, n_all)
     scratch = torch.empty(size, dtype=torch.uint8, device=where)
     offsets = torch.empty(n_local + 1, dtype=torch.int64, device=where)
     n_edges = ctypes.c_int64()
     atoms = n_all, n_local, positions, types, cutoff, scratch, offsets
     device.call("neighbors_count", *atoms, ctypes.byref(n_edges))
+    _check_room(4 * n_edges.value, device.free_bytes(), n_local, n_all, n_edges.value)
     indices = torch.empty(n_edges.value, dtype=torch.int32, device=where)
     device.call("neighbors_fill", *atoms, indices)
     return offsets, indices
