@@ -139,14 +139,15 @@ class Soap(LeanOptimizer):
             columns = order[..., None, :].expand_as(image)
             turned = torch.linalg.qr(image.gather(-1, columns)).Q.contiguous()
             state[f"{side}_basis"] = turned
-            change, mean = turned.mT @ basis, state["exp_avg"]
-            state["exp_avg"] = (change @ mean if side == "left" else mean @ change.mT).contiguous()
-            squares = state["exp_avg_sq"]
+            gradient, squares = state["exp_avg"], state["exp_avg_sq"]
+            # out of the old basis and into the new one: to multiply these first costs more
             if side == "left":
+                gradient = turned.mT @ (basis @ gradient)
                 squares = squares.gather(-2, order[..., :, None].expand_as(squares))
             else:
+                gradient = (gradient @ basis.mT) @ turned
                 squares = squares.gather(-1, order[..., None, :].expand_as(squares))
-            state["exp_avg_sq"] = squares
+            state["exp_avg"], state["exp_avg_sq"] = gradient.contiguous(), squares
 
 
 def _to_basis(state: State, x: torch.Tensor) -> torch.Tensor:
