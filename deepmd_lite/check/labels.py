@@ -42,7 +42,8 @@ def _missing(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
         where = f"{role}: {label} {count}/{n} frames, missing in {named(lacking)}"
         do = {
             "energy": "add energy.npy or an energy key, or train on forces alone on purpose",
-            "force": "add force.npy or a forces key: energies alone teach a model very little",
+            "force": "add force.npy or a forces key: energies alone teach a model very little (to "
+            "train on them alone, give loss/start_pref_f and limit_pref_f as 0)",
             "virial": "a model that has seen no virials gives unreliable pressures",
         }[label]
         frames = survey.sources(which[~found]) if count else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def check_data(
         if systems:
             read[role] = systems
         found += _read_notes(systems)
-    survey = Survey.of(read) if read else None
+    counting = {role: left for role, systems in read.items() if (left := _counting(systems))}
+    survey = Survey.of(counting) if counting else None
     if survey is not None:
         found += _findings(survey, cutoff, type_map)
         found += _type_maps(read)
@@ -58,6 +60,9 @@ def findings_in_sample(frames: Sequence[Frame], name: str, *, cutoff: float) -> 
 
     `name` of the set, as the findings call it; `cutoff` Å, that of the model to come.
     """
+    frames = [frame for frame in frames if frame.weight]
+    if not frames:
+        return []
     survey = Survey.of({name: _sample(frames)})
     found = [f for f in _findings(survey, cutoff, None) if f.severity != "note"]
     return sorted(found, key=lambda f: SEVERITIES.index(f.severity))
@@ -80,7 +85,16 @@ def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> 
         yield from labels.findings(survey, own)
         yield from forces.findings(survey, own)
         yield from copies.unlike_others(survey, own)
-    yield from distances.findings(survey, everything)
+    if survey.unknown:
+        names = ", ".join(survey.unknown)
+        yield Finding(
+            "warning",
+            "element-unknown",
+            f"{names}: no chemical element, so that distances cannot be judged",
+            "name elements in the type map: structures, masses and the repulsion go by them",
+        )
+    else:
+        yield from distances.findings(survey, everything)
     yield from cells.findings(survey, everything, cutoff)
     yield from elements.findings(survey, type_map)
     yield from energies.findings(survey, everything)
@@ -88,8 +102,18 @@ def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> 
     yield from copies.findings(survey)
 
 
+def _counting(systems: Sequence[System]) -> list[System]:
+    """Without the frames of weight 0, which somebody has left out."""
+    kept = [replace(s, frames=[f for f in s.frames if f.weight]) for s in systems]
+    return [system for system in kept if system.frames]
+
+
 def _read_notes(systems: Sequence[System]) -> Iterator[Finding]:
     for system in systems:
+        without = sum(not frame.weight for frame in system.frames)
+        if without:
+            of = f"{without} of {len(system.frames)} frames"
+            yield Finding("note", "weight", f"{system.name}: {of} have weight 0: not looked at")
         for note in system.notes:
             yield Finding("note", "reading", f"{system.name}: {note}")
 

@@ -63,6 +63,13 @@ class Survey:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @property
+    def unknown(self) -> list[str]:
+        """Names that are no chemical elements."""
+        from ase.data import atomic_numbers
+
+        return [e for e in self.elements if not atomic_numbers.get(e)]
+
     @cached_property
     def n_atoms(self) -> np.ndarray:
         """(F,)."""

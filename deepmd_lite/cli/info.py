@@ -48,7 +48,7 @@ def _info_of_model(args: argparse.Namespace) -> int:
     rows = {"elements": " ".join(model.type_map)}
     for k, d in enumerate(model.descriptors, 1):
         which = f" {k}" if len(model.descriptors) > 1 else ""
-        found = _descriptor(d, model.table_min_distance())
+        found = _descriptor(d, model.type_map, model.table_min_distance())
         rows |= {name + which: value for name, value in found.items()}
     rows |= {
         "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
@@ -90,7 +90,7 @@ def _info_of_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _descriptor(d: Descriptor, nearest: float) -> dict[str, str]:
+def _descriptor(d: Descriptor, type_map: list[str], nearest: float) -> dict[str, str]:
     """What to tell of one descriptor, whose table covers pairs down to `nearest` Å."""
     from ..model.tabulated import TabulatedEmbedding
 
@@ -105,6 +105,9 @@ def _descriptor(d: Descriptor, nearest: float) -> dict[str, str]:
         "table": f"{d.grid.n_intervals} intervals, "
         f"{numbers.numel() * numbers.element_size() / 1024:.0f} KiB, pairs down to {nearest:.2f} Å",
     }
+    if config.exclude_types:
+        pairs = {"-".join(type_map[t] for t in sorted(pair)) for pair in config.exclude_types}
+        rows["descriptor"] += f", blind to {', '.join(sorted(pairs))}"
     if config.env_protection:
         rows["descriptor"] += f", env_protection {config.env_protection:g} Å"
     if isinstance(d.embedding, TabulatedEmbedding):

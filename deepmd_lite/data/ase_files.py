@@ -339,8 +339,9 @@ def _unlabelled(frames: Sequence[Frame], found: set[str]) -> list[str]:
     """What the file does have, where it lacks energies or forces altogether."""
     notes = []
     names = ", ".join(sorted(found)) or "nothing"
-    if all(frame.energy is None for frame in frames):
-        notes.append(f"no energy under any of {', '.join(ENERGY_KEYS)}; the file has: {names}")
-    if all(frame.forces is None for frame in frames):
-        notes.append(f"no forces under any of {', '.join(FORCES_KEYS)}; the file has: {names}")
+    spelled = {SPELLING.get(name.lower()) for name in found}
+    for label, keys in (("energy", ENERGY_KEYS), ("forces", FORCES_KEYS)):
+        lacking = all(getattr(frame, label) is None for frame in frames)
+        if lacking and spelled.isdisjoint(keys):  # else a weight of 0 leaves out what is there
+            notes.append(f"no {label} under any of {', '.join(keys)}; the file has: {names}")
     return notes

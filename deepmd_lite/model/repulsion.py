@@ -50,7 +50,8 @@ class Repulsion(nn.Module):
         alone counts for a pair that never occurs within the cutoff: infinite) and at most `rcut`.
         Raises InputError for an entry of `type_map` that is no chemical element.
         """
-        numbers = atomic_numbers(type_map, "model/type_map, which model/repulsion needs")
+        where = "model/type_map (by whose elements model/repulsion goes; null leaves it out)"
+        numbers = atomic_numbers(type_map, where)
         radii = torch.tensor([covalent_radius(z) for z in numbers], dtype=torch.float64)
         bonds = radii[:, None] + radii[None, :]
         r_out = torch.minimum(DATA_REACH * distances, bonds).clamp(max=rcut)

@@ -23,6 +23,9 @@ from .short_range import ShortRange
 
 SMALLEST_DEVIATION = 0.01
 """Lower bound of dstd, as in DeePMD-kit: a direction that never varies is not blown up."""
+SINGULAR = 1e-8
+"""Relative size of singular values of compositions that count as 0: elements whose shares do not
+vary, for which the shortest solution is taken. One dopant in a million atoms still counts."""
 
 
 @dataclass
@@ -224,14 +227,16 @@ def _energy_bias(
 ) -> np.ndarray:
     """(n_types,) eV: given atomic energies, the others by least squares over compositions.
 
-    `roots` (n_frames,): square roots of the weights of the squares.
+    `roots` (n_frames,): square roots of the weights of the squares. `rcond` of the input is that of
+    the least squares.
     """
     given = config.fitting_net.atom_ener or [None] * len(config.type_map)
     bias = np.array([0.0 if e is None else e for e in given])
     free = np.array([e is None for e in given])
     if len(energies) and free.any():
         rest = energies - compositions @ bias
-        rcond = config.fitting_net.rcond or 1e-3  # equal compositions: the shortest solution
+        rcond = config.fitting_net.rcond
+        rcond = SINGULAR if rcond is None else rcond
         matrix = compositions[:, free] * roots[:, None]
         bias[free] = np.linalg.lstsq(matrix, rest * roots, rcond=rcond)[0]
     return bias

@@ -229,7 +229,7 @@ def _finish(trainer: Trainer, output: Path) -> None:
             output,
             output,
         )
-    elif trainer.complete and settings.time_limit is not None:
+    elif trainer.complete and settings.time_limit is not None and done != settings.step_limit:
         log.info(
             "the time limit of %s allowed %d steps", format_duration(settings.time_limit), done
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -244,3 +245,33 @@ def test_forces_may_be_missing_where_none_are_trained(data):
         train(config, output=data / "out", quiet=True)
     config["loss"] |= {"start_pref_f": 0, "limit_pref_f": 0}
     train(config, output=data / "out", quiet=True)
+
+
+def test_frames_of_weight_0_are_not_looked_at(data, caplog):
+    frames = copper(12, seed=1)
+    for atoms in frames[::2]:
+        atoms.info["weight"] = 0.0
+        atoms.calc.results["energy"] += 1e4
+    write(data / "train.extxyz", frames)
+    train(settings(data, numb_steps=1), output=data / "out", quiet=True)
+    assert "training data: warning" not in caplog.text
+    report = check_data({"training": [data / "train.extxyz"]})
+    assert codes(report, "error") == codes(report, "warning") == set()
+    (note,) = (f.what for f in report.findings if f.code == "weight")
+    assert note.endswith("train.extxyz: 6 of 12 frames have weight 0: not looked at")
+    for atoms in frames[::2]:
+        atoms.info["weight"] = 1.0
+    write(data / "train.extxyz", frames)
+    train(settings(data, numb_steps=1), output=data / "out", quiet=True)
+    assert "training data: warning [force-order]" in caplog.text
+
+
+def test_names_that_are_no_elements(tmp_path):
+    """DeePMD-kit knows types by any name; their distances are not judged."""
+    write(tmp_path / "train.extxyz", copper(12, seed=1))
+    (system,) = load([tmp_path / "train.extxyz"])
+    renamed = [replace(f, symbols=("CuX",) * f.n_atoms) for f in system.frames]
+    (finding,) = findings_in_sample(renamed, "training", cutoff=4.0)
+    assert (finding.severity, finding.code) == ("warning", "element-unknown")
+    assert finding.what.startswith("CuX: no chemical element")
+    assert not findings_in_sample(system.frames, "training", cutoff=4.0)

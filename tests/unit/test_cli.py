@@ -169,6 +169,8 @@ def test_train_within_a_time_limit(tmp_path, capsys):
     assert main(["train", str(path), "-o", str(tmp_path), "--time-limit", "1h30m", "-q"]) == 0
     assert main(["info", str(tmp_path / "model.dpl")]) == 0
     assert "2 of 2 or those in 1h30m" in capsys.readouterr().out
+    assert main(["train", str(path), "-o", str(tmp_path), "--time-limit", "1h30m"]) == 0
+    assert "the time limit of" not in capsys.readouterr().out
     error = fails(capsys, "train", path, "-o", tmp_path, "--time-limit", "half an hour")
     assert "training/time_limit" in error
     assert "'half an hour'" in error

@@ -223,6 +223,17 @@ def test_weights_and_groups(tmp_path):
     assert two.forces is not None
 
 
+def test_what_is_left_out_on_purpose_is_not_missed(tmp_path):
+    path = tmp_path / "a.extxyz"
+    row = ":forces:R:3", "0 0 0"
+    for key, notes in (("config_forces_weight", 0), ("unused", 0)):
+        path.write_text(silicon(f"energy=1 {key}=0", *row))
+        assert len(read_ase_file(path).notes) == notes
+    path.write_text(silicon("energy=1 config_forces_weight=0"))
+    (note,) = read_ase_file(path).notes
+    assert note.startswith("no forces under any of forces")
+
+
 @pytest.mark.parametrize(("suffix", "opener"), [(".gz", gzip.open), (".xz", lzma.open)])
 def test_compressed_files(tmp_path, suffix, opener):
     path = tmp_path / f"a.xyz{suffix}"

@@ -134,6 +134,30 @@ def test_the_energy_bias_is_fitted_by_weight():
     assert alone.energy_bias.item() == pytest.approx(-1.5, rel=1e-12)
 
 
+def test_rare_elements_have_their_energy_bias():
+    """One atom in a hundred frames, and isolated atoms beside frames of one composition."""
+    exact = {"Cu": -1000.0, "Au": -5000.0, "O": -430.0, "H": -13.0}
+
+    def fitted(elements, formulas, rcond=None):
+        settings = {"descriptor": {"rcut": 4.0}, "fitting_net": {"rcond": rcond}}
+        config = ModelConfig(type_map=elements, repulsion=None, **settings)
+        frames = []
+        for formula in formulas:
+            atoms = random_atoms(formula, 9.0, 1)
+            env = environment_of(atoms, elements, 4.0).env
+            frames.append((env, sum(exact[s] for s in atoms.get_chemical_symbols())))
+        return statistics_from(frames, config).energy_bias.tolist()
+
+    dilute = ["Cu32"] * 99 + ["Cu31Au"]
+    isolated = ["O10H20"] * 150 + ["O", "H"]
+    assert fitted(["Cu", "Au"], dilute) == pytest.approx([-1000.0, -5000.0], rel=1e-9)
+    assert fitted(["O", "H"], isolated) == pytest.approx([-430.0, -13.0], rel=1e-9)
+    # what does not vary has the shortest solution, and so has what the input's rcond cuts off
+    alike = fitted(["O", "H"], ["O10H20"] * 3)
+    assert alike == pytest.approx([-456.0 / 5, -2 * 456.0 / 5], rel=1e-9)
+    assert fitted(["Cu", "Au"], dilute, 0.1)[1] == pytest.approx(0.0, abs=20.0)
+
+
 @pytest.mark.parametrize("kind", ["se_e2_a", "se_e2_q"])
 @pytest.mark.parametrize("one_side", [False, True])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
