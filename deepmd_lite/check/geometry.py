@@ -135,7 +135,7 @@ def _measure(
 
 
 def radii_of(elements: Sequence[str]) -> np.ndarray:
-    """(n,) covalent radii, Å; 1.2 Å for a name that is no element, whose distances nobody judges."""
+    """(n,) covalent radii, Å; 1.2 Å for a name that is no element: nobody judges its distances."""
     from ase.data import atomic_numbers
 
     known = [atomic_numbers.get(e, 0) for e in elements]

@@ -54,7 +54,9 @@ class Run:
         e = self.explored
         deviations = {e.steps[k]: e.deviations[k] for k in wanted}
         frames = ase.io.iread(self.folder / "trajectory.extxyz")
-        return [(a, deviations[a.info["step"]]) for a in frames if a.info["step"] in deviations]
+        return [
+            (_free(a), deviations[a.info["step"]]) for a in frames if a.info["step"] in deviations
+        ]
 
     def failed(self, nearest: float) -> list[Atoms]:
         """The structure at which it broke off, where no atoms are closer than `nearest` Å."""
@@ -62,7 +64,13 @@ class Run:
         if self.explored.broke_off is None or not path.exists():
             return []
         atoms = read_structure(str(path))
-        return [] if len(neighbor_list("i", atoms, nearest)) else [atoms]
+        return [] if len(neighbor_list("i", atoms, nearest)) else [_free(atoms)]
+
+
+def _free(atoms: Atoms) -> Atoms:
+    """Without constraints: for atoms that a run held ASE would give forces of 0 as labels."""
+    atoms.set_constraint()
+    return atoms
 
 
 def explore(

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111
@@ -133,6 +134,24 @@ def test_selections_that_do_not_fit_the_structure(given, message):
 def held(**selection):
     simulation = Simulation(copper(), PairPotential(), frozen=selection)
     return set(simulation.state.ids[simulation.state.mobile == 0].tolist())
+
+
+@pytest.mark.parametrize("name", ["extxyz", "traj"])
+def test_frames_keep_what_is_held(tmp_path, name):
+    """For ASE, and for a run that begins with one of them."""
+    output = {"directory": tmp_path, "trajectory": 2, "format": name}
+    run = Simulation(copper(), PairPotential(), frozen=[{"indices": "3:7"}], output=output)
+    run.run(2)
+    frame = ase.io.read(tmp_path / f"trajectory.{name}", index=-1)
+    assert frame.get_temperature() == pytest.approx(run.thermo.temperature, rel=1e-5)
+    assert run.atoms.constraints[0].index.tolist() == [3, 4, 5, 6]
+    forces = run.atoms.calc.results["forces"]
+    assert np.abs(forces[3:7]).max() > 0
+    again = Simulation(frame, PairPotential())
+    assert again.state.ids[again.state.mobile == 0].tolist() == [3, 4, 5, 6]
+    free = Simulation(copper(), PairPotential(), output=output | {"directory": tmp_path / "free"})
+    free.run(2)
+    assert not ase.io.read(tmp_path / f"free/trajectory.{name}").constraints
 
 
 def test_selections():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import fs
 
@@ -61,10 +62,12 @@ class Slab:
     """(n,) eV."""
     deviations: np.ndarray | None = None
     """(n,) eV/Å, of the forces over several models, where they were asked at this step."""
+    held: np.ndarray | None = None
+    """(n,) bool: atoms that no force moves; None where all move."""
 
     @classmethod
     def from_rows(cls, first: int, rows: np.ndarray) -> Slab:
-        """From rows (n, 16) or (n, 17) of `ordered_slabs`."""
+        """From rows (n, 17) or (n, 18) of `ordered_slabs`."""
         return cls(
             first=first,
             types=rows[:, 1].astype(np.int64),
@@ -74,7 +77,8 @@ class Slab:
             velocities=rows[:, 9:12],
             forces=rows[:, 12:15],
             energies=rows[:, 15],
-            deviations=rows[:, 16] if rows.shape[1] > 16 else None,
+            held=rows[:, 16] == 0,
+            deviations=rows[:, 17] if rows.shape[1] > 17 else None,
         )
 
     def __len__(self) -> int:
@@ -99,7 +103,7 @@ def ordered_slabs(engine: Engine, deviations: np.ndarray | None = None) -> Itera
     comm, state = engine.comm, engine.state
     narrow = (state.ids, state.types, state.masses)
     wide = (state.positions, state.images, state.velocities, engine.forces)
-    columns = [x.double()[:, None] for x in (*narrow, engine.energies)]
+    columns = [x.double()[:, None] for x in (*narrow, engine.energies, state.mobile)]
     columns[3:3] = [x.double() for x in wide]
     rows = torch.cat(columns, dim=1).cpu().numpy()
     if deviations is not None:
@@ -120,7 +124,8 @@ def ordered_slabs(engine: Engine, deviations: np.ndarray | None = None) -> Itera
 
 
 def assemble(moment: Moment, slabs: Sequence[Slab]) -> Atoms:
-    """All atoms for ASE, with energy and forces; positions are not wrapped."""
+    """All atoms for ASE, with energy and forces, held ones as its constraint; positions are not
+    wrapped."""
 
     def whole(name: str) -> np.ndarray:
         return np.concatenate([getattr(s, name) for s in slabs])
@@ -133,6 +138,8 @@ def assemble(moment: Moment, slabs: Sequence[Slab]) -> Atoms:
     if not np.allclose(atoms.get_masses(), masses):
         atoms.set_masses(masses)
     atoms.set_velocities(whole("velocities") / fs)  # ASE: Å per its own unit of time
+    if slabs[0].held is not None and (held := whole("held")).any():
+        atoms.set_constraint(FixAtoms(mask=held))
     atoms.info.update(step=moment.step, time_fs=moment.time)
     if slabs[0].deviations is not None:
         atoms.set_array("forces_std", whole("deviations"))
