@@ -55,6 +55,12 @@ class Start:
     damaged: tuple[str, ...] = ()
     """A line for each newer restart that cannot be used."""
 
+    def volume(self, cell: np.ndarray) -> float:
+        """Å³ of `cell`, now that of the run, vacuum included, as the ASE calculator takes it; nan
+        for what lacks a lattice vector or is open along all of them."""
+        bounded = any(self.pbc) and not any(self.absent)
+        return abs(float(np.linalg.det(cell))) if bounded else np.nan
+
 
 def from_structure(
     atoms: Atoms | None,

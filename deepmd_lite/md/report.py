@@ -5,8 +5,8 @@ volume_A3, pressure_GPa, stress_xx_GPa … stress_xy_GPa, conserved_eV, a_A, b_A
 beta_deg, gamma_deg. `conserved_eV` is what the equations of motion keep constant: the total energy
 and what thermostat and barostat have taken. Pressure and stress include the kinetic
 part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
-(xx yy zz yz xz xy). Volume, pressure and stress are nan unless all three axes are periodic. The
-temperature counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum
+(xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab with its vacuum, and
+nan where a lattice vector is missing or no axis is periodic. The temperature counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum
 is conserved (not with a Langevin thermostat, nor where atoms are held).
 """
 
@@ -55,9 +55,10 @@ class Thermo:
     kinetic: float
     """eV."""
     volume: float
-    """Å³; nan unless all three axes are periodic."""
+    """Å³ of the cell, vacuum included; nan (and so the stress) for what lacks a lattice vector or is
+    open along all axes."""
     stress: np.ndarray
-    """(3, 3) eV/Å³, tension positive, kinetic part included."""
+    """(3, 3) eV/Å³, tension positive, kinetic part included; over that volume."""
     beyond_table: int
     """Pairs at this step that were closer than any the model's table knows."""
     conserved: float

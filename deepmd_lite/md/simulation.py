@@ -251,7 +251,7 @@ class Simulation:
             return self._thermo()
 
     def _thermo(self) -> Thermo:
-        totals, volume = self.engine.totals(), self.engine.volume
+        totals, volume = self.engine.totals(), self.start.volume(self.engine.cell)
         energy = totals.potential + totals.kinetic_energy
         return Thermo(
             step=self.step,
@@ -268,7 +268,7 @@ class Simulation:
 
     def _moment(self) -> Moment:
         """What all atoms share in a frame of this moment."""
-        totals, periodic = self.engine.totals(), all(self.start.pbc)
+        totals, volume = self.engine.totals(), self.start.volume(self.engine.cell)
         return Moment(
             step=self.step,
             time=self.time,
@@ -278,7 +278,7 @@ class Simulation:
             type_map=self.model.type_map,
             n_atoms=self.n_atoms,
             potential=totals.potential,
-            stress=-totals.virial / self.engine.volume if periodic else None,
+            stress=None if np.isnan(volume) else -totals.virial / volume,
         )
 
     def _frame(self) -> Atoms | None:

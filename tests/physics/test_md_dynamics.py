@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111
+from models import random_potential
 from pair_potential import PairPotential
 
+from deepmd_lite.calculator import Calculator
 from deepmd_lite.md import Simulation
 from deepmd_lite.neighbors import periodic_env
 
@@ -129,13 +131,34 @@ def test_pressure_is_minus_the_derivative_of_the_energy():
     assert middle.kinetic == 0.0
 
 
-def test_a_slab_has_no_pressure_to_report():
-    atoms = fcc111("Cu", (3, 3, 3), a=3.7, vacuum=6.0)
-    atoms.pbc = (True, True, False)
-    thermo = Simulation(atoms, PairPotential()).thermo
-    assert np.isnan(thermo.volume)
-    assert np.isnan(thermo.pressure)
-    assert np.isfinite(thermo.potential)
+@pytest.mark.parametrize("pbc", [(True, True, False), (False, True, False)])
+def test_the_stress_of_a_slab_is_that_of_the_calculator(pbc):
+    """Over the volume of its cell, vacuum included; at rest."""
+    atoms = fcc111("Cu", (3, 3, 3), a=3.6, vacuum=6.0)
+    atoms.pbc = pbc
+    model = random_potential(("Cu",))
+    atoms.calc = Calculator(model)
+    simulation = Simulation(atoms, model)
+    thermo = simulation.thermo
+    assert thermo.volume == pytest.approx(atoms.get_volume(), rel=1e-12)
+    expected = atoms.get_stress(voigt=False)
+    assert np.abs(expected).max() > 1e-4
+    np.testing.assert_allclose(thermo.stress, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(simulation.atoms.get_stress(voigt=False), expected, atol=1e-12)
+
+
+def test_what_has_no_cell_has_no_pressure_to_report():
+    atoms = fcc111("Cu", (3, 3, 3), a=3.7)  # without a third lattice vector
+    lacking = atoms.copy()
+    atoms.set_cell([20, 20, 20])
+    for structure, pbc in ((lacking, (True, True, False)), (atoms, False)):
+        structure.pbc = pbc
+        simulation = Simulation(structure, PairPotential())
+        thermo = simulation.thermo
+        assert np.isnan(thermo.volume)
+        assert np.isnan(thermo.pressure)
+        assert np.isfinite(thermo.potential)
+        assert "stress" not in simulation.atoms.calc.results
 
 
 def test_equal_starts_give_equal_bits():

@@ -37,8 +37,7 @@ class Moment:
     potential: float
     """eV."""
     stress: np.ndarray | None
-    """(3, 3) eV/Å³, tension positive, without the kinetic part; None unless all axes are
-    periodic."""
+    """(3, 3) eV/Å³, tension positive, without the kinetic part; None without a volume."""
 
 
 @dataclass(frozen=True)
