@@ -6,8 +6,9 @@ beta_deg, gamma_deg. `conserved_eV` is what the equations of motion keep constan
 and what thermostat and barostat have taken. Pressure and stress include the kinetic
 part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
 (xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab with its vacuum, and
-nan where a lattice vector is missing or no axis is periodic. The temperature counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum
-is conserved (not with a Langevin thermostat, nor where atoms are held).
+nan where a lattice vector is missing or no axis is periodic. The temperature counts 3 degrees of
+freedom for each atom that is not held, less 3 where total momentum is conserved (not with a
+Langevin thermostat, nor where atoms are held).
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Thermo:
     kinetic: float
     """eV."""
     volume: float
-    """Å³ of the cell, vacuum included; nan (and so the stress) for what lacks a lattice vector or is
-    open along all axes."""
+    """Å³ of the cell, vacuum included; nan (and so the stress) for what lacks a lattice vector or
+    is open along all axes."""
     stress: np.ndarray
     """(3, 3) eV/Å³, tension positive, kinetic part included; over that volume."""
     beyond_table: int

@@ -101,7 +101,7 @@ def test_a_running_simulation_can_be_looked_at(run, tmp_path):
 
 def test_a_system_without_pressure(tmp_path):
     atoms = bulk("Cu", cubic=True, a=3.7).repeat(2)
-    atoms.pbc = (True, True, False)
+    atoms.pbc = False
     Simulation(atoms, PairPotential(), output={"directory": tmp_path / "run"}).run(2)
     found = values_of(plot_run(tmp_path / "run"))
     assert "pressure" not in found
