@@ -52,6 +52,10 @@ class Calculator(AseCalculator):
     neighbour list reaches `skin` beyond the cutoff and is reused until some atom has moved, or the
     cell has strained, far enough to need a new one. `stresses` are those of
     `model.atomic_virials`, computed only when they are asked for; their sum is the stress.
+
+    A process that has computed with several threads must not fork (OpenMP's rule, torch's as
+    well): its children would wait for ever. `multiprocessing` with `spawn` works, so does a fork
+    with OMP_NUM_THREADS=1.
     """
 
     implemented_properties = [
