@@ -33,7 +33,7 @@ def test_radii_end_where_the_data_begin():
 
 def test_what_is_no_element_needs_a_model_without_repulsion():
     distances = torch.ones(2, 2, dtype=torch.float64)
-    with pytest.raises(InputError, match="null leaves it out.: 'Ow' is not a chemical element"):
+    with pytest.raises(InputError, match=r"null leaves it out\): 'Ow' is not a chemical element"):
         Repulsion.beyond_data(["H", "Ow"], distances, 6.0)
 
 
