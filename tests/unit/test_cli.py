@@ -91,6 +91,15 @@ def test_train_test_info(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["format_version"] == 5
 
 
+def test_info_names_the_pairs_that_are_not_seen(tmp_path, capsys):
+    model = random_potential(("Cu", "Ag"))
+    for pairs in ([], [(1, 0)]):
+        model.config.descriptor.exclude_types = pairs
+        save_model(model, tmp_path / "model.dpl")
+        assert main(["info", str(tmp_path / "model.dpl")]) == 0
+        assert ("blind to Cu-Ag" in capsys.readouterr().out) == bool(pairs)
+
+
 def test_test_takes_the_arguments_of_dp_test(tmp_path, capsys, model):
     one, two = npy_system(tmp_path / "a" / "one"), npy_system(tmp_path / "a" / "two", 2)
     listed = tmp_path / "systems.txt"
