@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .system import InputError
+
+
+def no_elements(symbols: Iterable[str]) -> list[str]:
+    """Those of the symbols that are no chemical element."""
+    from ase.data import atomic_numbers as table
+
+    return [s for s in symbols if table.get(s, 0) < 1]
 
 
 def atomic_numbers(symbols: Sequence[str], where: str) -> list[int]:
     """Of each element symbol. Raises InputError, naming `where`, for what is no element."""
     from ase.data import atomic_numbers as table
 
-    unknown = [s for s in symbols if table.get(s, 0) < 1]
+    unknown = no_elements(symbols)
     if unknown:
         raise InputError(f"{where}: '{unknown[0]}' is not a chemical element")
     return [int(table[s]) for s in symbols]

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ..data import Frame, System
+from ..elements import no_elements
 from .geometry import Geometry, radii_of, scan
 
 ROBUST = 1.4826
@@ -66,9 +67,7 @@ class Survey:
     @property
     def unknown(self) -> list[str]:
         """Names that are no chemical elements."""
-        from ase.data import atomic_numbers
-
-        return [e for e in self.elements if not atomic_numbers.get(e)]
+        return no_elements(self.elements)
 
     @cached_property
     def n_atoms(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 
+from ..elements import no_elements
 from ..geometry import checked_cell
 from ..system import InputError
 from .frames import Frame
@@ -144,9 +145,7 @@ def check_elements(symbols: Sequence[str], type_map: Sequence[str] | None, where
                 "add it there or leave this data out"
             )
         return
-    from ase.data import chemical_symbols
-
-    unknown = sorted(present - set(chemical_symbols[1:]))
+    unknown = sorted(no_elements(present))
     if unknown:
         raise InputError(
             f"{where}: {', '.join(unknown)} is not a chemical symbol; give a type map that has it"
