@@ -25,10 +25,13 @@ FEW_PAIRS = {
     "force": "too few frames have nearly the same atoms in nearly the same places",
     "virial": "too few near frames differ in their cells",
 }
+FEW_FRAMES = "they are too few, or too much alike, to tell a wrong unit from chance"
 UNEXPLAINED = "differences of energy between near frames do not follow from it"
 NOISE = "differences of energy between near frames are hardly larger than their uncertainty"
 ALLOWED = (0.6, 1.6)
 """Factors that the third order, left out here, can explain."""
+SURE = 3.0
+"""Standard errors by which a factor is outside of these before anything is said."""
 HARTREE, BOHR = 27.211386, 0.52917721
 FORCE_FACTORS = {
     1 / HARTREE: "energies look like Hartree, or forces 27.2 times too large",
@@ -36,7 +39,10 @@ FORCE_FACTORS = {
     HARTREE: "forces look like Hartree/Å: multiply them by 27.2114",
     HARTREE / BOHR: "forces look like Hartree/Bohr: multiply them by 51.4221",
     HARTREE / 2 / BOHR: "forces look like Rydberg/Bohr: multiply them by 25.7110",
-    1 / BOHR: "energy per Bohr in the forces: multiply them by 1.88973",
+    1 / BOHR: (
+        "lengths in the forces are Bohr: of eV/Bohr multiply the forces by 1.88973, of energies "
+        "in Hartree (Rydberg) and forces in Hartree/Bohr (Rydberg/Bohr) convert both, to eV and eV/Å"
+    ),
     BOHR: "positions look like Bohr: multiply positions and cells by 0.529177",
     23.0605: "energies look like kcal/mol: divide them by 23.0605",
     1 / 23.0605: "forces look like kcal/mol/Å: divide them by 23.0605",
@@ -100,8 +106,9 @@ def _of_system(
         return
     name = named(names)
     weight = 1 / pairs.uncertainty
-    columns = np.stack([pairs.force_work, virial_work], axis=1)
-    (a, b), _ = robust_fit(columns * weight[:, None], pairs.difference * weight)
+    columns = np.stack([pairs.force_work, virial_work], axis=1) * weight[:, None]
+    differences = pairs.difference * weight
+    (a, b), _ = robust_fit(columns, differences)
     if moving.sum() >= LEAST_PAIRS:
         left = (pairs.difference - b * virial_work) * weight
         wrong = misplaced(pairs.chosen(moving), left[moving], survey, name)
@@ -111,7 +118,13 @@ def _of_system(
         if abs(correlation((pairs.force_work * weight)[moving], left[moving])) < CORRELATION:
             untested.setdefault(("force", NOISE), []).extend(names)
         elif not ALLOWED[0] < a < ALLOWED[1]:
-            yield _forces(pairs.chosen(moving), a, left[moving], name)
+            error = pairs.standard_error(
+                lambda own: robust_fit(columns[own], differences[own])[0][0]
+            )
+            if _is_wrong(a, error):
+                yield _forces(pairs.chosen(moving), a, left[moving], name)
+            else:
+                untested.setdefault(("force", FEW_FRAMES), []).extend(names)
             return
     if strained.sum() >= LEAST_PAIRS:
         own, work = pairs.chosen(strained), virial_work[strained]
@@ -122,13 +135,23 @@ def _of_system(
             if not disorder:
                 untested.setdefault(("virial", UNEXPLAINED), []).extend(names)
             return
-        (b,), _ = robust_fit((work * weight[strained])[:, None], left)
+        works = (work * weight[strained])[:, None]
+        (b,), _ = robust_fit(works, left)
         if not ALLOWED[0] < b < ALLOWED[1]:
-            yield _virials(own, b, work, left, name)
+            error = own.standard_error(lambda few: robust_fit(works[few], left[few])[0][0])
+            if _is_wrong(b, error):
+                yield _virials(own, b, work, left, name)
+            else:
+                untested.setdefault(("virial", FEW_FRAMES), []).extend(names)
             return
         yield from _shear_order(own, a, name)
         yield from _kinetic_part(own, a, work, name, survey)
     yield from _contradicting_frames(pairs, a * pairs.force_work + virial_work, survey)
+
+
+def _is_wrong(factor: float, error: float) -> bool:
+    """Whether a factor with this standard error is one that no labels of the right unit have."""
+    return factor + SURE * error < ALLOWED[0] or factor - SURE * error > ALLOWED[1]
 
 
 def _forces(pairs: Pairs, a: float, left: np.ndarray, name: str) -> Finding:
@@ -205,12 +228,19 @@ def _shear_order(pairs: Pairs, a: float, name: str) -> Iterator[Finding]:
     diagonal = -np.einsum("pii,pii->p", own.virial, own.strain)
     left = (own.difference - a * own.force_work - diagonal) * weight
     stress = np.stack([own.virial[:, i, j] for i, j in SHEAR], axis=1)
-    misfit = {}
-    for order in permutations(range(3)):
-        works = -(stress[:, order] * shear).sum(axis=1) * weight
-        misfit[order] = float(np.median(np.abs(left - works)))
+    off = {
+        order: np.abs(left + (stress[:, order] * shear).sum(axis=1) * weight)
+        for order in permutations(range(3))
+    }
+    misfit = {order: float(np.median(values)) for order, values in off.items()}
     given, best = (0, 1, 2), min(misfit, key=lambda order: misfit[order])
-    if best != given and misfit[given] > 2 * misfit[best]:
+
+    def gain(chosen: np.ndarray) -> float:
+        return float(np.log(np.mean(off[given][chosen]) / np.mean(off[best][chosen])))
+
+    everything = np.ones(len(own), dtype=bool)
+    sure = best != given and gain(everything) > SURE * own.standard_error(gain)
+    if sure and misfit[given] > 2 * misfit[best]:
         swapped = ", ".join(
             f"{SHEAR_NAMES[k]} holds {SHEAR_NAMES[best.index(k)]}" for k in range(3) if best[k] != k
         )

@@ -8,6 +8,7 @@ virial W = −∂E/∂ε: what forces and virials say about the energy, up to th
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ ENOUGH = 60
 LARGEST_STRAIN = 0.06
 THIRD_ORDER, RESOLUTION = 0.1, 1e-3
 """Assumed errors of the rule: 10 % of the second order, and 1 meV for one atom."""
+LEFT_OUT = 20
+"""Groups of frames that a standard error is made of, by leaving out each in turn."""
 
 
 @dataclass
@@ -60,6 +63,18 @@ class Pairs:
     def chosen(self, which: np.ndarray) -> Pairs:
         """Those pairs alone."""
         return Pairs(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
+
+    def standard_error(self, estimate: Callable[[np.ndarray], float]) -> float:
+        """Of what `estimate` makes of the pairs that its argument (P,) bool chooses.
+
+        A jackknife over frames (Efron & Stein, Ann. Stat. 9, 586 (1981)): pairs that have a frame
+        in common are not independent, and a few frames make many pairs.
+        """
+        frames, ends = np.unique([self.first, self.second], return_inverse=True)
+        groups = ends.reshape(2, -1) % LEFT_OUT
+        n_groups = min(len(frames), LEFT_OUT)
+        found = np.array([estimate((groups != g).all(axis=0)) for g in range(n_groups)])
+        return float(np.sqrt((n_groups - 1) / n_groups * ((found - found.mean()) ** 2).sum()))
 
 
 def near_pairs(survey: Survey, frames: np.ndarray) -> Pairs:

@@ -5,8 +5,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.units import Bohr, Hartree, kB
-from clean_sets import copied, copper, extxyz, hot_copper, npy, silicon, water
+from clean_sets import copied, copper, extxyz, hot_copper, labelled, npy, silicon, water
 
 from deepmd_lite.cli import main
 from deepmd_lite.units import EV_PER_A3_IN_GPA
@@ -247,6 +249,23 @@ def test_right_forces_with_noise_are_no_error(noise, tmp_path):
         atoms.calc.results["forces"] += 0.1 * rng.normal(size=(len(atoms), 3))
     _, found = check(tmp_path, extxyz(tmp_path / "data.extxyz", frames))
     assert "force-order" not in found
+
+
+def test_few_clean_frames_are_no_error(tmp_path):
+    """Eight make many pairs that are not independent, whose factors chance moves far from 1."""
+    rng, files = np.random.default_rng(0), []
+    for k in range(30):
+        frames = []
+        for _ in range(8):
+            atoms = bulk("Cu", cubic=True) * (2, 2, 1)
+            strain = rng.uniform(-0.02, 0.02, (3, 3))
+            atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * (strain + strain.T)), True)
+            atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
+            frames.append(labelled(atoms, EMT()))
+        files.append(extxyz(tmp_path / f"{k}.extxyz", frames))
+    status, found = check(tmp_path, *files)
+    assert status == 0
+    assert all(f["severity"] == "note" for f in found.values())
 
 
 def test_forces_that_are_all_zero(tmp_path):
