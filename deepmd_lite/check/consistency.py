@@ -40,8 +40,8 @@ FORCE_FACTORS = {
     HARTREE / BOHR: "forces look like Hartree/Bohr: multiply them by 51.4221",
     HARTREE / 2 / BOHR: "forces look like Rydberg/Bohr: multiply them by 25.7110",
     1 / BOHR: (
-        "lengths in the forces are Bohr: of eV/Bohr multiply the forces by 1.88973, of energies "
-        "in Hartree (Rydberg) and forces in Hartree/Bohr (Rydberg/Bohr) convert both, to eV and eV/Å"
+        "lengths in the forces are Bohr: multiply forces in eV/Bohr by 1.88973; where energies are "
+        "in Hartree (Rydberg) and forces in Hartree/Bohr (Rydberg/Bohr), convert both"
     ),
     BOHR: "positions look like Bohr: multiply positions and cells by 0.529177",
     23.0605: "energies look like kcal/mol: divide them by 23.0605",
@@ -138,7 +138,7 @@ def _of_system(
         works = (work * weight[strained])[:, None]
         (b,), _ = robust_fit(works, left)
         if not ALLOWED[0] < b < ALLOWED[1]:
-            error = own.standard_error(lambda few: robust_fit(works[few], left[few])[0][0])
+            error = own.standard_error(lambda p: robust_fit(works[p], left[p])[0][0])
             if _is_wrong(b, error):
                 yield _virials(own, b, work, left, name)
             else:

@@ -16,13 +16,12 @@ from deepmd_lite.training import loop, pace, soap
 from deepmd_lite.training.checkpoint import Checkpoint, pack_arrays, unpack_arrays
 from deepmd_lite.training.soap import HOST, SMALLEST_SIDE, Soap
 
-LARGE = {"square": (2, 72, 72), "one_side": (1, soap.LARGEST_SIDE + 64, 64)}
-SMALL = {
-    "short": (80, SMALLEST_SIDE - 1),
-    "no_basis": (soap.LARGEST_SIDE + 8, soap.LARGEST_SIDE + 1),
-    "row": (1, 1, 9),
-    "vector": (9,),
+LARGE = {
+    "square": (2, 72, 72),
+    "long": (1, soap.LARGEST_WHOLE + 64, 64),
+    "both_long": (soap.LARGEST_WHOLE + 8, soap.LARGEST_WHOLE + 1),
 }
+SMALL = {"short": (80, SMALLEST_SIDE - 1), "row": (1, 1, 9), "vector": (9,)}
 STEPS, INTERVAL = 12, 3
 
 
@@ -86,7 +85,7 @@ def test_it_is_that_of_the_host(device):
     assert_in_place(expected, HOST)
     assert_in_place(found, device.place)
     assert {"left", "right_basis"} <= found.optimizer.state[found.square].keys()
-    assert "left" not in found.optimizer.state[found.one_side]
+    assert found.optimizer.state[found.long]["left"].shape[-1] == soap.RANK
 
 
 @pytest.mark.parametrize("there_first", [False, True])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deepmd_lite.training.soap import LARGEST_SIDE, Soap
+from deepmd_lite.training import soap as module
+from deepmd_lite.training.soap import LARGEST_WHOLE, RANK, Soap
 
 
 def problem(seed=0):
@@ -30,19 +31,27 @@ def minimise(make, steps=400):
     return ((inputs @ weight - wanted) ** 2).mean().item()
 
 
-def test_turned_basis_beats_adam_on_an_ill_conditioned_problem():
+@pytest.fixture(params=["whole", "leading"])
+def directions(request, monkeypatch):
+    """Sides of a few numbers are seen in all their directions, or in the leading ones."""
+    if request.param == "leading":
+        monkeypatch.setattr(module, "LARGEST_WHOLE", 8)
+        monkeypatch.setattr(module, "RANK", 5)
+
+
+def test_turned_basis_beats_adam_on_an_ill_conditioned_problem(directions):
     adam = minimise(lambda p: torch.optim.Adam(p, lr=0.05))
     soap = minimise(lambda p: Soap(p, lr=0.05))
     assert soap < 0.2 * adam
 
 
-def test_without_a_side_it_is_adam():
-    """Sides beyond the largest are left alone; what is left is Adam, one step later."""
+def test_a_vector_is_stepped_as_by_adam():
+    """One step later."""
     torch.manual_seed(0)
-    a = torch.nn.Parameter(torch.randn(5, 4, dtype=torch.float64))
+    a = torch.nn.Parameter(torch.randn(20, dtype=torch.float64))
     b = torch.nn.Parameter(a.detach().clone())
-    soap = Soap([a], lr=0.01, betas=(0.9, 0.99), largest_side=1)
-    gradients = torch.randn(6, 5, 4, dtype=torch.float64)
+    soap = Soap([a], lr=0.01, betas=(0.9, 0.99))
+    gradients = torch.randn(6, 20, dtype=torch.float64)
     reference = torch.optim.Adam([b], lr=0.01, betas=(0.9, 0.99), eps=1e-12)
     for t, g in enumerate(gradients):
         a.grad, b.grad = g.clone(), g.clone()
@@ -52,7 +61,9 @@ def test_without_a_side_it_is_adam():
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(7,), (1, 1, 5), (3, 4), (2, 3, 4), (1, 600, 3)])
+@pytest.mark.parametrize(
+    "shape", [(7,), (1, 1, 5), (3, 4), (2, 3, 4), (1, 600, 3), (300, 270), (2, 80, 300)]
+)
 def test_bases_stay_orthogonal_for_every_shape(shape):
     torch.manual_seed(1)
     p = torch.nn.Parameter(torch.randn(shape, dtype=torch.float64))
@@ -62,14 +73,66 @@ def test_bases_stay_orthogonal_for_every_shape(shape):
         soap.step()
     state = soap.state[p]
     assert torch.isfinite(p).all()
-    for side in ("left_basis", "right_basis"):
-        if side in state:
-            q = state[side]
-            eye = torch.eye(q.shape[-1], dtype=torch.float64).expand_as(q)
-            torch.testing.assert_close(q.mT @ q, eye, rtol=0, atol=1e-10)
     matrix = len(shape) > 1 and 1 not in shape[-2:]
-    assert ("left" in state) == (matrix and shape[-2] <= LARGEST_SIDE)
-    assert ("right" in state) == matrix
+    for side, length in zip(("left", "right"), shape[-2:] if matrix else (), strict=False):
+        q = state[f"{side}_basis"]
+        n_columns = length if length <= LARGEST_WHOLE else min(RANK, *shape[-2:])
+        assert state[side].shape == q.shape == (*shape[:-2], length, n_columns)
+        eye = torch.eye(n_columns, dtype=torch.float64).expand(*shape[:-2], -1, -1)
+        torch.testing.assert_close(q.mT @ q, eye, rtol=0, atol=1e-10)
+    assert ("left" in state) == ("right" in state) == matrix
+
+
+def test_a_long_side_is_seen_in_the_leading_eigenvectors(directions):
+    """Those of the mean of G Gᵀ, also where they come to lead later on."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    turned = torch.linalg.qr(random(30, 30)).Q
+    p = torch.nn.Parameter(torch.zeros(30, 20, dtype=torch.float64))
+    soap = Soap([p], lr=1e-3, interval=2)
+    for leading in turned[:, :3], turned[:, 10:13]:
+        for _ in range(60):
+            p.grad = 1e-2 * random(30, 20) + leading @ random(3, 20)
+            soap.step()
+        basis = soap.state[p]["left_basis"][:, :3]
+        assert torch.linalg.svdvals(leading.mT @ basis).min() > 0.99
+
+
+def test_in_few_directions_and_back(directions):
+    torch.manual_seed(2)
+    p = torch.nn.Parameter(torch.zeros(2, 12, 10, dtype=torch.float64))
+    soap = Soap([p], lr=1e-2)
+    p.grad = torch.randn(2, 12, 10, dtype=torch.float64)
+    soap.step()
+    x = torch.randn(2, 12, 10, dtype=torch.float64)
+    seen = module._to_basis(soap.state[p], x)
+    assert seen.shape == soap.state[p]["exp_avg"].shape
+    torch.testing.assert_close(module._from_basis(soap.state[p], seen), x, rtol=0, atol=1e-12)
+
+
+def test_a_state_with_all_directions_of_a_long_side_goes_on(monkeypatch):
+    """As checkpoints of earlier versions have it."""
+    monkeypatch.setattr(module, "LARGEST_WHOLE", 1000)
+    torch.manual_seed(3)
+    p, q = (torch.nn.Parameter(torch.zeros(300, 4, dtype=torch.float64)) for _ in range(2))
+    old, new = Soap([p], lr=1e-2, interval=2), Soap([q], lr=1e-2, interval=2)
+    gradients = torch.randn(6, 300, 4, dtype=torch.float64)
+    for g in gradients[:3]:
+        p.grad = g
+        old.step()
+    q.data.copy_(p.data)
+    new.restore(q, old.state[p])
+    for g in gradients[3:]:
+        p.grad = q.grad = g
+        old.step()
+    monkeypatch.undo()
+    for _, g in zip(range(3), gradients[3:], strict=True):
+        q.grad = g
+        new.step()
+    assert torch.equal(p, q)
 
 
 def test_the_gradient_of_perfect_crystals_has_a_basis():
@@ -85,4 +148,4 @@ def test_the_gradient_of_perfect_crystals_has_a_basis():
         soap.step()
     assert torch.isfinite(p).all()
     basis = soap.state[p]["left_basis"]
-    torch.testing.assert_close(basis.mT @ basis, torch.eye(348), rtol=0, atol=1e-4)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(RANK), rtol=0, atol=1e-4)
