@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeGuard, TypeVar
+from typing import Annotated, Any, ClassVar, TypeGuard, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -254,9 +254,10 @@ def _known_keys(section: type[Section], path: list[str]) -> set[str]:
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+    # list[X] is an instance of type, but no class, in Python 3.10
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
     found: list[type[BaseModel]] = []
-    for arg in getattr(annotation, "__args__", ()):
+    for arg in get_args(annotation):
         found += _sections_in(arg)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -46,6 +46,11 @@ def checked_widths(value: list[int]) -> list[int]:
     if not value or any(w < 1 or w > 100_000 for w in value):
         raise ValueError("expected a list of layer widths, each at least 1")
     return value
+
+
+def unordered(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of types in one order, each once: (a, b) and (b, a) are the same pair."""
+    return sorted({(min(pair), max(pair)) for pair in pairs})
 
 
 def _embedding_activation(value: str) -> str:
@@ -92,6 +97,7 @@ class DescriptorConfig(Vocabulary):
     _check_precision = field_validator("precision")(checked_precision)
     _check_activation = field_validator("activation_function")(_embedding_activation)
     _check_neuron = field_validator("neuron")(checked_widths)
+    _order_pairs = field_validator("exclude_types")(unordered)
 
     @field_validator("type", mode="before")
     @classmethod

@@ -251,7 +251,8 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
-            arrays = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+            # of its own memory: the file is mapped, and a copy over it would change the model
+            arrays = {key: f.get_tensor(key).clone() for key in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as e:
         with open(path, "rb") as file:
             if file.read(9)[8:] not in (b"", b"{"):  # after its length, a header in JSON

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..model import load_model
 from ..model.config import ModelConfig
+from ..model.descriptor_config import unordered
 from ..system import InputError
 from .checkpoint import changed_keys
 from .config import TrainInput
@@ -30,7 +31,7 @@ def drop_elements(settings: TrainInput, found: Collection[str]) -> None:
     place = {old: new for new, old in enumerate(kept)}
     for d in model.descriptors:
         pairs = [(a, b) for a, b in d.exclude_types if a in place and b in place]
-        d.exclude_types = [(place[a], place[b]) for a, b in pairs]
+        d.exclude_types = unordered((place[a], place[b]) for a, b in pairs)
         d.sel = [d.sel[k] for k in kept] if isinstance(d.sel, list) else d.sel
     given = model.fitting_net.atom_ener
     model.fitting_net.atom_ener = [given[k] for k in kept] if given else given
@@ -55,7 +56,7 @@ def adopt_elements(settings: TrainInput, found: ModelConfig, sel: list[list[int]
         return False
     place = [found.type_map.index(name) for name in wanted]
     for k, d in enumerate(settings.model.descriptors):
-        d.exclude_types = [(place[a], place[b]) for a, b in d.exclude_types]
+        d.exclude_types = unordered((place[a], place[b]) for a, b in d.exclude_types)
         d.sel = list(sel[k]) if k < len(sel) else d.sel
     settings.model.type_map = list(found.type_map)
     settings.model.fitting_net.atom_ener = list(found.fitting_net.atom_ener)

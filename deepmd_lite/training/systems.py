@@ -56,7 +56,8 @@ def divided(
 ) -> tuple[list[System], list[System]]:
     """`systems` without a `share` of all their frames, drawn at random with `seed`, and those.
 
-    Systems that lose all frames are left out. Raises InputError for a single frame.
+    Single atoms, which have no force to validate on and are often the only frames of their kind,
+    are trained on. Systems that lose all frames are left out. Raises InputError for a single frame.
     """
     sizes = [len(system.frames) for system in systems]
     n = sum(sizes)
@@ -65,9 +66,12 @@ def divided(
             "training/held_out: there is one frame, and none would be left to train on; give more, "
             "or an input without held_out"
         )
-    n_held = min(max(1, round(share * n)), n - 1)
+    drawn = np.random.default_rng(seed).permutation(n)
+    several = np.array([f.n_atoms > 1 for system in systems for f in system.frames])
+    if several.sum() > 1:
+        drawn = drawn[several[drawn]]
     is_held = np.zeros(n, dtype=bool)
-    is_held[np.random.default_rng(seed).permutation(n)[:n_held]] = True
+    is_held[drawn[: min(max(1, round(share * n)), len(drawn) - 1)]] = True
     kept: list[System] = []
     held: list[System] = []
     for system, own in zip(systems, np.split(is_held, np.cumsum(sizes)[:-1]), strict=True):

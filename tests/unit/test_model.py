@@ -202,6 +202,14 @@ def test_truncated_file(saved, kept):
         load_model(saved)
 
 
+def test_a_model_in_use_does_not_change_with_its_file(saved):
+    model = load_model(saved)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    saved.write_bytes(b"\xff" * saved.stat().st_size)  # in its place, as cp does
+    for name, x in model.state_dict().items():
+        assert torch.equal(x, before[name]), name
+
+
 def rewrite(path, change):
     from safetensors import safe_open
 

@@ -1,6 +1,7 @@
 """Trainings by a name, and on data alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,18 @@ def test_each_frame_is_in_one_part(sizes, share, held):
     assert sorted(energies(kept) + energies(out)) == list(range(sum(sizes)))
     assert energies(kept) == sorted(energies(kept))
     assert all(system.frames for system in kept + out)
+
+
+def test_single_atoms_are_trained_on():
+    alone = Frame(("Cu",), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool))
+    pair = replace(alone, symbols=("Cu", "Cu"), positions=np.eye(3)[:2])
+    system = System("both", [alone, pair] * 10)
+    for seed in range(10):
+        kept, held = divided([system], 0.4, seed)
+        assert [f.n_atoms for f in held[0].frames] == [2] * 8
+        assert sorted(f.n_atoms for f in kept[0].frames) == [1] * 10 + [2] * 2
+    kept, held = divided([System("atoms", [alone] * 5)], 0.4, seed=1)
+    assert (len(kept[0].frames), len(held[0].frames)) == (3, 2)
 
 
 def test_a_seed_draws_the_same_frames():

@@ -269,14 +269,15 @@ class _Counted:
 
 def test_excluded_pairs_go_by_name_when_the_model_orders_elements():
     given = {
-        "model": {"type_map": ["H", "O"], "descriptor": {"exclude_types": [[0, 0]]}},
+        "model": {"type_map": ["H", "O"], "descriptor": {"exclude_types": [[0, 0], [1, 0]]}},
         "training": {"training_data": {"systems": ["."]}},
     }
     wanted, _ = read_input(given)
-    found = ModelConfig(type_map=["O", "H"], descriptor={"exclude_types": [[1, 1]]})
+    found = ModelConfig(type_map=["O", "H"], descriptor={"exclude_types": [[1, 1], [1, 0], [0, 1]]})
     assert adopt_elements(wanted, found, [[3, 6]])
     assert wanted.model.type_map == ["O", "H"]
-    assert wanted.model.descriptor.exclude_types == [(1, 1)]
+    assert wanted.model.descriptor.exclude_types == [(0, 1), (1, 1)]
+    assert wanted.model.descriptor == found.descriptor.model_copy(update={"sel": [3, 6]})
 
 
 def test_elements_without_data_are_left_out(data, tmp_path, caplog, monkeypatch):
