@@ -155,7 +155,8 @@ def _reading_error(path: Path, number: int, kind: str, error: Exception) -> str:
     if path.suffix in _OPENERS and isinstance(error, _DAMAGED):
         return f"{path}: is damaged or truncated: {reason}"
     name = type(error).__name__
-    return f"{path}, frame {number}: ASE cannot read it as {kind}: {name}: {reason}"
+    hint = "; expected nine numbers, row by row" if "3x3 matrix" in reason else ""
+    return f"{path}, frame {number}: ASE cannot read it as {kind}: {name}: {reason}{hint}"
 
 
 def _extxyz_images(path: Path) -> Iterator[Atoms]:

@@ -268,6 +268,10 @@ WRONG = {
         r"frame 0: forces: expected shape \(2, 3\).*found \(2, 2\)",
     ),
     "six virials": (silicon('REF_virials="1 2 3 4 5 6"'), "REF_virials: expected 9 numbers"),
+    "six virials of ASE's own key": (
+        silicon('virial="1 2 3 4 5 6"'),
+        "frame 0: ASE cannot read it as extxyz.*expected nine numbers, row by row",
+    ),
     "seven stresses": (
         silicon('REF_stress="1 2 3 4 5 6 7"'),
         r"REF_stress: expected 6 numbers \(xx yy zz yz xz xy\) or 9, found 7",
