@@ -6,7 +6,10 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,19 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.neighborlist import neighbor_list
+from tqdm import tqdm
 
 from ..files import write_atomically
 from ..md import SharedError, run_input
+from ..md.config import MdConfig
 from ..md.structure import read_structure
+from ..schema import parse
 from .config import Select
 
 log = logging.getLogger(__name__)
+
+PERIOD = 30.0
+"""Seconds between two lines on how far a run is."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +109,58 @@ def explore(
     content = {**reseeded(entry, shift), "model": str(model), "output": output, "guards": guards}
     broke_off = None
     try:
-        result = run_input(content, quiet=True)
+        with _watched(folder, parse(MdConfig, content, str(folder)).steps):
+            result = run_input(content, quiet=True)
         if result.signal:
             raise KeyboardInterrupt
     except SharedError as e:
         broke_off = str(e)
         log.info("%s: %s", folder, broke_off)
-    table = folder / "model_devi.out"  # not there where forces at the first step were unbearable
-    lines = [line.split() for line in table.read_text().splitlines()[2:]] if table.exists() else []
-    steps, deviations = [int(line[0]) for line in lines], [float(line[4]) for line in lines]
+    steps, deviations = _looked_at(folder)
     found = Explored(steps, deviations, broke_off)
     write_atomically(path, json.dumps(asdict(found)).encode())
     return Run(folder, found)
+
+
+def _looked_at(folder: Path) -> tuple[list[int], list[float]]:
+    """Steps of the structures that a run has looked at, its first step left out, and their largest
+    deviations in eV/Å."""
+    table = folder / "model_devi.out"
+    if not table.exists():  # where forces at the first step were unbearable
+        return [], []
+    # the last row may be half written while the run goes on
+    rows = [x.split() for x in table.read_text().splitlines(keepends=True)[2:] if x.endswith("\n")]
+    return [int(row[0]) for row in rows], [float(row[4]) for row in rows]
+
+
+@contextmanager
+def _watched(folder: Path, steps: int) -> Iterator[None]:
+    """Meanwhile, say now and then how far the run in `folder` is, by what it has written."""
+    begun, ended = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(PERIOD):
+            line = _progress(folder, steps, time.monotonic() - begun)
+            if line:
+                log.info("%s: %s", folder, line)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _progress(folder: Path, steps: int, seconds: float) -> str | None:
+    """How far a run of `steps` is after `seconds`; None where it has not looked at anything."""
+    seen, deviations = _looked_at(folder)
+    if not seen:
+        return None
+    left = tqdm.format_interval((steps - seen[-1]) * seconds / seen[-1])
+    largest = np.max(deviations)  # of which nan is the largest
+    return f"step {seen[-1]}/{steps}: largest deviation {largest:.3g} eV/Å, {left} left"
 
 
 def reseeded(entry: Mapping[str, Any], shift: int) -> dict[str, Any]:

@@ -1,7 +1,14 @@
-"""Structures out, the same with energies and forces in: by a command of the user's."""
+"""Structures out, the same with energies and forces in: by a command of the user's.
+
+Labels are dear, so none is lost. Each attempt has a folder of its own, `labelling-0` and so on, in
+which nothing is ever deleted; each start first takes what is good in all of them. So it does not
+matter how an attempt ended, and a command that outlives its loop disturbs none that comes later.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import shlex
 import subprocess
 import sys
@@ -10,21 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
-import numpy as np
 from ase import Atoms
 
 from ..data import Frame, System, load
-from ..data.ase_files import frame_from_atoms
 from ..data.writing import write_systems
 from ..system import InputError
+from .answers import frames_in, frames_of, judged
+
+log = logging.getLogger(__name__)
 
 Labeller = Callable[[list[Atoms]], Sequence[Atoms]]
 """Structures with the energies and forces of a calculator; what could not be computed is left
 out."""
 LABELLED, QUESTION, LOG = "labelled.extxyz", "structures.extxyz", "label.log"
-PARTIAL = "partial-{}.extxyz"
-SAME = 1e-3
-"""Å, by which a labelled structure may differ from the one that was asked for."""
+ATTEMPT = "labelling-{}"
+SHOWN = 3
+"""Wrong frames that an error names."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,10 @@ def labelled(structures: Sequence[Atoms], how: Command | Labeller, folder: Path)
     """Frames with energies and forces, kept in `folder`/labelled.extxyz; read from there where they
     are known already, whatever the `structures`.
 
-    Frames of structures that were left out are missing. What a command had labelled before it
-    failed is not asked for again. Raises InputError where the command fails, for a frame that is
-    none of the `structures` or has no energy or forces, and where there is none.
+    Frames of structures that were left out are missing. What an earlier attempt has labelled is not
+    asked for again, however that ended. Raises InputError where the command fails, for a frame that
+    is none of the `structures`, is cut off, has no energy or forces or numbers that are not finite,
+    and where there is none.
     """
     path = folder / LABELLED
     if not path.exists():
@@ -55,30 +64,42 @@ def labelled(structures: Sequence[Atoms], how: Command | Labeller, folder: Path)
             Atoms(a.get_chemical_symbols(), a.positions, cell=a.cell, pbc=a.pbc) for a in structures
         ]
         frames, left = _known(bare, folder)
-        if not left:
-            pass
-        elif isinstance(how, Command):
-            frames += _by_command(left, how, folder)
-        else:
-            found = enumerate(how(left))
-            frames += [frame_from_atoms(a, f"labelled structure {k}") for k, a in found]
+        if left:
+            of = f"{len(left)} of {len(bare)} structures"
+            if isinstance(how, Command):
+                frames += _by_command(left, how, _new_attempt(folder), of)
+            else:
+                log.info("labelling: %s", of)
+                frames += _by_function(left, how, folder)
         if not frames:
             raise InputError("label: not one of the structures has been labelled")
-        _rest(frames, bare)
         write_systems([System(str(path), frames)], path)
-    return _read(path)
-
-
-def _read(path: Path) -> list[Frame]:
-    if not path.stat().st_size:
-        return []
     return [frame for system in load(path) for frame in system.frames]
 
 
-def _by_command(structures: Sequence[Atoms], command: Command, folder: Path) -> list[Frame]:
-    question, log, answer = folder / QUESTION, folder / LOG, folder / "answer" / LABELLED
-    answer.parent.mkdir(exist_ok=True)
-    answer.unlink(missing_ok=True)
+def _known(structures: Sequence[Atoms], folder: Path) -> tuple[list[Frame], list[Atoms]]:
+    """What earlier attempts have labelled, or their commands since, and the structures without."""
+    frames: list[Frame] = []
+    left = list(structures)
+    for answer in sorted(folder.glob(ATTEMPT.format("*") + f"/{LABELLED}")):
+        labels, _ = judged(frames_in(answer), left)
+        frames += labels.values()
+        left = [atoms for k, atoms in enumerate(left) if k not in labels]
+    return frames, left
+
+
+def _new_attempt(folder: Path) -> Path:
+    """The next folder for an attempt."""
+    names = (folder / ATTEMPT.format(k) for k in itertools.count())
+    attempt = next(name for name in names if not name.exists())
+    attempt.mkdir()
+    return attempt
+
+
+def _by_command(
+    structures: Sequence[Atoms], command: Command, attempt: Path, of: str
+) -> list[Frame]:
+    question, said, answer = attempt / QUESTION, attempt / LOG, attempt / LABELLED
     ase.io.write(question, structures, format="extxyz", parallel=False)
     places = {
         "{input}": str(question.resolve()),
@@ -88,73 +109,54 @@ def _by_command(structures: Sequence[Atoms], command: Command, folder: Path) -> 
     words = shlex.split(command.words)
     for place, value in places.items():
         words = [word.replace(place, value) for word in words]
-    with open(log, "w", encoding="utf-8") as out:
+    log.info("labelling: %s by %s; what it says: %s", of, command.words, said)
+    with open(said, "w", encoding="utf-8") as out:
         try:
             run = subprocess.run(words, cwd=command.folder, stdout=out, stderr=out, check=False)
         except OSError as e:
             raise InputError(f"label: '{words[0]}' cannot be started: {e.strerror or e}") from None
+        except KeyboardInterrupt:
+            log.warning("labelling was interrupted; what is in %s is kept", answer)
+            raise
+    written = answer.is_file()
+    labels, faults = judged(frames_in(answer) if written else [], structures)
     if run.returncode:
-        n = _keep(answer, structures, folder)
+        wrong = f"; not those that are wrong: {_shown(faults)}" if faults else ""
         raise InputError(
-            f"label: the command ended with status {run.returncode}, what it said is in {log}; "
-            f"mend it and start again; {n} of {len(structures)} structures were labelled before "
-            "and are kept"
+            f"label: the command ended with status {run.returncode}, what it said is in {said}; "
+            f"mend it and start again; {len(labels)} of {len(structures)} structures were labelled "
+            f"before and are kept{wrong}"
         )
-    if not answer.exists():
+    if not written:
         raise InputError(
-            f"label: the command did not write {{output}} ({answer}); what it said is in {log}"
+            f"label: the command did not write {{output}} ({answer}), which may be empty where it "
+            f"could label nothing; what it said is in {said}"
         )
-    return _read(answer)
+    _raise_for(faults, len(labels), len(structures))
+    return list(labels.values())
 
 
-def _keep(answer: Path, structures: Sequence[Atoms], folder: Path) -> int:
-    """Put aside what a command had labelled before it failed; how many structures."""
-    try:
-        frames = _read(answer) if answer.exists() else []
-        _rest(frames, structures)
-    except InputError:  # cut off in the middle, or something else
-        return 0
-    if frames:
-        path = folder / PARTIAL.format(len(list(folder.glob(PARTIAL.format("*")))))
+def _by_function(structures: Sequence[Atoms], how: Labeller, folder: Path) -> list[Frame]:
+    found = how([atoms.copy() for atoms in structures])  # which may move them
+    labels, faults = judged(frames_of(found), structures)
+    frames = list(labels.values())
+    if faults and frames:
+        path = _new_attempt(folder) / LABELLED
         write_systems([System(str(path), frames)], path)
-    return len(frames)
+    _raise_for(faults, len(labels), len(structures))
+    return frames
 
 
-def _known(structures: Sequence[Atoms], folder: Path) -> tuple[list[Frame], list[Atoms]]:
-    """What was put aside of these structures, and those that are not among it."""
-    aside = [frame for path in sorted(folder.glob(PARTIAL.format("*"))) for frame in _read(path)]
-    frames = [frame for frame in aside if any(_same(frame, atoms) for atoms in structures)]
-    return frames, _rest(frames, structures)
+def _raise_for(faults: Sequence[str], n_good: int, n_asked: int) -> None:
+    """InputError where frames are wrong: whoever has made them must know, and mend it."""
+    if faults:
+        raise InputError(
+            f"label: {_shown(faults)}; {n_good} of {n_asked} structures were labelled and are "
+            "kept; mend what labels, or let it leave out what it cannot label, and start again for "
+            "the rest"
+        )
 
 
-def _rest(frames: Sequence[Frame], structures: Sequence[Atoms]) -> list[Atoms]:
-    """The structures without a frame. Raises InputError for frames of no structure or that lack a
-    label."""
-    left = list(structures)
-    for frame in frames:
-        if frame.energy is None or frame.forces is None:
-            lacks = "energy" if frame.energy is None else "forces"
-            raise InputError(f"label: {frame.source} has no {lacks}; expected energy and forces")
-        if not np.isfinite(frame.energy) or not np.isfinite(frame.forces).all():
-            raise InputError(f"label: {frame.source} has an energy or force that is not finite")
-        found = next((k for k, atoms in enumerate(left) if _same(frame, atoms)), None)
-        if found is None:
-            raise InputError(
-                f"label: {frame.source} is none of the {len(structures)} structures that were "
-                "asked for; keep atoms, their order, positions and cell as they are"
-            )
-        left.pop(found)
-    return left
-
-
-def _same(frame: Frame, atoms: Atoms) -> bool:
-    """Wrapped into the cell or not."""
-    if frame.symbols != tuple(atoms.get_chemical_symbols()):
-        return False
-    if atoms.pbc.any() and np.abs(frame.cell - atoms.cell.array).max() > SAME:
-        return False
-    apart = frame.positions - atoms.positions
-    if atoms.pbc.any():
-        turns = np.round(apart @ np.linalg.inv(atoms.cell.complete().array)) * atoms.pbc
-        apart = apart - turns @ atoms.cell.complete().array
-    return bool(np.abs(apart).max() < SAME)
+def _shown(faults: Sequence[str]) -> str:
+    more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+    return "; ".join([*faults[:SHOWN], *more])

@@ -8,7 +8,8 @@ same command.
     learn/round-00/training/   as `dpl train` leaves it
     learn/round-00/model.dpl   the model with its committee
     learn/round-00/explore-0/  as `dpl md` leaves it
-    learn/round-00/structures.extxyz, labelled.extxyz
+    learn/round-00/labelling-0/  what labels was asked, has answered and said, in one attempt
+    learn/round-00/labelled.extxyz
     learn/rounds.csv, rounds.png, model.dpl
 """
 

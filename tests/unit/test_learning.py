@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from ase.io import read, write
 
 from deepmd_lite import learn, load
 from deepmd_lite.cli import main
-from deepmd_lite.learning import labelling
+from deepmd_lite.deviation import md_header, row
+from deepmd_lite.learning import exploring, labelling
+from deepmd_lite.learning.answers import same
 from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
 from deepmd_lite.learning.selection import farthest
@@ -128,10 +131,16 @@ def prepared(tmp_path, change):
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         frames[k] = atoms.copy()
         frames[k].calc = SinglePointCalculator(frames[k], energy=energy, forces=forces)
-    made = {"frames": frames}
+    made = {"frames": frames, "np": np}
     exec(change, made)
     write(tmp_path / "made.extxyz", made["frames"])
     return Command("cp made.extxyz {output}", tmp_path)
+
+
+def asked_for(folder):
+    """How many structures the latest attempt was to label."""
+    latest = max(folder.glob("labelling-*"), key=lambda p: int(p.name.partition("-")[2]))
+    return len(read(latest / "structures.extxyz", ":"))
 
 
 def structures():
@@ -151,6 +160,7 @@ def structures():
         ("", [0, 1, 2]),
         ("frames = frames[::-1]", [2, 1, 0]),
         ("del frames[1]", [0, 2]),
+        ("frames.append(frames[0])", [0, 1, 2]),
         ("[a.wrap() for a in frames]", [0, 1, 2]),
     ],
 )
@@ -174,9 +184,19 @@ def test_labels_of_a_command(change, expected, tmp_path):
         ("sys.exit(0)", "did not write {output}"),
         ("frames[0].positions[0, 0] += 0.1", "none of the 3 structures that were asked for"),
         ("frames[1].numbers[0] = 47", "none of the 3 structures that were asked for"),
-        ("frames.append(frames[0])", "none of the 3 structures that were asked for"),
+        ("del frames[1][0]; frames[1].calc = None", "frame 1 has no energy"),
+        (
+            "frames.append(frames[0].copy()); frames[3].calc = frames[1].calc",
+            "frame 3 is the structure of .*frame 0 once more, with other labels; write each",
+        ),
         ("frames[2].calc.results.pop('forces')", "has no forces; expected energy and forces"),
         ("frames[2].calc.results.pop('energy')", "has no energy; expected energy and forces"),
+        (
+            "frames[1].calc.results['forces'][2] = np.nan",
+            "labelling-0/labelled.extxyz, frame 1: forces of atom 2 are not finite .*; 2 of 3 "
+            "structures were labelled and are kept; mend what labels, or let it leave out",
+        ),
+        ("frames[1].calc.results['stress'] = np.full(6, np.nan)", "frame 1: the virial is not"),
         ("frames = []", "not one of the structures has been labelled"),
     ],
 )
@@ -187,28 +207,148 @@ def test_labels_that_are_wrong(change, message, tmp_path):
     assert not (tmp_path / "labelled.extxyz").exists()
 
 
-def test_what_was_labelled_before_a_failure_is_kept(tmp_path):
-    wanted = structures()
-    fails = command(tmp_path, "write(sys.argv[2], frames[1:]); sys.exit(1)")
-    with pytest.raises(InputError, match="2 of 3 structures were labelled before and are kept"):
-        labelled(wanted, fails, tmp_path)
-    count = "open('asked', 'w').write(str(len(frames)))"
-    other = structures()[:1]
-    other[0].positions[2] += 0.3
-    with pytest.raises(InputError, match="0 of 1 structures were labelled before"):  # none of these
-        labelled(other, command(tmp_path, "sys.exit(1)"), tmp_path)
-    found = labelled(wanted, command(tmp_path, count), tmp_path)
-    assert (tmp_path / "asked").read_text() == "1"
-    assert len(found) == 3
-    for frame in found:
+def test_no_more_wrong_frames_than_one_can_read(tmp_path):
+    write(tmp_path / "made.extxyz", [Atoms("H"), *structures(), Atoms("H")])
+    with pytest.raises(InputError, match=r"frame 2 has no energy; .*; and 2 more; 0 of 3 struct"):
+        labelled(structures(), Command("cp made.extxyz {output}", tmp_path), tmp_path)
+
+
+def true(frames):
+    """Whether the labels are those of EMT."""
+    for frame in frames:
         atoms = Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=frame.pbc)
         atoms.calc = EMT()
         np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-6)
+    return True
+
+
+def test_what_was_labelled_before_a_failure_is_kept(tmp_path):
+    wanted = structures()
+    fails = command(tmp_path, "write(sys.argv[2], frames[1:]); sys.exit(1)")
+    with pytest.raises(InputError, match=r"2 of 3 structures were labelled before and are kept$"):
+        labelled(wanted, fails, tmp_path)
+    other = structures()[:1]
+    other[0].positions[2] += 0.3
+    with pytest.raises(InputError, match="0 of 1 structures were labelled before"):  # none of these
+        labelled(other, Command("false {input} {output}", tmp_path), tmp_path)
+    found = labelled(wanted, prepared(tmp_path, "del frames[1:]"), tmp_path)
+    assert asked_for(tmp_path) == 1
+    assert len(found) == 3
+    assert true(found)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 60, 300])
+def test_a_frame_that_is_cut_off_is_no_loss_of_others(cut, tmp_path):
+    """One byte: all numbers are there, two: the last lacks a digit, and reads as another."""
+    wanted = structures()
+    prepared(tmp_path, "")
+    dies = Command(f"sh -c 'head -c -{cut} made.extxyz >{{output}}; exit 9'", tmp_path)
+    with pytest.raises(InputError, match=r"status 9.* 2 of 3 .* kept; not those .*, frame 2: "):
+        labelled(wanted, dies, tmp_path)
+    found = labelled(wanted, prepared(tmp_path, "del frames[:2]"), tmp_path)
+    assert asked_for(tmp_path) == 1
+    assert len(found) == 3
+    assert true(found)
+
+
+def test_good_frames_of_a_faulty_answer_are_kept(tmp_path):
+    """Of one in which a line is missing in the middle; and what the user has mended in the file."""
+    wanted = structures()
+    prepared(tmp_path, "")
+    cut = Command("sh -c 'sed 9d made.extxyz >{output}'", tmp_path)
+    with pytest.raises(InputError, match=r"labelling-0/labelled.extxyz, frame 1: .*; 2 of 3 str"):
+        labelled(wanted, cut, tmp_path)
+    first, last = tmp_path / "labelling-0/labelled.extxyz", tmp_path / "made.extxyz"
+    lines = first.read_text().splitlines(keepends=True)
+    first.write_text("".join(lines[:6] + lines[11:]))  # without the bad one
+    with pytest.raises(InputError, match="0 of 1 structures"):
+        labelled(wanted, Command("false {input} {output}", tmp_path), tmp_path)
+    first.write_text(last.read_text())
+    assert true(labelled(wanted, Command("unwanted {input} {output}", tmp_path), tmp_path))
+
+
+def test_what_an_interrupted_command_had_written_is_kept(tmp_path, monkeypatch, caplog):
+    """Whether the loop was interrupted or killed: then its command may go on, and harms nobody."""
+    wanted = structures()
+    made = prepared(tmp_path, "")
+    whole = (tmp_path / "made.extxyz").read_bytes()
+    run = labelling.subprocess.run
+
+    def interrupted(words, **_):
+        Path(words[2]).write_bytes(whole[: len(whole) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(labelling.subprocess, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            labelled(wanted, made, tmp_path)
+    assert "labelling was interrupted" in caplog.text
+
+    def beside_another(words, **options):
+        ended = run(words, **options)
+        (tmp_path / "labelling-0/labelled.extxyz").write_bytes(whole)
+        return ended
+
+    monkeypatch.setattr(labelling.subprocess, "run", beside_another)
+    prepared(tmp_path, "del frames[0]")
+    assert true(labelled(wanted, made, tmp_path))
+    assert asked_for(tmp_path) == 2
+    assert len(read(tmp_path / "labelled.extxyz", ":")) == 3
+    (tmp_path / "labelled.extxyz").unlink()  # by now, that other one has written all
+    assert len(labelled(wanted, Command("unwanted {input} {output}", tmp_path), tmp_path)) == 3
+
+
+def test_good_structures_of_a_function_are_kept(tmp_path):
+    asked = []
+
+    def label(found):
+        asked.append(len(found))
+        found = by_emt(found)
+        if len(asked) == 1:
+            found[1].calc.results["forces"][0] = np.nan
+        return found
+
+    wanted = structures()
+    with pytest.raises(InputError, match="labelled structure 1: forces of atom 0 are not finite"):
+        labelled(wanted, label, tmp_path)
+    assert true(labelled(wanted, label, tmp_path))
+    assert asked == [3, 1]
+
+
+def test_a_function_that_moves_what_it_is_given(tmp_path):
+    def label(found):
+        found[2].rattle(0.1)
+        return by_emt(found)
+
+    with pytest.raises(InputError, match="labelled structure 2 is none of the 3 structures"):
+        labelled(structures(), label, tmp_path)
+
+
+def test_labelling_is_announced(tmp_path, caplog):
+    caplog.set_level("INFO")
+    labelled(structures(), prepared(tmp_path, ""), tmp_path)
+    log = tmp_path / "labelling-0/label.log"
+    line = f"labelling: 3 of 3 structures by cp made.extxyz {{output}}; what it says: {log}"
+    assert line in caplog.messages
+    assert log.exists()
 
 
 def test_a_command_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="'no-such-program' cannot be started"):
         labelled(structures(), Command("no-such-program {input} {output}", tmp_path), tmp_path)
+
+
+def test_how_far_a_run_is(tmp_path, monkeypatch):
+    assert exploring._progress(tmp_path, 100, 1.0) is None
+    rows = [row(20 * k, [0.0, 0.0, 0.0, d, 0.0, 0.0]) for k, d in enumerate([9.0, 0.3, 0.2, 0.7])]
+    (tmp_path / "model_devi.out").write_text(md_header() + "".join(rows)[:-30])  # is being written
+    line = exploring._progress(tmp_path, 100, 60.0)
+    assert line == "step 40/100: largest deviation 0.3 eV/Å, 01:30 left"
+    monkeypatch.setattr(exploring, "PERIOD", 1e-3)
+    said = threading.Event()
+    monkeypatch.setattr(exploring.log, "info", lambda *_: said.set())
+    with exploring._watched(tmp_path, 100):
+        assert said.wait(60)
 
 
 # --- whole loops --------------------------------------------------------------------------------
@@ -259,13 +399,17 @@ def test_a_loop_and_its_continuation(content, caplog):
     assert Path("moved/model.dpl").read_bytes() != latest  # of round 1, where it now ends
 
 
-def test_done_when_the_labels_agree(content, caplog):
+def test_done_when_the_labels_agree(content, caplog, monkeypatch):
     caplog.set_level("INFO")
+    watched = []
+    watch = exploring._watched
+    monkeypatch.setattr(exploring, "_watched", lambda *a: watched.append(a) or watch(*a))
     content["select"] = {"every": 10, "lower": 50.0, "verify": 2}
     learn(content, label=by_emt)
     assert "done: of 3 explored structures 3 deviate by less than 50 eV/Å, and the forces of 2" in (
         caplog.text
     )
+    assert watched == [(Path("learn/round-00/explore-0"), 30)]
     assert len(rounds()) == 1
 
 
@@ -488,11 +632,11 @@ def test_labelled_frames_are_told_by_their_place():
     atoms = Atoms("Cu2", [[0, 0, 0], [1.8, 1.8, 0]], cell=[3.6, 3.6, 20], pbc=[1, 1, 0])
     moved = atoms.copy()
     moved.positions[1, 0] -= 3.6
-    assert labelling._same(frame_from_atoms(moved, "a"), atoms)
+    assert same(frame_from_atoms(moved, "a"), atoms)
     moved.positions[1, 2] += 20.0  # no period along z
-    assert not labelling._same(frame_from_atoms(moved, "a"), atoms)
+    assert not same(frame_from_atoms(moved, "a"), atoms)
     free = Atoms("Cu2", [[0, 0, 0], [2, 0, 0]])
-    assert labelling._same(frame_from_atoms(free.copy(), "a"), free)
+    assert same(frame_from_atoms(free.copy(), "a"), free)
 
 
 def test_without_a_way_to_label(content):
