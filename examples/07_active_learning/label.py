@@ -2,7 +2,7 @@
 
 Here by EMT, in the place of a DFT code's calculator (ase.calculators.espresso, .vasp, .aims …),
 whose directories and restarts would go here as well. A structure that does not converge is left
-out.
+out. Each is written when it is done, so that none is lost where the work is interrupted.
 """
 
 import sys
@@ -11,8 +11,9 @@ import ase.io
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
 
-labelled = []
-for atoms in ase.io.read(sys.argv[1], ":"):
+structures, labelled = sys.argv[1:]
+ase.io.write(labelled, [], format="extxyz")  # none of them may converge
+for atoms in ase.io.read(structures, ":"):
     atoms.calc = EMT()
     try:
         atoms.get_forces()
@@ -20,5 +21,4 @@ for atoms in ase.io.read(sys.argv[1], ":"):
     except CalculationFailed as e:
         print("left out:", e)
         continue
-    labelled.append(atoms)
-ase.io.write(sys.argv[2], labelled)
+    ase.io.write(labelled, atoms, format="extxyz", append=True)
