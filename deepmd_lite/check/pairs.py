@@ -68,12 +68,16 @@ class Pairs:
         """Of what `estimate` makes of the pairs that its argument (P,) bool chooses.
 
         A jackknife over frames (Efron & Stein, Ann. Stat. 9, 586 (1981)): pairs that have a frame
-        in common are not independent, and a few frames make many pairs.
+        in common are not independent, and a few frames make many pairs. Infinite where all pairs
+        have frames of one group in common.
         """
         frames, ends = np.unique([self.first, self.second], return_inverse=True)
         groups = ends.reshape(2, -1) % LEFT_OUT
         n_groups = min(len(frames), LEFT_OUT)
-        found = np.array([estimate((groups != g).all(axis=0)) for g in range(n_groups)])
+        rests = [(groups != g).all(axis=0) for g in range(n_groups)]
+        if not all(rest.any() for rest in rests):
+            return float("inf")
+        found = np.array([estimate(rest) for rest in rests])
         return float(np.sqrt((n_groups - 1) / n_groups * ((found - found.mean()) ** 2).sum()))
 
 

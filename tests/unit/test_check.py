@@ -13,7 +13,7 @@ from ase.io import write
 from copper import copper, settings
 
 from deepmd_lite.check import check_data, findings_in_sample
-from deepmd_lite.check.pairs import displacement, near_pairs
+from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
 from deepmd_lite.check.survey import Survey, robust_fit
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System, load
@@ -275,3 +275,21 @@ def test_names_that_are_no_elements(tmp_path):
     assert (finding.severity, finding.code) == ("warning", "element-unknown")
     assert finding.what.startswith("CuX: no chemical element")
     assert not findings_in_sample(system.frames, "training", cutoff=4.0)
+
+
+def pairs_of(first, second):
+    """Pairs of which nothing is known but their frames."""
+    none, matrices = np.zeros(len(first)), np.zeros((len(first), 3, 3))
+    return Pairs(first, second, none, none, none, none, matrices, matrices, none, none)
+
+
+def test_the_error_of_a_mean_over_pairs_without_a_common_frame():
+    values = np.random.default_rng(0).normal(size=20)
+    pairs = pairs_of(np.arange(20), np.arange(20, 40))
+    found = pairs.standard_error(lambda chosen: float(values[chosen].mean()))
+    assert found == pytest.approx(values.std(ddof=1) / np.sqrt(20))
+
+
+def test_pairs_that_share_a_frame_say_nothing_of_their_error():
+    pairs = pairs_of(np.zeros(15, dtype=int), np.arange(1, 16))
+    assert pairs.standard_error(lambda chosen: float(chosen.sum())) == np.inf
