@@ -31,7 +31,7 @@ def drop_elements(settings: TrainInput, found: Collection[str]) -> None:
     place = {old: new for new, old in enumerate(kept)}
     for d in model.descriptors:
         pairs = [(a, b) for a, b in d.exclude_types if a in place and b in place]
-        d.exclude_types = unordered((place[a], place[b]) for a, b in pairs)
+        d.exclude_types = [(place[a], place[b]) for a, b in pairs]
         d.sel = [d.sel[k] for k in kept] if isinstance(d.sel, list) else d.sel
     given = model.fitting_net.atom_ener
     model.fitting_net.atom_ener = [given[k] for k in kept] if given else given
