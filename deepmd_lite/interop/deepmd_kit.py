@@ -25,12 +25,12 @@ from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
 from .hybrid import descriptors_of
-from .networks import activation, collection, layer_of, layers, parameters_of
+from .networks import activation, collection, fitting_parameters, layers, parameters_of
 from .nodes import HYBRID, RADIAL
 from .short_range import Found, split
 from .tables import tabulated, tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, folded
+from .type_embedding import DPA1, folded, shared_networks
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""
@@ -53,7 +53,7 @@ def potential_from_tree(
     model, short_range = split(root)
     _check_model(model)
     model, fixed = at_frame_parameters(model, fparam)
-    model = folded(model)
+    with_types, model = model, folded(model)
     fitting, parts = model.node("fitting"), descriptors_of(model)
     _check_parts(fitting, parts)
     n_types = len(model.names("type_map"))
@@ -79,9 +79,9 @@ def potential_from_tree(
             nearest.append(tables[1])
     if len(nearest) > 1:
         config.table.min_distance = max(nearest)
-    nets = fitting.node("nets")
+    nets, width = fitting.node("nets"), sum(d.width for d in config.descriptors)
     for a, network in enumerate(collection(nets, 1, n_types)):
-        found = _fitting(config, nets, network)
+        found = fitting_parameters(config.fitting_net, width, nets, network)
         parameters |= {f"fitting.{a}.{k}": v for k, v in found.items()}
     with torch.device("meta"):  # the arrays of the file take the place of the parameters
         potential = Potential(config, statistics, seed=None, embeddings=embeddings)
@@ -93,6 +93,7 @@ def potential_from_tree(
     potential.load_state_dict(parameters, strict=False, assign=True)
     potential.to_precision(config.precision).requires_grad_(False)
     _subtract_vacuum(potential, fitting)
+    potential.shared = shared_networks(with_types, config)
     if fixed is not None:
         potential.provenance["fparam"] = fixed
     return potential
@@ -359,15 +360,3 @@ def _scaled_embedding(
     davg, dstd = scales.davg[:, 0], scales.dstd[:, 0]
     distances = Distances(d.rcut, d.rcut_smth, d.env_protection, davg, dstd, fading)
     return FadingEmbedding(shared, factors, distances), shortest
-
-
-def _fitting(config: ModelConfig, nets: Node, network: Node | None) -> dict[str, torch.Tensor]:
-    """Parameters of the network from descriptor to energy of one element."""
-    f, width = config.fitting_net, sum(d.width for d in config.descriptors)
-    *found, last = layers(network, nets, len(f.neuron) + 1)
-    hidden = parameters_of(found, width, f.neuron, f.activation_function, f.resnet_dt)
-    weight, bias, step = layer_of(last, (f.neuron[-1], 1), "none", residual=False)
-    if step is not None:
-        raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
-    own = {name: x[None] for name, x in hidden.items()}
-    return {**own, "weight_out": weight[:, 0], "bias_out": bias}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..model.activations import ACTIVATIONS, VALUES
+from ..model.config import FittingConfig
 from .tree import Node
 
 
@@ -113,3 +114,16 @@ def layer_of(
         raise layer.refusal("resnet", "layers without residual connection are not supported")
     weight, bias, step = arrays(layer, shape)
     return torch.tensor(weight), torch.tensor(bias), None if step is None else torch.tensor(step)
+
+
+def fitting_parameters(
+    f: FittingConfig, n_in: int, nets: Node, network: Node | None
+) -> dict[str, torch.Tensor]:
+    """Those of the network from `n_in` numbers to energy, under their names in `Fitting`."""
+    *found, last = layers(network, nets, len(f.neuron) + 1)
+    hidden = parameters_of(found, n_in, f.neuron, f.activation_function, f.resnet_dt)
+    weight, bias, step = layer_of(last, (f.neuron[-1], 1), "none", residual=False)
+    if step is not None:
+        raise last.refusal("@variables", "a time step 'idt' of the last layer is not supported")
+    own = {name: x[None] for name, x in hidden.items()}
+    return {**own, "weight_out": weight[:, 0], "bias_out": bias}

@@ -24,14 +24,19 @@ import numpy as np
 import torch
 
 from ..model.activations import VALUES
-from .networks import activation, arrays, collection, layers, with_constant_inputs
+from ..model.config import ModelConfig
+from ..model.type_embedding_config import DPA1, MOST_TYPES, SMOOTHED, TypeEmbeddingConfig
+from ..model.typed_networks import Shared
+from .networks import (
+    activation,
+    arrays,
+    collection,
+    fitting_parameters,
+    layers,
+    parameters_of,
+    with_constant_inputs,
+)
 from .tree import Node
-
-SMOOTHED = "se_atten_v2"
-"""DPA-1 with a smoothed `strip`, whose keys do not say so."""
-DPA1 = ("dpa1", "se_atten", SMOOTHED)
-MOST_TYPES = 24
-"""Beyond, the tables of all pairs would take gigabytes."""
 
 
 def folded(model: Node) -> Node:
@@ -200,6 +205,74 @@ def _folded_fitting(fitting: Node, vectors: np.ndarray | None, n_types: int) -> 
         "dim_descrpt": n_inputs,
         "nets": _collection(1, n_types, networks),
     }
+
+
+# --- the weights themselves, for a training that goes on with them -------------------------------
+
+
+def shared_networks(model: Node, config: ModelConfig) -> Shared | None:
+    """The networks that all types share in `model`, which `folded` takes apart into `config`.
+
+    None where they are not shared, or lost (a compressed model), or fade in a way that is not
+    trained here (TensorFlow's `strip`).
+    """
+    descriptor = model.node("descriptor")
+    if not descriptor.given("type_embedding"):
+        return None
+    smoothed = descriptor.values["type"] == SMOOTHED
+    stripped = smoothed or descriptor.values.get("tebd_input_mode") == "strip"
+    tabulated = descriptor.node("embeddings").values.get("@class") == "TabulatedEmbedding"
+    if tabulated or descriptor.values.get("fading", "switch") != "switch":
+        return None
+    types, one_side = descriptor.node("type_embedding"), descriptor.flag("type_one_side")
+    widths, network = types.integers("neuron"), types.node("embedding")
+    of_vectors = layers(network, network, len(widths))
+    joined = descriptor.values["type"] not in DPA1 or descriptor.flag("concat_output_tebd")
+    section = TypeEmbeddingConfig(
+        neuron=widths,
+        activation_function=activation(of_vectors[0]),
+        resnet_dt=any(arrays(layer)[2] is not None for layer in of_vectors),
+        use_tebd_bias=any(arrays(layer)[1].any() for layer in of_vectors),
+        tebd_input_mode="strip" if stripped else "concat",
+        smooth_type_embedding=stripped and (smoothed or descriptor.flag("smooth_type_embedding")),
+        concat_output_tebd=joined,
+    )
+    (d,), n_types, width = config.descriptors, len(config.type_map), section.neuron[-1]
+    n_told = width if one_side else 2 * width
+    of_types = section.neuron, section.activation_function, section.resnet_dt
+    own = d.neuron, d.activation_function, d.resnet_dt
+    found = _arrays("type_embedding", network, n_types, *of_types)
+    network = _single(descriptor.node("embeddings"))
+    if stripped:
+        found |= _arrays("embedding.network", network, 1, *own)
+        strip = _single(descriptor.node("embeddings_strip"))
+        found |= _arrays("embedding.of_types", strip, n_told, *own)
+    else:
+        found |= _told(_arrays("embedding", network, 1 + n_told, *own), "embedding", 1)
+    nets, n_in = model.node("fitting").node("nets"), d.width + joined * width
+    fitting = fitting_parameters(config.fitting_net, n_in, nets, _single(nets))
+    found |= {f"fitting.network.{name}": x for name, x in fitting.items()}
+    if joined:
+        found = _told(found, "fitting", d.width, "network.")
+    return Shared(section, one_side, found)
+
+
+def _arrays(
+    name: str, network: Node, n_in: int, widths: list[int], activation: str, resnet_dt: bool
+) -> dict[str, torch.Tensor]:
+    found = layers(network, network, len(widths))
+    parameters = parameters_of(found, n_in, widths, activation, resnet_dt)
+    return {f"{name}.{key}": x[None] for key, x in parameters.items()}
+
+
+def _told(
+    arrays: dict[str, torch.Tensor], name: str, n_free: int, inner: str = ""
+) -> dict[str, torch.Tensor]:
+    """With the rows of the first layer that multiply the vectors as `type_weight`."""
+    first = f"{name}.{inner}weight_0"
+    weight = arrays[first]
+    split = {first: weight[:, :n_free], f"{name}.type_weight": weight[0, n_free:]}
+    return {**arrays, **{key: x.contiguous() for key, x in split.items()}}
 
 
 def _single(nets: Node) -> Node:

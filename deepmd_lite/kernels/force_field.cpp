@@ -11,7 +11,7 @@
 namespace dpl {
 namespace {
 
-constexpr int64_t kNewestFormat = 9;
+constexpr int64_t kNewestFormat = 10;
 constexpr int64_t kMostIntervals = 8192;
 constexpr double kRescale = 5;  // model/radial.py
 

@@ -6,9 +6,16 @@ physics and are not supported are errors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ..schema import Section, Vocabulary
 from .activations import VALUES
@@ -19,6 +26,7 @@ from .descriptor_config import (
     checked_precision,
     checked_widths,
 )
+from .type_embedding_config import TypeEmbeddingConfig, without_dpa1
 
 
 def _fitting_activation(value: str) -> str:
@@ -86,7 +94,6 @@ class ModelConfig(Vocabulary):
     refused = {
         "bridging_method": "short distances are what model/repulsion is for: 'zbl' or null",
         "spin": "energies are functions of positions only",
-        "type_embedding": "elements have networks of their own; remove the section",
         "pair_exclude_types": "every pair within rcut counts",
         "atom_exclude_types": "every atom has an energy",
         "preset_out_bias": "give fitting_net/atom_ener",
@@ -101,6 +108,8 @@ class ModelConfig(Vocabulary):
     type: Literal["standard"] = "standard"
     descriptor: AnyDescriptor = DescriptorConfig()
     fitting_net: FittingConfig = FittingConfig()
+    type_embedding: TypeEmbeddingConfig | None = None
+    """Elements share their networks; null: each has its own."""
     table: TableConfig = TableConfig()
     repulsion: Literal["zbl"] | None = "zbl"
     """Atoms closer than any in the training data repel as screened nuclei do; null or false turns
@@ -120,6 +129,18 @@ class ModelConfig(Vocabulary):
     data_stat_nbatch: int = 10
     data_stat_protect: float = 0.01
     data_bias_nsample: int = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_dpa1(cls, data: Any) -> Any:
+        return without_dpa1(data) if isinstance(data, Mapping) else data
+
+    @model_serializer(mode="wrap")
+    def _known_to_earlier_releases(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        if self.type_embedding is None:
+            found.pop("type_embedding", None)
+        return found
 
     @field_validator("repulsion", mode="before")
     @classmethod
@@ -173,9 +194,20 @@ class ModelConfig(Vocabulary):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_type_embedding(self) -> ModelConfig:
+        if self.type_embedding is None:
+            return self
+        if isinstance(self.descriptor, HybridConfig) or self.descriptor.radial:
+            raise ValueError(
+                f"type_embedding: not with descriptor {self.descriptor.type}; expected se_e2_a or "
+                "se_e2_q"
+            )
+        return self
+
     def _check_descriptor(self, d: DescriptorConfig, where: str) -> None:
         n, sel = len(self.type_map), d.sel
-        if isinstance(sel, int):
+        if isinstance(sel, int) and self.type_embedding is None:
             raise ValueError(f"{where}/sel: expected one number for each element, or 'auto'")
         if isinstance(sel, list) and len(sel) != n:
             raise ValueError(f"{where}/sel has {len(sel)} entries for {n} elements in type_map")

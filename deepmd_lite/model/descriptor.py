@@ -24,6 +24,9 @@ from .networks import Embedding
 from .statistics import Scales, seen_pairs
 from .table import Grid, hermite_coefficients
 from .tabulated import TabulatedEmbedding
+from .typed_networks import StrippedEmbedding
+
+AnyEmbedding = Embedding | StrippedEmbedding | TabulatedEmbedding
 
 
 class Descriptor(nn.Module):
@@ -39,12 +42,13 @@ class Descriptor(nn.Module):
         generator: torch.Generator | None,
         grid: Grid | float,
         spacing: float,
-        embedding: TabulatedEmbedding | None = None,
+        embedding: AnyEmbedding | None = None,
     ) -> None:
         """Networks with random weights of `generator`, uninitialised where it is None.
 
-        `embedding` stands in for embedding networks that are lost. `grid`: that of the table, or
-        the smallest distance (Å) that it is to cover from an empty slot on, in steps of `spacing`.
+        `embedding` stands in for embedding networks that are lost, or shared. `grid`: that of the
+        table, or the smallest distance (Å) that it is to cover from an empty slot on, in steps of
+        `spacing`.
         """
         super().__init__()
         self.config = config
@@ -53,7 +57,7 @@ class Descriptor(nn.Module):
         self.register_buffer("dstd", scales.dstd)
         n_types = len(self.sel)
         copies = n_types if config.type_one_side else n_types**2
-        self.embedding = embedding or Embedding(
+        self.embedding: AnyEmbedding = embedding or Embedding(
             copies,
             1,
             config.neuron,
@@ -78,7 +82,8 @@ class Descriptor(nn.Module):
             s = reference.switch(r, d.rcut_smth, d.rcut) / (r + d.env_protection)
             return ((s[..., None] - self.davg[:, 0]) / self.dstd[:, 0]).mean(-1)
 
-        embedding = self.embedding_networks()
+        own = self.embedding
+        embedding = own.network if isinstance(own, StrippedEmbedding) else self.embedding_networks()
         spread_over_distances(embedding, mean_s, shortest, d.rcut, self.grid.spacing, generator)
 
     @property

@@ -14,7 +14,9 @@ stands in their place: the same numbers for each of them, float64. Names of the 
 descriptors begin with `descriptors.K.`, and the header lists sel and grid of each.
 `reference.K.…`: structures with energies and forces, evaluated again by every reader (see
 `reference_frames`). `members.weights`, `members.biases`: last layers beside the model's own (see
-`members`), with the header's `members` on how they came about.
+`members`), with the header's `members` on how they came about. `shared.…`: networks that all
+elements shared in the training, with the header's `shared` on how they did (see `typed`); the
+networks of each element say the same, so that only a training looks at them.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..schema import parse
 from ..system import InputError, LocalEnv, ModelFileError
-from . import members, reference_frames
+from . import members, reference_frames, typed
 from .activations import Jet
+from .arrays import check_arrays
 from .config import ModelConfig
 from .potential import Potential, prefixes_of
 from .repulsion import Repulsion
@@ -42,11 +45,11 @@ from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
 `env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs; 6
-members; 7 `se_e2_q`; 8 its `cubic_neuron`; 9 its `l_max`. A model is written as of the first
-version, from 5 on, that knows it."""
+members; 7 `se_e2_q`; 8 its `cubic_neuron`; 9 its `l_max`; 10 shared networks. A model is written as
+of the first version, from 5 on, that knows it."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -133,6 +136,9 @@ def save_model(
     if potential.members is not None:
         header["members"] = potential.members.facts
         arrays |= members.to_file(potential.members)
+    if potential.shared is not None:
+        header["shared"], shared = typed.to_file(potential.shared)
+        arrays |= shared
     for prefix, descriptor in zip(potential.prefixes, potential.descriptors, strict=True):
         with torch.no_grad():
             arrays[f"{prefix}table.nodes"] = _nodes(descriptor.jet())
@@ -143,6 +149,8 @@ def save_model(
 
 
 def _version_of(potential: Potential) -> int:
+    if potential.shared is not None:
+        return 10
     if any(d.config.degree > 2 for d in potential.descriptors):
         return 9
     if any(d.config.cubic_neuron for d in potential.descriptors):
@@ -214,7 +222,8 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     frames = reference_frames.from_file(remembered, arrays, n_types, str(path))
     width, facts = config.fitting_net.neuron[-1], header.get("members", {})
     own_members = members.from_file(facts, arrays, n_types, width, str(path))
-    _check_arrays(path, potential.state_dict(), arrays)
+    shared = typed.from_file(header.get("shared"), arrays, potential, str(path))
+    check_arrays(path, potential.state_dict(), arrays)
     potential.load_state_dict(arrays, assign=True)
     if any(d.davg[:, 1:].any() or not (d.dstd > 0).all() for d in potential.descriptors):
         raise ModelFileError(f"{path}: davg must be 0 but in its first column, and dstd positive")
@@ -227,6 +236,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     potential.table_error = dict(header.get("table_error", {}))
     potential.provenance = dict(header.get("provenance", {}))
     potential.reference_frames, potential.members = frames, own_members
+    potential.shared = shared
     potential.to_precision(precision or config.precision).freeze()
     try:
         reference_frames.check(potential, frames, str(path))
@@ -299,7 +309,7 @@ def _tabulated(
         shape = (n_types if d.type_one_side else n_types**2, grid.n_intervals + 1, 3, d.neuron[-1])
         expected = torch.empty(shape, dtype=torch.float64, device="meta")
         nodes = arrays.pop(name)
-        _check_arrays(path, {name: expected}, {name: nodes})
+        check_arrays(path, {name: expected}, {name: nodes})
         found.append(TabulatedEmbedding.on_grid(grid, nodes.double()))
     return found
 
@@ -325,22 +335,3 @@ def _check_numbers(
             raise ModelFileError(
                 f"{path}: header/sel {sel} or min_distance {min_distance} is not valid"
             )
-
-
-def _check_arrays(
-    path: str | Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
-) -> None:
-    for key, wanted in expected.items():
-        if key not in found:
-            raise ModelFileError(f"{path}: array '{key}' is missing")
-        array = found[key]
-        if array.shape != wanted.shape or not array.is_floating_point():
-            raise ModelFileError(
-                f"{path}: array '{key}' has shape {tuple(array.shape)} of {array.dtype}, "
-                f"expected {tuple(wanted.shape)}"
-            )
-        if not torch.isfinite(array).all():
-            raise ModelFileError(f"{path}: array '{key}' holds values that are not finite")
-    extra = sorted(set(found) - set(expected))
-    if extra:
-        raise ModelFileError(f"{path}: unexpected array '{extra[0]}'")

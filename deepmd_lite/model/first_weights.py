@@ -38,7 +38,7 @@ def spread_over_distances(
     `s_of_r`: s̃ of distances (Å), falling; these are covered from `shortest` to `rcut`; `spacing`
     of the table's nodes in s̃.
     """
-    weight, bias, _ = embedding.parameters_of(0)
+    weight, bias = embedding.get_parameter("weight_0"), embedding.get_parameter("bias_0")
     copies, _, n_units = weight.shape
     stretch = (rcut - shortest) / n_units
     place = torch.rand(copies, n_units, generator=generator, dtype=torch.float64)

@@ -14,7 +14,10 @@ from ..kernels import EmbeddingLayers, Network
 from .activations import ACTIVATIONS, VALUES, Jet
 
 
-def _normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None) -> nn.Parameter:
+def random_weights(
+    shape: tuple[int, ...], std: float, generator: torch.Generator | None
+) -> nn.Parameter:
+    """Normally distributed, float64; uninitialised without a generator."""
     if generator is None:  # the values come from a file
         return nn.Parameter(torch.empty(shape, dtype=torch.float64))
     return nn.Parameter(std * torch.randn(shape, generator=generator, dtype=torch.float64))
@@ -44,11 +47,13 @@ class Layers(nn.Module):
         self.activation = activation
         self.resnet_dt = resnet_dt
         for layer, n_out in enumerate(widths):
-            weight = _normal((copies, n_in, n_out), (n_in + n_out) ** -0.5, generator)
+            weight = random_weights((copies, n_in, n_out), (n_in + n_out) ** -0.5, generator)
             self.register_parameter(f"weight_{layer}", weight)
-            self.register_parameter(f"bias_{layer}", _normal((copies, 1, n_out), 1.0, generator))
+            self.register_parameter(
+                f"bias_{layer}", random_weights((copies, 1, n_out), 1.0, generator)
+            )
             if resnet_dt and n_out in (n_in, 2 * n_in):
-                step = _normal((copies, 1, n_out), 1e-3, generator)
+                step = random_weights((copies, 1, n_out), 1e-3, generator)
                 if generator is not None:
                     step.data += 0.1
                 self.register_parameter(f"step_{layer}", step)
@@ -61,6 +66,17 @@ class Layers(nn.Module):
         weight, bias = self.get_parameter(f"weight_{layer}"), self.get_parameter(f"bias_{layer}")
         step = self._parameters.get(f"step_{layer}")
         return weight.to(dtype), bias.to(dtype), None if step is None else step.to(dtype)
+
+    def outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, width) of the last layer of the first network, from its inputs (n, n_in)."""
+        for layer, n_out in enumerate(self.widths):
+            weight, bias, step = self.parameters_of(layer)
+            f = VALUES[self.activation](torch.addmm(bias[0], x, weight[0]))
+            if step is not None:
+                f = step[0] * f
+            old = self.residual(x, n_out)
+            x = f if old is None else f + old
+        return x
 
     @staticmethod
     def residual(x: torch.Tensor, n_out: int) -> torch.Tensor | None:
@@ -128,8 +144,8 @@ class Fitting(Layers):
         generator: torch.Generator | None,
     ) -> None:
         super().__init__(1, n_in, widths, activation, resnet_dt, generator)
-        self.weight_out = _normal((widths[-1],), (widths[-1] + 1) ** -0.5, generator)
-        self.bias_out = _normal((1,), 0.0, generator)
+        self.weight_out = random_weights((widths[-1],), (widths[-1] + 1) ** -0.5, generator)
+        self.bias_out = random_weights((1,), 0.0, generator)
         self.pace = 1.0
         """How much faster than all others the weights of the first layer are trained."""
 
@@ -139,15 +155,7 @@ class Fitting(Layers):
 
     def hidden(self, descriptor: torch.Tensor) -> torch.Tensor:
         """(n, width) of the last hidden layer, in which the energy is linear."""
-        x = descriptor
-        for layer, n_out in enumerate(self.widths):
-            weight, bias, step = self.parameters_of(layer)
-            f = VALUES[self.activation](torch.addmm(bias[0], x, weight[0]))
-            if step is not None:
-                f = step[0] * f
-            old = self.residual(x, n_out)
-            x = f if old is None else f + old
-        return x
+        return self.outputs(descriptor)
 
     def as_network(self) -> Network:
         """The same for the compiled kernels, differentiable in the parameters."""

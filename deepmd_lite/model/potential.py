@@ -17,13 +17,13 @@ from .. import kernels
 from ..system import Evaluation, InputError, LocalEnv
 from .atomic_virials import atomic_virials, weighted_gradient
 from .config import ModelConfig
-from .descriptor import Descriptor, Descriptors
+from .descriptor import AnyEmbedding, Descriptor, Descriptors
 from .members import Members, member
 from .networks import Fitting, generator_of
 from .statistics import Statistics
 from .structures import Structure
 from .table import Grid
-from .tabulated import TabulatedEmbedding
+from .typed_networks import Shared, TypedFitting, TypeVectors
 
 TABLE_REACH = 0.75
 """The table ends at this fraction of the smallest distance in the training data."""
@@ -51,12 +51,12 @@ class Potential(nn.Module):
         statistics: Statistics,
         seed: int | None = 0,
         grids: Sequence[Grid] | None = None,
-        embeddings: Sequence[TabulatedEmbedding | None] | None = None,
+        embeddings: Sequence[AnyEmbedding | None] | None = None,
     ) -> None:
         """Networks with random weights from `seed`, or left uninitialised where it is None.
 
-        Of each descriptor: `embeddings` stand in for embedding networks that are lost; `grids`
-        default to ones that cover s̃ from an empty slot to `TABLE_REACH` times the smallest
+        Of each descriptor: `embeddings` stand in for embedding networks that are lost, or shared;
+        `grids` default to ones that cover s̃ from an empty slot to `TABLE_REACH` times the smallest
         distance of `statistics` (or `table/min_distance`).
         """
         super().__init__()
@@ -81,10 +81,14 @@ class Potential(nn.Module):
         self.rcut = max(d.rcut for d in config.descriptors)
         f, width = config.fitting_net, sum(d.width for d in config.descriptors)
         generator = generator_of(seed, f.seed, 2)
-        self.fitting = nn.ModuleList(
+        self.fitting: nn.ModuleList | TypedFitting = nn.ModuleList(
             Fitting(width, f.neuron, f.activation_function, f.resnet_dt, generator)
             for _ in self.type_map
         )
+        self.type_embedding: TypeVectors | None = None
+        """In a training whose elements share their networks: see `typed`."""
+        self.shared: Shared | None = None
+        """The networks that all elements shared in such a training."""
         self.table_error: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
         self.reference_frames: tuple[Structure, ...] = ()

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-from ..model import load_model
+from ..model import Potential, load_model
 from ..model.config import ModelConfig
 from ..model.descriptor_config import unordered
+from ..model.typed import trained_config
 from ..system import InputError
 from .checkpoint import changed_keys
 from .config import TrainInput
@@ -94,7 +95,7 @@ def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = Fal
             "a model cannot be given new elements: train on them from the start"
         )
     if architecture:
-        adopt_architecture(settings, model.config)
+        adopt_architecture(settings, trained_config(model))
     if adopt_elements(settings, model.config, [d.sel for d in model.descriptors]):
         log.info(
             "note: the model keeps the elements of %s, %s; the data may have those of the input's "
@@ -103,11 +104,17 @@ def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = Fal
             " ".join(model.type_map),
             " ".join(settings.elements),
         )
-    check_architecture(model.config, settings.model, f"{path}")
+    check_architecture(model, settings.model, f"{path}")
 
 
-def check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> None:
-    """Raises InputError where weights of `found` do not fit the input `wanted`."""
+def check_architecture(model: Potential, wanted: ModelConfig, where: str) -> None:
+    """Raises InputError where weights of `model` do not fit the input `wanted`.
+
+    Where it has networks that all elements shared, an input without `type_embedding` goes on with
+    networks of each element.
+    """
+    shared = wanted.type_embedding is not None
+    found = trained_config(model) if shared else model.config
     free = (
         *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero"),
         *CLOSE_ATOMS,
@@ -125,3 +132,9 @@ def check_architecture(found: ModelConfig, wanted: ModelConfig, where: str) -> N
             f"{where}: this model differs from the input in model/{', model/'.join(differing)}; "
             "--use-pretrain-script takes them from there"
         )
+    if not shared:
+        try:
+            for d in model.descriptors:
+                d.embedding_networks()
+        except InputError as e:
+            raise InputError(f"{where}: {e}") from None

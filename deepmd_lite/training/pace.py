@@ -35,8 +35,9 @@ def quicken(potential: Potential, env: LocalEnv) -> None:
     moments = (d.moments(env, env.positions, d.coefficients()) for d in potential.descriptors)
     parts = [d.numbers(t) for d, t in zip(potential.descriptors, moments, strict=True)]
     descriptors = torch.cat(parts, dim=1).double()
-    for a, fitting in enumerate(_networks(potential)):
-        own = descriptors[env.types[: env.n_local] == a]
+    networks, types = _networks(potential), env.types[: env.n_local]
+    for a, fitting in enumerate(networks):
+        own = descriptors[types == a] if len(networks) > 1 else descriptors
         size = float(own.var(dim=0).mean().sqrt()) if len(own) > 1 else 0.0
         if 0.0 < size < USUAL:
             fitting.pace = USUAL / size
@@ -46,7 +47,8 @@ def quicken(potential: Potential, env: LocalEnv) -> None:
 
 
 def _networks(potential: Potential) -> list[Fitting]:
-    return [fitting for fitting in potential.fitting if isinstance(fitting, Fitting)]
+    """Those that have weights of their own: one for each element, or one that all share."""
+    return [module for module in potential.fitting.modules() if isinstance(module, Fitting)]
 
 
 def paces_of(potential: Potential) -> list[float]:

@@ -31,6 +31,7 @@ from ..model.short_range import ShortRange, intervals_of
 from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
+from ..model.typed import learned_by, plain_config, potential_for_training
 from ..system import InputError, LocalEnv
 from .adopt import check_architecture, drop_elements
 from .bias import bias_shift
@@ -278,8 +279,9 @@ def initial_potential(
     """
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]
-        statistics = statistics_from(environments(data.frames), settings.model, weights)
-        potential = Potential(settings.model, statistics, settings.training.seed)
+        plain = plain_config(settings.model)
+        statistics = statistics_from(environments(data.frames), plain, weights)
+        potential = potential_for_training(settings.model, statistics, settings.training.seed)
         if settings.training.spread_first_layer:
             potential.spread_over_distances(settings.training.seed)
         if settings.training.scale_descriptor:
@@ -287,12 +289,7 @@ def initial_potential(
         _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)
-    try:
-        for d in model.descriptors:
-            d.embedding_networks()
-    except InputError as e:
-        raise InputError(f"{init_model}: {e}") from None
-    check_architecture(model.config, settings.model, f"{init_model}")
+    check_architecture(model, settings.model, f"{init_model}")
     n_types, rcut = len(model.type_map), model.rcut
     distances = smallest_distances((f.env for f in data.frames), n_types, rcut)
     nearest = min(model.min_distance, float(distances.min()))
@@ -304,9 +301,10 @@ def initial_potential(
         short_range = ShortRange.from_input(settings.model, model.energy_bias)
     scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
     statistics = Statistics(scales, model.energy_bias, nearest, repulsion, short_range)
-    potential = Potential(settings.model, statistics, seed=None)
+    potential = potential_for_training(settings.model, statistics, seed=None)
     own = ("repulsion.", "short_range.")
-    learned = {k: v for k, v in model.state_dict().items() if not k.startswith(own)}
+    arrays = learned_by(model, settings.model).items()
+    learned = {k: v for k, v in arrays if not k.startswith(own)}
     potential.load_state_dict({**potential.state_dict(), **learned})
     if finetune:
         shift, _ = bias_shift(model, data.frames)
@@ -352,7 +350,7 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
     statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion, short_range)
     grids = [Grid(**g) for g in checkpoint.grid]
-    potential = Potential(settings.model, statistics, None, grids)
+    potential = potential_for_training(settings.model, statistics, None, grids)
     set_paces(potential, checkpoint.paces)
     return potential
 

@@ -16,6 +16,7 @@ from .. import __version__
 from ..data import Batch, PreparedFrame, collate, label_counts
 from ..kernels.cuda import full_precision
 from ..model import Potential, refine_table, save_model
+from ..model.typed import make_plain
 from ..system import DeepmdLiteError
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
 from .clock import Clock, format_duration
@@ -376,6 +377,7 @@ class Trainer:
             potential = copy.deepcopy(self.potential).to_device("cpu")
         if state is not None:
             potential.load_state_dict(state)
+        make_plain(potential)
         refine_table(potential, self.data.table_sample)
         potential.reference_frames = self.data.reference_frames
         return potential

@@ -1,11 +1,11 @@
 """Makes the golden learning curves of this folder: how DeePMD-kit trains a tiny model.
 
-    PYTHON_OF_DEEPMD_KIT tests/golden/training.py tensorflow|pytorch
+    PYTHON_OF_DEEPMD_KIT tests/golden/training.py tensorflow|pytorch [MODEL]
 
-needs deepmd-kit 3.2 with that backend. It starts from the weights of one_sided.dp and learns the
-two frames of one_sided.npz, both in every batch, with labels of another random energy surface.
-What it learns from and the errors before each update go to training_BACKEND.npz, together with
-what the last model says of the frames.
+needs deepmd-kit 3.2 with that backend. It starts from the weights of MODEL.dp (one_sided where none
+is named) and learns the two frames of MODEL.npz, both in every batch, with labels of another random
+energy surface. What it learns from and the errors before each update go to training_BACKEND.npz,
+of a named model training_MODEL.npz, together with what the last model says of the frames.
 """
 
 import json
@@ -36,9 +36,9 @@ INPUT = {
 """What differs between backends, or between this project and them, is not here."""
 
 
-def labelled():
+def labelled(model):
     """coord, box, energy, force, virial of the frames, as in a deepmd/npy set."""
-    frames = np.load(HERE / f"{START}.npz")
+    frames = np.load(HERE / f"{model}.npz")
     rng = np.random.default_rng(1)
     found = {
         "coord": frames["coordinates"],
@@ -50,10 +50,10 @@ def labelled():
     return {name: value.reshape(2, -1) for name, value in found.items()}
 
 
-def write_data(folder, labels):
+def write_data(folder, labels, model):
     """A deepmd/npy system."""
     (folder / "set.000").mkdir(parents=True)
-    types = np.load(HERE / f"{START}.npz")["types"]
+    types = np.load(HERE / f"{model}.npz")["types"]
     (folder / "type.raw").write_text("\n".join(map(str, types)))
     (folder / "type_map.raw").write_text("O\nH\n")
     for name, value in labels.items():
@@ -97,36 +97,37 @@ def train(backend, script):
     return np.array(rows)[:STEPS]
 
 
-def predicted(backend):
+def predicted(backend, start):
     """Energies (2,) and forces (2, n, 3) of the frames by the last model."""
     from deepmd.infer import DeepPot
 
-    frames = np.load(HERE / f"{START}.npz")
+    frames = np.load(HERE / f"{start}.npz")
     model = DeepPot(f"last{SUFFIX[backend]}")
     coordinates, cells = frames["coordinates"].reshape(2, -1), frames["cells"].reshape(2, 9)
     energy, forces, _ = model.eval(coordinates, cells, frames["types"].tolist())
     return energy.reshape(2), forces.reshape(2, -1, 3)
 
 
-def make(backend):
-    """training_BACKEND.npz."""
+def make(backend, model=None):
+    """training_BACKEND.npz, or training_MODEL.npz."""
+    target = HERE / f"training_{model or backend}.npz"
+    model = model or START
     command = [sys.executable, "-m", "deepmd"]
-    labels = labelled()
+    labels = labelled(model)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        write_data(Path("data"), labels)
+        write_data(Path("data"), labels, model)
         start = f"start{SUFFIX[backend]}"
-        source = str(HERE / f"{START}.dp")
+        source = str(HERE / f"{model}.dp")
         subprocess.run([*command, "convert-backend", source, start], check=True)
-        script = {**INPUT, "model": MODELS[START]}
+        script = {**INPUT, "model": MODELS[model]}
         data = {"systems": ["data"], "batch_size": 2}
         script["training"] = {**INPUT["training"], "training_data": data}
         Path("input.json").write_text(json.dumps(script))
         curve = train(backend, "input.json")
         frozen = [FLAG[backend], "freeze", "-o", f"last{SUFFIX[backend]}"]
         subprocess.run([*command, *frozen], check=True)
-        energy, forces = predicted(backend)
-    target = HERE / f"training_{backend}.npz"
+        energy, forces = predicted(backend, model)
     np.savez_compressed(
         target,
         **labels,
@@ -139,5 +140,4 @@ def make(backend):
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:]:
-        make(wanted)
+    make(*sys.argv[1:])
