@@ -242,6 +242,8 @@ def shared_networks(model: Node, config: ModelConfig) -> Shared | None:
     of_types = section.neuron, section.activation_function, section.resnet_dt
     own = d.neuron, d.activation_function, d.resnet_dt
     found = _arrays("type_embedding", network, n_types, *of_types)
+    if not section.use_tebd_bias:
+        found = {name: x for name, x in found.items() if ".bias_" not in name}
     network = _single(descriptor.node("embeddings"))
     if stripped:
         found |= _arrays("embedding.network", network, 1, *own)

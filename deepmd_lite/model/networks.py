@@ -63,7 +63,7 @@ class Layers(nn.Module):
         self, layer: int, dtype: torch.dtype | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Weight, bias and step (None without) of one layer, in `dtype` or their own."""
-        weight, bias = self.get_parameter(f"weight_{layer}"), self.get_parameter(f"bias_{layer}")
+        weight, bias = getattr(self, f"weight_{layer}"), getattr(self, f"bias_{layer}")
         step = self._parameters.get(f"step_{layer}")
         return weight.to(dtype), bias.to(dtype), None if step is None else step.to(dtype)
 

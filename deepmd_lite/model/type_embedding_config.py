@@ -8,6 +8,7 @@ the descriptor `se_atten` (DPA-1), which without attention layers is `se_e2_a` w
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import field_validator
 
 from ..schema import Vocabulary
 from .activations import VALUES
-from .descriptor_config import checked_widths
+from .descriptor_config import DescriptorConfig, checked_widths
 
 SMOOTHED = "se_atten_v2"
 """DPA-1 with a smoothed `strip`, whose keys do not say so."""
@@ -73,6 +74,10 @@ _OF_TYPES = {
     "smooth_type_embedding": False,
 }
 """Its keys that say how elements are embedded, and their defaults there."""
+_KEYS = sorted(
+    {*DescriptorConfig.model_fields, *_OF_ATTENTION, *_OF_TYPES, "attn_layer", "tebd_dim"}
+    - {"l_max", "cubic_neuron"}
+)
 _ALIASES = {"smooth_type_embdding": "smooth_type_embedding"}
 
 
@@ -84,8 +89,8 @@ def without_dpa1(model: Mapping[str, Any]) -> Mapping[str, Any]:
     given = model.get("descriptor")
     if not isinstance(given, Mapping) or given.get("type") not in DPA1:
         return model
-    own = {_ALIASES.get(key, key): value for key, value in given.items()}
-    smoothed = own.pop("type") == SMOOTHED
+    own = {_ALIASES.get(str(key), str(key)): value for key, value in given.items()}
+    smoothed = own.pop("type", None) == SMOOTHED
     n_layers = own.pop("attn_layer", 2)
     if n_layers != 0:
         raise ValueError(
@@ -100,6 +105,11 @@ def without_dpa1(model: Mapping[str, Any]) -> Mapping[str, Any]:
     if own.pop("stripped_type_embedding", False):
         types["tebd_input_mode"] = "strip"
     width = own.pop("tebd_dim", 8)
+    for key in own:
+        if key not in {*DescriptorConfig.model_fields, *DescriptorConfig.aliases}:
+            close = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(_KEYS)}"
+            raise ValueError(f"unknown key 'descriptor/{key}'; {hint}")
     section = model.get("type_embedding") or {"neuron": [width], "activation_function": "linear"}
     descriptor = {"set_davg_zero": True, "axis_neuron": own.pop("n_axis_neuron", 4), **own}
     return {

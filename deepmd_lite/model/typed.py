@@ -26,6 +26,8 @@ from .typed_networks import Shared, StrippedEmbedding, TypedEmbedding, TypedFitt
 
 OF_TYPES = 1_000
 """Random numbers of the vectors come from this stream."""
+APART = 3.0
+"""Root mean square of what the vectors add to arguments of first layers, in a new training."""
 _PREFIX = "shared."
 _NETWORKS = ("type_embedding.", "embedding.", "fitting.")
 """What the names of networks begin with, shared or not."""
@@ -97,6 +99,22 @@ def potential_for_training(
     potential.fitting = TypedFitting(vectors, *made_of)
     vectors.to(potential.dtype)
     return potential.to_precision(config.precision)
+
+
+@torch.no_grad()
+def tell_apart(potential: Potential) -> None:
+    """First weights for a training: elements differ by `APART` in the arguments of first layers.
+
+    As DeePMD-kit draws them, they differ by some hundredths: for a thousand steps all elements are
+    nearly one.
+    """
+    for network in potential.modules():
+        if isinstance(network, TypedEmbedding | TypedFitting) and network.type_weight is not None:
+            told = network.told()
+            shift = (told - told.mean(dim=0)) @ network.type_weight
+            size = float(shift.square().mean().sqrt())
+            if size > 0.0:  # there is more than one element
+                network.type_weight.mul_(APART / size)
 
 
 @torch.no_grad()

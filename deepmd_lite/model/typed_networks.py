@@ -62,7 +62,8 @@ class TypeVectors(Layers):
         if not config.use_tebd_bias:
             for layer in range(len(config.neuron)):
                 bias = self.get_parameter(f"bias_{layer}")
-                nn.init.zeros_(bias).requires_grad_(False)
+                delattr(self, f"bias_{layer}")
+                self.register_buffer(f"bias_{layer}", torch.zeros_like(bias), persistent=False)
 
     def forward(self) -> torch.Tensor:
         """(n_types, width)."""
@@ -101,14 +102,17 @@ class TypedEmbedding(Embedding):
         n_told, n_out = types.n_told, d.neuron[0]
         self.type_weight = random_weights((n_told, n_out), (1 + n_told + n_out) ** -0.5, generator)
 
+    def told(self) -> torch.Tensor:
+        """(n_tables, n_told): what each of them is told."""
+        return self._types[0].of_tables()
+
     def parameters_of(
         self, layer: int, dtype: torch.dtype | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """As those of one network for each table."""
         weight, bias, step = super().parameters_of(layer, dtype)
         if layer == 0:
-            told = self._types[0].of_tables() @ self.type_weight
-            bias = bias + told[:, None].to(bias.dtype)
+            bias = bias + (self.told() @ self.type_weight)[:, None].to(bias.dtype)
         weight, bias = (x.expand(self.copies, -1, -1) for x in (weight, bias))
         return weight, bias, None if step is None else step.expand(self.copies, -1, -1)
 
@@ -185,9 +189,13 @@ class TypedFitting(nn.Module):
     def __iter__(self) -> Iterator[Fitting]:
         return (self[a] for a in range(len(self)))
 
+    def told(self) -> torch.Tensor:
+        """(n_types, n_told): what each of them is told."""
+        return self._types[0]()
+
     def bias_of(self, a: int) -> torch.Tensor | float:
         """(width of the first layer,): what its bias is more than that of `network`."""
-        return 0.0 if self.type_weight is None else self._types[0]()[a] @ self.type_weight
+        return 0.0 if self.type_weight is None else self.told()[a] @ self.type_weight
 
 
 class _OfElement(Fitting):

@@ -16,8 +16,12 @@ from .config import TrainInput
 
 log = logging.getLogger(__name__)
 
+NO_NEW_ELEMENTS = "a model cannot be given new elements: train on them from the start"
 
-def drop_elements(settings: TrainInput, found: Collection[str]) -> None:
+
+def drop_elements(
+    settings: TrainInput, found: Collection[str], why: str = "no atom of them in the training data"
+) -> None:
     """Leave out of `settings` the elements of its type map that are not among those `found`.
 
     A network without data would stay random, and the model that has it would give its energies; a
@@ -38,9 +42,10 @@ def drop_elements(settings: TrainInput, found: Collection[str]) -> None:
     model.fitting_net.atom_ener = [given[k] for k in kept] if given else given
     model.type_map = [model.type_map[k] for k in kept]
     log.warning(
-        "note: no atom of %s in the training data: the model will have %s alone, and refuse other "
+        "note: %s of model/type_map left out, %s: the model will have %s alone, and refuse other "
         "elements",
         ", ".join(absent),
+        why,
         ", ".join(model.type_map),
     )
 
@@ -84,15 +89,17 @@ def adopt_architecture(settings: TrainInput, found: ModelConfig) -> None:
 def adopt_model(settings: TrainInput, path: str | Path, architecture: bool = False) -> None:
     """Check the input against the model file that a training starts from, before data are read.
 
-    `architecture`: the model's is taken over. Raises InputError for elements that the model does
-    not know, or another architecture.
+    `architecture`: the model's is taken over. Raises InputError where the model knows none of
+    the elements, or has another architecture.
     """
     model = load_model(path)
     new = [name for name in settings.model.type_map if name not in model.type_map]
-    if new:
+    if new:  # the data may be without them
+        drop_elements(settings, model.type_map, f"which {path} does not know")
+    if not set(settings.model.type_map) <= set(model.type_map):
         raise InputError(
             f"{path}: knows {' '.join(model.type_map)}, but not {' '.join(new)} of model/type_map; "
-            "a model cannot be given new elements: train on them from the start"
+            f"{NO_NEW_ELEMENTS}"
         )
     if architecture:
         adopt_architecture(settings, trained_config(model))

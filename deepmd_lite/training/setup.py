@@ -31,9 +31,9 @@ from ..model.short_range import ShortRange, intervals_of
 from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
-from ..model.typed import learned_by, plain_config, potential_for_training
+from ..model.typed import learned_by, plain_config, potential_for_training, tell_apart
 from ..system import InputError, LocalEnv
-from .adopt import check_architecture, drop_elements
+from .adopt import NO_NEW_ELEMENTS, check_architecture, drop_elements
 from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
@@ -152,10 +152,13 @@ def _prepared(
         drop_elements(settings, found)
     dropped = sorted(found & (set(settings.elements) - set(settings.model.type_map)))
     if dropped:
-        raise InputError(
-            f"{what} data: have atoms of {', '.join(dropped)}, of which there are none in the "
-            "training data; leave these frames out, or train on some of them"
-        )
+        why = f"which the model does not know; {NO_NEW_ELEMENTS}"
+        if what != "training":
+            why = (
+                "of which there are none in the training data; leave these frames out, or train "
+                "on some of them"
+            )
+        raise InputError(f"{what} data: have atoms of {', '.join(dropped)}, {why}")
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
     prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
     sizes = [len(system.frames) for system in systems]
@@ -283,7 +286,7 @@ def initial_potential(
         statistics = statistics_from(environments(data.frames), plain, weights)
         potential = potential_for_training(settings.model, statistics, settings.training.seed)
         if settings.training.spread_first_layer:
-            potential.spread_over_distances(settings.training.seed)
+            tell_apart(potential.spread_over_distances(settings.training.seed))
         if settings.training.scale_descriptor:
             quicken(potential, data.table_sample)
         _report_close_atoms(potential)

@@ -153,7 +153,7 @@ def test_glob_patterns_are_paths(folder):
         ("training", {"num_epoch": 0}, "key 'training/num_epoch'"),
         ("model", {"use_srtab": "zbl.txt"}, "use_srtab needs sw_rmin and sw_rmax"),
         ("model", {"pair_exclude_types": [[0, 1]]}, "'pair_exclude_types' is not supported"),
-        ("model", {"type_embedding": {"neuron": [8]}}, "remove the section"),
+        ("model", {"type_embedding": {"neuron": [0]}}, "key 'model/type_embedding/neuron'"),
         ("model", {"bridging_method": "ZBL"}, "'bridging_method' is not supported"),
         ("loss", {"intensive_ener_virial": True}, "'intensive_ener_virial' is not supported"),
         ("training", {"ema_decay": 1.0}, "key 'training/ema_decay'"),

@@ -147,11 +147,28 @@ def test_integers_in_data_mean_the_type_map_of_the_input(data, tmp_path):
 
 def test_a_model_cannot_learn_new_elements(model, data, tmp_path):
     config = standing(data)
-    config["model"]["type_map"] = ["Cu", "O"]
+    config["model"]["type_map"] = ["O"]
     with pytest.raises(
         InputError, match=r"knows Cu, but not O of model/type_map; .*from the start"
     ):
         train(config, output=tmp_path, init_model=model, quiet=True)
+    oxide = copper(2, 1)
+    oxide[1].symbols[0] = "O"
+    write(tmp_path / "oxide.extxyz", oxide)
+    config["model"]["type_map"] = ["O", "Cu"]
+    config["training"]["training_data"]["systems"] = str(tmp_path / "oxide.extxyz")
+    with pytest.raises(InputError, match=r"training data: have atoms of O, which the model does"):
+        train(config, output=tmp_path, init_model=model, quiet=True)
+
+
+def test_a_training_goes_on_with_the_input_that_it_began_with(data, tmp_path, caplog):
+    """Of an element without data the first one left the network out."""
+    config = standing(data)
+    config["model"]["type_map"] = ["O", "Cu"]
+    first = train(config, output=tmp_path / "a", quiet=True)
+    second = train(config, output=tmp_path / "b", init_model=first, quiet=True)
+    assert "O of model/type_map left out, which" in caplog.text
+    assert load_model(second).type_map == ["Cu"]
 
 
 def test_epochs_are_turned_into_steps(data, tmp_path):
@@ -287,7 +304,8 @@ def test_elements_without_data_are_left_out(data, tmp_path, caplog, monkeypatch)
     config["model"]["descriptor"].update(sel=[10, 40, 20], exclude_types=[[0, 1], [2, 2]])
     config["model"]["fitting_net"]["atom_ener"] = [-5.0, -3.5, None]
     whole = train(config, output=tmp_path / "whole", quiet=True)
-    assert "no atom of O, H in the training data: the model will have Cu alone" in caplog.text
+    assert "O, H of model/type_map left out, no atom of them in the training data" in caplog.text
+    assert "the model will have Cu alone" in caplog.text
     model = load_model(whole)
     assert model.type_map == ["Cu"]
     assert model.descriptor.sel == [40]
