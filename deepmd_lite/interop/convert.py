@@ -150,6 +150,8 @@ def _intervals(potential: Potential) -> str:
 def _exact(potential: Potential) -> str:
     """What the potential's own tables approximate."""
     scaled = (ScaledEmbedding, FadingEmbedding)
+    if potential.shared is not None:
+        return "networks, which all elements share"
     if any(isinstance(d.embedding, scaled) for d in potential.descriptors):
         return "networks, of which the file keeps the table alone: no training"
     lost = any(isinstance(d.embedding, TabulatedEmbedding) for d in potential.descriptors)
@@ -174,6 +176,13 @@ def _exported(
         f"DeePMD-kit keeps at most {_sel(potential)} neighbours of each element within "
         f"{potential.rcut} Å, the nearest ones",
     ]
+    if potential.shared is not None and tree["model"]["descriptor"]["type"] == "dpa1":
+        notes[1] = (
+            f"DeePMD-kit (DPA-1) keeps at most sel {sum(potential.descriptor.sel)} neighbours of "
+            f"all elements together within {potential.rcut} Å, the nearest ones"
+        )
+        if potential.shared.type_embedding.fades:
+            notes.append("with smooth_type_embedding its PyTorch (.pth) alone agrees")
     if left_out is not None:
         notes.append(f"without the repulsion (ZBL), which begins at: {left_out}")
     if potential.members is not None:

@@ -178,6 +178,7 @@ def type_embedding(network: Tree, section: Tree, type_map: list[str]) -> Tree:
         "precision": network["precision"],
         "activation_function": network["activation_function"],
         "trainable": section.get("trainable", True),
+        "padding": True,  # a vector of zeros for slots without a neighbour
         "use_econf_tebd": section.get("use_econf_tebd", False),
         "use_tebd_bias": network["bias"],
         "type_map": type_map,

@@ -83,6 +83,17 @@ class TableConfig(Section):
     """Largest node spacing in normalised s to start from; refined by measured error at saving."""
 
 
+def _check_first_layer(where: str, width: int, n_free: int, n_told: int) -> None:
+    """Raises ValueError where a first layer would add its inputs, vectors of elements among them,
+    to its output (see `networks`)."""
+    n_in = n_free + n_told
+    if width in (n_in, 2 * n_in, n_free, 2 * n_free):
+        raise ValueError(
+            f"{where}/neuron begins with {width}: with a type embedding such a layer would add its "
+            f"{n_in} inputs to its output, which is not supported; give another width"
+        )
+
+
 class ModelConfig(Vocabulary):
     """The `model` section."""
 
@@ -203,6 +214,12 @@ class ModelConfig(Vocabulary):
                 f"type_embedding: not with descriptor {self.descriptor.type}; expected se_e2_a or "
                 "se_e2_q"
             )
+        types, d, f = self.type_embedding, self.descriptor, self.fitting_net
+        told = types.neuron[-1] * (1 if d.type_one_side else 2)
+        if types.tebd_input_mode == "concat":
+            _check_first_layer("descriptor", d.neuron[0], 1, told)
+        if types.concat_output_tebd:
+            _check_first_layer("fitting_net", f.neuron[0], d.width, types.neuron[-1])
         return self
 
     def _check_descriptor(self, d: DescriptorConfig, where: str) -> None:

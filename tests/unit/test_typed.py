@@ -1,6 +1,7 @@
 """Elements that share their networks: DPA-1 without attention, and `type_embedding`."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from test_train_loop import stopping_after
 
 from deepmd_lite.cli import main
 from deepmd_lite.evaluate import evaluate
+from deepmd_lite.interop import convert
+from deepmd_lite.interop.dp_file import read_dp
 from deepmd_lite.model import ModelConfig, load_model, read_header, save_model, statistics_from
 from deepmd_lite.model.typed import (
     APART,
@@ -40,13 +43,14 @@ MODES = {
     "smooth, one sided": {"type": "se_atten_v2", "type_one_side": True, "exclude_types": [[0, 1]]},
 }
 TYPES = ["H", "O", "C"]
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def section(mode="concat", **keys):
     """DPA-1 in a section `model`."""
     descriptor = {
         **{"type": "se_atten", "attn_layer": 0, "rcut": 4.5, "rcut_smth": 1.0, "sel": 50},
-        **{"neuron": [6, 12], "axis_neuron": 4, "tebd_dim": 5, "attn": 64, **MODES[mode]},
+        **{"neuron": [6, 12], "axis_neuron": 4, "tebd_dim": 4, "attn": 64, **MODES[mode]},
     }
     return {"type_map": TYPES, "descriptor": descriptor, "fitting_net": {"neuron": [8, 8]}, **keys}
 
@@ -156,7 +160,7 @@ def test_dpa1_is_read_as_a_type_embedding():
     assert config.descriptor.type == "se_e2_a"
     assert config.descriptor.sel == 50
     types = config.type_embedding
-    assert (types.neuron, types.activation_function) == ([5], "linear")
+    assert (types.neuron, types.activation_function) == ([4], "linear")
     assert types.fades
     assert not config.descriptor.set_davg_zero
     assert parse(ModelConfig, section(), "test").descriptor.set_davg_zero
@@ -194,6 +198,8 @@ def changed(**keys):
             "type_embedding: not with descriptor hybrid",
         ),
         ({**QUADRUPOLES, "descriptor": {"type": "se_e2_r"}}, "not with descriptor se_e2_r"),
+        (changed(neuron=[18, 36]), "descriptor/neuron begins with 18: with a type embedding"),
+        ({**section(), "fitting_net": {"neuron": [52]}}, "fitting_net/neuron begins with 52"),
     ],
 )
 def test_what_is_not_supported_is_named(model, message):
@@ -307,6 +313,56 @@ def test_committees_take_the_networks_of_each_element(tmp_path, data):
     found = load_model(tmp_path / "t.dpl")
     assert len(found.members) > 1
     assert found.shared is not None
+
+
+# --- DeePMD-kit ------------------------------------------------------------------------------
+
+
+def leaves(tree, place=""):
+    """Place → value of all that is not a mapping or a list of them."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{place}/{key}")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            found |= leaves(dict(enumerate(value)), f"{place}/{key}")
+        else:
+            found[f"{place}/{key}"] = value
+    return found
+
+
+@pytest.mark.parametrize("name", ["type_embedding_one_sided", "stripped", "faded"])
+def test_dpa1_comes_from_deepmd_kit_and_goes_back(name, tmp_path):
+    """As DeePMD-kit wrote it, key for key and bit for bit."""
+    source = GOLDEN / f"{name}.dp"
+    convert(source, tmp_path / "here.dpl")
+    _, notes = convert(tmp_path / "here.dpl", tmp_path / "back.dp")
+    assert "sel 54 neighbours of all elements" in notes[1]
+    assert ("PyTorch (.pth) alone" in notes[-1]) == (name == "faded")
+    there, back = (leaves(read_dp(path)["model"]) for path in (source, tmp_path / "back.dp"))
+    if name == "faded":  # se_atten_v2, the name of some values of keys
+        del there["/descriptor/type"]
+    else:
+        assert there.keys() == back.keys()
+    for place, value in there.items():
+        np.testing.assert_array_equal(back[place], value, err_msg=place)
+    config = read_dp(tmp_path / "back.dp")["model_def_script"]
+    model = load_model(tmp_path / "here.dpl")
+    assert parse(ModelConfig, config, "test").type_embedding == model.shared.type_embedding
+
+
+def test_what_dpa1_does_not_say_goes_as_se_e2_a(tmp_path):
+    """Vectors of several layers, empty slots that count."""
+    for keys in ({"type_embedding": {"neuron": [3, 6]}}, {}):
+        model = section(repulsion=None, **keys)
+        model["descriptor"]["set_davg_zero"] = bool(keys)
+        potential, env = typed(model)
+        save_model(make_plain(potential), tmp_path / "model.dpl")
+        convert(tmp_path / "model.dpl", tmp_path / "model.dp")
+        assert read_dp(tmp_path / "model.dp")["model"]["descriptor"]["type"] == "se_e2_a"
+        convert(tmp_path / "model.dp", tmp_path / "back.dpl")
+        one, other = (load_model(tmp_path / f"{n}.dpl").evaluate(env) for n in ("model", "back"))
+        torch.testing.assert_close(one.forces, other.forces, rtol=0, atol=1e-6)
 
 
 # --- files ------------------------------------------------------------------------------------
