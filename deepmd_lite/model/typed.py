@@ -26,8 +26,15 @@ from .typed_networks import Shared, StrippedEmbedding, TypedEmbedding, TypedFitt
 
 OF_TYPES = 1_000
 """Random numbers of the vectors come from this stream."""
-APART = 3.0
-"""Root mean square of what the vectors add to arguments of first layers, in a new training."""
+VECTORS, APART = 2.0, 2.0
+"""Root mean square, over the elements, of the numbers of their vectors and of what these add to
+arguments of first layers, in a new training.
+
+As DeePMD-kit draws them both are some tenths, for a thousand steps all elements are nearly one, and
+weights that multiply small numbers learn slowly. Preset `fast` with a type embedding, 1,000 steps,
+one seed: force RMSE of liquid water 62 meV/Å from DeePMD-kit's distribution, 48 from this one;
+of ethanol 81 and 61. 1 and 1: 61 and 68; 1 and 3: 84 and 62; 4 and 2: 48 and 61.
+"""
 _PREFIX = "shared."
 _NETWORKS = ("type_embedding.", "embedding.", "fitting.")
 """What the names of networks begin with, shared or not."""
@@ -103,18 +110,20 @@ def potential_for_training(
 
 @torch.no_grad()
 def tell_apart(potential: Potential) -> None:
-    """First weights for a training: elements differ by `APART` in the arguments of first layers.
-
-    As DeePMD-kit draws them, they differ by some hundredths: for a thousand steps all elements are
-    nearly one.
-    """
+    """First weights for a training, with which the elements are not all nearly one (`APART`)."""
+    vectors = potential.type_embedding
+    if vectors is None or vectors.n_types == 1:
+        return
+    last = vectors.get_parameter(f"weight_{len(vectors.widths) - 1}")
+    last.mul_(VECTORS / _spread(vectors()))
     for network in potential.modules():
         if isinstance(network, TypedEmbedding | TypedFitting) and network.type_weight is not None:
-            told = network.told()
-            shift = (told - told.mean(dim=0)) @ network.type_weight
-            size = float(shift.square().mean().sqrt())
-            if size > 0.0:  # there is more than one element
-                network.type_weight.mul_(APART / size)
+            network.type_weight.mul_(APART / _spread(network.told() @ network.type_weight))
+
+
+def _spread(rows: torch.Tensor) -> torch.Tensor:
+    """Root mean square of the differences of `rows` from their mean."""
+    return (rows - rows.mean(dim=0)).square().mean().sqrt()
 
 
 @torch.no_grad()

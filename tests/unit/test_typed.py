@@ -21,6 +21,7 @@ from deepmd_lite.interop.dp_file import read_dp
 from deepmd_lite.model import ModelConfig, load_model, read_header, save_model, statistics_from
 from deepmd_lite.model.typed import (
     APART,
+    VECTORS,
     learned_by,
     make_plain,
     plain_config,
@@ -136,14 +137,19 @@ def test_the_plain_potential_says_the_same(model, tmp_path):
     assert arrays.keys() == state.keys()
 
 
+def spread(rows):
+    return float((rows - rows.mean(dim=0)).square().mean().sqrt())
+
+
 def test_elements_are_told_apart_from_the_start():
-    for mode in ("concat", "one sided", "smooth"):
-        potential, _ = typed(section(mode))
-        for network in potential.modules():
-            if isinstance(network, TypedEmbedding | TypedFitting):
-                told = network.told()
-                shift = (told - told.mean(dim=0)) @ network.type_weight
-                assert float(shift.square().mean().sqrt()) == pytest.approx(APART)
+    for model in (section("concat"), section("one sided"), section("smooth"), QUADRUPOLES):
+        potential, _ = typed(model)
+        networks = [m for m in potential.modules() if isinstance(m, TypedEmbedding | TypedFitting)]
+        assert len(networks) == 1 + ("se_atten_v2" not in str(model))
+        for network in networks:
+            assert spread(network.told() @ network.type_weight) == pytest.approx(APART)
+        if model is not QUADRUPOLES:  # whose vectors end in tanh
+            assert spread(potential.type_embedding()) == pytest.approx(VECTORS)
     alone = {**section(), "type_map": ["O"]}
     config = parse(ModelConfig, alone, "test")
     env = environment_of(atoms_of("O9"), ["O"], 4.5).env
