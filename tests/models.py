@@ -11,7 +11,9 @@ from deepmd_lite.model import ModelConfig, Potential, Statistics, statistics_fro
 from deepmd_lite.model.members import Members
 from deepmd_lite.model.short_range import ShortRange
 from deepmd_lite.model.statistics import Scales
+from deepmd_lite.model.typed import plain_config, potential_for_training, tell_apart
 from deepmd_lite.neighbors import periodic_env
+from deepmd_lite.schema import parse
 from deepmd_lite.system import type_indices
 
 
@@ -150,3 +152,39 @@ def with_members(potential: Potential, n=3, size=0.01, seed=0) -> Potential:
     biases = size * torch.randn(n, n_types, generator=random, dtype=torch.float64)
     potential.members = Members(weights - weights.mean(0), biases - biases.mean(0), {"a": 1})
     return potential
+
+
+DPA1_MODES = {
+    "concat": {},
+    "one sided": {"type_one_side": True},
+    "bias": {"use_tebd_bias": True, "concat_output_tebd": False, "resnet_dt": True},
+    "strip": {"tebd_input_mode": "strip"},
+    "strip, one sided": {"tebd_input_mode": "strip", "type_one_side": True},
+    "smooth": {"type": "se_atten_v2", "set_davg_zero": False},
+    "smooth, one sided": {"type": "se_atten_v2", "type_one_side": True, "exclude_types": [[0, 1]]},
+}
+TYPES = ["H", "O", "C"]
+
+
+def dpa1(mode="concat", **keys):
+    """DPA-1 without attention in a section `model`."""
+    descriptor = {
+        **{"type": "se_atten", "attn_layer": 0, "rcut": 4.5, "rcut_smth": 1.0, "sel": 50},
+        **{"neuron": [6, 12], "axis_neuron": 4, "tebd_dim": 4, "attn": 64, **DPA1_MODES[mode]},
+    }
+    return {"type_map": TYPES, "descriptor": descriptor, "fitting_net": {"neuron": [8, 8]}, **keys}
+
+
+def typed_potential(model, precision="float64"):
+    """A potential for training of three elements with shared networks, and an environment."""
+    model = {key: {**x} if isinstance(x, dict) else x for key, x in model.items()}
+    for name in ("descriptor", "fitting_net"):
+        model[name]["precision"] = precision
+    config = parse(ModelConfig, model, "test")
+    env = environment_of(random_atoms("H6O6C4", 7.0, 3), TYPES, config.rcut).env
+    statistics = statistics_from([(env, -16.0)], plain_config(config))
+    potential = potential_for_training(config, statistics, seed=2)
+    tell_apart(potential)
+    with torch.no_grad():
+        potential.fitting.network.weight_out *= 20.0
+    return potential, env

@@ -48,13 +48,20 @@ def _info_of_model(args: argparse.Namespace) -> int:
     rows = {"elements": " ".join(model.type_map)}
     for k, d in enumerate(model.descriptors, 1):
         which = f" {k}" if len(model.descriptors) > 1 else ""
-        found = _descriptor(d, model.type_map, model.table_min_distance())
+        kept = model.shared is not None
+        found = _descriptor(d, model.type_map, model.table_min_distance(), kept)
         rows |= {name + which: value for name, value in found.items()}
     rows |= {
         "fitting": f"{_widths(f.neuron)}, {f.activation_function}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "precision": f"trained in {model.config.precision}",
     }
+    if model.shared is not None:
+        types = model.shared.type_embedding
+        rows["elements"] += (
+            f"; they share their networks, by vectors {_widths(types.neuron)} "
+            f"({'smoothed ' if types.fades else ''}{types.tebd_input_mode})"
+        )
     rows["repulsion"] = (
         "none"
         if model.repulsion is None
@@ -90,8 +97,11 @@ def _info_of_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _descriptor(d: Descriptor, type_map: list[str], nearest: float) -> dict[str, str]:
-    """What to tell of one descriptor, whose table covers pairs down to `nearest` Å."""
+def _descriptor(d: Descriptor, type_map: list[str], nearest: float, kept: bool) -> dict[str, str]:
+    """What to tell of one descriptor, whose table covers pairs down to `nearest` Å.
+
+    `kept`: its networks stand in the file, whatever it is evaluated with.
+    """
     from ..model.tabulated import TabulatedEmbedding
 
     config, numbers = d.config, d.coefficients()
@@ -111,7 +121,8 @@ def _descriptor(d: Descriptor, type_map: list[str], nearest: float) -> dict[str,
     if config.env_protection:
         rows["descriptor"] += f", env_protection {config.env_protection:g} Å"
     if isinstance(d.embedding, TabulatedEmbedding):
-        rows["embedding"] += "; a table, its networks are lost: no training"
+        rows["embedding"] += "; a table"
+        rows["embedding"] += "" if kept else ", its networks are lost: no training"
     return rows
 
 

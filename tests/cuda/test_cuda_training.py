@@ -9,7 +9,7 @@ import torch
 from ase.io import write
 from copper import copper, settings
 from emulation import shuffle
-from models import environment_of, random_atoms, random_potential
+from models import dpa1, environment_of, random_atoms, random_potential, typed_potential
 from strict_device import Library
 from test_cuda_kernels import BOTH, ONE_SIDED, TOLERANCE, Case
 
@@ -151,6 +151,15 @@ def test_a_loss_gives_every_parameter_its_gradient(device, precision, symbols, k
     potential.descriptor._frozen = None
     potential.requires_grad_(True)
     env = environment_of(random_atoms(symbols, 7.0, seed=4), type_map, potential.rcut).env
+    assert_same_gradients(potential, env, precision)
+
+
+@pytest.mark.parametrize("mode", ["concat", "smooth"])
+def test_a_loss_gives_shared_networks_their_gradient(device, mode):
+    assert_same_gradients(*typed_potential(dpa1(mode)), "float64")
+
+
+def assert_same_gradients(potential, env, precision):
     expected = gradients(potential, env)
     found = gradients(potential.to_device("cuda"), env)
     assert found.keys() == expected.keys()

@@ -9,7 +9,7 @@ import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
-from models import environment_of, random_atoms
+from models import DPA1_MODES, TYPES, dpa1, environment_of, random_atoms, typed_potential
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_train_loop import stopping_after
@@ -34,42 +34,7 @@ from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError, ModelFileError
 from deepmd_lite.training import train
 
-MODES = {
-    "concat": {},
-    "one sided": {"type_one_side": True},
-    "bias": {"use_tebd_bias": True, "concat_output_tebd": False, "resnet_dt": True},
-    "strip": {"tebd_input_mode": "strip"},
-    "strip, one sided": {"tebd_input_mode": "strip", "type_one_side": True},
-    "smooth": {"type": "se_atten_v2", "set_davg_zero": False},
-    "smooth, one sided": {"type": "se_atten_v2", "type_one_side": True, "exclude_types": [[0, 1]]},
-}
-TYPES = ["H", "O", "C"]
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def section(mode="concat", **keys):
-    """DPA-1 in a section `model`."""
-    descriptor = {
-        **{"type": "se_atten", "attn_layer": 0, "rcut": 4.5, "rcut_smth": 1.0, "sel": 50},
-        **{"neuron": [6, 12], "axis_neuron": 4, "tebd_dim": 4, "attn": 64, **MODES[mode]},
-    }
-    return {"type_map": TYPES, "descriptor": descriptor, "fitting_net": {"neuron": [8, 8]}, **keys}
-
-
-def atoms_of(symbols="H6O6C4"):
-    return random_atoms(symbols, 7.0, 3)
-
-
-def typed(model):
-    """A potential for training with random weights, and an environment."""
-    config = parse(ModelConfig, model, "test")
-    env = environment_of(atoms_of(), TYPES, config.rcut).env
-    statistics = statistics_from([(env, -16.0)], plain_config(config))
-    potential = potential_for_training(config, statistics, seed=2)
-    tell_apart(potential)
-    with torch.no_grad():
-        potential.fitting.network.weight_out *= 20.0
-    return potential, env
 
 
 QUADRUPOLES = {
@@ -81,13 +46,13 @@ QUADRUPOLES = {
 
 
 def models():
-    return [*(pytest.param(section(mode), id=mode) for mode in MODES), QUADRUPOLES]
+    return [*(pytest.param(dpa1(mode), id=mode) for mode in DPA1_MODES), QUADRUPOLES]
 
 
 @pytest.mark.parametrize("model", models())
 def test_gradients_reach_the_shared_weights(model):
     """Of energies and forces, against finite differences in every array of weights."""
-    potential, env = typed(model)
+    potential, env = typed_potential(model)
     random = torch.Generator().manual_seed(0)
     towards = torch.randn(env.positions.shape, generator=random, dtype=torch.float64)
 
@@ -115,7 +80,7 @@ def test_gradients_reach_the_shared_weights(model):
 @pytest.mark.parametrize("model", models())
 def test_the_plain_potential_says_the_same(model, tmp_path):
     """In memory and in its file, which holds the shared weights as well, and gives them back."""
-    potential, env = typed(model)
+    potential, env = typed_potential(model)
     energies, forces = potential.energies_and_forces(env)
     config = parse(ModelConfig, model, "test")
     state = {k: x.clone() for k, x in potential.state_dict().items()}
@@ -142,17 +107,17 @@ def spread(rows):
 
 
 def test_elements_are_told_apart_from_the_start():
-    for model in (section("concat"), section("one sided"), section("smooth"), QUADRUPOLES):
-        potential, _ = typed(model)
+    for model in (dpa1("concat"), dpa1("one sided"), dpa1("smooth"), QUADRUPOLES):
+        potential, _ = typed_potential(model)
         networks = [m for m in potential.modules() if isinstance(m, TypedEmbedding | TypedFitting)]
         assert len(networks) == 1 + ("se_atten_v2" not in str(model))
         for network in networks:
             assert spread(network.told() @ network.type_weight) == pytest.approx(APART)
         if model is not QUADRUPOLES:  # whose vectors end in tanh
             assert spread(potential.type_embedding()) == pytest.approx(VECTORS)
-    alone = {**section(), "type_map": ["O"]}
+    alone = {**dpa1(), "type_map": ["O"]}
     config = parse(ModelConfig, alone, "test")
-    env = environment_of(atoms_of("O9"), ["O"], 4.5).env
+    env = environment_of(random_atoms("O9", 7.0, 3), ["O"], 4.5).env
     single = potential_for_training(config, statistics_from([(env, -1.0)], plain_config(config)), 2)
     tell_apart(single)
     assert torch.isfinite(single.energies(env)).all()
@@ -162,29 +127,29 @@ def test_elements_are_told_apart_from_the_start():
 
 
 def test_dpa1_is_read_as_a_type_embedding():
-    config = parse(ModelConfig, section("smooth"), "test")
+    config = parse(ModelConfig, dpa1("smooth"), "test")
     assert config.descriptor.type == "se_e2_a"
     assert config.descriptor.sel == 50
     types = config.type_embedding
     assert (types.neuron, types.activation_function) == ([4], "linear")
     assert types.fades
     assert not config.descriptor.set_davg_zero
-    assert parse(ModelConfig, section(), "test").descriptor.set_davg_zero
+    assert parse(ModelConfig, dpa1(), "test").descriptor.set_davg_zero
     again = parse(ModelConfig, config.model_dump(mode="json"), "test")
     assert again == config
     plain = plain_config(config)
     assert plain.descriptor.sel == [17, 17, 16]
     assert plain.type_embedding is None
-    old = {**section(), "descriptor": {**section()["descriptor"], "stripped_type_embedding": True}}
+    old = {**dpa1(), "descriptor": {**dpa1()["descriptor"], "stripped_type_embedding": True}}
     assert parse(ModelConfig, old, "test").type_embedding.tebd_input_mode == "strip"
-    ours = {**section(), "type_embedding": {"neuron": [2, 4, 8], "activation_function": "Tanh"}}
+    ours = {**dpa1(), "type_embedding": {"neuron": [2, 4, 8], "activation_function": "Tanh"}}
     section_given = parse(ModelConfig, ours, "test").type_embedding
     assert (section_given.neuron, section_given.activation_function) == ([2, 4, 8], "tanh")
 
 
 def changed(**keys):
-    descriptor = section()["descriptor"] | keys
-    return {**section(), "descriptor": {k: v for k, v in descriptor.items() if v != "-"}}
+    descriptor = dpa1()["descriptor"] | keys
+    return {**dpa1(), "descriptor": {k: v for k, v in descriptor.items() if v != "-"}}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +170,7 @@ def changed(**keys):
         ),
         ({**QUADRUPOLES, "descriptor": {"type": "se_e2_r"}}, "not with descriptor se_e2_r"),
         (changed(neuron=[18, 36]), "descriptor/neuron begins with 18: with a type embedding"),
-        ({**section(), "fitting_net": {"neuron": [52]}}, "fitting_net/neuron begins with 52"),
+        ({**dpa1(), "fitting_net": {"neuron": [52]}}, "fitting_net/neuron begins with 52"),
     ],
 )
 def test_what_is_not_supported_is_named(model, message):
@@ -215,7 +180,7 @@ def test_what_is_not_supported_is_named(model, message):
 
 
 def test_too_many_elements_are_refused():
-    config = parse(ModelConfig, {**section(), "type_map": [f"X{k}" for k in range(25)]}, "test")
+    config = parse(ModelConfig, {**dpa1(), "type_map": [f"X{k}" for k in range(25)]}, "test")
     with pytest.raises(InputError, match="25 elements need as many tables"):
         plain_config(config)
 
@@ -246,7 +211,7 @@ def _data(tmp_path_factory):
 
 def settings(data, mode="concat", numb_steps=12, **training):
     """An input of DPA-1; its type map has an element without data."""
-    model = section(mode)
+    model = dpa1(mode)
     model["descriptor"]["sel"] = 60
     return {
         "model": {**model, "type_map": ["Cu", "Ni", "Au"]},
@@ -360,15 +325,24 @@ def test_dpa1_comes_from_deepmd_kit_and_goes_back(name, tmp_path):
 def test_what_dpa1_does_not_say_goes_as_se_e2_a(tmp_path):
     """Vectors of several layers, empty slots that count."""
     for keys in ({"type_embedding": {"neuron": [3, 6]}}, {}):
-        model = section(repulsion=None, **keys)
+        model = dpa1(repulsion=None, **keys)
         model["descriptor"]["set_davg_zero"] = bool(keys)
-        potential, env = typed(model)
+        potential, env = typed_potential(model)
         save_model(make_plain(potential), tmp_path / "model.dpl")
         convert(tmp_path / "model.dpl", tmp_path / "model.dp")
         assert read_dp(tmp_path / "model.dp")["model"]["descriptor"]["type"] == "se_e2_a"
         convert(tmp_path / "model.dp", tmp_path / "back.dpl")
         one, other = (load_model(tmp_path / f"{n}.dpl").evaluate(env) for n in ("model", "back"))
         torch.testing.assert_close(one.forces, other.forces, rtol=0, atol=1e-6)
+
+
+def test_info_tells_of_shared_networks(tmp_path, capsys):
+    potential, _ = typed_potential(dpa1("smooth"))
+    save_model(make_plain(potential), tmp_path / "model.dpl")
+    assert main(["info", str(tmp_path / "model.dpl")]) == 0
+    told = capsys.readouterr().out
+    assert "H O C; they share their networks, by vectors 4 (smoothed strip)" in told
+    assert "lost" not in told
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -397,7 +371,7 @@ def damaged(source, target, change):
     ],
 )
 def test_damaged_files_are_refused(tmp_path, change, message):
-    potential, _ = typed(section())
+    potential, _ = typed_potential(dpa1())
     save_model(make_plain(potential), tmp_path / "model.dpl")
     path = damaged(tmp_path / "model.dpl", tmp_path / "bad.dpl", change)
     with pytest.raises(ModelFileError) as error:
