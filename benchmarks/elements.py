@@ -22,13 +22,16 @@ from ase.io import write
 from descriptors import errors, report
 from presets import trained
 
+MODES = ("concat", "strip")
 METALS = ("Al", "Cu", "Ag", "Au", "Ni", "Pd", "Pt")
-SHARED = {"type_embedding": {"neuron": [8], "activation_function": "linear"}}
+VECTORS = {"neuron": [8], "activation_function": "linear"}
+SHARED, STRIPPED = ({"type_embedding": VECTORS | {"tebd_input_mode": x}} for x in MODES)
 TRAININGS = {
     "networks of each element": (True, {}),
     "networks of each element, embeddings of each pair": (False, {}),
     "shared, embeddings told the neighbour": (True, SHARED),
     "shared, embeddings told the pair": (False, SHARED),
+    "shared, embeddings told the pair, strip": (False, STRIPPED),
 }
 """`type_one_side`, and other keys of the section `model`."""
 

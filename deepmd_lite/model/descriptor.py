@@ -188,12 +188,11 @@ class Descriptor(nn.Module):
         """Table coefficients from the networks, differentiable in their weights."""
         if self._frozen is not None:
             return self._frozen
-        grid, plain = self.grid, self._seen is None and not self.config.radial
-        if isinstance(self.embedding, Embedding) and plain:
-            layers = self.embedding.layers()
-            return kernels.tabulated(
-                layers, grid.start, grid.spacing, grid.n_intervals + 1, self.dtype
-            )
+        grid, table = self.grid, None
+        if self._seen is None and not self.config.radial:
+            table = self.embedding.table(grid, self.dtype)
+        if table is not None:
+            return table
         return hermite_coefficients(self.jet(), grid.spacing).to(self.dtype)
 
     def _exact_values(self, table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:

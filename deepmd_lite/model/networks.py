@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..kernels import EmbeddingLayers, Network
+from ..kernels import EmbeddingLayers, Network, tabulated
 from .activations import ACTIVATIONS, VALUES, Jet
+from .table import Grid
 
 
 def random_weights(
@@ -97,6 +98,11 @@ class Embedding(Layers):
         each = [self.parameters_of(layer) for layer in range(len(self.widths))]
         weights, biases, steps = (list(x) for x in zip(*each, strict=True))
         return EmbeddingLayers(weights, biases, steps, self.activation)
+
+    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor:
+        """Coefficients of the quintics on `grid`, differentiable in the parameters."""
+        n_nodes = grid.n_intervals + 1
+        return tabulated(self.layers(), grid.start, grid.spacing, n_nodes, dtype)
 
     def jet(self, s_k: torch.Tensor) -> Jet:
         """Value, first and second derivative at `s_k` (n_nodes,), each (n_tables, n_nodes, M).

@@ -57,6 +57,10 @@ class TabulatedEmbedding(nn.Module):
         """M, the number of features."""
         return self._pieces[0].shape[-1]
 
+    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor | None:
+        """As `Embedding.table`; None where it has to be made of jets."""
+        return None
+
     def jet(self, s_k: torch.Tensor) -> Jet:
         """Value, first and second derivative at `s_k` (n_nodes,), each (n_tables, n_nodes, M)."""
         each = [self._piece_at(p, s_k.double()) for p in range(self.copies)]
@@ -107,6 +111,14 @@ class ScaledEmbedding(TabulatedEmbedding):
     def width(self) -> int:
         """M, the number of features."""
         return int(self._scale.shape[1])
+
+    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor | None:
+        """That of the one function, whose coefficients are scaled as its values are."""
+        one = self._network[0].table(grid, torch.float64)
+        if one is None:
+            return None
+        scale = torch.nn.functional.pad(self._scale, (0, one.shape[-1] - self.width))
+        return (one * scale[:, None, None]).to(dtype)
 
     def jet(self, s_k: torch.Tensor) -> Jet:
         """As in `TabulatedEmbedding`."""

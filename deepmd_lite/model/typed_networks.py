@@ -23,6 +23,7 @@ from .descriptor_config import DescriptorConfig
 from .fading import Distances, FadingEmbedding
 from .networks import Embedding, Fitting, Layers, random_weights
 from .statistics import Scales
+from .table import Grid
 from .tabulated import ScaledEmbedding, TabulatedEmbedding
 from .type_embedding_config import TypeEmbeddingConfig
 
@@ -148,6 +149,10 @@ class StrippedEmbedding(nn.Module):
         centre = self._scales.davg[:, 0], self._scales.dstd[:, 0]
         distances = Distances(d.rcut, d.rcut_smth, d.env_protection, *centre, "switch")
         return FadingEmbedding(self.network, factors, distances)
+
+    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor | None:
+        """As `TabulatedEmbedding.table`."""
+        return self.now().table(grid, dtype)
 
     def jet(self, s_k: torch.Tensor) -> Jet:
         """As `TabulatedEmbedding.jet`."""
