@@ -23,6 +23,7 @@ from torch import nn
 from ..kernels.reference import switch
 from .activations import Jet
 from .networks import Embedding
+from .table import Grid, hermite_coefficients
 from .tabulated import TabulatedEmbedding
 
 Fading = Literal["switch", "cubic"]
@@ -94,23 +95,40 @@ class FadingEmbedding(TabulatedEmbedding):
         """M, the number of features."""
         return int(self._factors.shape[1])
 
-    def jet(self, y_k: torch.Tensor) -> Jet:
-        """Value, first and second derivative at `y_k` = −r, each (n_types², n_nodes, M)."""
-        d = self._distances
+    def _jets(self, y_k: torch.Tensor) -> tuple[Jet, Jet]:
+        """Of G and f G at `y_k` = −r for each centre, each (n_types, n_nodes, M)."""
+        d, n_types = self._distances, len(self._distances.davg)
         (s, ds, d2s), fading = d.jets(-y_k.double())
         f, df, d2f = (x[:, None] for x in fading)
-        values, slopes, curvatures = [], [], []
-        for average, deviation, g in zip(
-            d.davg, d.dstd, self._factors[:, None].split(len(d.davg)), strict=True
-        ):
-            value, slope, curvature = self._network[0].jet((s - average) / deviation)
-            first, second = (ds / deviation)[:, None], (d2s / deviation)[:, None]
-            curvature = curvature * first**2 + slope * second
-            slope = slope * first
-            values.append(value * (1.0 + f * g))
-            slopes.append(0.0 - (slope * (1.0 + f * g) + value * df * g))  # and no -0
-            curvatures.append(curvature * (1.0 + f * g) + 2.0 * slope * df * g + value * d2f * g)
-        return torch.cat(values), torch.cat(slopes), torch.cat(curvatures)
+        s_tilde = (s - d.davg[:, None]) / d.dstd[:, None]
+        first, second = ((x / d.dstd[:, None])[..., None] for x in (ds, d2s))
+        found = self._network[0].jet(s_tilde.flatten())
+        value, slope, curvature = (x.view(n_types, len(s), -1) for x in found)
+        curvature = curvature * first**2 + slope * second
+        slope = slope * first
+        faded = f * value, f * slope + df * value, f * curvature + 2.0 * df * slope + d2f * value
+        own, other = (
+            (v, 0.0 - v1, v2)  # against y, and no -0
+            for v, v1, v2 in ((value, slope, curvature), faded)
+        )
+        return own, other
+
+    def _of_pairs(self, own: torch.Tensor, faded: torch.Tensor) -> torch.Tensor:
+        """own_a + g_ab faded_a of what is linear in G, its features last."""
+        n_types = len(own)
+        g = torch.nn.functional.pad(self._factors, (0, own.shape[-1] - self.width))
+        g = g.view(n_types, n_types, *[1] * (own.dim() - 2), -1)
+        return (own[:, None] + g * faded[:, None]).flatten(0, 1)
+
+    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor:
+        """As `Embedding.table`."""
+        own, faded = (hermite_coefficients(x, grid.spacing) for x in self._jets(grid.nodes()))
+        return self._of_pairs(own, faded).to(dtype)
+
+    def jet(self, y_k: torch.Tensor) -> Jet:
+        """Value, first and second derivative at `y_k` = −r, each (n_types², n_nodes, M)."""
+        value, slope, curvature = map(self._of_pairs, *self._jets(y_k))
+        return value, slope, curvature
 
     def values(self, table_e: torch.Tensor, y_e: torch.Tensor) -> torch.Tensor:
         """(n_edges, M) float64 at each edge's y = −r, differentiable in it."""

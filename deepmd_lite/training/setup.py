@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 VALIDATION_BATCH_ATOMS = 256
 """Validation frames are evaluated in batches of about this many atoms."""
+MANY_ELEMENTS = 5
+"""From so many on, a training without `type_embedding` is told of it."""
 TABLE_SAMPLE_EDGES = 20_000
 """Neighbour pairs on which the table's error is measured when a model is written."""
 
@@ -289,6 +291,12 @@ def initial_potential(
             tell_apart(potential.spread_over_distances(settings.training.seed))
         if settings.training.scale_descriptor:
             quicken(potential, data.table_sample)
+        if settings.model.type_embedding is None and len(plain.type_map) >= MANY_ELEMENTS:
+            log.info(
+                "note: %d elements, each with networks of its own; with model/type_embedding they "
+                "share them, which can learn more from as many frames (docs/training.md)",
+                len(plain.type_map),
+            )
         _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)
