@@ -207,7 +207,7 @@ def _dpa1_section(potential: Potential, shared: Shared) -> Tree:
     }
 
 
-_OF_TYPES = (*("tebd_input_mode", "concat_output_tebd", "use_tebd_bias", "smooth_type_embedding"),)
+_OF_TYPES = ("tebd_input_mode", "concat_output_tebd", "use_tebd_bias", "smooth_type_embedding")
 _ATTENTION = {
     **{"scaling_factor": 1.0, "normalize": True, "temperature": None},
     **{"trainable_ln": True, "ln_eps": 1e-5},
