@@ -120,8 +120,8 @@ class FadingEmbedding(TabulatedEmbedding):
         g = g.view(n_types, n_types, *[1] * (own.dim() - 2), -1)
         return (own[:, None] + g * faded[:, None]).flatten(0, 1)
 
-    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor:
-        """As `Embedding.table`."""
+    def quick_table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor:
+        """That of its jets to round-off, made of those of each centre."""
         own, faded = (hermite_coefficients(x, grid.spacing) for x in self._jets(grid.nodes()))
         return self._of_pairs(own, faded).to(dtype)
 

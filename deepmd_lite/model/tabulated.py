@@ -112,8 +112,8 @@ class ScaledEmbedding(TabulatedEmbedding):
         """M, the number of features."""
         return int(self._scale.shape[1])
 
-    def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor | None:
-        """That of the one function, whose coefficients are scaled as its values are."""
+    def quick_table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor | None:
+        """That of its jets to round-off: that of the one function, scaled; None as of `table`."""
         one = self._network[0].table(grid, torch.float64)
         if one is None:
             return None

@@ -24,7 +24,7 @@ from .fading import Distances, FadingEmbedding
 from .networks import Embedding, Fitting, Layers, random_weights
 from .statistics import Scales
 from .table import Grid
-from .tabulated import ScaledEmbedding, TabulatedEmbedding
+from .tabulated import ScaledEmbedding
 from .type_embedding_config import TypeEmbeddingConfig
 
 
@@ -138,7 +138,7 @@ class StrippedEmbedding(nn.Module):
         self.network = Embedding(1, 1, *made_of)
         self.of_types = Layers(1, types.n_told, *made_of)
 
-    def now(self) -> TabulatedEmbedding:
+    def now(self) -> ScaledEmbedding | FadingEmbedding:
         """With the weights that they have now, in which it is differentiable."""
         types, d = self._types[0], self._config
         factors = self.of_types.outputs(types.of_tables()).double()
@@ -152,7 +152,7 @@ class StrippedEmbedding(nn.Module):
 
     def table(self, grid: Grid, dtype: torch.dtype) -> torch.Tensor | None:
         """As `TabulatedEmbedding.table`."""
-        return self.now().table(grid, dtype)
+        return self.now().quick_table(grid, dtype)
 
     def jet(self, s_k: torch.Tensor) -> Jet:
         """As `TabulatedEmbedding.jet`."""
