@@ -1,9 +1,11 @@
 #include "pair_deepmd_lite.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include "atom.h"
 #include "comm.h"
@@ -259,7 +261,7 @@ void PairDeepmdLite::evaluate(Model& model) {
   int64_t beyond = 0;
   if (dpl_force_field_evaluate(model.field.get(), &atoms, comm->nthreads, model.energies.data(),
                                model.forces.data(), model.virial, &beyond) != DPL_OK)
-    error->one(FLERR, "pair_style deepmd_lite: step {}: {}", update->ntimestep, last_error());
+    end_run();
   if (beyond > 0 && !model.warned) {
     model.warned = true;
     error->warning(FLERR,
@@ -290,7 +292,7 @@ void PairDeepmdLite::add_atomic_virials(const Model& model) {
   virials_.resize(9 * atom_of_.size());
   if (dpl_force_field_atomic_virials(model.field.get(), &atoms, comm->nthreads, model.forces.data(),
                                      virials_.data()) != DPL_OK)
-    error->one(FLERR, "pair_style deepmd_lite: step {}: {}", update->ntimestep, last_error());
+    end_run();
   const int order[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};  // xx yy zz xy xz yz yx zx zy
   for (size_t row = 0; row < atom_of_.size(); ++row) {
     const double* const own = virials_.data() + 9 * row;
@@ -302,6 +304,18 @@ void PairDeepmdLite::add_atomic_virials(const Model& model) {
 }
 
 // The library's words, with the IDs of atoms where it names rows.
+// Several ranks end by MPI_Abort, which kills the launcher's pipes with what is still in them.
+void PairDeepmdLite::end_run() {
+  const std::string words = last_error();
+  if (comm->nprocs > 1) {
+    std::fprintf(stderr, "pair_style deepmd_lite: step %lld: %s\n", (long long)update->ntimestep,
+                 words.c_str());
+    std::fflush(stderr);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  }
+  error->one(FLERR, "pair_style deepmd_lite: step {}: {}", update->ntimestep, words);
+}
+
 std::string PairDeepmdLite::last_error() const {
   const std::string words = dpl_last_error();
   long long a = 0, b = 0;

@@ -50,6 +50,7 @@ class PairDeepmdLite : public Pair {
   void add(const Model& model);
   void add_atomic_virials(const Model& model);
   void compare();
+  void end_run();
   std::string last_error() const;
 
   std::vector<Model> models_;  // the first drives

@@ -175,9 +175,19 @@ def test_dpa1_of_pytorch_is_that_of_its_portable_file(name, tmp_path):
     assert torch.equal(found.descriptor.coefficients(), expected.descriptor.coefficients())
 
 
-@pytest.mark.parametrize("name", ["stripped.pth", "faded.pb"])
-def test_a_stripped_type_embedding_leaves_a_table(name, tmp_path, capsys):
-    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
+def test_a_stripped_type_embedding_keeps_the_shared_networks(tmp_path):
+    source, target = unpacked("stripped.pth", tmp_path), tmp_path / "model.dpl"
+    _, notes = convert(source, target)
+    assert "of the networks, which all elements share" in notes[0]
+    assert main(["check", str(target), "--quick", "-q"]) == 0
+    convert(target, tmp_path / "back.yaml")
+    convert(tmp_path / "back.yaml", tmp_path / "again.dpl")
+    one, other = (load_model(path).shared.arrays for path in (target, tmp_path / "again.dpl"))
+    assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+def test_a_faded_type_embedding_of_tensorflow_leaves_a_table(tmp_path):
+    source, target = unpacked("faded.pb", tmp_path), tmp_path / "model.dpl"
     _, notes = convert(source, target)
     assert "of which the file keeps the table alone: no training" in notes[0]
     assert main(["check", str(target), "--quick", "-q"]) == 0
