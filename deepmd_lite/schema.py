@@ -6,7 +6,7 @@ import difflib
 import glob
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeGuard, TypeVar, get_args, get_origin
 
@@ -223,16 +223,20 @@ def _sentence(section: type[Section], err: Any) -> str:
     loc = [str(p) for p in err["loc"] if not str(p).startswith("<")]  # tags of unions
     key = "/".join(loc)
     if err["type"] == "extra_forbidden":
-        known = _known_keys(section, loc[:-1])
-        close = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
-        return f"unknown key '{key}'; {hint}"
+        return unknown_key(key, _known_keys(section, loc[:-1]))
     if err["type"] == "missing":
         return f"key '{key}' is missing"
     message = err["msg"].removeprefix("Value error, ")
     found = err.get("input")
     shown = "" if isinstance(found, dict) else f", found {found!r}"
     return f"key '{key}': {message}{shown}" if key else f"{message}"
+
+
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """The sentence on a key 'section/key' that is none of those `known` there."""
+    close = difflib.get_close_matches(key.rpartition("/")[2], known, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key '{key}'; {hint}"
 
 
 def _known_keys(section: type[Section], path: list[str]) -> set[str]:

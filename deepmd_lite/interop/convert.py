@@ -173,16 +173,11 @@ def _exported(
     writer(target, tree)
     notes = [
         f"dp convert-backend {target} {target.with_suffix('.pb')} (or .pth) makes it run there",
-        f"DeePMD-kit keeps at most {_sel(potential)} neighbours of each element within "
-        f"{potential.rcut} Å, the nearest ones",
+        f"DeePMD-kit keeps at most {_kept(tree, potential)} within {potential.rcut} Å, the "
+        "nearest ones",
     ]
-    if potential.shared is not None and tree["model"]["descriptor"]["type"] == "dpa1":
-        notes[1] = (
-            f"DeePMD-kit (DPA-1) keeps at most sel {sum(potential.descriptor.sel)} neighbours of "
-            f"all elements together within {potential.rcut} Å, the nearest ones"
-        )
-        if potential.shared.type_embedding.fades:
-            notes.append("with smooth_type_embedding its PyTorch (.pth) alone agrees")
+    if potential.shared is not None and potential.shared.type_embedding.fades:
+        notes.append("with smooth_type_embedding its PyTorch (.pth) alone agrees")
     if left_out is not None:
         notes.append(f"without the repulsion (ZBL), which begins at: {left_out}")
     if potential.members is not None:

@@ -8,13 +8,12 @@ the descriptor `se_atten` (DPA-1), which without attention layers is `se_e2_a` w
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from ..schema import Vocabulary
+from ..schema import Vocabulary, unknown_key
 from .activations import VALUES
 from .descriptor_config import DescriptorConfig, checked_widths
 
@@ -74,10 +73,9 @@ _OF_TYPES = {
     "smooth_type_embedding": False,
 }
 """Its keys that say how elements are embedded, and their defaults there."""
-_KEYS = sorted(
-    {*DescriptorConfig.model_fields, *_OF_ATTENTION, *_OF_TYPES, "attn_layer", "tebd_dim"}
-    - {"l_max", "cubic_neuron"}
-)
+_KEYS = {
+    *(*DescriptorConfig.model_fields, *_OF_ATTENTION, *_OF_TYPES, "attn_layer", "tebd_dim")
+} - {"l_max", "cubic_neuron"}
 _ALIASES = {"smooth_type_embdding": "smooth_type_embedding"}
 
 
@@ -107,9 +105,7 @@ def without_dpa1(model: Mapping[str, Any]) -> Mapping[str, Any]:
     width = own.pop("tebd_dim", 8)
     for key in own:
         if key not in {*DescriptorConfig.model_fields, *DescriptorConfig.aliases}:
-            close = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(_KEYS)}"
-            raise ValueError(f"unknown key 'descriptor/{key}'; {hint}")
+            raise ValueError(unknown_key(f"descriptor/{key}", _KEYS))
     section = model.get("type_embedding") or {"neuron": [width], "activation_function": "linear"}
     descriptor = {"set_davg_zero": True, "axis_neuron": own.pop("n_axis_neuron", 4), **own}
     return {

@@ -102,8 +102,7 @@ def potential_for_training(
     potential = Potential(plain_config(config), statistics, seed, grids, [embedding])
     potential.type_embedding = vectors
     generator = generator_of(seed, f.seed, 2)
-    made_of = (d.width, f.neuron, f.activation_function, f.resnet_dt, generator)
-    potential.fitting = TypedFitting(vectors, *made_of)
+    potential.fitting = TypedFitting(vectors, d.width, f, generator)
     vectors.to(potential.dtype)
     return potential.to_precision(config.precision)
 

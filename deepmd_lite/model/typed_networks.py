@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .activations import Jet
-from .config import ModelConfig
+from .config import FittingConfig, ModelConfig
 from .descriptor_config import DescriptorConfig
 from .fading import Distances, FadingEmbedding
 from .networks import Embedding, Fitting, Layers, random_weights
@@ -170,60 +170,58 @@ class TypedFitting(nn.Module):
         self,
         types: TypeVectors,
         width: int,
-        widths: list[int],
-        activation: str,
-        resnet_dt: bool,
+        f: FittingConfig,
         generator: torch.Generator | None,
     ) -> None:
         """`width`: numbers of the descriptor."""
         super().__init__()
-        self.network = Fitting(width, widths, activation, resnet_dt, generator)
+        made_of = (f.neuron, f.activation_function, f.resnet_dt, generator)
+        self.network = Fitting(width, *made_of)
         self._types = (types,)  # in a tuple, where torch does not count it as a part
         self.type_weight: nn.Parameter | None = None
         if types.config.concat_output_tebd:
-            n_told = types.widths[-1]
-            std = (width + n_told + widths[0]) ** -0.5
-            self.type_weight = random_weights((n_told, widths[0]), std, generator)
+            n_told, n_out = types.widths[-1], f.neuron[0]
+            std = (width + n_told + n_out) ** -0.5
+            self.type_weight = random_weights((n_told, n_out), std, generator)
 
     def __len__(self) -> int:
         return self._types[0].n_types
 
     def __getitem__(self, a: int) -> Fitting:
-        return _OfElement(self, a)
+        return list(self)[a]
 
     def __iter__(self) -> Iterator[Fitting]:
-        return (self[a] for a in range(len(self)))
+        shifts = None if self.type_weight is None else self.told() @ self.type_weight
+        for a in range(len(self)):
+            yield _OfElement(self.network, None if shifts is None else shifts[a])
 
     def told(self) -> torch.Tensor:
         """(n_types, n_told): what each of them is told."""
         return self._types[0]()
 
-    def bias_of(self, a: int) -> torch.Tensor | float:
-        """(width of the first layer,): what its bias is more than that of `network`."""
-        return 0.0 if self.type_weight is None else self.told()[a] @ self.type_weight
-
 
 class _OfElement(Fitting):
     """The network of one element, without parameters of its own."""
 
-    def __init__(self, shared: TypedFitting, a: int) -> None:
+    def __init__(self, network: Fitting, shift: torch.Tensor | None) -> None:
+        """`shift` (width of the first layer,): what its bias is more than that of `network`."""
         nn.Module.__init__(self)
-        self._shared = (shared,)  # in a tuple, where torch does not count it as a part
-        self._a = a
-        self.copies, self.widths = 1, shared.network.widths
-        self.activation, self.resnet_dt = shared.network.activation, shared.network.resnet_dt
+        self._network, self._shift = (network,), shift
+        self.copies, self.widths = 1, network.widths
+        self.activation, self.resnet_dt = network.activation, network.resnet_dt
 
     def parameters_of(
         self, layer: int, dtype: torch.dtype | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        shared = self._shared[0]
-        weight, bias, step = shared.network.parameters_of(layer, dtype)
-        return weight, bias + shared.bias_of(self._a) if layer == 0 else bias, step
+        weight, bias, step = self._network[0].parameters_of(layer, dtype)
+        if layer == 0 and self._shift is not None:
+            bias = bias + self._shift.to(bias.dtype)
+        return weight, bias, step
 
     @property
     def weight_out(self) -> nn.Parameter:  # type: ignore[override]
-        return self._shared[0].network.weight_out
+        return self._network[0].weight_out
 
     @property
     def bias_out(self) -> nn.Parameter:  # type: ignore[override]
-        return self._shared[0].network.bias_out
+        return self._network[0].bias_out
