@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -26,14 +27,15 @@ MODES = ("concat", "strip")
 METALS = ("Al", "Cu", "Ag", "Au", "Ni", "Pd", "Pt")
 VECTORS = {"neuron": [8], "activation_function": "linear"}
 SHARED, STRIPPED = ({"type_embedding": VECTORS | {"tebd_input_mode": x}} for x in MODES)
-TRAININGS = {
-    "networks of each element": (True, {}),
-    "networks of each element, embeddings of each pair": (False, {}),
-    "shared, embeddings told the neighbour": (True, SHARED),
-    "shared, embeddings told the pair": (False, SHARED),
-    "shared, embeddings told the pair, strip": (False, STRIPPED),
+TRAININGS: dict[str, tuple[bool, bool, dict[str, Any]]] = {
+    "networks of each element, that begin as different ones": (False, True, {}),
+    "networks of each element": (True, True, {}),
+    "networks of each element, embeddings of each pair": (True, False, {}),
+    "shared, embeddings told the neighbour": (True, True, SHARED),
+    "shared, embeddings told the pair": (True, False, SHARED),
+    "shared, embeddings told the pair, strip": (True, False, STRIPPED),
 }
-"""`type_one_side`, and other keys of the section `model`."""
+"""`alike_elements`, `type_one_side`, and other keys of the section `model`."""
 
 
 def alloys(n: int, metals: tuple[str, ...], seed: int) -> list[Atoms]:
@@ -68,9 +70,10 @@ def main() -> None:
         folder = Path(name)
         write(folder / "train.extxyz", alloys(args.frames, metals, 1))
         write(folder / "test.extxyz", alloys(40, metals, 2))
-        for k, (label, (one_side, keys)) in enumerate(TRAININGS.items()):
+        for k, (label, (alike, one_side, keys)) in enumerate(TRAININGS.items()):
             model = {"type_map": list(metals), "descriptor": {"type_one_side": one_side}, **keys}
-            training = {"training_data": {"systems": "train.extxyz"}, "held_out": 0.1}
+            training: dict[str, Any] = {"training_data": {"systems": "train.extxyz"}}
+            training |= {"held_out": 0.1, "alike_elements": alike}
             content = {"preset": args.preset, "model": model, "training": training}
             content["loss"] = {"start_pref_v": 0.0, "limit_pref_v": 0.0}  # EMT has no virials here
             path = folder / f"{k}.json"

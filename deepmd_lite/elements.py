@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from .system import InputError
 
+FAMILIES = "H", "B", "C Si Ge", "N P As Sb", "O S Se Te", "F Cl Br I At", "He Ne Ar Kr Xe Rn"
+"""Elements of a column of the periodic table; all others are metals, which are one family."""
+
 
 def no_elements(symbols: Iterable[str]) -> list[str]:
     """Those of the symbols that are no chemical element."""
@@ -29,3 +32,10 @@ def covalent_radius(atomic_number: int) -> float:
     from ase.data import covalent_radii
 
     return float(covalent_radii[atomic_number])
+
+
+def family(symbol: str) -> str:
+    """What is the same for elements that bond alike; of what is no element, the symbol itself."""
+    if no_elements([symbol]):
+        return symbol
+    return next((column for column in FAMILIES if symbol in column.split()), "metals")

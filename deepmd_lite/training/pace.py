@@ -26,20 +26,24 @@ USUAL = 0.1
 
 
 @torch.no_grad()
-def quicken(potential: Potential, env: LocalEnv) -> None:
+def quicken(potential: Potential, env: LocalEnv, families: list[list[int]]) -> None:
     """Enlarge the first weights of each fitting network for descriptors of the atoms in `env`.
 
-    Its `pace` becomes the factor, at least 1; biases follow, so that units stay in the middle of
-    their range. Elements of which `env` has fewer than two atoms stay as they are.
+    Its `pace` becomes the factor, at least 1, which is that of its family (elements that begin
+    alike); biases follow, so that units stay in the middle of their range. Families of which `env`
+    has fewer than two atoms stay as they are.
     """
     moments = (d.moments(env, env.positions, d.coefficients()) for d in potential.descriptors)
     parts = [d.numbers(t) for d, t in zip(potential.descriptors, moments, strict=True)]
     descriptors = torch.cat(parts, dim=1).double()
     networks, types = _networks(potential), env.types[: env.n_local]
-    for a, fitting in enumerate(networks):
-        own = descriptors[types == a] if len(networks) > 1 else descriptors
+    shared = len(networks) == 1
+    for members in [list(range(len(potential.type_map)))] if shared else families:
+        own = descriptors[torch.isin(types, torch.tensor(members))]
         size = float(own.var(dim=0).mean().sqrt()) if len(own) > 1 else 0.0
-        if 0.0 < size < USUAL:
+        if not 0.0 < size < USUAL:
+            continue
+        for fitting in networks if shared else [networks[a] for a in members]:
             fitting.pace = USUAL / size
             weight, bias, _ = fitting.parameters_of(0)
             weight *= fitting.pace

@@ -31,14 +31,15 @@ from ..model.short_range import ShortRange, intervals_of
 from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
-from ..model.typed import learned_by, plain_config, potential_for_training, tell_apart
+from ..model.typed import learned_by, plain_config, potential_for_training
 from ..system import InputError, LocalEnv
 from .adopt import NO_NEW_ELEMENTS, check_architecture, drop_elements
+from .beginning import begin
 from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
-from .pace import quicken, set_paces
+from .pace import set_paces
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
 from .systems import read_systems
 
@@ -46,8 +47,6 @@ log = logging.getLogger(__name__)
 
 VALIDATION_BATCH_ATOMS = 256
 """Validation frames are evaluated in batches of about this many atoms."""
-MANY_ELEMENTS = 5
-"""From so many on, a training without `type_embedding` is told of it."""
 TABLE_SAMPLE_EDGES = 20_000
 """Neighbour pairs on which the table's error is measured when a model is written."""
 
@@ -287,16 +286,7 @@ def initial_potential(
         plain = plain_config(settings.model)
         statistics = statistics_from(environments(data.frames), plain, weights)
         potential = potential_for_training(settings.model, statistics, settings.training.seed)
-        if settings.training.spread_first_layer:
-            tell_apart(potential.spread_over_distances(settings.training.seed))
-        if settings.training.scale_descriptor:
-            quicken(potential, data.table_sample)
-        if settings.model.type_embedding is None and len(plain.type_map) >= MANY_ELEMENTS:
-            log.info(
-                "note: %d elements, each with networks of its own; with model/type_embedding they "
-                "share them, which can learn more from as many frames (docs/training.md)",
-                len(plain.type_map),
-            )
+        begin(potential, settings.training, data.table_sample)
         _report_close_atoms(potential)
         return potential
     model = load_model(init_model, settings.model.precision)

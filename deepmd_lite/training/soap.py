@@ -24,6 +24,9 @@ SMALLEST_SIDE = 64
 """Shorter side of a matrix that is worth the way to a device. A step of 64 × 64 numbers takes one
 thread half a millisecond; copies, some ten launches and every third time a factorisation are
 estimated to take a GPU as long, and are not measured."""
+DTYPE = torch.float32
+"""Of the state and of steps, whatever the parameters have: a step only says which way to go, and in
+float64 its products of few columns take three times as long."""
 LARGEST_WHOLE = 128
 """Of a longer side only `RANK` directions are turned."""
 RANK = 32
@@ -71,6 +74,10 @@ class Soap(LeanOptimizer):
         shorter = min(torch.atleast_2d(parameter).shape[-2:])
         return self.place if shorter >= SMALLEST_SIDE else HOST
 
+    def restore(self, parameter: torch.nn.Parameter, state: State) -> None:
+        """As that of any optimiser; earlier versions kept the state in the parameter's own type."""
+        super().restore(parameter, {key: x.to(DTYPE) for key, x in state.items()})
+
     @torch.no_grad()
     @full_precision()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -78,7 +85,7 @@ class Soap(LeanOptimizer):
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
             # all of them first: a later copy would wait for the work on an earlier one
-            gradients = [torch.atleast_2d(p.grad).to(self.place_of(p)) for p in moving]
+            gradients = [torch.atleast_2d(p.grad).to(self.place_of(p), DTYPE) for p in moving]
             seen: dict[torch.device, list[Seen]] = {}
             for parameter, gradient in zip(moving, gradients, strict=True):
                 state = self.state[parameter]
@@ -187,10 +194,15 @@ def _parts(side: str, basis: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Te
 
 def _into(side: str, basis: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """`x` along the columns of `basis`, and after it what is left of `x` where they are few."""
-    inside = _along(side, basis, x)
     if _whole(basis):
-        return inside
-    return torch.cat([inside, x - _back(side, basis, inside)], dim=SIDES[side])
+        return _along(side, basis, x)
+    shape = list(x.shape)
+    shape[SIDES[side]] += basis.shape[-1]
+    seen = x.new_empty(shape)
+    inside, rest = _parts(side, basis, seen)
+    inside.copy_(_along(side, basis, x))
+    torch.sub(x, _back(side, basis, inside), out=rest)
+    return seen
 
 
 def _out_of(side: str, basis: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ def test_units_see_a_descriptor_of_the_usual_size():
     potential, env = potential_and_env()
     before = [(x, own) for _, x, own in first_layer(potential, env)]
     biases = [f.get_parameter("bias_0").detach().clone() for f in potential.fitting]
-    pace.quicken(potential, env)
+    pace.quicken(potential, env, [[0], [1]])
     found = first_layer(potential, env)
     for (old, own), (fitting, new, _), bias in zip(before, found, biases, strict=True):
         size = own.var(dim=0).mean().sqrt()
@@ -46,7 +46,7 @@ def test_units_see_a_descriptor_of_the_usual_size():
 def test_the_first_layer_moves_as_if_the_descriptor_were_larger(tmp_path):
     """Adam's first steps are as long as the learning rate, times the pace."""
     potential, env = potential_and_env()
-    pace.quicken(potential, env)
+    pace.quicken(potential, env, [[0], [1]])
     config, _ = read_input_of(tmp_path)
     optimizer = pace.optimizer_of(config, potential)
     named = dict(potential.named_parameters())

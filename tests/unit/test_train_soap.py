@@ -58,7 +58,7 @@ def test_a_vector_is_stepped_as_by_adam():
         soap.step()
         if t > 0:
             reference.step()
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_bases_stay_orthogonal_for_every_shape(shape):
         q = state[f"{side}_basis"]
         n_columns = length if length <= LARGEST_WHOLE else min(RANK, *shape[-2:])
         assert state[side].shape == q.shape == (*shape[:-2], length, n_columns)
-        eye = torch.eye(n_columns, dtype=torch.float64).expand(*shape[:-2], -1, -1)
-        torch.testing.assert_close(q.mT @ q, eye, rtol=0, atol=1e-10)
+        eye = torch.eye(n_columns).expand(*shape[:-2], -1, -1)
+        torch.testing.assert_close(q.mT @ q, eye, rtol=0, atol=1e-5)
     assert ("left" in state) == ("right" in state) == matrix
 
 
@@ -97,7 +97,7 @@ def test_a_long_side_is_seen_in_the_leading_eigenvectors(directions):
         for _ in range(60):
             p.grad = 1e-2 * random(30, 20) + leading @ random(3, 20)
             soap.step()
-        basis = soap.state[p]["left_basis"][:, :3]
+        basis = soap.state[p]["left_basis"][:, :3].double()
         assert torch.linalg.svdvals(leading.mT @ basis).min() > 0.99
 
 
@@ -107,10 +107,10 @@ def test_in_few_directions_and_back(directions):
     soap = Soap([p], lr=1e-2)
     p.grad = torch.randn(2, 12, 10, dtype=torch.float64)
     soap.step()
-    x = torch.randn(2, 12, 10, dtype=torch.float64)
+    x = torch.randn(2, 12, 10)
     seen = module._to_basis(soap.state[p], x)
     assert seen.shape == soap.state[p]["exp_avg"].shape
-    torch.testing.assert_close(module._from_basis(soap.state[p], seen), x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(module._from_basis(soap.state[p], seen), x, rtol=0, atol=1e-5)
 
 
 def test_a_state_with_all_directions_of_a_long_side_goes_on(monkeypatch):

@@ -269,23 +269,6 @@ def test_a_model_goes_on_with_networks_of_each_element(data, tmp_path):
         train(config, output=tmp_path / "own", init_model=table, quiet=True)
 
 
-def test_a_training_of_many_elements_hears_of_shared_networks(tmp_path, caplog):
-    caplog.set_level("INFO")
-    (atoms,) = alloy(1, 1)
-    atoms = atoms.repeat((2, 1, 1))
-    atoms.symbols[:5] = ["Al", "Ag", "Ni", "Pd", "Pt"]
-    atoms.calc = EMT()
-    atoms.get_forces()
-    write(tmp_path / "many.extxyz", [atoms] * 2)
-    config = settings(tmp_path / "many.extxyz", numb_steps=1, check=False)
-    config["model"]["type_map"] = ["Al", "Ag", "Ni", "Pd", "Pt", "Cu", "Au"]
-    train(config, output=tmp_path / "a", quiet=True)
-    assert "elements, each with networks of its own" not in caplog.text
-    config["model"] |= {"descriptor": {"rcut": 4.0, "neuron": [4, 8]}}
-    train(config, output=tmp_path / "b", quiet=True)
-    assert "elements, each with networks of its own" in caplog.text
-
-
 def test_averaged_weights_and_the_best_model(data, tmp_path):
     config = settings(data, ema_decay=0.9, validation_data={"systems": str(data)})
     train(config, output=tmp_path, quiet=True)
