@@ -13,7 +13,7 @@ from .survey import Survey, correlation
 CORRELATION = 0.85
 """Below it the work of the forces does not explain the energies."""
 UNRELATED = 0.4
-"""Below it the two have nothing to do with one another: an error."""
+"""Below it, by two standard errors, the two have nothing to do with one another: an error."""
 CONTRADICTED = 2.0
 """Uncertainties by which work and energies differ at the median; below, noise may be the reason.
 In clean sets it is less than one half, with misplaced forces more than ten."""
@@ -32,8 +32,11 @@ def misplaced(pairs: Pairs, left: np.ndarray, survey: Survey, name: str) -> Find
     if found >= CORRELATION or np.median(np.abs(left - work)) < CONTRADICTED:
         return None
     meaning = _where_they_belong(pairs, left, survey)
+    # Fisher's transformation; of pairs that share frames only so many are independent
+    n_frames = len(np.union1d(pairs.first, pairs.second))
+    above = np.tanh(np.arctanh(found) + 2.0 / np.sqrt(max(1, min(n_frames, len(pairs)) - 3)))
     return Finding(
-        "error" if meaning or found < UNRELATED else "warning",
+        "error" if meaning or above < UNRELATED else "warning",
         "force-order",
         f"{name}: differences of energy of {len(pairs)} near pairs of frames do not follow from "
         f"the forces (correlation {found:.2f}, expected above {CORRELATION})",

@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from .common import EPILOG, common, device, positive_length, set_threads
+from .common import EPILOG, common, device, keep, picture, positive_length, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
     of_model = p.add_argument_group("models")
     of_model.add_argument("--data", nargs="+", default=[], metavar="DATA", help="frames for it")
     of_model.add_argument("--quick", action="store_true", help="without ranks, less dynamics")
-    of_model.add_argument("--plot", type=Path, metavar="PNG", help="draw the dimers")
+    of_model.add_argument("--plot", type=picture, metavar="PNG", help="draw the dimers")
     device(of_model)
     common(p)
     p.set_defaults(run=_check)
@@ -52,6 +52,7 @@ def _check(args: argparse.Namespace) -> int:
     from ..system import InputError
 
     set_threads(args.threads)
+    keep(args.paths, [args.json, args.plot, args.html])
     models = [path for path in args.paths if path.lower().endswith(MODEL)]
     for path in map(Path, args.paths):
         if path.suffix.lower() in FOREIGN:

@@ -51,13 +51,25 @@ def set_threads(threads: int | None) -> None:
 
 
 def keep(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
-    """Raises InputError where an output would take the place of an input."""
+    """Raises InputError, before any work, where an output would take the place of an input or
+    cannot be written."""
     from ..system import InputError
 
     kept = {Path(path).resolve() for path in inputs}
     for output in outputs:
         if output is not None and output.resolve() in kept:
             raise InputError(f"{output}: is an input, which would be lost; give another name")
+        if output is not None and (output.is_dir() or str(output) == "-"):
+            raise InputError(f"{output}: expected the name of a file to write")
+        if output is not None and not output.parent.is_dir():
+            raise InputError(f"{output}: there is no folder {output.parent}; make it first")
+
+
+def picture(name: str) -> Path:
+    """The type of options that say where a picture is written."""
+    if Path(name).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"'{name}': pictures are PNG, expected NAME.png")
+    return Path(name)
 
 
 def table(rows: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ from .common import (
     keep,
     more_data,
     named_data,
+    picture,
     positive,
     set_threads,
 )
@@ -64,7 +65,7 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
         help="write labels and predictions to PREFIX.e.out, .e_peratom.out, .f.out, .v.out, "
         ".v_peratom.out",
     )
-    p.add_argument("--plot", type=Path, metavar="PNG", help="write a parity plot")
+    p.add_argument("--plot", type=picture, metavar="PNG", help="write a parity plot")
     p.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page: errors, where they are, plots"
     )
@@ -96,7 +97,9 @@ def _test(args: argparse.Namespace) -> int:
     source = args.train_data or args.valid_data
     of_input = _systems_of_input(source, args.train_data is not None) if source else []
     data = named_data(args, needed=not of_input)
-    keep([args.model, *data, *(s.name for s in of_input)], [args.json, args.plot, args.html])
+    details = args.detail and Path(f"{args.detail}.e.out")  # the first of them
+    outputs = [args.json, args.plot, args.html, details]
+    keep([args.model, *data, *(s.name for s in of_input)], outputs)
     model = load_model(args.model, args.precision).to_device(args.device)
     systems = [*of_input, *(load(data, type_map=model.type_map) if data else [])]
     seed = (args.rand_seed or 0) if args.shuffle_test else None

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import EPILOG, common, keep, more_data, named_data, positive, set_threads
+from .common import EPILOG, common, keep, more_data, named_data, picture, positive, set_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def add_uncertainty(verbs: argparse._SubParsersAction) -> None:
         "-n", "--members", type=positive, default=8, metavar="N", help="of the committee (8)"
     )
     p.add_argument("--seed", type=int, default=1, metavar="SEED", help="of what is drawn (1)")
-    p.add_argument("--plot", type=Path, metavar="PNG", help="errors against deviations")
+    p.add_argument("--plot", type=picture, metavar="PNG", help="errors against deviations")
     p.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="the new model, a .dpl file"
     )

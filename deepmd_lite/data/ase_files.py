@@ -14,8 +14,9 @@ import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -45,6 +46,13 @@ VIRIAL_KEYS = ("virial", "virials", "REF_virial", "REF_virials", "dft_virial")
 STRESS_KEYS = ("stress", "REF_stress", "dft_stress")
 """eV/Å³, tension positive: six in Voigt's order xx yy zz yz xz xy, or nine."""
 _LABELS = (*ENERGY_KEYS, *FORCES_KEYS, *VIRIAL_KEYS, *STRESS_KEYS)
+_KEYS_OF = {
+    "energy": ENERGY_KEYS,
+    "forces": FORCES_KEYS,
+    "virial": VIRIAL_KEYS + STRESS_KEYS,
+    "stress": VIRIAL_KEYS + STRESS_KEYS,
+}
+NO_CHOICE: Mapping[str, str] = MappingProxyType({})
 SPELLING = {key.lower(): key for key in _LABELS}
 """Labels are found in any case: `Forces`, `DFT_energy`."""
 WEIGHT_KEYS = ("weight", "config_weight")
@@ -56,48 +64,78 @@ LABEL_WEIGHTS = {
 }
 """MACE's weights of single labels: 0 leaves the label out, other values are not used."""
 
+STATES = ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity")
+"""In `info`, what a model that sees elements and positions alone cannot tell."""
+
 _OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _DAMAGED = (EOFError, lzma.LZMAError, zlib.error, OSError)
 _VOIGT_STRESS = re.compile(r'(?<!\S)stress\s*=\s*(["\'{\[])([^"\'}\]]*)["\'}\]]')
 
 
-def read_ase_file(path: str | Path, type_map: Sequence[str] | None = None) -> System:
+def read_ase_file(
+    path: str | Path,
+    type_map: Sequence[str] | None = None,
+    labels: Mapping[str, str] = NO_CHOICE,
+) -> System:
     """Every frame of the file; elements are checked against `type_map`.
 
+    `labels`: names that are the labels whatever other names the file has (`places.LABELS`).
     Raises InputError naming the file (and frame) for whatever is wrong.
     """
     path = Path(path)
     frames: list[Frame] = []
     notes: Counter[str] = Counter()
     found: set[str] = set()
+    states: set[tuple[Any, ...]] = set()
     for number, (kind, atoms) in enumerate(_images(path)):
         source = f"{path}, frame {number}"
-        frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz")
+        frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
         check_frame(frame, type_map)
-        found |= set(_named_values(atoms, frame.source))
+        results = {} if atoms.calc is None else atoms.calc.results
+        found |= {*atoms.arrays, *atoms.info, *results} - {"numbers", "positions"}
+        states.add(tuple(str(atoms.info.get(key, "not given")) for key in STATES))
         frames.append(frame)
     if not frames:
         raise InputError(f"{path}: has no frames")
+    for label, name in labels.items():
+        if name not in found:
+            raise InputError(
+                f"{path}: no frame has '{name}', which is to be the {label}; the file has: "
+                f"{', '.join(sorted(found)) or 'nothing'}"
+            )
     lines = [f"{text} ({count} of {len(frames)} frames)" for text, count in notes.items()]
-    return System(str(path), frames, lines + _unlabelled(frames, found))
+    lines += _unlabelled(frames, found, labels)
+    for key, those in zip(STATES, zip(*sorted(states), strict=True), strict=True):
+        if len(set(those)) > 1:
+            lines.append(
+                f"frames differ in {key} ({', '.join(sorted(set(those))[:6])}), which a model "
+                "cannot see: energies of the same atoms would contradict one another"
+            )
+    return System(str(path), frames, lines)
 
 
 def frame_from_atoms(
-    atoms: Atoms, source: str, notes: Counter[str] | None = None, *, chosen: bool = False
+    atoms: Atoms,
+    source: str,
+    notes: Counter[str] | None = None,
+    *,
+    chosen: bool = False,
+    labels: Mapping[str, str] = NO_CHOICE,
 ) -> Frame:
     """Structure and labels of `atoms`; what was left out is counted in `notes`.
 
     `chosen`: somebody has written the name `energy` and means it. Otherwise a calculator's
     `free_energy` is the energy, where it has forces: they are derivatives of that.
+    `labels`: as in `read_ase_file`.
     Raises InputError, naming `source`, for labels of a wrong size or that contradict one another.
     """
     notes = Counter() if notes is None else notes
-    values = _named_values(atoms, source)
+    values = _named_values(atoms, source, labels)
     pbc = np.array(atoms.pbc, dtype=bool)
     cell = np.array(atoms.cell, dtype=np.float64) if pbc.any() else np.zeros((3, 3))
     results = atoms.calc.results if atoms.calc is not None else {}
     free = not chosen and results.get("forces") is not None
-    labels: dict[str, Any] = {
+    read: dict[str, Any] = {
         "energy": _energy(values, len(atoms), source, notes, prefer_free=free),
         "forces": _forces(values, source),
         "virial": _virial(values, cell, pbc, source, notes),
@@ -105,9 +143,13 @@ def frame_from_atoms(
     for key, label in LABEL_WEIGHTS.items():
         factor = _scalar(values[key], source, key) if key in values else 1.0
         if factor == 0.0:
-            labels[label] = None
+            read[label] = None
         elif factor != 1.0:
             notes[f"{key} is used only where it is 0, which leaves the label out"] += 1
+    for key in values:
+        other = key.lower().endswith("weight") and key not in (*WEIGHT_KEYS, *LABEL_WEIGHTS)
+        if other and np.size(values[key]) == 1:
+            notes[f"{key} is not used; the weight of a frame is {' or '.join(WEIGHT_KEYS)}"] += 1
     weights = {key: _scalar(values[key], source, key) for key in WEIGHT_KEYS if key in values}
     config_type = atoms.info.get("config_type")
     return Frame(
@@ -115,7 +157,7 @@ def frame_from_atoms(
         positions=np.array(atoms.positions, dtype=np.float64),
         cell=cell,
         pbc=pbc,
-        **labels,
+        **read,
         weight=_agreed(weights, 1e-6, source, "") if weights else 1.0,
         config_type=None if config_type is None else str(config_type),
         source=source,
@@ -198,8 +240,10 @@ def _comment_line(line: str) -> dict[str, Any]:
 # --- labels -----------------------------------------------------------------------------------
 
 
-def _named_values(atoms: Atoms, source: str) -> dict[str, Any]:
+def _named_values(atoms: Atoms, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """Every value of the frame by name: arrays, info, and what ASE moved into a calculator.
+
+    What `labels` chooses has the name of the label, and nothing else is left of that label.
 
     The calculator's results are taken as they are: its get_forces() would zero the forces of
     constrained atoms.
@@ -210,7 +254,12 @@ def _named_values(atoms: Atoms, source: str) -> dict[str, Any]:
     values.update(atoms.info)
     if np.shape(values.get("virial", ())) == (3, 3):
         values["virial"] = np.transpose(values["virial"])  # extended XYZ is read by columns
-    results = atoms.calc.results if atoms.calc is not None else {}
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    chosen = {label: results.get(name, values.get(name)) for label, name in labels.items()}
+    for kind in (k for label in labels for k in _KEYS_OF[label]):
+        for those in (values, results):
+            for key in [k for k in those if SPELLING.get(k.lower()) == kind]:
+                del those[key]
     for key, value in results.items():
         if key in values and not np.array_equal(values[key], value):
             raise InputError(
@@ -224,7 +273,7 @@ def _named_values(atoms: Atoms, source: str) -> dict[str, Any]:
         if name in values and not np.array_equal(np.ravel(values[name]), np.ravel(value)):
             raise InputError(f"{source}: '{key}' and '{name}' differ; remove the one not meant")
         values.setdefault(name, value)
-    return values
+    return values | {label: value for label, value in chosen.items() if value is not None}
 
 
 def _numbers(value: Any, source: str, key: str) -> np.ndarray:
@@ -336,13 +385,14 @@ def _virial(
     return _agreed(found, 1e-5 * volume + 1e-3 * largest, source, "eV (as −volume · stress)")
 
 
-def _unlabelled(frames: Sequence[Frame], found: set[str]) -> list[str]:
+def _unlabelled(frames: Sequence[Frame], found: set[str], labels: Mapping[str, str]) -> list[str]:
     """What the file does have, where it lacks energies or forces altogether."""
     notes = []
     names = ", ".join(sorted(found)) or "nothing"
     spelled = {SPELLING.get(name.lower()) for name in found}
     for label, keys in (("energy", ENERGY_KEYS), ("forces", FORCES_KEYS)):
         lacking = all(getattr(frame, label) is None for frame in frames)
-        if lacking and spelled.isdisjoint(keys):  # else a weight of 0 leaves out what is there
+        # else a weight of 0 leaves out what is there
+        if lacking and spelled.isdisjoint(keys) and label not in labels:
             notes.append(f"no {label} under any of {', '.join(keys)}; the file has: {names}")
     return notes

@@ -11,6 +11,7 @@ from ..system import InputError
 from .deepmd_npy import read_deepmd_npy, read_system
 from .frames import System
 from .hdf5 import Hdf5Group, groups, is_hdf5, opened
+from .places import Place, place_of
 
 
 def load(
@@ -23,7 +24,7 @@ def load(
 
     A path is a file in a format that ASE reads, a deepmd/npy folder (plain or mixed), a folder
     below which all deepmd/npy folders are taken, an HDF5 file or `FILE#/GROUP` likewise, or a glob
-    pattern of such paths. `type_map`:
+    pattern of such paths; it may say which frames and labels are wanted (`places`). `type_map`:
     elements that may occur, and the meaning of `type.raw` in folders without `type_map.raw`.
 
     Raises InputError, naming file and frame, for data that is missing or wrong, for data that two
@@ -35,15 +36,16 @@ def load(
     places: dict[str, str] = {}
     systems = []
     for given in paths:
-        for path in _expanded(given):
-            real = os.path.realpath(path)
+        place = place_of(given)
+        for path in _expanded(place.path):
+            real = os.path.realpath(path) + place.rest
             if real in places:
                 raise InputError(
                     f"{path}: is named twice, by '{places[real]}' and by '{given}'; "
                     "its frames would count double"
                 )
             places[real] = str(given)
-            systems.append(_read(path, type_map))
+            systems.append(_read(path, type_map, place))
     frames = [frame for system in systems for frame in system.frames]
     if labelled and all(f.energy is None and f.forces is None for f in frames):
         notes = list(dict.fromkeys(note for system in systems for note in system.notes))
@@ -63,26 +65,29 @@ def load_each(
     """
     for given in paths:
         try:
-            places = _expanded(given)
+            place = place_of(given)
+            paths_of_it = _expanded(place.path)
         except InputError as e:
             yield e
             continue
-        for path in places:
+        for path in paths_of_it:
             try:
-                yield _read(path, type_map)
+                yield _read(path, type_map, place)
             except InputError as e:
                 yield e
 
 
-def _read(path: Path, type_map: Sequence[str] | None) -> System:
+def _read(path: Path, type_map: Sequence[str] | None, place: Place) -> System:
+    if place.labels and (path.is_dir() or is_hdf5(path)):
+        raise InputError(f"{path}{place.rest}: its labels have names of their own; leave out '#'")
     if path.is_dir():
-        return read_deepmd_npy(path, type_map)
+        return place.of(read_deepmd_npy(path, type_map))
     if is_hdf5(path):
         with opened(str(path).partition("#")[0]) as file:
-            return read_system(Hdf5Group(file, str(path)), type_map)
+            return place.of(read_system(Hdf5Group(file, str(path)), type_map))
     from .ase_files import read_ase_file  # ASE is slow to import and npy does without it
 
-    return read_ase_file(path, type_map)
+    return place.of(read_ase_file(path, type_map, place.labels))
 
 
 def _expanded(given: str | Path) -> list[Path]:

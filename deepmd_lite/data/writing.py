@@ -20,7 +20,10 @@ from ..system import InputError
 from .frames import Frame, System, elements_of
 from .hdf5 import SUFFIXES, write_groups
 
-OF_OTHERS = (".traj", ".json", ".db", ".vasp", ".cif", ".pdb", ".lammpstrj", ".npz", ".npy")
+OF_OTHERS = (
+    *(".traj", ".json", ".db", ".vasp", ".cif", ".pdb", ".lammpstrj", ".npz", ".npy"),
+    *(".gz", ".xz", ".bz2", ".zip", ".tar"),
+)
 """Suffixes that nobody gives to a folder."""
 FORMATS = ("extxyz", "deepmd/npy", "deepmd/npy/mixed", "deepmd/hdf5")
 
@@ -30,14 +33,15 @@ def format_of(path: Path) -> str:
 
     Raises InputError for a suffix of another format.
     """
-    if path.suffix in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
         return "deepmd/hdf5"
-    if path.suffix in OF_OTHERS:
+    if suffix in OF_OTHERS:
         raise InputError(
             f"{path}: {path.suffix} is not written; expected .extxyz, .h5, or a folder's name for "
             "deepmd/npy (--to says which whatever the name)"
         )
-    return "extxyz" if path.suffix in (".extxyz", ".xyz") else "deepmd/npy"
+    return "extxyz" if suffix in (".extxyz", ".xyz") else "deepmd/npy"
 
 
 def write_systems(

@@ -312,9 +312,7 @@ class ModelReader {
 std::unique_ptr<dpl_force_field> load(const std::string& path, int32_t member, int precision,
                                       int threads) {
   const Safetensors file(path);
-  const std::string* text = file.metadata("deepmd_lite");
-  if (text == nullptr) throw FileError("a safetensors file, but not a model of deepmd_lite");
-  const Json header = Json::parse(*text);
+  const Json header = Json::parse(file.header());
   const int64_t version = header["format_version"].integer();
   if (version < 1 || version > kNewestFormat)
     throw FileError("has format version " + std::to_string(version) +

@@ -3,6 +3,7 @@
 #include "safetensors.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 
@@ -31,6 +32,22 @@ std::vector<T> copied(const char* bytes, size_t n_bytes) {
   std::vector<Stored> stored(n_bytes / sizeof(Stored));
   if (!stored.empty()) std::memcpy(stored.data(), bytes, n_bytes);  // wherever it is aligned
   return std::vector<T>(stored.begin(), stored.end());
+}
+
+// As zlib's: the reflected polynomial 0xedb88320 of IEEE 802.3, going on from `crc`.
+uint32_t crc32(uint32_t crc, const std::string& bytes) {
+  static const std::vector<uint32_t> of_byte = [] {
+    std::vector<uint32_t> table(256);
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      uint32_t value = byte;
+      for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (value & 1 ? 0xedb88320u : 0u);
+      table[byte] = value;
+    }
+    return table;
+  }();
+  crc = ~crc;
+  for (const char byte : bytes) crc = crc >> 8 ^ of_byte[(crc ^ uint8_t(byte)) & 0xff];
+  return ~crc;
 }
 
 }  // namespace
@@ -80,9 +97,23 @@ Safetensors::Array Safetensors::located(const std::string& name, const Json& ent
   return array;
 }
 
-const std::string* Safetensors::metadata(const std::string& key) const {
-  const auto found = metadata_.find(key);
-  return found == metadata_.end() ? nullptr : &found->second;
+const std::string& Safetensors::header() const {
+  const auto found = metadata_.find("deepmd_lite");
+  if (found == metadata_.end())
+    throw FileError("a safetensors file, but not a model of deepmd_lite");
+  const std::string& text = found->second;
+  const std::string seal = "{\"crc32\": \"", unset = "00000000";  // older files have no checksum
+  if (text.compare(0, seal.size(), seal) == 0) {
+    const std::string said = text.substr(seal.size(), unset.size());
+    uint32_t crc = crc32(0, seal + unset + text.substr(seal.size() + said.size()));
+    crc = crc32(crc, data_);
+    char words[9];
+    std::snprintf(words, sizeof words, "%08x", unsigned(crc));
+    if (said != words)
+      throw FileError("is damaged: the checksum of its contents is " + std::string(words) +
+                      ", it was " + said + "; copy the file again from where it was written");
+  }
+  return text;
 }
 
 const Safetensors::Array& Safetensors::array(const std::string& name) const {

@@ -17,7 +17,9 @@ class Safetensors {
   // Reads the whole file. Throws FileError for one that is missing, truncated or not of the format.
   explicit Safetensors(const std::string& path);
 
-  const std::string* metadata(const std::string& key) const;  // nullptr without it
+  // The metadata of a model, JSON. Throws FileError where there is none, or where its checksum says
+  // that it or the arrays have changed.
+  const std::string& header() const;
   bool has(const std::string& name) const { return arrays_.count(name) > 0; }
   const Shape& shape(const std::string& name) const;
   // Numbers of an array of this shape (-1: any length). Throw FileError for one that is missing, of

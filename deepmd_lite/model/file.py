@@ -1,6 +1,7 @@
 """The model file `.dpl`: one safetensors container, a JSON header and arrays; no pickle.
 
-Header (safetensors metadata, key `deepmd_lite`): format version, resolved configuration, sel,
+Header (safetensors metadata, key `deepmd_lite`): CRC-32 of header and arrays (the first key, its
+value zeros while it is computed), format version, resolved configuration, sel,
 smallest distance, table grid and its measured error, provenance of the training. Arrays: network
 parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
 repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) or grid, cubics and bias
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,8 @@ TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
 """Suffixes of DeePMD-kit's models."""
+_SEAL, _UNSET = '{"crc32": "', "00000000"
+"""How the header begins, and what stands for the checksum while it is computed."""
 FINEST = 4096
 """Intervals at which refining gives up: a network that rough is not worth a table."""
 
@@ -145,7 +149,36 @@ def save_model(
         if isinstance(descriptor.embedding, TabulatedEmbedding):
             jet = descriptor.embedding.jet(descriptor.grid.nodes())
             arrays[f"{prefix}embedding.nodes"] = _nodes(jet)
-    write_atomically(path, serialise(arrays, metadata={"deepmd_lite": json.dumps(header)}))
+    write_atomically(path, _sealed(arrays, header))
+
+
+def _sealed(arrays: dict[str, torch.Tensor], header: dict[str, Any]) -> bytes:
+    """The container, whose header begins with the CRC-32 of itself and of all numbers."""
+
+    def container(text: str) -> bytes:
+        return serialise(arrays, metadata={"deepmd_lite": text})
+
+    unset = json.dumps({"crc32": _UNSET, **header})
+    return container(unset.replace(_UNSET, _crc32(unset, container(unset)), 1))
+
+
+def _crc32(text: str, contents: bytes) -> str:
+    """Of a header, in which the checksum is unset, and what follows that of the container."""
+    begin = 8 + int.from_bytes(contents[:8], "little")
+    return f"{zlib.crc32(memoryview(contents)[begin:], zlib.crc32(text.encode())):08x}"
+
+
+def _check_sum(path: Path, text: str) -> None:
+    """Raises ModelFileError for other contents than were written. Older files have no checksum."""
+    if not text.startswith(_SEAL):
+        return
+    said = text[len(_SEAL) : len(_SEAL) + len(_UNSET)]
+    found = _crc32(text.replace(said, _UNSET, 1), path.read_bytes())
+    if found != said:
+        raise ModelFileError(
+            f"{path}: is damaged: the checksum of its contents is {found}, it was {said}; copy the "
+            "file again from where it was written"
+        )
 
 
 def _version_of(potential: Potential) -> int:
@@ -276,10 +309,12 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         ) from None
     if "deepmd_lite" not in metadata:
         raise ModelFileError(f"{path}: a safetensors file, but not a deepmd_lite model")
+    _check_sum(path, metadata["deepmd_lite"])
     try:
         header = json.loads(metadata["deepmd_lite"])
+        header.pop("crc32", None)
         version = header["format_version"]
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"{path}: the header is not valid: {e}") from None
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise ModelFileError(

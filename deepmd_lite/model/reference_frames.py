@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 MOST_ATOMS = 512
 """A larger frame would make the reading of a model slow."""
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3}
-"""Of a force, relative to the largest one in the frame or 1 eV/Å, and of an atom's energy in eV."""
+"""Of a force, relative to the largest one in the frame or 1 eV/Å, and of an atom's energy, relative
+to the largest difference from its element's energy bias or 1 eV."""
 _PREFIX = "reference."
 
 
@@ -73,8 +74,9 @@ def check(potential: Potential, frames: Sequence[ReferenceFrame], where: str) ->
         scale = max(1.0, float(np.abs(frame.forces).max(initial=0.0)))
         force = float(np.abs(found.forces - frame.forces).max(initial=0.0)) / scale
         energy = float(np.abs(found.energies - frame.energies).max(initial=0.0))
-        # energies of thousands of eV cannot be compared more closely than they can be written
-        size = max(1.0, float(np.abs(frame.energies).max(initial=0.0)))
+        # of energies of thousands of eV all but some eV is bias, which is no network's and exact
+        bias = potential.energy_bias.double().cpu().numpy()[frame.types]
+        size = max(1.0, float(np.abs(frame.energies - bias).max(initial=0.0)))
         if not (force <= tolerance and energy <= tolerance * size):
             raise ModelFileError(
                 f"{where}: its reference frame ({frame.name}) gives other results here than when "

@@ -115,9 +115,10 @@ def train(
                 data = load_data(settings, quiet, new_elements=start is None)
                 potential = initial_potential(settings, data, start, finetune is not None)
                 trainer = Trainer(settings, data, potential, clock, ranks)
-                if ranks.is_first:
-                    _set_aside(output, settings)
-                    write_atomically(output / OUT_JSON, complete)
+            trainer.begin()
+            if checkpoint is None and ranks.is_first:
+                _set_aside(output, settings)
+                write_atomically(output / OUT_JSON, complete)
             with logging_redirect_tqdm(), Interrupt() as interrupt:
                 trainer.interrupt = interrupt
                 _run(trainer, output, restart, quiet)
@@ -183,7 +184,6 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
             with_virial=trainer.config.loss.trains_virials,
             after_step=begun if restart else None,
         )
-    trainer.begin()
     limits = settings.step_limit, settings.time_limit
     progress = Progress(*limits, begun, trainer.progress, quiet)
     shown_at, shown_step = trainer.clock.seconds(), begun

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import copper, settings
 
-from deepmd_lite.check import check_data, findings_in_sample
+from deepmd_lite.check import check_data, findings_in_sample, order
 from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
 from deepmd_lite.check.survey import Survey, robust_fit
 from deepmd_lite.cli import main
@@ -288,6 +288,17 @@ def test_the_error_of_a_mean_over_pairs_without_a_common_frame():
     pairs = pairs_of(np.arange(20), np.arange(20, 40))
     found = pairs.standard_error(lambda chosen: float(values[chosen].mean()))
     assert found == pytest.approx(values.std(ddof=1) / np.sqrt(20))
+
+
+@pytest.mark.parametrize(("n", "severity"), [(18, "warning"), (200, "error")])
+def test_few_pairs_that_seem_unrelated_refuse_no_data(n, severity, monkeypatch):
+    """Of eighteen a correlation of nothing is not told from one of 0.5."""
+    monkeypatch.setattr(order, "_where_they_belong", lambda *_: "")
+    random = np.random.default_rng(4)
+    pairs = pairs_of(np.arange(n), np.arange(n, 2 * n))
+    pairs.force_work, pairs.uncertainty = random.normal(size=n), np.full(n, 0.1)
+    found = order.misplaced(pairs, random.normal(size=n) * 10, None, "a")
+    assert (found.severity, found.code) == (severity, "force-order")
 
 
 def test_pairs_that_share_a_frame_say_nothing_of_their_error():

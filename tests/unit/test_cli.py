@@ -350,6 +350,22 @@ def test_no_output_takes_the_place_of_an_input(tmp_path, capsys, model, command)
     assert "dp convert-backend" in fails(capsys, "convert", model, graph)
 
 
+@pytest.mark.parametrize("option", ["--json", "--html", "--plot", "-d"])
+def test_places_of_results_are_tried_before_the_work(tmp_path, capsys, model, option):
+    data = npy_system(tmp_path / "data")
+    said = fails(capsys, "test", model, data, option, tmp_path / "none" / "x.png")
+    assert f"there is no folder {tmp_path / 'none'}; make it first" in said
+
+
+def test_names_that_no_result_should_have(tmp_path, capsys, model):
+    data = npy_system(tmp_path / "data")
+    assert "-: expected the name of a file" in fails(capsys, "test", model, data, "--json", "-")
+    assert f"{data}: expected the name" in fails(capsys, "check", data, "--html", data)
+    with pytest.raises(SystemExit):
+        main(["test", str(model), str(data), "--plot", "x.foo"])
+    assert "'x.foo': pictures are PNG" in capsys.readouterr().err
+
+
 def test_known_keys_are_told_once(tmp_path, capsys):
     path = tmp_path / "md.yaml"
     path.write_text(yaml.safe_dump({"aaaaaa": 1, "bbbbbb": 2, "model": "x", "steps": 1}))

@@ -140,6 +140,10 @@ def test_the_command(tmp_path, capsys):
     assert "and then a file or folder to write" in capsys.readouterr().err
     assert main(["convert-data", str(out), str(tmp_path / "c.traj")]) == 1
     assert ".traj is not written; expected .extxyz" in capsys.readouterr().err
+    assert main(["convert-data", str(out), str(tmp_path / "c.xyz.gz")]) == 1
+    assert ".gz is not written; expected .extxyz" in capsys.readouterr().err
+    assert main(["convert-data", str(out), str(tmp_path / "C.XYZ"), "-q"]) == 0
+    assert len(read(tmp_path / "C.XYZ", ":", format="extxyz")) == 2
     argv = ["convert-data", str(out), "--to", "deepmd/npy/mixed", str(tmp_path / "m"), "-q"]
     assert main(argv) == 0
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["5", "8"]

@@ -223,6 +223,25 @@ def test_weights_and_groups(tmp_path):
     assert two.forces is not None
 
 
+def test_weights_of_other_names_are_told_of(tmp_path):
+    path = tmp_path / "a.extxyz"
+    path.write_text(silicon("energy=1 energy_weight=0.1 weight=2", ":forces:R:3", "0 0 0"))
+    (note,) = read_ase_file(path).notes
+    assert note.startswith("energy_weight is not used; the weight of a frame is weight or config_")
+
+
+def test_frames_that_differ_in_what_no_model_sees_are_told_of(tmp_path):
+    path, row = tmp_path / "a.extxyz", (":forces:R:3", "0 0 0")
+    path.write_text(silicon("energy=1 charge=0 spin=1", *row) * 2)
+    assert read_ase_file(path).notes == []
+    path.write_text("".join(silicon(f"energy=1 {key}", *row) for key in ("charge=0", "charge=1")))
+    (note,) = read_ase_file(path).notes
+    assert note.startswith("frames differ in charge (0, 1), which a model cannot see")
+    path.write_text(silicon("energy=1", *row) + silicon("energy=1 multiplicity=3", *row))
+    (note,) = read_ase_file(path).notes
+    assert note.startswith("frames differ in multiplicity (3, not given)")
+
+
 def test_what_is_left_out_on_purpose_is_not_missed(tmp_path):
     path = tmp_path / "a.extxyz"
     row = ":forces:R:3", "0 0 0"

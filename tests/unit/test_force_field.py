@@ -24,6 +24,7 @@ from deepmd_lite.interop import convert
 from deepmd_lite.model import load_model, read_header, save_model
 from deepmd_lite.model.structures import Structure
 from deepmd_lite.neighbors import periodic_env
+from deepmd_lite.system import ModelFileError
 
 TESTS = Path(__file__).parents[1]
 SILICON = TESTS.parent / "data" / "silicon" / "silicon.dpl"
@@ -257,6 +258,26 @@ def test_says_what_is_no_model(tmp_path):
         ForceField(path)
     with pytest.raises(Refused, match="precision"):
         ForceField(SILICON, 5)
+
+
+def test_a_changed_bit_is_seen_by_c_and_python(tmp_path):
+    """Wherever it is: in a number of the model, of its reference frame, or of the header."""
+    path = tmp_path / "model.dpl"
+    save_model(random_potential(("H", "O")), path)
+    ForceField(path)
+    load_model(path)
+    whole = path.read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    min_distance = whole.index(b"min_distance") + len(b'min_distance\\": ')
+    spread = np.random.default_rng(0).integers(begin, len(whole), 20)
+    for place in (min_distance, begin, len(whole) - 1, *map(int, spread)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(Refused, match="is damaged: the checksum"):
+            ForceField(path)
+        with pytest.raises(ModelFileError, match="is damaged: the checksum"):
+            load_model(path)
 
 
 def test_names_that_are_not_ascii(tmp_path):

@@ -1,12 +1,11 @@
 """Networks, table and model file."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from model_files import rewrite
 from models import environment_of, random_atoms, random_potential
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from deepmd_lite import kernels
 from deepmd_lite.model import (
@@ -208,16 +207,6 @@ def test_a_model_in_use_does_not_change_with_its_file(saved):
     saved.write_bytes(b"\xff" * saved.stat().st_size)  # in its place, as cp does
     for name, x in model.state_dict().items():
         assert torch.equal(x, before[name]), name
-
-
-def rewrite(path, change):
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as f:
-        header = json.loads(f.metadata()["deepmd_lite"])
-    arrays = load_file(path)
-    change(header, arrays)
-    save_file(arrays, path, metadata={"deepmd_lite": json.dumps(header)})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase.io import write
 from copper import copper, settings
+from model_files import rewrite
 from models import BETWEEN, FAR, NEAR, environment_of, hybrid_config, hybrid_potential, random_atoms
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -148,11 +149,7 @@ def test_a_part_without_networks_is_kept(tmp_path):
 )
 def test_files_that_do_not_hold_together_are_refused(tmp_path, change, message):
     save_model(hybrid_potential(), tmp_path / "m.dpl")
-    with safe_open(tmp_path / "m.dpl", framework="pt") as found:
-        header = json.loads(found.metadata()["deepmd_lite"])
-        arrays = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
-    change(header, arrays)
-    save_file(arrays, tmp_path / "m.dpl", metadata={"deepmd_lite": json.dumps(header)})
+    rewrite(tmp_path / "m.dpl", change)
     with pytest.raises(ModelFileError, match=message):
         load_model(tmp_path / "m.dpl")
 

@@ -1,14 +1,13 @@
 """A model file says itself whether it computes here what it computed where it was written."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
+from c_library import ForceField, Refused
+from model_files import rewrite
 from models import random_atoms, random_potential
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from deepmd_lite import kernels
 from deepmd_lite.model import load_model, save_model
@@ -37,16 +36,6 @@ def _path(tmp_path):
     return tmp_path / "model.dpl"
 
 
-def rewritten(path, change):
-    """The file with `change` made to its arrays and header."""
-    with safe_open(path, framework="pt") as f:
-        metadata = f.metadata()
-        arrays = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    header = json.loads(metadata["deepmd_lite"])
-    change(arrays, header)
-    save_file(arrays, path, {"deepmd_lite": json.dumps(header)})
-
-
 def test_a_sound_file_is_read_in_both_precisions(path):
     for precision in ("float64", "float32"):
         model = load_model(path, precision)
@@ -54,6 +43,25 @@ def test_a_sound_file_is_read_in_both_precisions(path):
         assert frame.name == "water.extxyz, frame 3"
         assert frame.pbc.tolist() == [True, True, False]
         assert frame.forces.shape == (12, 3)
+
+
+def test_large_biases_hide_no_other_energy(tmp_path):
+    """All-electron energies are thousands of eV, which are exact also in float32."""
+    potential = with_frame(random_potential(("O", "H"), precision="float32"))
+    potential.set_energy_bias(torch.tensor([-2041.5, -13.6], dtype=torch.float64))
+    path = tmp_path / "model.dpl"
+    save_model(potential, path)
+    load_model(path)
+    ForceField(path)
+
+    def shift(header, arrays):
+        arrays["energy_bias"][0] += 0.1
+
+    rewrite(path, shift)
+    with pytest.raises(ModelFileError, match=r"energies by 1\.0e-01"):
+        load_model(path)
+    with pytest.raises(Refused, match=r"energies by 1\.0e-01"):
+        ForceField(path)
 
 
 def test_results_are_those_of_the_potential_in_float64(path):
@@ -74,13 +82,13 @@ def test_a_model_trained_in_float32_remembers_its_rounded_weights(tmp_path):
     "name", ["embedding.weight_1", "fitting.0.weight_out", "davg", "dstd", "energy_bias"]
 )
 def test_weights_that_have_changed_are_an_error(path, name):
-    def change(arrays, header):
+    def change(header, arrays):
         key = next(k for k in arrays if k.startswith(name))
         arrays[key] = arrays[key] * (1.0 if "davg" in key else 1.001)
         if "davg" in key:
             arrays[key][:, 0] += 1e-3
 
-    rewritten(path, change)
+    rewrite(path, change)
     with pytest.raises(ModelFileError, match=r"model\.dpl: its reference frame \(water"):
         load_model(path)
 
@@ -110,10 +118,10 @@ def test_kernels_that_compute_something_else_are_an_error(path, monkeypatch):
     ],
 )
 def test_damaged_frames_are_one_line(path, name, value):
-    def change(arrays, header):
+    def change(header, arrays):
         arrays[f"reference.0.{name}"] = value
 
-    rewritten(path, change)
+    rewrite(path, change)
     with pytest.raises(ModelFileError) as e:
         load_model(path)
     assert "reference frames" in str(e.value)
@@ -122,10 +130,10 @@ def test_damaged_frames_are_one_line(path, name, value):
 
 @pytest.mark.parametrize("entry", [None, [3], [{"source": "x"}], {"a": 1}, "text"])
 def test_a_damaged_header_is_one_line(path, entry):
-    def change(arrays, header):
+    def change(header, arrays):
         header["reference_frames"] = entry
 
-    rewritten(path, change)
+    rewrite(path, change)
     with pytest.raises(ModelFileError):
         load_model(path)
 

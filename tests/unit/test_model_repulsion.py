@@ -1,15 +1,12 @@
 """Where the repulsion of a model begins, and how input, statistics and file hold it."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.data import covalent_radii
+from model_files import rewrite
 from models import environment_of, random_atoms, random_potential
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from deepmd_lite.model import ModelConfig, Potential, Repulsion, load_model, save_model
 from deepmd_lite.model.repulsion import DATA_REACH, INNER
@@ -101,14 +98,6 @@ def _saved(tmp_path):
     path = tmp_path / "model.dpl"
     save_model(random_potential(("H", "O")), path)
     return path
-
-
-def rewrite(path, change):
-    with safe_open(path, framework="pt") as f:
-        header = json.loads(f.metadata()["deepmd_lite"])
-    arrays = load_file(path)
-    change(header, arrays)
-    save_file(arrays, path, metadata={"deepmd_lite": json.dumps(header)})
 
 
 def close_pair(model):

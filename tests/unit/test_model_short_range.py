@@ -1,11 +1,10 @@
 """The short-range table of a model: keys of the input, file of the model, energy bias."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from model_files import rewrite
 from models import (
     environment_of,
     random_atoms,
@@ -13,8 +12,6 @@ from models import (
     short_range_potential,
     write_pair_table,
 )
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from deepmd_lite.certify import curves
 from deepmd_lite.interop import convert
@@ -126,11 +123,7 @@ def test_the_file_holds_it(tmp_path):
 def test_altered_files_are_one_clear_line(change, message, tmp_path):
     path = tmp_path / "model.dpl"
     save_model(short_range_potential(), path)
-    with safe_open(path, framework="pt") as f:
-        header = json.loads(f.metadata()["deepmd_lite"])
-    arrays = load_file(path)
-    change(header, arrays)
-    save_file(arrays, path, metadata={"deepmd_lite": json.dumps(header)})
+    rewrite(path, change)
     with pytest.raises(ModelFileError, match=message) as error:
         load_model(path)
     assert "\n" not in str(error.value)

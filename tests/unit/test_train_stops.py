@@ -171,6 +171,10 @@ def test_a_restart_goes_on_with_what_is_left_of_the_limit(data, tmp_path, tickin
 def test_a_limit_that_is_over_before_the_first_step(data, tmp_path):
     with pytest.raises(TrainingError, match=r"time_limit: 1s are over before the first step"):
         train(timed(data), output=tmp_path, time_limit=1, quiet=True)
+    (tmp_path / "lcurve.out").write_text("of an earlier training")
+    with pytest.raises(TrainingError, match="before the first step"):
+        train(timed(data), output=tmp_path, time_limit=1, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["lcurve.out"]
 
 
 @pytest.mark.parametrize("key", [{"decay_rate": 0.9}, {"smooth": False}])

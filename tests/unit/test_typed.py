@@ -9,9 +9,8 @@ import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
+from model_files import rewrite
 from models import DPA1_MODES, TYPES, dpa1, environment_of, random_atoms, typed_potential
-from safetensors import safe_open
-from safetensors.torch import save_file
 from test_train_loop import stopping_after
 
 from deepmd_lite.cli import main
@@ -348,16 +347,6 @@ def test_info_tells_of_shared_networks(tmp_path, capsys):
 # --- files ------------------------------------------------------------------------------------
 
 
-def damaged(source, target, change):
-    """A copy of a model whose header and arrays `change` was given."""
-    with safe_open(source, "pt") as file:
-        header = json.loads(file.metadata()["deepmd_lite"])
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    change(header, arrays)
-    save_file(arrays, target, {"deepmd_lite": json.dumps(header)})
-    return target
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -373,7 +362,7 @@ def damaged(source, target, change):
 def test_damaged_files_are_refused(tmp_path, change, message):
     potential, _ = typed_potential(dpa1())
     save_model(make_plain(potential), tmp_path / "model.dpl")
-    path = damaged(tmp_path / "model.dpl", tmp_path / "bad.dpl", change)
+    path = rewrite(tmp_path / "model.dpl", change, tmp_path / "bad.dpl")
     with pytest.raises(ModelFileError) as error:
         load_model(path)
     assert message in str(error.value)

@@ -1,0 +1,67 @@
+"""What a path of data says besides the place: which frames, and which names are the labels.
+
+`train.extxyz@:100` are the first hundred frames, `@5` the sixth, `@::10` every tenth, as in ASE;
+`train.extxyz#energy=REF_energy,forces=REF_forces` takes these values and no others, whatever else
+the file has; and both, in this order. A file that has such a name is that file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..system import InputError
+from .frames import System
+
+LABELS = ("energy", "forces", "virial", "stress")
+_LABEL = rf"(?:{'|'.join(LABELS)})=[^,=#]+"
+_PLACE = re.compile(
+    r"(?P<path>.+?)(?P<rest>"
+    r"(?:@(?P<frames>-?\d+|-?\d*:-?\d*(?::-?\d*)?))?"
+    rf"(?:#(?P<labels>{_LABEL}(?:,{_LABEL})*))?)"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path and what is wanted of it."""
+
+    path: str
+    rest: str = ""
+    """As it was written, to be joined to a path again."""
+    frames: slice = field(default_factory=lambda: slice(None))
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of `LABELS` → a name in the file."""
+
+    def of(self, system: System) -> System:
+        """The frames wanted. Raises InputError where there are none."""
+        if not self.rest:
+            return system
+        frames = system.frames[self.frames]
+        if not frames:
+            n = len(system.frames)
+            raise InputError(f"{system.name}{self.rest}: no such frames; it has {n}, from 0 on")
+        return replace(system, name=system.name + self.rest, frames=frames)
+
+
+def place_of(given: str | Path) -> Place:
+    """What a path says. Raises InputError for steps of 0 frames and a label that is named twice."""
+    match = _PLACE.fullmatch(str(given))
+    if match is None or not match["rest"] or Path(given).exists():
+        return Place(str(given))
+    frames = slice(None)
+    if match["frames"] is not None:
+        numbers = [int(x) if x else None for x in match["frames"].split(":")]
+        if len(numbers) == 1:
+            (k,) = numbers
+            numbers = [k, None if k == -1 else (k or 0) + 1]
+        frames = slice(*numbers)
+        if frames.step == 0:
+            raise InputError(f"{given}: a step of 0 frames")
+    pairs = [tuple(pair.split("=")) for pair in (match["labels"] or "").split(",") if pair]
+    labels: dict[str, str] = dict(pairs)
+    if len(labels) < len(pairs) or {"virial", "stress"} <= labels.keys():
+        raise InputError(f"{given}: one name for each label, of virial and stress one of the two")
+    return Place(match["path"], match["rest"], frames, labels)
