@@ -25,7 +25,7 @@ LIMIT = 1.0
 
 def energy_drift(model: Any, sample: Structure, symbols: Sequence[str], steps: int) -> Verdict:
     """Slope of the total energy in NVE from a real structure at 300 K."""
-    name, unit = f"NVE drift, {steps} steps", "meV/atom/ps"
+    name, unit = f"NVE drift beyond its error, {steps} steps", "meV/atom/ps"
     if not sample.real:
         words = "the file remembers no real structure to start from: give --data"
         return Verdict(name, None, LIMIT, unit, words)

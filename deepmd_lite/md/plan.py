@@ -102,11 +102,13 @@ class Plan:
         c, sub, probe = self.config, self.subdomain, self.probe
         composition = " ".join(f"{s} {n:,}" for s, n in sorted(self.elements.items()))
         lengths = " x ".join(f"{x:.1f}" for x in cell_heights(self.cell))
-        periodic = "".join("xyz"[k] for k in range(3) if self.pbc[k]) or "none"
+        periodic = "".join("xyz"[k] for k in range(3) if self.pbc[k])
         seconds = self.seconds_per_step
         rows = {
             "atoms": f"{self.n_atoms:,} ({composition})",
-            "cell": f"{lengths} Å between faces; periodic axes: {periodic}",
+            "cell": f"{lengths} Å between faces; periodic axes: {periodic}"
+            if any(self.pbc)
+            else "periodic along no axis",
             "ensemble": c.ensemble.type,
             "models": f"{probe.n_models}, of which the first drives; deviation every "
             f"{probe.deviation_every} steps",

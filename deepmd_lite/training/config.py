@@ -332,14 +332,16 @@ def read_input(
     source: Mapping[str, Any] | str | Path,
     time_limit: str | float | None = None,
     preset: str | None = None,
+    from_model: bool = False,
 ) -> tuple[TrainInput, list[str]]:
     """The checked input and notes on keys that are ignored.
 
     `source` is a JSON or YAML file or the same content as a mapping. Paths of data and of
     model/use_srtab in it are relative to the working directory (as in DeePMD-kit) or, where nothing
     is there, to the input file's folder. `time_limit` replaces training/time_limit, `preset`
-    preset. Raises InputError for an unknown key (naming the nearest known one), an unsupported one,
-    a value out of range, a path that leads nowhere, or a short-range table that does not fit.
+    preset. `from_model`: it is for a training that begins with a model. Raises InputError for an
+    unknown key (naming the nearest known one), an unsupported one, a value out of range, a path
+    that leads nowhere, or a short-range table that does not fit.
     """
     folder = None
     where = "input"
@@ -351,7 +353,7 @@ def read_input(
     if preset is not None:
         source = {**source, "preset": preset}
     source, old = modern(source, where)
-    source = with_preset(source, where)
+    source = with_preset(source, where, from_model)
     config = parse(TrainInput, source, where)
     data_sets = [("training_data", config.training.training_data)]
     if config.training.validation_data is not None:

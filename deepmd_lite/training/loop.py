@@ -27,7 +27,7 @@ from .clock import Clock, format_duration
 from .config import TrainInput, read_input
 from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
-from .presets import input_of
+from .presets import START_LR_FROM_MODEL, input_of
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
     check_table,
@@ -45,6 +45,8 @@ MODEL = "model.dpl"
 JSONL = "train.jsonl"
 OUT_JSON = "out.json"
 PICTURE = "learning_curve.png"
+MUCH_WORSE = 1.3
+"""Validation loss of the last weights, in units of the lowest one, that is told of."""
 
 
 def train(
@@ -102,7 +104,9 @@ def train(
         quiet = quiet or not ranks.is_first
         output = Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
-        settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script)
+        settings = _settings(
+            config, time_limit, preset, checkpoint, use_pretrain_script, start is not None
+        )
         if settings.training.device != "cpu":  # one that is missing is said before data are read
             cuda.device(ranks.device(settings.training.device))
         with results_folder(output):
@@ -149,15 +153,18 @@ def _settings(
     preset: str | None,
     checkpoint: Checkpoint | None,
     of_checkpoint: bool,
+    from_model: bool,
 ) -> TrainInput:
     """The checked input; a restart goes on with the checkpoint's time limit and repulsion unless
     told another."""
+    if checkpoint is not None:
+        from_model = checkpoint.config["learning_rate"]["start_lr"] == START_LR_FROM_MODEL
     if not (isinstance(config, Mapping) or is_input(config)):
         config = input_of(config)
-    settings, notes = read_input(config, time_limit, preset)
+    settings, notes = read_input(config, time_limit, preset, from_model)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
         limit = checkpoint.config["training"].get("time_limit")
-        settings, notes = read_input(config, limit, preset)
+        settings, notes = read_input(config, limit, preset, from_model)
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
         silent = "repulsion" not in settings.model.model_fields_set
@@ -248,6 +255,15 @@ def _finish(trainer: Trainer, output: Path) -> None:
             best["step"],
             output / BEST_MODEL,
         )
+        if trainer.last_loss > MUCH_WORSE * best["loss"]:
+            log.warning(
+                "%s is worse than it was on the way: its validation loss is %.4g; %s is the better "
+                "model%s",
+                output / MODEL,
+                trainer.last_loss,
+                output / BEST_MODEL,
+                "" if best["step"] > 1 else ", which the training did not improve",
+            )
     log.info("model after step %d: %s", done, output / MODEL)
     try:
         plot_learning_curve(output / settings.disp_file, output / PICTURE)

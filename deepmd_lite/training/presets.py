@@ -15,6 +15,8 @@ from ..system import InputError
 
 PresetName = Literal["fast", "balanced", "accurate"]
 DEFAULT: PresetName = "balanced"
+START_LR_FROM_MODEL = 1e-3
+"""`start_lr` of every preset where a training begins with the weights of a model."""
 HELD_OUT = 0.1
 """Share of the frames that an input made from data validates on."""
 
@@ -68,10 +70,13 @@ _INSTEAD = {
 """A preset's key → keys, or other names of it, with which it is not needed."""
 
 
-def with_preset(source: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def with_preset(
+    source: Mapping[str, Any], where: str, from_model: bool = False
+) -> Mapping[str, Any]:
     """The content of an input with the values of its preset for keys that it does not give.
 
-    Raises InputError, naming `where`, for a descriptor of another type than the preset's.
+    `from_model`: the training begins with a model, which a high learning rate would undo. Raises
+    InputError, naming `where`, for a descriptor of another type than the preset's.
     """
     preset = PRESETS.get(str(source.get("preset")))
     if preset is None:  # there is none, or one that the schema will name
@@ -84,6 +89,9 @@ def with_preset(source: Mapping[str, Any], where: str) -> Mapping[str, Any]:
             f"{where}: preset '{source['preset']}' is of descriptor {wanted}, and "
             f"model/descriptor/type is '{descriptor['type']}'; leave out one of the two"
         )
+    if from_model:
+        rates = {**preset["learning_rate"], "start_lr": START_LR_FROM_MODEL}
+        preset = {**preset, "learning_rate": rates}
     return _filled(source, preset)
 
 

@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 VALIDATION_BATCH_ATOMS = 256
 """Validation frames are evaluated in batches of about this many atoms."""
+ANOTHER_ZERO = 0.5
+"""eV/atom between data and a model of them that no accuracy explains."""
 TABLE_SAMPLE_EDGES = 20_000
 """Neighbour pairs on which the table's error is measured when a model is written."""
 
@@ -312,8 +314,29 @@ def initial_potential(
         potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift))
         shifts = zip(model.type_map, shift, strict=True)
         log.info("energy bias shifted by %s", ", ".join(f"{e} {x:+.4f} eV" for e, x in shifts))
+    else:
+        _warn_of_another_zero(model, data.frames, init_model)
     _report_close_atoms(potential)
     return potential
+
+
+def _warn_of_another_zero(
+    model: Potential, frames: Sequence[PreparedFrame], path: str | Path
+) -> None:
+    """Energies that differ by constants would be learned at the cost of the forces."""
+    some = [f for f in frames if f.frame.energy is not None][:: max(1, len(frames) // 8)]
+    per_atom = [
+        abs(f.frame.energy - float(model.evaluate(f.env).energies.sum())) / f.n_atoms
+        for f in some
+        if f.frame.energy is not None
+    ]
+    if per_atom and float(np.median(per_atom)) > ANOTHER_ZERO:
+        log.warning(
+            "energies of the data are %.1f eV/atom from those of %s: with --finetune its energy "
+            "bias is fitted to them first",
+            float(np.median(per_atom)),
+            path,
+        )
 
 
 def _repulsion_after(model: Potential, distances: torch.Tensor) -> Repulsion:

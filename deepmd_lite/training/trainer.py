@@ -81,6 +81,8 @@ class Trainer:
         """Of the last step, as are the prefactors."""
         self.prefactors = self.schedule.prefactors(config.loss, 0)
         self.best: dict[str, Any] | None = None
+        self.last_loss = math.nan
+        """Of the last validation, in the weights of the best one."""
         self.unimproved = 0
         """Displays in a row without a new lowest validation loss."""
         self._best_state: dict[str, torch.Tensor] | None = None
@@ -275,7 +277,7 @@ class Trainer:
             ]
             sums = self.ranks.add(Errors.merged(own).sums())
             errors = Errors.from_sums(sums, prefactors)
-            loss = errors.loss(self._fixed_weights())
+            loss = self.last_loss = errors.loss(self._fixed_weights())
             if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
                 self.best = {"step": self.steps_done, "loss": loss}
                 self.unimproved = 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from c_library import DPL_FILE, ForceField, Refused
+from model_files import rewrite
 from models import (
     NEAR,
     QUADRUPOLES,
@@ -185,9 +186,11 @@ def test_reference_frames_are_evaluated(pbc, cell, tmp_path):
     load_model(path)
     ForceField(path)
     ForceField(path, "float32")
-    arrays, metadata = contents(path)
-    arrays["reference.0.forces"][3, 1] += 1e-5
-    save_file(arrays, path, metadata)
+
+    def change(header, arrays):
+        arrays["reference.0.forces"][3, 1] += 1e-5
+
+    rewrite(path, change)
     with pytest.raises(Refused, match=r"reference frame \(test\) gives other results") as refused:
         ForceField(path)
     assert refused.value.status == DPL_FILE

@@ -23,6 +23,8 @@ from deepmd_lite.training import train
 from deepmd_lite.training.adopt import adopt_elements, drop_elements
 from deepmd_lite.training.bias import bias_shift, change_bias
 from deepmd_lite.training.config import read_input
+from deepmd_lite.training.presets import START_LR_FROM_MODEL
+from deepmd_lite.training.report import read_lcurve
 
 
 @pytest.fixture(name="data", scope="module")
@@ -60,7 +62,7 @@ def shifted(folder, by):
 # --- training -------------------------------------------------------------------------------
 
 
-def test_finetuning_moves_the_bias_to_the_new_zero(model, data, tmp_path):
+def test_finetuning_moves_the_bias_to_the_new_zero(model, data, tmp_path, caplog):
     moved = shifted(tmp_path, 7.5)
     path = train(standing(moved), output=tmp_path / "out", finetune=model, quiet=True)
     old, new = load_model(model), load_model(path)
@@ -76,8 +78,42 @@ def test_finetuning_moves_the_bias_to_the_new_zero(model, data, tmp_path):
     )
     change = float(new.energy_bias - old.energy_bias)
     assert change == pytest.approx(7.5 + mean / 4, abs=1e-6)
+    assert "eV/atom from those of" not in caplog.text
     plain = train(standing(moved), output=tmp_path / "i", init_model=model, quiet=True)
     assert torch.equal(load_model(plain).energy_bias, old.energy_bias)
+    assert f"eV/atom from those of {model}: with --finetune" in caplog.text
+
+
+def test_a_training_says_that_it_made_a_model_worse(model, data, tmp_path, caplog):
+    config = standing(data)
+    train(config, output=tmp_path / "a", init_model=model, quiet=True)
+    assert "is the better model" not in caplog.text
+    config["learning_rate"] = {"start_lr": 0.3, "stop_lr": 0.3}
+    config["training"]["numb_steps"] = 8
+    train(config, output=tmp_path / "b", init_model=model, quiet=True)
+    best = tmp_path / "b" / "model-best.dpl"
+    assert f"{best} is the better model, which the training did not improve" in caplog.text
+
+
+def test_presets_go_on_with_a_model_at_a_lower_rate(data, tmp_path):
+    """As does a restart of that, on the command line as in an input."""
+    both = [str(data / name) for name in ("train.extxyz", "validation.extxyz")]
+    keys = {"training": {"training_data": {"systems": both}, "numb_steps": 2, "held_out": 0.2}}
+    config = {"preset": "fast", "model": {"type_map": ["Cu"]}, **keys}
+    rates = {}
+    for name, start in (("a", {}), ("b", {"init_model": tmp_path / "a" / "model.dpl"})):
+        train(config, output=tmp_path / name, quiet=True, **start)
+        rates[name] = read_lcurve(tmp_path / name / "lcurve.out")["lr"][0]
+    config["training"]["numb_steps"] = 4
+    train(config, output=tmp_path / "b", restart=True, quiet=True)
+    out = json.loads((tmp_path / "b" / "out.json").read_text())
+    assert rates["a"] == pytest.approx(1e-2, rel=0.01)
+    assert rates["b"] == pytest.approx(START_LR_FROM_MODEL, rel=0.01)
+    assert out["learning_rate"]["start_lr"] == START_LR_FROM_MODEL
+    assert read_lcurve(tmp_path / "b" / "lcurve.out")["lr"][-1] <= START_LR_FROM_MODEL
+    config["learning_rate"] = {"start_lr": 0.02}
+    train(config, output=tmp_path / "c", init_model=tmp_path / "a" / "model.dpl", quiet=True)
+    assert read_lcurve(tmp_path / "c" / "lcurve.out")["lr"][0] == pytest.approx(0.02, rel=0.01)
 
 
 def test_the_command_takes_the_letters_of_dp(model, data, tmp_path, capsys):
