@@ -6,9 +6,9 @@ beta_deg, gamma_deg. `conserved_eV` is what the equations of motion keep constan
 and what thermostat and barostat have taken. Pressure and stress include the kinetic
 part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
 (xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab with its vacuum, and
-nan where a lattice vector is missing or no axis is periodic. The temperature counts 3 degrees of
-freedom for each atom that is not held, less 3 where total momentum is conserved (not with a
-Langevin thermostat, nor where atoms are held).
+nan where a lattice vector is missing (its length is 0) or no axis is periodic. The temperature
+counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum is conserved
+(not with a Langevin thermostat, nor where atoms are held).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Thermo:
     conserved: float
     """eV."""
     cell: np.ndarray
-    """(3, 3) Å, rows are lattice vectors."""
+    """(3, 3) Å, rows are lattice vectors; zeros for one that the structure lacks."""
 
     @property
     def total(self) -> float:

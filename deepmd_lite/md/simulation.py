@@ -263,7 +263,7 @@ class Simulation:
             stress=totals.stress(volume),
             beyond_table=totals.beyond_table,
             conserved=energy + self.integrator.extra_energy(self.engine),
-            cell=self.engine.cell.copy(),
+            cell=np.where(np.array(self.start.absent)[:, None], 0.0, self.engine.cell),
         )
 
     def _moment(self) -> Moment:

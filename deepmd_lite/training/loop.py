@@ -303,7 +303,8 @@ def _restarted(
     for key in changed:
         if key.startswith("model/"):
             raise InputError(
-                f"{path}: was written with another {key}; restore the input, or start anew"
+                f"{path}: was written with another {key}; restore the input and its preset (dpl "
+                f"train --restart -o {path.parent} has them of itself), or start anew"
             )
         log.warning("note: %s differs from the input that the training began with", key)
     check_table(settings, checkpoint, str(path))

@@ -10,6 +10,7 @@ from pair_potential import PairPotential
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.config import Output
 from deepmd_lite.md.observe import KINDS
+from deepmd_lite.md.report import COLUMNS
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
@@ -81,7 +82,10 @@ def test_an_open_system_has_what_needs_no_volume(tmp_path):
     slab.cell[2] = 0
     with pytest.raises(InputError, match="axis 2: the structure has no such lattice vector"):
         run(tmp_path / "none", {"temperature_profile": {}}, atoms=slab)
-    run(tmp_path / "one", {"temperature_profile": {"axis": 0}}, atoms=slab)
+    simulation = run(tmp_path / "one", {"temperature_profile": {"axis": 0}}, atoms=slab)
+    np.testing.assert_allclose(simulation.thermo.cell, slab.cell.array, atol=1e-12)
+    row = dict(zip(COLUMNS, simulation.thermo.csv_row().strip().split(","), strict=True))
+    assert (row["c_A"], row["volume_A3"]) == ("0", "nan")
 
 
 def test_going_on_with_other_observables(tmp_path):
