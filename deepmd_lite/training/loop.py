@@ -104,9 +104,7 @@ def train(
         quiet = quiet or not ranks.is_first
         output = Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
-        settings = _settings(
-            config, time_limit, preset, checkpoint, use_pretrain_script, start is not None
-        )
+        settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script, start)
         if settings.training.device != "cpu":  # one that is missing is said before data are read
             cuda.device(ranks.device(settings.training.device))
         with results_folder(output):
@@ -153,11 +151,12 @@ def _settings(
     preset: str | None,
     checkpoint: Checkpoint | None,
     of_checkpoint: bool,
-    from_model: bool,
+    start: str | Path | None,
 ) -> TrainInput:
     """The checked input; a restart goes on with the checkpoint's time limit and repulsion unless
     told another."""
-    if checkpoint is not None:
+    from_model = start is not None
+    if checkpoint is not None:  # the rate of what is restarted
         from_model = checkpoint.config["learning_rate"]["start_lr"] == START_LR_FROM_MODEL
     if not (isinstance(config, Mapping) or is_input(config)):
         config = input_of(config)
