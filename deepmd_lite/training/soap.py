@@ -27,8 +27,8 @@ estimated to take a GPU as long, and are not measured."""
 DTYPE = torch.float32
 """Of the state and of steps, whatever the parameters have: a step only says which way to go, and in
 float64 its products of few columns take three times as long. Stock water model in float64: a step
-takes 116 ms, with a state in float64 195. Silicon, `examples/01_train_silicon`, three seeds: 67, 64,
-68 meV/Å, with a state in float64 64, 64, 66."""
+takes 116 ms, with a state in float64 195. Silicon, `examples/01_train_silicon`, three seeds: 67, 64
+and 68 meV/Å, with a state in float64 64, 64 and 66."""
 LARGEST_WHOLE = 128
 """Of a longer side only `RANK` directions are turned."""
 RANK = 32
