@@ -256,10 +256,10 @@ def _named_values(atoms: Atoms, source: str, labels: Mapping[str, str]) -> dict[
         values["virial"] = np.transpose(values["virial"])  # extended XYZ is read by columns
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     chosen = {label: results.get(name, values.get(name)) for label, name in labels.items()}
-    for kind in (k for label in labels for k in _KEYS_OF[label]):
-        for those in (values, results):
-            for key in [k for k in those if SPELLING.get(k.lower()) == kind]:
-                del those[key]
+    others = {key for label in labels for key in _KEYS_OF[label]}
+    for those in (values, results):
+        for key in [k for k in those if SPELLING.get(k.lower()) in others]:
+            del those[key]
     for key, value in results.items():
         if key in values and not np.array_equal(values[key], value):
             raise InputError(

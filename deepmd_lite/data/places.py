@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..schema import located
 from ..system import InputError
 from .frames import System
 
@@ -44,6 +45,12 @@ class Place:
             n = len(system.frames)
             raise InputError(f"{system.name}{self.rest}: no such frames; it has {n}, from 0 on")
         return replace(system, name=system.name + self.rest, frames=frames)
+
+
+def located_data(given: str, folder: Path | None, where: str) -> str:
+    """As `schema.located`, for a path that may say which frames and labels are wanted."""
+    place = place_of(given)
+    return located(place.path, folder, where) + place.rest
 
 
 def place_of(given: str | Path) -> Place:

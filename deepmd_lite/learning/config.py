@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..data.places import located_data
 from ..md.config import MdConfig
 from ..schema import Section, located, parse, read_mapping
 from ..system import InputError
@@ -160,7 +161,7 @@ def training_input(path: str, data: Sequence[str], validation: Sequence[str]) ->
         section = _section(training, name, f"{path}: training")
         systems = section.get("systems") or []
         own = [systems] if isinstance(systems, str) else list(systems)
-        places = [located(s, folder, f"{path}: training/{name}/systems") for s in own]
+        places = [located_data(s, folder, f"{path}: training/{name}/systems") for s in own]
         section["systems"] = [*places, *more]
         if not section["systems"]:
             del training[name]

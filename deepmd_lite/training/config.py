@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from ..data.places import place_of
+from ..data.places import located_data
 from ..model.config import FittingConfig, ModelConfig
 from ..model.pair_table import read_pair_table
 from ..schema import DeviceName, Vocabulary, located, parse, read_mapping
@@ -360,8 +360,7 @@ def read_input(
         data_sets.append(("validation_data", config.training.validation_data))
     for name, data in data_sets:
         key = f"{where}: training/{name}/systems"
-        places = map(place_of, data.systems)
-        data.systems = [located(place.path, folder, key) + place.rest for place in places]
+        data.systems = [located_data(path, folder, key) for path in data.systems]
     model = config.model
     if model.use_srtab is not None:
         model.use_srtab = located(model.use_srtab, folder, f"{where}: model/use_srtab")

@@ -324,11 +324,10 @@ def _warn_of_another_zero(
     model: Potential, frames: Sequence[PreparedFrame], path: str | Path
 ) -> None:
     """Energies that differ by constants would be learned at the cost of the forces."""
-    some = [f for f in frames if f.frame.energy is not None][:: max(1, len(frames) // 8)]
+    labelled = [(f, f.frame.energy) for f in frames if f.frame.energy is not None]
     per_atom = [
-        abs(f.frame.energy - float(model.evaluate(f.env).energies.sum())) / f.n_atoms
-        for f in some
-        if f.frame.energy is not None
+        abs(energy - float(model.evaluate(f.env).energies.sum())) / f.n_atoms
+        for f, energy in labelled[:: max(1, len(labelled) // 8)]
     ]
     if per_atom and float(np.median(per_atom)) > ANOTHER_ZERO:
         log.warning(

@@ -12,6 +12,7 @@ from deepmd_lite.cli import main
 from deepmd_lite.data import load, load_each
 from deepmd_lite.data.places import place_of
 from deepmd_lite.data.writing import write_systems
+from deepmd_lite.learning.config import own_systems
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
@@ -117,6 +118,8 @@ def test_a_training_and_the_commands_take_such_paths(path, tmp_path, monkeypatch
     written = json.loads((tmp_path / "out" / "out.json").read_text())
     assert written["training"]["training_data"]["systems"] == [f"{path}@:6#energy=REF_energy"]
     assert main(["train", "--restart", "-o", "out", "-q"]) == 0
+    given = "a.extxyz@:6#energy=REF_energy"
+    assert own_systems("in/input.json")[0] == [given]
     model = "out/model.dpl"
     assert main(["test", model, "a.extxyz@6:#energy=REF_energy", "-q"]) == 0
     assert "2 frames" in capsys.readouterr().out
