@@ -92,6 +92,8 @@ SHORT_TIMESTEP = 0.05
 """fs; a shorter one was probably given in ps."""
 STRONG_FRICTION = 0.5
 """In a timestep; more of it was probably given in 1/ps."""
+FAST_STRAIN = 1e-4
+"""1/fs, ten to a thousand times the usual; a faster one was probably given in 1/ps or 1/s."""
 TIMESTEPS_OF_TIME_CONSTANT = 10
 """A thermostat or barostat with a shorter time constant was probably given it in ps."""
 
@@ -177,6 +179,11 @@ class MdConfig(Settings):
             found.append(
                 f"friction {e.friction:g}/fs makes atoms forget their velocities within a timestep "
                 f"or two of {self.timestep:g} fs; its unit is 1/fs, not 1/ps"
+            )
+        if abs(e.rate or 0.0) > FAST_STRAIN:
+            found.append(
+                f"rate {e.rate:g}/fs is {abs(e.rate) * 1e15:.0e}/s, and the strain of the whole "
+                f"run {e.rate * self.timestep * self.steps:g}; its unit is 1/fs, not 1/ps or 1/s"
             )
         for key in ("thermostat_time", "barostat_time"):
             value = getattr(e, key)

@@ -52,6 +52,8 @@ class Start:
     """The restart that the run goes on from."""
     began_with: dict[str, Any] = field(default_factory=dict)
     """What the input said when the run began (`continuing.record`); nothing: it is not known."""
+    drift: float | None = None
+    """Å/fs, of the centre of mass of a structure that came with velocities."""
     damaged: tuple[str, ...] = ()
     """A line for each newer restart that cannot be used."""
 
@@ -98,8 +100,9 @@ def from_structure(
             "mobile": np.tile(unit["mobile"], len(mine)),
         }
     )
-    scale = np.array(replicate)[:, None]
-    return Start(unit["cell"] * scale, unit["absent"], unit["pbc"], copies * n, state)
+    cell = unit["cell"] * np.array(replicate)[:, None]
+    whole = (unit["absent"], unit["pbc"], copies * n, state)
+    return Start(cell, *whole, drift=unit["drift"])
 
 
 def _unit(
@@ -125,11 +128,13 @@ def _unit(
     if not (np.isfinite(u).all() and (u > 0).all()):
         bad_mass = int(np.flatnonzero(~(u > 0))[0])
         raise InputError(f"structure: mass of atom {bad_mass} is {u[bad_mass]} u, expected > 0")
+    momentum = np.linalg.norm(u @ atoms.get_velocities()) * fs
     return {
         "types": np.array(type_indices(symbols, type_map, "structure")),
         "masses": u,
         "positions": atoms.positions.copy(),
         "velocities": atoms.get_velocities() * fs,  # ASE: Å per its own unit of time
+        "drift": float(momentum / u.sum()) if atoms.get_velocities().any() else None,
         "cell": checked_cell(atoms.cell.array, atoms.pbc, "structure"),
         "absent": tuple(bool(not vector.any()) for vector in atoms.cell.array),
         "pbc": tuple(bool(p) for p in atoms.pbc),
@@ -205,7 +210,12 @@ def hold(
 
 def _indices(given: str | list[int], n_atoms: int) -> torch.Tensor:
     if isinstance(given, str):
-        return torch.arange(n_atoms)[slice_of(given)]
+        chosen = slice_of(given)
+        if max(chosen.start or 0, chosen.stop or 0) > n_atoms:
+            raise InputError(
+                f"frozen: indices '{given}' of {n_atoms} atoms, which are 0 … {n_atoms - 1}"
+            )
+        return torch.arange(n_atoms)[chosen]
     outside = [i for i in given if not 0 <= i < n_atoms]
     if outside:
         raise InputError(

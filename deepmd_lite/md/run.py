@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 
@@ -20,6 +21,9 @@ from .plan import Plan, make_plan
 from .report import RunResult
 from .simulation import Simulation, simulation_of
 from .structure import read_structure
+
+DRIFT = 1e-6
+"""Å/fs; rounding of a structure's file may leave its centre of mass as much."""
 
 
 def plan_input(
@@ -164,6 +168,8 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
     )
     for line in config.notes():
         log(f"note: {line}")
+    for line in _of_the_motion(simulation, config):
+        log(line)
     if simulation.n_held:
         log(
             f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "
@@ -184,3 +190,38 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(f"going on from step {simulation.step}")
         for line in notes:
             log(f"note: {line}")
+
+
+def _of_the_motion(simulation: Simulation, config: MdConfig) -> Iterator[str]:
+    """What moves the atoms when the run begins or goes on."""
+    motion, start = simulation.integrator, simulation.start
+    if config.ensemble.has_ramp:
+        begin, length = motion.label["ramp_start"], motion.label["ramp_steps"]
+        over = simulation.step >= begin + length
+        yield f"{'note: ' if over else ''}the ramp goes from step {begin} to {begin + length}" + (
+            ", and is over: its last values hold; other ones go over the steps that are left"
+            if over
+            else ""
+        )
+    if simulation.resumed:
+        return
+    thermal, own, copies = config.velocities, start.drift, int(np.prod(config.replicate))
+    if thermal is not None:
+        instead = "; those of the structure are not used" if own is not None else ""
+        yield f"velocities: drawn at {thermal.temperature:g} K{instead}"
+    elif own is None:
+        yield "velocities: all atoms begin at rest"
+    else:
+        yield "velocities: those of the structure"
+        if copies > 1:
+            yield (
+                f"note: its {copies} copies have the same velocities, and differ by rounding or "
+                "noise alone; 'velocities' draws others"
+            )
+        if own > DRIFT and motion.conserves_momentum and not simulation.n_held:
+            fate = (
+                "the thermostat would feed this motion, and it is taken away"
+                if motion.scales
+                else "this motion stays, and the temperature counts it"
+            )
+            yield f"note: the structure moves as a whole, with {own:.2g} Å/fs; {fate}"

@@ -132,7 +132,9 @@ class Simulation:
         start = self.start
         held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
         with agreement(self.comm):
-            self.integrator = integrator(self.ensemble, self.timestep, steps, start.integrator)
+            self.integrator = integrator(
+                self.ensemble, self.timestep, steps, start.integrator, start.step
+            )
             warnings = check_cell_changes(self.ensemble, start.pbc, held, self.model, force)
         self.n_held = held
         moving, alone = self.n_atoms - held, self.integrator.conserves_momentum and not held

@@ -14,72 +14,82 @@ from .strain import StrainRate
 from .thermostat import Bussi, Langevin, Thermostat
 from .verlet import VelocityVerlet
 
+Span = tuple[int, int]
+"""Step at which ramps begin, and how many they go over."""
+
 
 def integrator(
     ensemble: Ensemble,
     timestep: float,
     steps: int | None = None,
     memory: Mapping[str, Any] | None = None,
+    step: int = 0,
 ) -> VelocityVerlet:
     """The integrator of an `Ensemble` for a `timestep` in fs.
 
-    `steps` of the whole run, over which ramps go; `memory` of the run that is continued: its
-    ramps keep the length they had, and if it was in another ensemble the memory is not used.
-    Raises InputError for a ramp without steps.
+    `steps` of the whole run, and `step`, at which it is: a ramp goes from the one to the other.
+    `memory` of the run that is continued: a ramp of the same values goes on as it began, and if
+    that run was in another ensemble the memory is not used. Raises InputError for a ramp without
+    steps.
     """
     name = "-".join(filter(None, (ensemble.type, ensemble.coupling, ensemble.thermostat)))
     known = memory if memory and memory.get("type") == name else None
-    length = (known and known["ramp_steps"]) or steps or 0
-    motion = _motion(ensemble, timestep, length)
-    motion.label = {"type": name, "ramp_steps": length if ensemble.has_ramp else 0}
+    ends = [x and list(x) for x in (ensemble.temperature, ensemble.pressure)]
+    span = (step, max(1, steps - step) if steps else 0)
+    if known and known["ramp_steps"] and known.get("ramps", ends) == ends:
+        span = (known.get("ramp_start", 0), known["ramp_steps"])
+    motion = _motion(ensemble, timestep, span)
+    motion.label = {"type": name, "ramp_steps": 0}
+    if ensemble.has_ramp:
+        motion.label |= {"ramp_start": span[0], "ramp_steps": span[1], "ramps": ends}
     if known:
         motion.recall(known)
     return motion
 
 
-def _motion(e: Ensemble, timestep: float, steps: int) -> VelocityVerlet:
+def _motion(e: Ensemble, timestep: float, span: Span) -> VelocityVerlet:
     if e.type == "npt-mtk":
         return MartynaTobiasKlein(
             timestep,
-            _ramp(e.temperature, steps),
-            _ramp(e.pressure, steps),
+            _ramp(e.temperature, span),
+            _ramp(e.pressure, span),
             thermostat_time=_given(e.thermostat_time),
             barostat_time=_given(e.barostat_time),
             chain_length=_given(e.chain_length),
             allowed=modes(_given(e.coupling)),
         )
-    return VelocityVerlet(timestep, _thermostat(e, steps), _cell_motion(e, timestep, steps))
+    return VelocityVerlet(timestep, _thermostat(e, span), _cell_motion(e, timestep, span))
 
 
-def _thermostat(e: Ensemble, steps: int) -> Thermostat | None:
+def _thermostat(e: Ensemble, span: Span) -> Thermostat | None:
     kind = e.thermostat or {"npt-scr": "bussi"}.get(e.type, e.type.removeprefix("nvt-"))
     if kind == "langevin":
-        return Langevin(_ramp(e.temperature, steps), _given(e.friction), _given(e.seed))
+        return Langevin(_ramp(e.temperature, span), _given(e.friction), _given(e.seed))
     if kind == "bussi":
-        return Bussi(_ramp(e.temperature, steps), _given(e.thermostat_time), _given(e.seed))
+        return Bussi(_ramp(e.temperature, span), _given(e.thermostat_time), _given(e.seed))
     if kind == "nhc":
         length = _given(e.chain_length)
-        return NoseHooverChain(_ramp(e.temperature, steps), _given(e.thermostat_time), length)
+        return NoseHooverChain(_ramp(e.temperature, span), _given(e.thermostat_time), length)
     return None
 
 
-def _cell_motion(e: Ensemble, timestep: float, steps: int) -> CellMotion | None:
+def _cell_motion(e: Ensemble, timestep: float, span: Span) -> CellMotion | None:
     if e.type == "npt-scr":
-        return _rescaling(e, timestep, steps, _given(e.coupling))
+        return _rescaling(e, timestep, span, _given(e.coupling))
     if e.type == "strain":
         lateral = None
         if e.lateral == "stress-free":
-            lateral = _rescaling(e, timestep, steps, "anisotropic")
+            lateral = _rescaling(e, timestep, span, "anisotropic")
         axis, true_strain = "abc".index(_given(e.axis)), e.measure == "true"
         return StrainRate(timestep, axis, _given(e.rate), true_strain, lateral)
     return None
 
 
-def _rescaling(e: Ensemble, timestep: float, steps: int, coupling: str) -> StochasticCellRescaling:
+def _rescaling(e: Ensemble, timestep: float, span: Span, coupling: str) -> StochasticCellRescaling:
     return StochasticCellRescaling(
         timestep,
-        _ramp(e.temperature, steps),
-        _ramp(e.pressure or (0.0, 0.0), steps),
+        _ramp(e.temperature, span),
+        _ramp(e.pressure or (0.0, 0.0), span),
         time=_given(e.barostat_time),
         compressibility=_given(e.compressibility),
         allowed=modes(coupling),
@@ -87,9 +97,9 @@ def _rescaling(e: Ensemble, timestep: float, steps: int, coupling: str) -> Stoch
     )
 
 
-def _ramp(ends: tuple[float, float] | None, steps: int) -> Ramp:
-    first, last = _given(ends)
-    return Ramp(first, last, steps)
+def _ramp(ends: tuple[float, float] | None, span: Span) -> Ramp:
+    (first, last), (start, steps) = _given(ends), span
+    return Ramp(first, last, steps, start)
 
 
 def _given(value: Any) -> Any:

@@ -55,6 +55,10 @@ class MartynaTobiasKlein(VelocityVerlet):
         self._work = 0.0  # eV, done on chains and barostat by a ramp
         self._spectrum = np.linalg.eigh(self.rate)  # of the rate, while atoms move
 
+    @property
+    def scales(self) -> bool:
+        return True
+
     def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
         self.freedom = freedom
         if fresh:

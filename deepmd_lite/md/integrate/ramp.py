@@ -9,12 +9,13 @@ from ...system import InputError
 
 @dataclass
 class Ramp:
-    """From `first` at step 0 to `last` at step number `steps`, and `last` from there on."""
+    """From `first` at step number `start` to `last` `steps` later, and `last` from there on."""
 
     first: float
     last: float
     steps: int = 0
-    """Of the run in total; without meaning where first and last are equal."""
+    """Without meaning where first and last are equal."""
+    start: int = 0
 
     def __post_init__(self) -> None:
         if self.first != self.last and self.steps < 1:
@@ -27,4 +28,5 @@ class Ramp:
         """The target at the end of step number `step` (the first is number 0)."""
         if self.first == self.last:
             return self.last
-        return self.first + (self.last - self.first) * min(1.0, (step + 1) / self.steps)
+        part = min(1.0, max(0.0, (step + 1 - self.start) / self.steps))
+        return self.first + (self.last - self.first) * part

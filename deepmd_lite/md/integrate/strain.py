@@ -11,6 +11,8 @@ from ..comm import SharedError
 from ..engine import Engine
 from .cell_motion import CellMotion, StochasticCellRescaling
 
+LARGEST = 0.02
+"""Strain of a single step: sound crosses a few atoms meanwhile, and they would only be torn."""
 SMALLEST = 0.05
 """Of the first length: what compression at an engineering rate may leave."""
 SKEW = 1e-6
@@ -37,7 +39,15 @@ class StrainRate(CellMotion):
         self.true_strain, self.lateral = true_strain, lateral
 
     def check(self, cell: np.ndarray) -> None:
-        """Lateral directions are free only where they are perpendicular to the strained one."""
+        """A step strains by little; lateral directions are free only where they are perpendicular
+        to the strained one."""
+        step = abs(self.rate) * self.timestep
+        if step > LARGEST:
+            raise InputError(
+                f"ensemble 'strain': rate {self.rate:g}/fs strains by {step:g} in a timestep of "
+                f"{self.timestep:g} fs, expected at most {LARGEST:g}; the unit of 'rate' is 1/fs "
+                "(1e-6/fs is 1e9/s)"
+            )
         if self.lateral is None:
             return
         unit = cell / np.linalg.norm(cell, axis=1)[:, None]

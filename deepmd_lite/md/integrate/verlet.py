@@ -45,6 +45,11 @@ class VelocityVerlet:
         """Whether the total momentum stays zero where no atom is held."""
         return self.thermostat is None or self.thermostat.conserves_momentum
 
+    @property
+    def scales(self) -> bool:
+        """Whether a thermostat multiplies all velocities, a motion of the whole among them."""
+        return self.thermostat is not None and self.thermostat.scales
+
     def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
         """Learn of the system once its forces are known; every rank must call.
 
@@ -58,7 +63,7 @@ class VelocityVerlet:
                 self.cell_motion.check(engine.cell)
         if self.thermostat is not None:
             self.thermostat.freedom = freedom
-            if fresh and self.thermostat.scales:
+            if fresh and self.scales:
                 prepare_scaling(engine, self.conserves_momentum)
 
     def before_forces(self, engine: Engine, step: int) -> None:

@@ -42,6 +42,8 @@ class System:
     """(types of the model,) int64: index in `elements`; −1 for those that are not there."""
     counts: np.ndarray
     """(elements,) atoms of each."""
+    free: np.ndarray
+    """(elements,) atoms of each that are free to move."""
     masses: np.ndarray
     """(elements,) u, the mean of each."""
     pbc: tuple[bool, bool, bool]
@@ -60,16 +62,16 @@ class System:
     ) -> System:
         """Of the atoms of all ranks, which must all ask."""
         names, state = list(engine.model.type_map), engine.state.to(CPU)
-        own = torch.zeros(len(names), 2, dtype=torch.float64)
-        own.index_add_(
-            0, state.types.long(), torch.stack([torch.ones_like(state.masses), state.masses], 1)
-        )
-        counts, masses = engine.comm.reduce(own.numpy(), "sum").T
+        own = torch.zeros(len(names), 3, dtype=torch.float64)
+        each = torch.stack([torch.ones_like(state.masses), state.mobile, state.masses], dim=1)
+        own.index_add_(0, state.types.long(), each)
+        counts, free, masses = engine.comm.reduce(own.numpy(), "sum").T
         there = counts > 0
         return cls(
             elements=tuple(n for n, present in zip(names, there, strict=True) if present),
             of_type=np.where(there, np.cumsum(there) - 1, -1),
             counts=counts[there],
+            free=free[there],
             masses=masses[there] / counts[there],
             pbc=engine.pbc,
             absent=absent,
@@ -84,6 +86,23 @@ class System:
         own = torch.zeros(len(self.elements), values.shape[1], dtype=torch.float64)
         own.index_add_(0, element, values.cpu())  # on a GPU the order would not be the same twice
         return engine.comm.reduce(own.numpy(), "sum")
+
+    @property
+    def moving(self) -> np.ndarray:
+        """Indices of the elements that have atoms which move."""
+        return np.flatnonzero(self.free > 0)
+
+    def at_rest(self, values: torch.Tensor, engine: Engine) -> torch.Tensor:
+        """`values` (n, …, 3) of velocities or displacements, less those of the centre of mass.
+
+        As they are where atoms are held, which say what is at rest, and of a single atom.
+        """
+        if engine.n_atoms == 1 or (self.free < self.counts).any():
+            return values
+        weighted = (engine.state.masses[:, None] * values.flatten(1)).sum(0)
+        total = float(self.counts @ self.masses)
+        centre = engine.comm.reduce(weighted.cpu().numpy(), "sum") / total
+        return values - engine.there(centre).view(values.shape[1:])
 
     def need_volume(self, name: str) -> None:
         """Raises InputError unless all three axes are periodic."""

@@ -1,10 +1,10 @@
 """Mean-square displacement and diffusion coefficient of each element.
 
 Displacements are those of the path without wrapping, less that of the centre of mass (of all
-atoms), which is no diffusion. Einstein: D = lim MSD / 6t, from a linear fit
-over the later part of the window. The error is that of the mean over independent windows; with a
-single one, that of the mean over the three directions, which supposes an isotropic system.
-In a cell that changes, the path follows the cell.
+atoms), which is no diffusion; where atoms are held, those of the others, as they are. Einstein:
+D = lim MSD / 6t, from a linear fit over the later part of the window. The error is that of the mean
+over independent windows; with a single one, that of the mean over the three directions, which
+supposes an isotropic system. In a cell that changes, the path follows the cell.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Msd(Origins):
         super().__init__(settings, system)
         n = len(system.elements)
         self.squares = np.zeros((settings.window, n, 3))
-        """Å² by lag, summed over origins, averaged over the atoms of an element."""
+        """Å² by lag, summed over origins, averaged over the atoms of an element that move."""
         self.counts = np.zeros(settings.window)
         self.moments = np.zeros((settings.origins, n, 3))
         """Σ (t − t̄) MSD(t), fs Å², over the part of the present window that is fitted."""
@@ -41,13 +41,8 @@ class Msd(Origins):
         state, system = engine.state, self.system
         path = state.positions + state.images.double() @ engine.there(engine.cell)
         lags, then = self.follow(engine, path)
-        moved = path[:, None, :] - then
-        if engine.n_atoms > 1:
-            weighted = (state.masses[:, None, None] * moved).sum(0)
-            total = float(system.counts @ system.masses)
-            centre = engine.comm.reduce(weighted.cpu().numpy().ravel(), "sum") / total
-            moved -= engine.there(centre).view(-1, 3)
-        squares = system.sums((moved**2).flatten(1), engine) / system.counts[:, None]
+        moved = system.at_rest(path[:, None, :] - then, engine)
+        squares = system.sums((moved**2).flatten(1), engine) / system.free.clip(1)[:, None]
         for k, lag in enumerate(lags):
             if lag < 0:
                 continue
@@ -76,10 +71,12 @@ class Msd(Origins):
         known = self.counts > 0
         if known.sum() < 2:
             return {}
-        mean = self.squares[known] / self.counts[known, None, None]
-        names = [f"msd_{e}_A2" for e in self.system.elements]
+        moving = self.system.moving
+        elements = [self.system.elements[e] for e in moving]
+        mean = self.squares[known][:, moving] / self.counts[known, None, None]
+        names = [f"msd_{e}_A2" for e in elements]
         tables = {"msd": Table(("time_fs", *names), columns(self.lags[known], mean.sum(axis=2)))}
-        slopes = self.slopes
+        slopes = self.slopes[:, moving]
         if not len(slopes):  # no window is complete: the mean, as far as it reaches
             t = self._fitted(len(mean))
             slopes = np.tensordot(t, mean, axes=1)[None] / (t @ t)
@@ -93,7 +90,7 @@ class Msd(Origins):
         rows = [
             [element, d, e, *axis, float(len(self.slopes))]
             for element, d, e, axis in zip(
-                self.system.elements, found.tolist(), error.tolist(), axes.tolist(), strict=True
+                elements, found.tolist(), error.tolist(), axes.tolist(), strict=True
             )
         ]
         head = ("element", "D_cm2_per_s", "error_cm2_per_s")

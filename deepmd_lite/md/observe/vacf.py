@@ -1,9 +1,10 @@
 """Velocity autocorrelation of each element and the vibrational density of states.
 
-C(t) = ⟨v(0) · v(t)⟩. The density of states is its cosine transform,
-S(ν) = 4 ∫ C(t)/C(0) w(t) cos(2πνt) dt, ∫ S dν = 1 (Dickey & Paskin, Phys. Rev. 188, 1407 (1969)),
-with Hann's window w, which ends the correlation smoothly where it was followed no further. The
-total weights the elements by mass, so that each mode counts alike.
+C(t) = ⟨v(0) · v(t)⟩, with the centre of mass at rest; where atoms are held, of the others as they
+are. The density of states is its cosine transform, S(ν) = 4 ∫ C(t)/C(0) w(t) cos(2πνt) dt,
+∫ S dν = 1 (Dickey & Paskin, Phys. Rev. 188, 1407 (1969)), with Hann's window w, which ends the
+correlation smoothly where it was followed no further. The total weights the elements by mass, so
+that each mode counts alike.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ class Vacf(Origins):
     def __init__(self, settings: VacfSettings, system: System) -> None:
         super().__init__(settings, system)
         self.products = np.zeros((settings.window, len(system.elements)))
-        """(Å/fs)² by lag, summed over origins, averaged over the atoms of an element."""
+        """(Å/fs)² by lag, summed over origins, averaged over the atoms of an element that move."""
         self.counts = np.zeros(settings.window)
 
     def sample(self, engine: Engine, step: int, time: float) -> None:
-        velocities = engine.state.velocities
+        velocities = self.system.at_rest(engine.state.velocities, engine)
         lags, then = self.follow(engine, velocities)
         products = (then * velocities[:, None, :]).sum(dim=2)
-        means = self.system.sums(products, engine) / self.system.counts[:, None]
+        means = self.system.sums(products, engine) / self.system.free.clip(1)[:, None]
         for k, lag in enumerate(lags):
             if lag >= 0:
                 self.products[lag] += means[:, k]
@@ -50,14 +51,16 @@ class Vacf(Origins):
         if known.sum() < 2:
             return {}
         system = self.system
-        c = self.products[known] / self.counts[known, None]
-        units = [f"vacf_{e}_A2_per_fs2" for e in system.elements]
+        moving = system.moving
+        elements = [system.elements[e] for e in moving]
+        c = self.products[known][:, moving] / self.counts[known, None]
+        units = [f"vacf_{e}_A2_per_fs2" for e in elements]
         tables = {"vacf": Table(("time_fs", *units), columns(self.lags[known], c))}
-        weights = system.counts * system.masses
+        weights = (system.free * system.masses)[moving]
         together = np.column_stack([c, c @ weights])
         if (together[0] > 0).all():
             frequency, density = spectrum(together / together[0], self.interval)
-            names = [f"vdos_{e}_per_THz" for e in (*system.elements, "total")]
+            names = [f"vdos_{e}_per_THz" for e in (*elements, "total")]
             head = ("frequency_THz", "wavenumber_per_cm", *names)
             rows = columns(frequency, frequency * PER_CM, density)
             tables["vdos"] = Table(head, rows)
