@@ -29,6 +29,9 @@ def energy_drift(model: Any, sample: Structure, symbols: Sequence[str], steps: i
     if not sample.real:
         words = "the file remembers no real structure to start from: give --data"
         return Verdict(name, None, LIMIT, unit, words)
+    if len(sample) == 1:
+        words = f"one atom feels no force ({sample.name}): give --data"
+        return Verdict(name, None, LIMIT, unit, words)
     atoms = Atoms(symbols, positions=sample.positions, cell=sample.cell, pbc=sample.pbc)
     timestep = LIGHT_STEP if "H" in symbols else STEP
     every, energies = max(1, steps // SAMPLES), []

@@ -22,6 +22,8 @@ from .verdict import Verdict, worse
 
 LIMIT = 1e-9
 """eV/atom, and relative to the largest force: of the processor's numbers from another device's."""
+BEGUN = "begun"
+"""What ranks print once they have found each other."""
 RANKS = 4
 SECONDS = 120.0
 """After which ranks that have not answered are given up."""
@@ -93,7 +95,10 @@ def instruction_sets(model: Any, samples: Sequence[Structure]) -> Verdict:
 
 
 def ranks(path: str | Path, sample: Structure, symbols: Sequence[str]) -> Verdict:
-    """Forces of `RANKS` ranks under mpiexec beside those of one, on the model file at `path`."""
+    """Forces of `RANKS` ranks under mpiexec beside those of one, on the model file at `path`.
+
+    Ranks that do not come to begin say nothing about the model.
+    """
     name, limit, unit = f"1 rank = {RANKS} ranks", 1e-10, "eV/Å"
     mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which(
         "mpiexec"
@@ -117,9 +122,16 @@ def ranks(path: str | Path, sample: Structure, symbols: Sequence[str]) -> Verdic
             timeout=SECONDS,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        return Verdict(name, np.inf, limit, unit, f"{mpiexec}: {type(e).__name__}")
-    if done.returncode:
+    except subprocess.TimeoutExpired as e:
+        begun, words = BEGUN.encode() in (e.stdout or b""), f"no answer in {SECONDS:g} s"
+    except OSError as e:
+        begun, words = False, str(e)
+    else:
+        begun = BEGUN in done.stdout
+        if begun and not done.returncode:
+            return Verdict(name, float(done.stdout.split()[-1]), limit, unit, sample.name)
         last = ([x for x in done.stderr.splitlines() if x.strip()] or ["no message"])[-1]
-        return Verdict(name, np.inf, limit, unit, f"{mpiexec}: status {done.returncode}: {last}")
-    return Verdict(name, float(done.stdout.split()[-1]), limit, unit, sample.name)
+        words = f"status {done.returncode}: {last}"
+    if begun:
+        return Verdict(name, np.inf, limit, unit, f"{mpiexec}: {words}")
+    return Verdict(name, None, limit, unit, f"{mpiexec} does not start them: {words}; dpl doctor")

@@ -1,6 +1,7 @@
 """Run under mpiexec by `machine.ranks`: forces of all ranks beside those of rank 0 alone.
 
-Reads the structure as JSON from rank 0's standard input, prints the largest difference, eV/Å.
+Reads the structure as JSON from rank 0's standard input; prints BEGUN once the ranks have found
+each other, and the largest difference, eV/Å.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from ase import Atoms
 from ..md import Simulation, communicator
 from ..md.comm import Communicator, guarded
 from ..model import load_model
+from .machine import BEGUN
 
 
 def main() -> None:
-    """Print one number."""
+    """Print one word and one number."""
     comm = communicator()
     with guarded(comm):
         _compare(comm)
@@ -25,6 +27,8 @@ def main() -> None:
 
 def _compare(comm: Communicator) -> None:
     job = comm.share(json.load(sys.stdin) if comm.rank == 0 else None)
+    if comm.rank == 0:
+        print(BEGUN, flush=True)
     atoms = Atoms(job["symbols"], positions=job["positions"], cell=job["cell"], pbc=job["pbc"])
     model = load_model(job["model"], "float64")
     together = Simulation(atoms, model, comm=comm).atoms

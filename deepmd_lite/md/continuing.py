@@ -58,7 +58,7 @@ def notes(began_with: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 f"{path}: differs from the input that the run began with and has no effect on a "
                 "run that goes on: restore it, or begin a new run in another output directory"
             )
-        values = "" if path == "model" else f": {before} then, {after} now"
+        values = "" if path == "model" else f": {_shown(before)} then, {_shown(after)} now"
         lines.append(f"{path} differs from the input that the run began with{values}")
     return lines
 
@@ -73,6 +73,13 @@ def _changes(
             yield from _changes(a, b, f"{prefix}{key}/")
         elif a != b:
             yield prefix + key, a, b
+
+
+def _shown(value: Any) -> Any:
+    """As an input may give it: one number for a target that stays."""
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        return f"{value[0]:g}"
+    return "nothing" if value is None else value
 
 
 def _digest(path: Path) -> str:

@@ -49,6 +49,8 @@ VALIDATION_BATCH_ATOMS = 256
 """Validation frames are evaluated in batches of about this many atoms."""
 ANOTHER_ZERO = 0.5
 """eV/atom between data and a model of them that no accuracy explains."""
+TELLING_FORCE = 0.01
+"""eV/Å on some atom of a frame by which a model is known again."""
 TABLE_SAMPLE_EDGES = 20_000
 """Neighbour pairs on which the table's error is measured when a model is written."""
 
@@ -229,13 +231,16 @@ def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
 
 
 def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
+    # forces that a symmetry makes zero are so in any model
+    forces = [(p, p.frame.forces) for p in frames]
+    telling = [p for p, f in forces if f is None or np.abs(f).max() > TELLING_FORCE]
     return smallest(
         [
             Structure(
                 *(Path(f.source).name, f.positions, f.cell, f.pbc),
                 types=p.env.types[: p.n_atoms].numpy(),
             )
-            for p in frames
+            for p in telling or frames
             for f in (p.frame,)
         ]
     )

@@ -164,7 +164,7 @@ def test_conductivity_of_a_flux_that_decays():
     """Three components that forget exponentially: κ = ⟨J²⟩ τ / (V k_B T²)."""
     tau, spread, volume, kelvin, interval = 20.0, 0.3, 1000.0, 500.0, 4.0
     system = System(
-        *(("Cu",), np.array([0, -1]), np.array([100]), np.array([63.5])),
+        *(("Cu",), np.array([0, -1]), np.array([100]), np.array([100]), np.array([63.5])),
         *((True,) * 3, (False,) * 3, 5.0, 2.0, 300),
     )
     observable = HeatFlux(HeatFluxSettings(every=2, window=60), system)
@@ -234,7 +234,7 @@ def test_a_gpu_is_not_asked():
     with pytest.raises(InputError, match="virials of single atoms are not computed on device"):
         potential.atomic_virials(env)
     system = System(
-        *(("Cu",), np.array([0]), np.array([4]), np.array([63.5])),
+        *(("Cu",), np.array([0]), np.array([4]), np.array([4]), np.array([63.5])),
         *((True,) * 3, (False,) * 3, 5.0, 2.0, 12),
     )
     there = mock.patch.object(type(potential), "place", torch.device("cuda"))

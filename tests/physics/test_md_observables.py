@@ -257,6 +257,7 @@ def system(**changes):
         "elements": ("Cu",),
         "of_type": np.array([0]),
         "counts": np.array([100.0]),
+        "free": np.array([100.0]),
         "masses": np.array([63.5]),
         "pbc": (True,) * 3,
         "absent": (False,) * 3,
@@ -277,8 +278,9 @@ def test_viscosity_of_a_stress_that_decays(tmp_path):
     twice_kinetic = 300 * BOLTZMANN * kelvin
     for step in range(10000):
         shear = kept * shear + np.sqrt(1 - kept**2) * spread * rng.normal(size=5)
-        xy, xz, yz, a, b = shear  # xx − yy = 2a, yy − zz = 2b
-        tensor = np.array([[2 * a, xy, xz], [xy, 0, yz], [xz, yz, -2 * b]]) + 0.002 * np.eye(3)
+        xy, xz, yz, a, b = shear  # xx − yy = 2a, 2zz − xx − yy = 2√3 b
+        b /= np.sqrt(3)
+        tensor = np.array([[a - b, xy, xz], [xy, -a - b, yz], [xz, yz, 2 * b]]) + 0.002 * np.eye(3)
         kinetic = np.eye(3) * twice_kinetic / 3
         totals = Totals(0.0, kinetic, -tensor * volume - kinetic, 0)
         seen.append(tensor)

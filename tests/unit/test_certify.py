@@ -269,6 +269,14 @@ def test_ranks_agree(tmp_path, model, structures, monkeypatch):
     assert machine.ranks(tmp_path / "no.dpl", structures[0], symbols).state == "FAILED"
 
 
+def test_a_launcher_that_fails_is_not_the_models_fault(structures, monkeypatch):
+    false = shutil.which("false")
+    monkeypatch.setattr(shutil, "which", lambda *a, **k: false)
+    found = machine.ranks("model.dpl", structures[0], [])
+    assert (found.state, found.passed) == ("not made", True)
+    assert "does not start them: status 1" in found.words
+
+
 def test_without_mpi_the_ranks_are_not_checked(model, structures, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda *a, **k: None)
     assert machine.ranks("model.dpl", structures[0], []).state == "not made"

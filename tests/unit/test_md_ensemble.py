@@ -222,7 +222,12 @@ def test_a_ramp_that_is_continued_keeps_its_length():
     heating = Ensemble(type="nvt-bussi", temperature=[300, 1200])
     first = integrator(heating, 1.0, 100)
     memory = {**first.label, "given": 7}
-    assert integrator(heating, 1.0, 900, memory).thermostat.temperature.steps == 100
+    assert integrator(heating, 1.0, 900, memory, 60).thermostat.temperature.steps == 100
+    cooling = Ensemble(type="nvt-bussi", temperature=[1200, 300])
+    other = integrator(cooling, 1.0, 900, memory, 100).thermostat.temperature
+    assert [other(n) for n in (99, 499, 899, 1000)] == [1200.0, 750.0, 300.0, 300.0]
+    of_before = {key: memory[key] for key in ("type", "ramp_steps", "given")}
+    assert integrator(heating, 1.0, 900, of_before, 60).thermostat.temperature.start == 0
     assert integrator(heating, 1.0, 900).thermostat.temperature.steps == 900
 
 
@@ -267,6 +272,12 @@ def test_lateral_directions_must_be_perpendicular():
     atoms = bulk("Cu", a=3.3).repeat(4)
     with pytest.raises(InputError, match="lattice vector c must be perpendicular"):
         Simulation(atoms, PairPotential(), ensemble=ensemble, velocities={"temperature": 300})
+
+
+def test_a_strain_that_tears_is_refused():
+    ensemble = {**STRAIN, "rate": 0.5}
+    with pytest.raises(InputError, match=r"rate 0\.5/fs strains by 0\.5 in a timestep of 1 fs"):
+        Simulation(copper(3), PairPotential(), ensemble=ensemble)
 
 
 def test_compression_has_an_end(monkeypatch):

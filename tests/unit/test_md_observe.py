@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111
+from ase.constraints import FixAtoms
+from ase.units import fs
 from pair_potential import PairPotential
 
 from deepmd_lite.md import Simulation
@@ -15,6 +17,7 @@ from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
 ALL = {name: {} for name in KINDS}
+SEEN = ("msd", "vacf", "vdos")
 
 
 def run(folder, observe, steps=0, resume=None, atoms=None, timestep=2.0):
@@ -86,6 +89,37 @@ def test_an_open_system_has_what_needs_no_volume(tmp_path):
     np.testing.assert_allclose(simulation.thermo.cell, slab.cell.array, atol=1e-12)
     row = dict(zip(COLUMNS, simulation.thermo.csv_row().strip().split(","), strict=True))
     assert (row["c_A"], row["volume_A3"]) == ("0", "nan")
+
+
+def test_held_atoms_do_not_diffuse_and_say_what_is_at_rest(tmp_path):
+    """MSD and VACF are of the atoms that move, as they are: nothing else is at rest than the held.
+
+    An element of which all atoms are held has no columns."""
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat(2)
+    atoms.symbols[:4] = "Ag"
+    atoms.set_constraint(FixAtoms(range(8)))
+    simulation = run(tmp_path / "run", {"msd": {"every": 1}, "vacf": {"every": 1}}, atoms=atoms)
+    first = simulation.atoms
+    simulation.run(30)
+    last = simulation.atoms
+    found = {x: np.genfromtxt(tmp_path / f"run/{x}.csv", delimiter=",", names=True) for x in SEEN}
+    assert [len(found[x].dtype.names) for x in SEEN] == [2, 2, 4]
+    moved = (last.positions - first.positions)[8:]
+    squares = np.mean((moved**2).sum(axis=1))
+    assert found["msd"]["msd_Cu_A2"][-1] == pytest.approx(squares, rel=1e-9)
+    velocities = first.get_velocities()[8:] * fs
+    squares = np.mean((velocities**2).sum(axis=1))
+    assert found["vacf"]["vacf_Cu_A2_per_fs2"][0] == pytest.approx(squares, rel=1e-9)
+
+
+def test_the_centre_of_mass_rests_in_vacf_as_in_msd(tmp_path):
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat(2)
+    atoms.set_velocities(np.tile([0.01 / fs, 0.0, 0.0], (len(atoms), 1)))
+    output = {"directory": tmp_path / "run", "observe": {"vacf": {"every": 1}}}
+    simulation = Simulation(atoms, PairPotential(), output=output)
+    simulation.run(3)
+    found = np.loadtxt(tmp_path / "run/vacf.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(found[:, 1], 0.0, atol=1e-20)
 
 
 def test_going_on_with_other_observables(tmp_path):

@@ -96,6 +96,8 @@ def test_bad_input_is_named(change, message):
 
 LANGEVIN = {"type": "nvt-langevin", "temperature": 300}
 SCR = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
+BUSSI = {"type": "nvt-bussi", "temperature": 50}
+STRAIN = {"type": "strain", "axis": "c"}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,8 @@ SCR = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
             {"ensemble": {**SCR, "thermostat_time": 0.1, "barostat_time": 1}},
             ["thermostat_time", "barostat_time 1 fs .* 10 timesteps of 1 fs"],
         ),
+        ({"ensemble": {**STRAIN, "rate": 0.02}}, ["rate 0.02/fs is 2e[+]13/s.* whole run 0.2;"]),
+        ({"ensemble": {**STRAIN, "rate": -1e-5}}, []),
         ({"timestep": 0.1, "ensemble": {**LANGEVIN, "friction": 0.1}}, []),
         ({"ensemble": {**SCR, "thermostat_time": 20, "barostat_time": 100}}, []),
     ],
@@ -310,10 +314,64 @@ def test_changes_that_count_are_said(begun, folder):
     notes = [x for x in (folder / "run/log").read_text().splitlines() if x.startswith("note: ")]
     said = "differs from the input that the run began with"
     assert sorted(notes) == [
-        f"note: ensemble/temperature {said}: [50.0, 50.0] then, [60.0, 60.0] now",
+        f"note: ensemble/temperature {said}: 50 then, 60 now",
         f"note: model {said}",
         f"note: timestep {said}: 0.1 then, 0.2 now",
     ]
+
+
+def test_another_ramp_goes_over_the_steps_that_are_left(begun, folder):
+    """From where the run is; the same ramp goes on as it began, and says when it is over."""
+    log = folder / "run/log"
+
+    def heated(temperature, steps):
+        ramp = {**begun["ensemble"], "temperature": temperature}
+        run_input({**begun, "ensemble": ramp, "steps": steps}, resume=True, quiet=True)
+        return json.loads(next((folder / "run/restart").glob(f"*{steps}/*.json")).read_text())
+
+    ramp = heated([100, 20], 16)["integrator"]
+    assert (ramp["ramp_start"], ramp["ramp_steps"]) == (8, 8)
+    assert "the ramp goes from step 8 to 16\n" in log.read_text()
+    ramp = heated([100, 20], 20)["integrator"]
+    assert (ramp["ramp_start"], ramp["ramp_steps"]) == (8, 8)
+    assert "note: the ramp goes from step 8 to 16, and is over: its last values" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({}, ["velocities: drawn at 50 K; those of the structure are not used"]),
+        (
+            {"velocities": None},
+            ["velocities: those of the structure", "note: its 2 copies have the same velocities"],
+        ),
+        (
+            {"velocities": None, "replicate": 1, "ensemble": "nve"},
+            ["velocities: those of the structure", "0.001 Å/fs; this motion stays"],
+        ),
+        (
+            {"velocities": None, "replicate": 1, "ensemble": BUSSI},
+            ["velocities: those of the structure", "0.001 Å/fs; the thermostat would feed"],
+        ),
+        ({"velocities": None, "structure": "rest.extxyz"}, ["velocities: all atoms begin at rest"]),
+    ],
+    ids=["drawn", "copies", "nve", "bussi", "rest"],
+)
+def test_what_moves_the_atoms_is_said(folder, change, lines):
+    atoms = ase.io.read("cu.extxyz")
+    ase.io.write("rest.extxyz", atoms)
+    atoms.set_velocities(np.random.default_rng(1).normal(size=(len(atoms), 3)) * 0.01)
+    momentum = atoms.get_momenta().sum(axis=0) / atoms.get_masses().sum()
+    atoms.set_velocities(atoms.get_velocities() - momentum + [0.001 / fs, 0.0, 0.0])
+    ase.io.write("cu.extxyz", atoms)
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, **change, "steps": 1}, quiet=True)
+    said = (folder / "run/log").read_text().splitlines()
+    first = next(i for i, line in enumerate(said) if line.startswith("velocities: "))
+    for line, expected in zip(said[first:], lines, strict=False):
+        assert expected in line
+    moves = [line for line in said if "moves as a whole" in line]
+    assert len(moves) == any("this motion" in x or "would feed" in x for x in lines)
 
 
 def test_what_is_free_to_change_is_not_said(begun, folder):

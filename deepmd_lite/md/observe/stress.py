@@ -1,9 +1,10 @@
 """Mean stress, its autocorrelation, and the shear viscosity of a liquid.
 
 Green-Kubo: η = V / (k_B T) ∫ ⟨σ(0) σ(t)⟩ dt, averaged over five components of shear, xy, xz, yz,
-(xx − yy)/2 and (yy − zz)/2, which are alike in an isotropic liquid (Alfè & Gillan, Phys. Rev. Lett.
-81, 5161 (1998)). The integral runs with the upper limit: read it off where it is level. Its error
-is that of the mean over the five. Volume and temperature are means over the samples.
+(xx − yy)/2 and (2zz − xx − yy)/2√3, which are alike and independent in an isotropic liquid (as Alfè
+& Gillan, Phys. Rev. Lett. 81, 5161 (1998), whose fifth depends on the fourth). The integral runs
+with the upper limit: read it off where it is level. Its error is that of the mean over the five.
+Volume and temperature are means over the samples.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Stress(Correlated):
         kelvin = temperature(totals.kinetic_energy, self.system.freedom)
         self.sums += [kelvin, engine.volume, *voigt, *voigt**2]
         xx, yy, zz, yz, xz, xy = voigt
-        self.take(np.array([xy, xz, yz, 0.5 * (xx - yy), 0.5 * (yy - zz)]))
+        self.take(np.array([xy, xz, yz, 0.5 * (xx - yy), (zz - 0.5 * (xx + yy)) / np.sqrt(3)]))
 
     def result(self) -> dict[str, Table]:
         if self.lags < 2:
