@@ -19,9 +19,13 @@ RESTORED = 0.4
 """Part of what was unexplained that the right change of a label leaves at most."""
 ALLOWED = (0.6, 1.6)
 """Factors that the third order, left out here, can explain."""
-CONTRADICTED = 3.0
-"""Uncertainties by which a quarter of the pairs differ at least; below, noise may be the reason.
-In clean sets it is less than 1.7, with labels in a wrong place more than ten."""
+CONTRADICTED, MOSTLY_CONTRADICTED = 3.0, 2.0
+"""Uncertainties by which a quarter of the close pairs, or half of all, are off at least; below,
+noise may be the reason. In clean sets a quarter is off by less than 1.7, with labels in a wrong
+place by more than ten."""
+CLOSE = 0.2
+"""Å, root mean square displacement of pairs along which the third order is small. Molecules that
+turn go farther, and a quarter of their pairs may be off by 3 uncertainties."""
 
 
 @dataclass
@@ -117,7 +121,11 @@ class Works:
     def contradicted(self, label: int) -> bool:
         """Whether the differences are farther from the works than noise explains."""
         factors = [self.fitted[k] if self.right(k) else 1.0 for k in (FORCE, VIRIAL)]
-        return self.misfit(label, np.array(factors)) >= CONTRADICTED
+        off = np.abs(self.differences - self.works @ np.array(factors))
+        own = self.own[:, label]
+        close = own & (self.pairs.moved < CLOSE**2 * self.pairs.n_atoms)
+        some = close.sum() >= LEAST_PAIRS and np.quantile(off[close], 0.75) >= CONTRADICTED
+        return bool(some or np.median(off[own]) >= MOSTLY_CONTRADICTED)
 
 
 def allowed(factor: float) -> bool:

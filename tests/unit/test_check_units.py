@@ -146,3 +146,37 @@ def test_forces_of_other_atoms_where_the_virials_are_right(tmp_path):
 
     findings = found(tmp_path, strained(), shuffled)
     assert {c for c in findings if "untested" not in c} == {"force-order"}
+
+
+@cache
+def alloy(n=80):
+    """Random alloys of four elements in strained cells."""
+    rng = np.random.default_rng(4)
+    frames = []
+    for _ in range(n):
+        atoms = bulk("Cu", a=3.85, cubic=True) * 2
+        atoms.symbols[:] = rng.choice(["Ag", "Au", "Cu", "Pd"], len(atoms))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))), True)
+        atoms.positions += 0.06 * rng.normal(size=atoms.positions.shape)
+        frames.append(labelled(atoms))
+    return frames
+
+
+@pytest.mark.parametrize(("offset", "severity"), [(0.0, None), (2.0, "warning"), (10.0, "error")])
+def test_the_zero_of_one_element_in_half_of_an_alloy(offset, severity, tmp_path):
+    """As of another pseudopotential: named with its frames, and nothing in the clean set."""
+
+    def shifted(i, results, atoms):
+        return {"energy": results["energy"] + offset * (atoms.numbers == 46).sum() * (i < 40)}
+
+    findings = found(tmp_path, alloy(), shifted)
+    findings = {code: f for code, f in findings.items() if f.severity != "note"}
+    if severity is None:
+        assert not findings
+        return
+    assert set(findings) == {"energy-zeros"}
+    finding = findings["energy-zeros"]
+    assert finding.severity == severity
+    assert "eV for each Pd atom" in finding.what
+    numbers = {int(frame.rpartition(" ")[2]) for frame in finding.frames}
+    assert numbers in (set(range(40)), set(range(40, 80)))
