@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import offsets
 from .finding import Finding, counted, named
 from .survey import Survey, robust_fit, spread
 
@@ -39,6 +40,8 @@ class Explained:
     """(n,) eV/atom left by the constants."""
     by_shape: np.ndarray
     """(n,) eV/atom left by constants and fingerprints."""
+    columns: np.ndarray
+    """(n, k) what `by_shape` is fitted with: shares of the elements, then fingerprints."""
 
 
 def explain(survey: Survey, which: np.ndarray) -> Explained:
@@ -49,7 +52,7 @@ def explain(survey: Survey, which: np.ndarray) -> Explained:
     constants, _ = robust_fit(shares, per_atom)
     left = per_atom - shares @ constants
     if len(which) < 2 * LEAST_FRAMES:
-        return Explained(which, left, left)
+        return Explained(which, left, left, shares)
     shape = survey.geometry.fingerprint[which]
     shape = shape - np.median(shape, axis=0)
     size = shape.std(axis=0)
@@ -61,8 +64,8 @@ def explain(survey: Survey, which: np.ndarray) -> Explained:
         coefficients, _ = robust_fit(columns, per_atom)
         by_shape = per_atom - columns @ coefficients
     else:
-        by_shape = left
-    return Explained(which, left, by_shape)
+        columns, by_shape = shares, left
+    return Explained(which, left, by_shape, columns)
 
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
@@ -71,6 +74,7 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     if len(explained.which) < LEAST_FRAMES:
         return
     zeros = list(_zeros_of_systems(survey, explained)) or list(_two_levels(survey, explained))
+    zeros = zeros or list(_zeros_of_elements(survey, explained))
     yield from zeros
     if not zeros:
         yield from _outliers(survey, explained)
@@ -184,6 +188,30 @@ def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:
             ONE_ZERO,
             frames,
         )
+
+
+def _zeros_of_elements(survey: Survey, explained: Explained) -> Iterator[Finding]:
+    """An element whose zero differs in a block of the frames, in the order of the files."""
+    which = explained.which
+    found = offsets.of_block(
+        survey.energy[which] / survey.n_atoms[which],
+        explained.columns,
+        n_elements=len(survey.elements),
+        typical=survey.geometry.typical[which],
+    )
+    if found is None or abs(found.offset) < ZERO_WARNING:
+        return
+    frames = survey.sources(which[found.block])
+    yield Finding(
+        "error" if abs(found.offset) > ZERO_ERROR else "warning",
+        "energy-zeros",
+        f"{frames[0]} to {frames[-1]}: energies fit those of the other "
+        f"{counted(len(which) - len(frames), 'frame')}, of like compositions and structures, with "
+        f"{found.offset:+.2f} ± {found.error:.2f} eV for each {survey.elements[found.element]} "
+        "atom, expected 0",
+        f"look for another pseudopotential of {survey.elements[found.element]}; {ONE_ZERO}",
+        frames,
+    )
 
 
 def _outliers(survey: Survey, explained: Explained) -> Iterator[Finding]:

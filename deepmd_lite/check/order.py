@@ -1,52 +1,180 @@
-"""Forces of other atoms, components or frames: differences of energy do not follow from them."""
+"""Energies that do not follow from forces or virials: which of the two is at fault, and why.
+
+Where one label explains the energies and the other does not, it is the other. Where neither does,
+exchanges of atoms, components, frames and signs are tried on each; the one that restores them is
+the mistake. Failing that, pairs along which one label hardly counts tell of the other alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
-from .finding import Finding
-from .pairs import Pairs, moved_between
-from .survey import Survey, correlation
+from .finding import Finding, counted
+from .pairs import moved_between
+from .survey import Survey
+from .virials import SHEAR_ORDER, better_signs, shear_change, swapped
+from .works import CONTRADICTED, CORRELATION, FORCE, LABELS, LEAST_PAIRS, RESTORED, VIRIAL, Works
 
-CORRELATION = 0.85
-"""Below it the work of the forces does not explain the energies."""
-UNRELATED = 0.4
-"""Below it, by two standard errors, the two have nothing to do with one another: an error."""
-CONTRADICTED = 2.0
-"""Uncertainties by which work and energies differ at the median; below, noise may be the reason.
-In clean sets it is less than one half, with misplaced forces more than ten."""
+UNRELATED, RELATED = 0.4, 0.6
+"""Correlations below and above which, by two standard errors, a label has nothing, or much, to do
+with the energies."""
+NEGLIGIBLE = 0.3
+"""Part of the work of a label that the other one may do at most where it is tested alone."""
+LOOK = {
+    None: "look whether forces or virials are in another order, of another frame, or of another "
+    "sign in some frames",
+    FORCE: "look whether the forces are in another order of atoms, of another frame or of the "
+    "wrong sign",
+    VIRIAL: "look whether the virials are in another order, of another frame, or of another sign "
+    "in some frames",
+}
+PER_ATOM = "this looks like energies per atom: multiply them by the number of atoms"
+NAMES = {FORCE: "forces", VIRIAL: "virials"}
 
 Forces = Callable[[int], np.ndarray | None]
 
 
-def misplaced(pairs: Pairs, left: np.ndarray, survey: Survey, name: str) -> Finding | None:
-    """What `left` tells where it does not follow from the forces; None where it does, or is noise.
+@dataclass
+class Exchange:
+    """A change of one label, and the works with it."""
 
-    `pairs`: P pairs with work of the forces; `left` (P,): what the virials leave of the differences
-    of energy, over the uncertainty.
-    """
-    work = pairs.force_work / pairs.uncertainty
-    found = abs(correlation(work, left))
-    if found >= CORRELATION or np.median(np.abs(left - work)) < CONTRADICTED:
+    label: int | None
+    """None for the energies."""
+    code: str
+    do: str
+    works: Works
+    frames: tuple[str, ...] = ()
+    """Those concerned, where not all are."""
+
+
+def misplaced(works: Works, survey: Survey, name: str) -> Finding | None:
+    """The label that energies do not follow from; None where they do, or noise is the reason."""
+    labels = [k for k in (FORCE, VIRIAL) if works.enough(k) and not works.tested(k)]
+    labels = [k for k in labels if works.contradicted(k)]
+    if not labels:
         return None
-    meaning = _where_they_belong(pairs, left, survey)
-    # Fisher's transformation; of pairs that share frames only so many are independent
-    n_frames = len(np.union1d(pairs.first, pairs.second))
-    above = np.tanh(np.arctanh(found) + 2.0 / np.sqrt(max(1, min(n_frames, len(pairs)) - 3)))
-    return Finding(
-        "error" if meaning or above < UNRELATED else "warning",
-        "force-order",
-        f"{name}: differences of energy of {len(pairs)} near pairs of frames do not follow from "
-        f"the forces (correlation {found:.2f}, expected above {CORRELATION})",
-        meaning or "look whether the forces are in another order of atoms or of another frame",
+    exchange = _restoring(works, labels, survey)
+    label, found = _at_fault(works, labels, survey)
+    if exchange is not None:
+        label = exchange.label
+        found = works.explained if label is None else works.correlated(label)
+    own = works.pairs if label is None else works.pairs.chosen(works.own[:, label])
+    sure = exchange is not None or _bounds(abs(found), works)[1] < UNRELATED
+    where = "forces and virials" if label is None else f"the {NAMES[label]}"
+    what = (
+        f"{name}: differences of energy of {len(own)} near pairs of frames do not follow from "
+        f"{where} (correlation {found:.2f}, expected above {CORRELATION})"
     )
+    if exchange is not None:
+        return Finding("error", exchange.code, what, exchange.do, exchange.frames)
+    code = "labels-contradict" if label is None else ("force-order", "virial-order")[label]
+    return Finding("error" if sure else "warning", code, what, LOOK[label])
 
 
-def _where_they_belong(pairs: Pairs, left: np.ndarray, survey: Survey) -> str:
-    """The exchange that makes forces explain energies, in words; empty if none of those tried."""
+def _bounds(found: float, works: Works) -> tuple[float, float]:
+    """Of a correlation, two standard errors below and above (Fisher's transformation)."""
+    # of pairs that share frames only so many are independent
+    n_frames = len(np.union1d(works.pairs.first, works.pairs.second))
+    error = 2.0 / np.sqrt(max(1, min(n_frames, len(works)) - 3))
+    middle = np.arctanh(min(found, 0.999))
+    return float(np.tanh(middle - error)), float(np.tanh(middle + error))
 
+
+def _at_fault(works: Works, labels: list[int], survey: Survey) -> tuple[int | None, float]:
+    """The label at fault, None where none can be singled out, and its correlation."""
+    for label in labels:
+        if works.right(1 - label) or not works.enough(1 - label):
+            return label, works.correlated(label)
+    for label in labels:
+        alone = _alone(works, label, survey)
+        if alone is None:
+            continue
+        if abs(alone.correlated(label)) >= CORRELATION:
+            return 1 - label, works.correlated(1 - label)
+        if alone.misfit(label, np.ones(2)) >= CONTRADICTED:
+            return label, alone.correlated(label)
+    found = [works.correlated(label) for label in (FORCE, VIRIAL)]
+    for label in labels:
+        without, other = found[label], found[1 - label]
+        if _bounds(abs(without), works)[1] < UNRELATED and _bounds(other, works)[0] > RELATED:
+            return label, without
+    return None, works.explained
+
+
+def _alone(works: Works, label: int, survey: Survey) -> Works | None:
+    """The pairs along which the other label does next to no work, whatever its order and sign."""
+    pairs = works.pairs
+    if label == FORCE:
+        size = np.array(
+            [0.0 if f.virial is None else np.linalg.norm(f.virial) for f in survey.frames]
+        )
+        way = np.linalg.norm(pairs.strain, axis=(1, 2)) * works.own[:, VIRIAL]
+    else:
+        size = np.array(
+            [0.0 if f.forces is None else np.linalg.norm(f.forces) for f in survey.frames]
+        )
+        way = np.sqrt(pairs.moved)
+    most = 0.5 * (size[pairs.first] + size[pairs.second]) * way / pairs.uncertainty
+    telling = works.own[:, label] & (most < NEGLIGIBLE * np.abs(works.works[:, label]))
+    return works.chosen(telling) if telling.sum() >= LEAST_PAIRS else None
+
+
+def _restoring(works: Works, labels: list[int], survey: Survey) -> Exchange | None:
+    """The exchange after which forces and virials explain the energies; None if none of those."""
+    for label in labels:
+        other = works.with_work(label, -works.works[:, label])
+        left = other.misfit(label, np.ones(2))
+        if left < min(CONTRADICTED, RESTORED * works.misfit(label, np.ones(2))):
+            do = f"the {NAMES[label]} have the wrong sign: change it"
+            return Exchange(label, f"{LABELS[label]}-sign", do, other)
+    tried = [Exchange(None, "energy-unit", PER_ATOM, works.per_atom())]
+    if VIRIAL in labels:
+        tried += _virials(works, survey)
+    if FORCE in labels:
+        tried += _forces(works, survey)
+    best = min(tried, key=lambda exchange: exchange.works.unexplained)
+    if best.label is None:
+        fits = best.works.explained >= CORRELATION
+        good = fits and not any(best.works.contradicted(label) for label in labels)
+    else:
+        good = best.works.tested(best.label) and best.works.fitted[best.label] > 0
+    return best if good and best.works.unexplained < RESTORED * works.unexplained else None
+
+
+def _virials(works: Works, survey: Survey) -> Iterator[Exchange]:
+    pairs, given = works.pairs, works.works[:, VIRIAL]
+    bad, signed = better_signs(works, survey)
+    frames = np.union1d(pairs.first, pairs.second)
+    yield Exchange(
+        VIRIAL,
+        "virial-sign",
+        f"the virials of {counted(len(bad), 'frame')} of {len(frames)} fit with the other sign",
+        works.with_work(VIRIAL, signed),
+        survey.sources(bad),
+    )
+    for order in permutations(range(3)):
+        yield Exchange(
+            VIRIAL,
+            "virial-order",
+            f"the shear components are in another order ({swapped(order)}): {SHEAR_ORDER}",
+            works.with_work(VIRIAL, given + shear_change(works, order)),
+        )
+    for factor, do in (
+        (pairs.volume, "a stress in place of the virial: multiply it by the volume"),
+        (1 / pairs.volume, "virials multiplied by the volume once too often: divide them by it"),
+        (pairs.n_atoms, "virials of one atom: multiply them by the number of atoms"),
+    ):
+        work = np.where(works.own[:, VIRIAL], given * factor, 0.0)
+        yield Exchange(
+            VIRIAL, "virial-unit", f"this looks like {do}", works.with_work(VIRIAL, work)
+        )
+
+
+def _forces(works: Works, survey: Survey) -> Iterator[Exchange]:
     def forces(k: int) -> np.ndarray:
         return np.asarray(survey.frames[k].forces)
 
@@ -73,13 +201,15 @@ def _where_they_belong(pairs: Pairs, left: np.ndarray, survey: Survey) -> str:
         "the forces are those of the frame before": of_frame(1),
         "the forces are those of the frame after": of_frame(-1),
     }
-    explained = {what: _explained(pairs, left, survey, other) for what, other in tried.items()}
-    best = max(explained, key=lambda what: explained[what])
-    return best if explained[best] >= CORRELATION else ""
+    for what, other in tried.items():
+        changed = _with_forces(works, survey, other)
+        if changed is not None:
+            yield Exchange(FORCE, "force-order", what, changed)
 
 
-def _explained(pairs: Pairs, left: np.ndarray, survey: Survey, other: Forces) -> float:
-    """Correlation of `left` with the work of `other` forces; 0 where few pairs have those."""
+def _with_forces(works: Works, survey: Survey, other: Forces) -> Works | None:
+    """The works with `other` forces; None where few pairs have those."""
+    pairs = works.pairs
     work = np.full(len(pairs), np.nan)
     for p, (i, j) in enumerate(zip(pairs.first, pairs.second, strict=True)):
         first, second = other(int(i)), other(int(j))
@@ -87,6 +217,8 @@ def _explained(pairs: Pairs, left: np.ndarray, survey: Survey, other: Forces) ->
             moved = moved_between(survey.frames[i], survey.frames[j])
             work[p] = -0.5 * float(((first + second) * moved).sum())
     has = np.isfinite(work)
-    if has.sum() < max(12, 0.5 * len(pairs)):
-        return 0.0
-    return correlation((work / pairs.uncertainty)[has], left[has])
+    if has.sum() < max(LEAST_PAIRS, 0.5 * len(pairs)):
+        return None
+    own = replace(works, works=works.works.copy())
+    own.works[:, FORCE] = work / pairs.uncertainty
+    return own.chosen(has)

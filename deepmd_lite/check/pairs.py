@@ -56,6 +56,8 @@ class Pairs:
     """(P,)."""
     volume: np.ndarray
     """(P,) mean, Å³."""
+    moved: np.ndarray
+    """(P,) Σ δ², Å²."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -98,22 +100,14 @@ def near_pairs(survey: Survey, frames: np.ndarray) -> Pairs:
     if len(rows) > MOST_PAIRS:
         spread = np.linspace(0, len(rows) - 1, MOST_PAIRS).astype(int)
         rows = [rows[i] for i in spread]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 11
-    _, first, second, difference, work, uncertainty, curvature, virial, strain, n_atoms, volume = (
-        columns
-    )
-    return Pairs(
-        np.array(first, dtype=int),
-        np.array(second, dtype=int),
-        np.array(difference, dtype=float),
-        np.array(work, dtype=float),
-        np.array(uncertainty, dtype=float),
-        np.array(curvature, dtype=float),
-        np.array(virial, dtype=float).reshape(-1, 3, 3),
-        np.array(strain, dtype=float).reshape(-1, 3, 3),
-        np.array(n_atoms, dtype=float),
-        np.array(volume, dtype=float),
-    )
+    names = list(Pairs.__dataclass_fields__)
+    values = list(zip(*rows, strict=True))[1:] if rows else [()] * len(names)
+    columns = {name: np.array(v, dtype=float) for name, v in zip(names, values, strict=True)}
+    for name in ("first", "second"):
+        columns[name] = columns[name].astype(int)
+    for name in ("virial", "strain"):
+        columns[name] = columns[name].reshape(-1, 3, 3)
+    return Pairs(**columns)
 
 
 def _of_group(survey: Survey, members: list[int]) -> list[tuple[Any, ...]]:
@@ -203,4 +197,6 @@ def _work(a: Frame, b: Frame) -> tuple[Any, ...] | None:
         second += float(((b.virial - a.virial) * strain).sum())
     uncertainty = THIRD_ORDER * 0.5 * abs(second) + RESOLUTION * np.sqrt(a.n_atoms)
     difference = float(energy_b - energy_a)
-    return farthest, difference, work, uncertainty, curvature, virial, strain, a.n_atoms, volume
+    size = float((moved**2).sum())
+    fields = (difference, work, uncertainty, curvature, virial, strain, a.n_atoms, volume, size)
+    return farthest, *fields

@@ -15,6 +15,7 @@ from copper import copper, settings
 from deepmd_lite.check import check_data, findings_in_sample, order
 from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
 from deepmd_lite.check.survey import Survey, robust_fit
+from deepmd_lite.check.works import Works
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System, load
 from deepmd_lite.system import InputError
@@ -53,7 +54,8 @@ def test_clean_real_sets(name):
 def test_the_silicon_set_is_clean():
     names = ("train", "validation", "test")
     report = check_data({name: [SILICON / f"{name}.extxyz"] for name in names})
-    assert {f.code for f in report.findings} <= {"cell-small", "force-untested", "virial-untested"}
+    untested = {f"{label}-untested" for label in ("force", "virial", "virial-order")}
+    assert {f.code for f in report.findings} <= {"cell-small", *untested}
     assert not report.failed(strict=True)
 
 
@@ -280,7 +282,7 @@ def test_names_that_are_no_elements(tmp_path):
 def pairs_of(first, second):
     """Pairs of which nothing is known but their frames."""
     none, matrices = np.zeros(len(first)), np.zeros((len(first), 3, 3))
-    return Pairs(first, second, none, none, none, none, matrices, matrices, none, none)
+    return Pairs(first, second, none, none, none, none, matrices, matrices, none, none, none)
 
 
 def test_the_error_of_a_mean_over_pairs_without_a_common_frame():
@@ -293,11 +295,12 @@ def test_the_error_of_a_mean_over_pairs_without_a_common_frame():
 @pytest.mark.parametrize(("n", "severity"), [(18, "warning"), (200, "error")])
 def test_few_pairs_that_seem_unrelated_refuse_no_data(n, severity, monkeypatch):
     """Of eighteen a correlation of nothing is not told from one of 0.5."""
-    monkeypatch.setattr(order, "_where_they_belong", lambda *_: "")
+    monkeypatch.setattr(order, "_restoring", lambda *_: None)
     random = np.random.default_rng(4)
     pairs = pairs_of(np.arange(n), np.arange(n, 2 * n))
     pairs.force_work, pairs.uncertainty = random.normal(size=n), np.full(n, 0.1)
-    found = order.misplaced(pairs, random.normal(size=n) * 10, None, "a")
+    pairs.difference = random.normal(size=n)
+    found = order.misplaced(Works.of(pairs), None, "a")
     assert (found.severity, found.code) == (severity, "force-order")
 
 
