@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as e:
         print(f"dpl {args.verb}: error: out of memory: {e}", file=sys.stderr)
         return 1
+    except RuntimeError as e:
+        if type(e).__name__ != "OutOfMemoryError":  # torch's, of a GPU
+            raise
+        print(f"dpl {args.verb}: error: out of memory: {str(e).splitlines()[0]}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"dpl {args.verb}: interrupted", file=sys.stderr)
         return 130

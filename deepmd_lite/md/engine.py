@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..deviation import listed, place_of
+from ..kernels.cuda import SMALL
 from ..system import LocalEnv
 from .coincident import atoms_named
 from .comm import Communicator
@@ -123,6 +124,8 @@ class Engine:
         """Atoms to their owners, ghosts around them, and a new list."""
         # At the peak of memory: the old list would be most of it, and old forces are of no use.
         self.env, self.forces = _no_env(), self.forces[:0].clone()
+        if self.place.type == "cuda" and len(self.state) > SMALL:
+            torch.cuda.empty_cache()  # or what stays would lie where the next list must go
         with self.stopwatch("communicate"):
             state = self.halo.migrate(self.state.to(CPU))
             self._present, state.built = state.built, state.positions.clone()

@@ -155,7 +155,7 @@ def closest_pair(env: LocalEnv) -> tuple[float, int, int]:
     Infinite, and rows of −1, where there are no pairs.
     """
     nearest, offsets = (np.inf, -1, -1), env.offsets.cpu()
-    for pairs in pairs_of(env):
+    for pairs in pairs_of(env, env.positions.device):
         if not len(pairs.squares):
             continue
         squared, k = pairs.squares.min(dim=0)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from ..system import LocalEnv
+from .state import CPU
 
-ENTRIES = 2**16
-"""Of the neighbour list taken at a time: what fits a cache."""
+ENTRIES, ENTRIES_OF_GPU = 2**16, 2**22
+"""Of the neighbour list taken at a time: what fits a cache, and what keeps a GPU busy."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,22 @@ class Pairs:
         return torch.repeat_interleave(values[self.first : self.last], self.lengths)
 
 
-def pairs_of(env: LocalEnv) -> Iterator[Pairs]:
-    """All rows of a list in blocks, on the host. One coordinate after the other takes half the time
-    of three."""
-    coordinates, row = env.positions.cpu().T.contiguous(), 0
+def pairs_of(env: LocalEnv, place: torch.device = CPU) -> Iterator[Pairs]:
+    """All rows of a list in blocks, on the device `place`. One coordinate after the other takes
+    half the time of three."""
+    coordinates, row = env.positions.to(place).T.contiguous(), 0
     offsets = env.offsets.cpu()
+    entries = ENTRIES if place.type == "cpu" else ENTRIES_OF_GPU
     while row < env.n_local:
         begin = int(offsets[row])
-        end = int(torch.searchsorted(offsets, begin + ENTRIES, right=True)) - 1
+        end = int(torch.searchsorted(offsets, begin + entries, right=True)) - 1
         end = min(max(end, row + 1), env.n_local)
-        neighbors = env.indices[begin : int(offsets[end])].cpu()
-        lengths = offsets[row : end + 1].diff()
-        squares = torch.zeros(len(neighbors), dtype=torch.float64)
+        neighbors = env.indices[begin : int(offsets[end])].to(place)
+        lengths = offsets[row : end + 1].diff().to(place)
+        squares = torch.zeros(len(neighbors), dtype=torch.float64, device=place)
         for x in coordinates:
-            d = x.index_select(0, neighbors) - torch.repeat_interleave(x[row:end], lengths)
+            centres = torch.repeat_interleave(x[row:end], lengths, output_size=len(neighbors))
+            d = x.index_select(0, neighbors) - centres
             squares.addcmul_(d, d)
         yield Pairs(row, end, lengths, neighbors, squares)
         row = end

@@ -66,8 +66,8 @@ def assert_same(device, found, expected):
             assert torch.equal(p, q), name
             for key, value in expected.optimizer.state[q].items():
                 assert torch.equal(state[key].cpu(), value.cpu()), (name, key)
-        else:  # bases may have other signs
-            assert torch.allclose(p, q, rtol=0, atol=1e-7), name
+        else:  # bases may have other signs, and float32 other roundings; a step is 0.01
+            assert torch.allclose(p, q, rtol=0, atol=1e-5), name
 
 
 def assert_in_place(weights, place):

@@ -55,7 +55,7 @@ def test_a_preset_is_a_whole_input(data, preset):
     assert found.model.precision == "float32"
     assert found.learning_rate.stop_lr == values["learning_rate"]["stop_lr"]
     assert found.training.numb_steps == values["training"]["numb_steps"]
-    assert found.training.training_data.batch_size == "auto:400"
+    assert found.training.training_data.batch_size == "auto:128"
     assert found.loss.trains_virials
 
 

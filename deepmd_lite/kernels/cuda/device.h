@@ -41,6 +41,7 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
 namespace dpl {
 
 constexpr int kWarp = 32;
+constexpr int kEdges = 128;  // of an atom that a block has in hand at a time, one in each thread
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr double kCoincident = 1e-6 * 1e-6;  // Å²
 constexpr uint64_t kNone = ~uint64_t(0);     // no fault, in a report

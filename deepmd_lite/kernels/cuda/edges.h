@@ -9,9 +9,8 @@
 namespace dpl {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kEdges;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kEdges = kThreads;  // in hand
 constexpr int32_t kNoBin = INT32_MAX;
 
 // The arguments of a call, in the precision of its arithmetic.
@@ -71,7 +70,7 @@ void with_kind(const dpl_environment& env, const dpl_table& table, Body body) {
 
 // What a block holds in shared memory beside arrays of the size of the features; rows of C columns.
 template <int C, class real>
-struct Hand {
+struct alignas(16) Hand {
   static constexpr int runs =
       kThreads / C;  // whose sums are in hand: a thread sums one column of one
   static constexpr int run_size = kPowers * C;
@@ -79,7 +78,7 @@ struct Hand {
   real t[kEdges], row[C][kEdges];              // in the order of runs
   real mean[C], scale[C];                      // of the centre's type
   int32_t waiting[2 * kEdges];                 // neighbours within the cutoff, not yet in hand
-  int32_t bin[kEdges];                         // of each thread's edge
+  int32_t bin[kEdges];                         // of each thread's edge, times kEdges, plus thread
   int32_t sorted_bin[kEdges], run_of[kEdges];  // in the order of runs
   int32_t run_bin[kEdges], run_first[kEdges + 1];
   int32_t warp_count[kWarps];
@@ -187,15 +186,18 @@ __device__ bool take(const Job<real>& job, Hand<C, real>& hand, Centre& centre,
   look(job, hand, centre);
   const int tid = int(threadIdx.x), n = min(centre.n_waiting, kEdges);
   if (n == 0) return false;
-  int32_t bin = kNoBin;
-  if (tid < n) bin = measure(job, hand, centre, edge);
-  hand.bin[tid] = bin;
+  int32_t bin = 0, key = kNoBin;
+  if (tid < n) {
+    bin = measure(job, hand, centre, edge);
+    key = bin * kEdges + tid;
+  }
+  hand.bin[tid] = key;
   __syncthreads();
   if (kEdges + tid < centre.n_waiting) hand.waiting[tid] = hand.waiting[kEdges + tid];
   centre.n_waiting -= n;
 
   int place = 0;  // edges of the same bin stay in the order of the list
-  for (int k = 0; k < n; ++k) place += hand.bin[k] < bin || (hand.bin[k] == bin && k < tid);
+  for (int k = 0; k < n; ++k) place += hand.bin[k] < key;
   edge.place = place;
   if (tid < n) {
     hand.sorted_bin[place] = bin;

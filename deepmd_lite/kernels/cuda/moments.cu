@@ -28,7 +28,7 @@ __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
   while (take(job, hand, centre, edge)) {
     const bool mine = tid < centre.n_edges;
     if (mine) atomicAdd(&counted[job.atoms.rows.types[edge.neighbor]], 1);
-    const bool beyond = mine && (hand.bin[tid] + 1) % job.n_intervals == 0;
+    const bool beyond = mine && (hand.bin[tid] / kEdges + 1) % job.n_intervals == 0;
     const unsigned ballot = __ballot_sync(kAllLanes, beyond);
     if (lane() == 0 && ballot != 0)
       atomicAdd(reinterpret_cast<unsigned long long*>(&job.report->beyond),
@@ -46,13 +46,26 @@ __global__ void moments_kernel(Job<real> job, real* moments, int32_t* counts) {
     counts[int64_t(blockIdx.x) * job.n_types + b] = counted[b];
 }
 
-// Sums 24 or 32 numbers over the lanes of a warp: halves change places until each lane holds the
-// total of one of them, whose place it returns; -1 in lanes that are left over.
+// Numbers of 16 bytes, read at once.
+template <class real>
+struct alignas(16) Pack {
+  static constexpr int n = 16 / int(sizeof(real));
+  real v[n];
+};
+template <class real>
+__device__ Pack<real> packed(const real* from) {
+  return *reinterpret_cast<const Pack<real>*>(from);
+}
+
+constexpr int kLanesOfRun = 8, kRunsOfWarp = kWarp / kLanesOfRun;
+
+// Sums 24 or 32 numbers over the lanes of a run: halves change places until each lane holds the
+// totals of an eighth of them, whose first place it returns.
 template <int n, class real>
 __device__ int sum_over_lanes(real* v) {
-  static_assert(n == 24 || n == 32, "halved three times, then three or four numbers");
+  static_assert(n % 8 == 0, "halved three times");
   int place = 0;
-  for (int half = n / 2, offset = kWarp / 2; offset >= 4; half /= 2, offset /= 2) {
+  for (int half = n / 2, offset = kLanesOfRun / 2; offset > 0; half /= 2, offset /= 2) {
     const bool upper = lane() & offset;
     for (int k = 0; k < half; ++k) {
       const real given = upper ? v[k] : v[half + k];
@@ -60,40 +73,38 @@ __device__ int sum_over_lanes(real* v) {
     }
     place += upper ? half : 0;
   }
-  if (n == 24) v[3] = 0;
-  for (int half = 2; half > 0; half /= 2) {
-    const bool upper = lane() & half;
-    for (int k = 0; k < half; ++k) {
-      const real given = upper ? v[k] : v[half + k];
-      v[k] = (upper ? v[half + k] : v[k]) + __shfl_xor_sync(kAllLanes, given, half);
-    }
-  }
-  return n == 24 && (lane() & 3) == 3 ? -1 : place + (lane() & 3);
+  return place;
 }
 
-// P_kc of the runs [first, first + Hand::runs) for the columns [First, First + N), one run in each
-// warp; gradient (C, n_features).
+// P_kc of the runs [first, first + Hand::runs) for the columns [First, First + N), four runs in
+// each warp; gradient (C, n_features).
 template <int First, int N, int C, class real>
 __device__ void collect_columns(const Job<real>& job, Hand<C, real>& hand, const Centre& centre,
                                 int first, const real* gradient) {
-  constexpr int size = kPowers * N, padded = (size + 7) / 8 * 8;
+  constexpr int size = kPowers * N, padded = (size + 7) / 8 * 8, step = Pack<real>::n;
   const int n_m = job.n_features, last = min(centre.n_runs, first + hand.runs);
-  for (int run = first + int(threadIdx.x) / kWarp; run < last; run += kWarps) {
+  const int begin = first + int(threadIdx.x) / kWarp * kRunsOfWarp;
+  for (int base = begin; base < last; base += kWarps * kRunsOfWarp) {
+    const int run = min(base + lane() / kLanesOfRun, last - 1);
     const real* table = job.coefficients + int64_t(hand.run_bin[run]) * kPowers * n_m;
     real total[padded] = {};
-    for (int m = lane(); m < n_m; m += kWarp) {
-      real g[N];
-      for (int c = 0; c < N; ++c) g[c] = gradient[(First + c) * n_m + m];
+    for (int m = lane() % kLanesOfRun * step; m < n_m; m += kLanesOfRun * step) {
+      Pack<real> g[N];
+      for (int c = 0; c < N; ++c) g[c] = packed(gradient + (First + c) * n_m + m);
       for (int k = 0; k < kPowers; ++k) {
-        const real coefficient = table[k * n_m + m];
-        for (int c = 0; c < N; ++c) total[k * N + c] += coefficient * g[c];
+        const Pack<real> coefficient = packed(table + k * n_m + m);
+        for (int c = 0; c < N; ++c)
+          for (int p = 0; p < step; ++p) total[k * N + c] += coefficient.v[p] * g[c].v[p];
       }
     }
     const int place = sum_over_lanes<padded>(total);
-    if (place < 0 || place >= size) continue;
-    const int k = place / N, c = place % N;
-    const bool counts = k < powers_of(job, hand.run_bin[run]);
-    hand.sums[run - first][k * C + First + c] = counts ? total[0] : real(0);
+    if (base + lane() / kLanesOfRun >= last) continue;
+    const int powers = powers_of(job, hand.run_bin[run]);
+    for (int q = 0; q < padded / 8; ++q) {
+      const int k = (place + q) / N, c = (place + q) % N;
+      if (place + q < size)
+        hand.sums[run - first][k * C + First + c] = k < powers ? total[q] : real(0);
+    }
   }
 }
 

@@ -157,7 +157,9 @@ __global__ void rows_kernel(int64_t n_all, int64_t n_local, double limit, Cells 
         int32_t own[3];
         cell_of(cells, y, own);
         const double dx = y[0] - x[0], dy = y[1] - x[1], dz = y[2] - x[2];
-        const double r2 = dx * dx + dy * dy + dz * dz;
+        // not left to the compiler, which might round otherwise where the list is counted and
+        // filled
+        const double r2 = fma(dz, dz, fma(dy, dy, dx * dx));
         inside = r2 < limit && own[0] == cell[0] && own[1] == cell[1] && own[2] == cell[2];
         if (!write && inside && r2 < kCoincident) {
           const int32_t j = s.atom[place];

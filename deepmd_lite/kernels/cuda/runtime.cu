@@ -126,7 +126,8 @@ dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
   if (table.n_tables != expected)
     return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
                 (long long)expected, env.n_types, table.n_tables);
-  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
+  // times the edges in hand, of which kernels make one number to sort by
+  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX / kEdges)
     return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
   if (degree_of(env.n_columns) == 0)
     return fail(DPL_INVALID_ARGUMENT, "expected (l + 1)² columns for l of 1 to %d, found %d",
