@@ -25,6 +25,8 @@ FAR_OFF = 10.0
 KINETIC_STRAIN, STIFF = 0.04, 0.03
 """Largest relative change of volume, and largest curvature (eV/atom), of pairs that the kinetic
 part is sought in."""
+MOST_FRAMES = 1000
+"""In which signs are sought: the time grows with the cube of their number."""
 SWEEPS, CLEARLY = 30, 0.8
 """Rounds in which signs of frames are sought, and the part of what pairs are off with the given
 sign that the other one leaves at most."""
@@ -95,6 +97,8 @@ def better_signs(works: Works, survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     pairs = works.pairs
     numbers, ends = np.unique([pairs.first, pairs.second], return_inverse=True)
     ends = ends.reshape(2, -1)
+    if len(numbers) > MOST_FRAMES:
+        return numbers[:0], works.works[:, VIRIAL]
     share = -0.5 * pairs.strain / pairs.uncertainty[:, None, None]
     known = (survey.frames[k].virial for k in numbers)
     virials = np.array([np.zeros((3, 3)) if virial is None else virial for virial in known])
