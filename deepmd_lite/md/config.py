@@ -180,7 +180,7 @@ class MdConfig(Settings):
                 f"friction {e.friction:g}/fs makes atoms forget their velocities within a timestep "
                 f"or two of {self.timestep:g} fs; its unit is 1/fs, not 1/ps"
             )
-        if abs(e.rate or 0.0) > FAST_STRAIN:
+        if e.rate is not None and abs(e.rate) > FAST_STRAIN:
             found.append(
                 f"rate {e.rate:g}/fs is {abs(e.rate) * 1e15:.0e}/s, and the strain of the whole "
                 f"run {e.rate * self.timestep * self.steps:g}; its unit is 1/fs, not 1/ps or 1/s"
