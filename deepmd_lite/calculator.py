@@ -53,11 +53,14 @@ class Calculator(AseCalculator):
     cell has strained, far enough to need a new one. `stresses` are those of
     `model.atomic_virials`, computed only when they are asked for; their sum is the stress.
 
-    A process that has computed with several threads must not fork (OpenMP's rule, torch's as
-    well): its children would wait for ever. `multiprocessing` with `spawn` works, so does a fork
-    with OMP_NUM_THREADS=1.
+    As any calculator of ASE it remembers the last structure: threads of a program take one each,
+    which may share a model that was loaded once. A process that has computed with several threads
+    must not fork (OpenMP's rule, torch's as well): its children would wait for ever.
+    `multiprocessing` with `spawn` works, so does a fork with OMP_NUM_THREADS=1.
     """
 
+    name = "deepmd_lite"
+    """Of the calculator in files that ASE writes."""
     implemented_properties = [
         *("energy", "free_energy", "forces", "energies", "stress", "stresses", "virial"),
         *DEVIATIONS,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from .system import InputError
 
@@ -59,6 +63,64 @@ def results_folder(path: str | Path) -> Iterator[None]:
             with suppress(OSError):  # it is not empty
                 path.rmdir()
         raise
+
+
+class InUse:
+    """A folder of results that one process writes into at a time.
+
+    A lock (POSIX's, which ends with the process) on a hidden file that says who has it, and is
+    taken away with the lock. On a file system without locks nothing is guarded.
+    """
+
+    NAME = ".in-use"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / self.NAME
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> InUse:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Begin to write; raises InputError, saying who, where another process does."""
+        while self._file is None:
+            with writing(self.path):
+                file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                if e.errno in (errno.EACCES, errno.EAGAIN):
+                    file.seek(0)
+                    who = file.read().strip() or "another process"
+                    file.close()
+                    raise InputError(
+                        f"{self.path.parent}: {who} is writing its results there; wait until it "
+                        "ends, or give another output folder"
+                    ) from None
+            if self._is_there(file):
+                self._file = file
+            else:  # who had it has taken it away meanwhile
+                file.close()
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others write; nothing where they may already."""
+        if self._file is not None:
+            with suppress(OSError):
+                self.path.unlink()
+            self._file.close()
+            self._file = None
+
+    def _is_there(self, file: IO[str]) -> bool:
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
+        return False
 
 
 def sync_file(path: str | Path) -> None:

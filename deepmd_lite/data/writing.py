@@ -168,7 +168,8 @@ def _write_folders(top: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
             if piece.endswith(".npy"):
                 np.save(path, value)
             else:  # text, a word a line
-                path.write_text("".join(f"{word}\n" for word in (() if value is None else value)))
+                words = () if value is None else value
+                path.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
 
 
 # --- extended XYZ -----------------------------------------------------------------------------

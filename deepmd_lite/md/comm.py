@@ -213,12 +213,14 @@ def communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
         return Communicator()
     try:
         from mpi4py import MPI
-    except ImportError as e:
+    except (ImportError, RuntimeError) as e:  # RuntimeError: its MPI library is not there
         if ranks == 1:
             return Communicator()
+        why = str(e).strip().split("\n")[0]
         raise InputError(
-            f"started under an MPI launcher, but mpi4py cannot be imported ({e}); "
-            "pip install 'deepmd_lite[mpi]'"
+            f"started under an MPI launcher, but mpi4py cannot be imported ({why}); load the MPI "
+            "that it was built with (module load …, LD_LIBRARY_PATH), or pip install "
+            "'deepmd_lite[mpi]'; dpl doctor looks for both"
         ) from None
     if ranks > 1 and MPI.COMM_WORLD.size == 1:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")

@@ -17,7 +17,7 @@ from ase import Atoms
 from tqdm import tqdm
 
 from ..deviation import md_header, row
-from ..files import write_atomically, writing
+from ..files import InUse, write_atomically, writing
 from ..system import InputError
 from .observe import Table
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
@@ -53,6 +53,7 @@ class Writer:
         """Whether pairs closer than any in the training data are worth a warning."""
         if directory is None:
             return
+        self._lock = InUse(directory)
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
         self._thermo = Journal(directory / "thermo.csv")
         self._deviation = Journal(directory / "model_devi.out")
@@ -60,6 +61,7 @@ class Writer:
         self._growing: list[Journal | Trajectory] = [*tables, *self._trajectories]
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             if sizes is None:
                 self._refuse_to_overwrite(directory)
             else:
@@ -95,7 +97,7 @@ class Writer:
         if self.directory is not None:
             path = self._thermo.path
             header = "" if path.exists() else ",".join(COLUMNS) + "\n"
-            with writing(path), open(path, "a") as f:
+            with writing(path), open(path, "a", encoding="utf-8") as f:
                 f.write(header + thermo.csv_row())
         if not self._header_shown:
             self.log(TABLE_HEADER)
@@ -113,7 +115,7 @@ class Writer:
         if self.directory is not None:
             path = self._deviation.path
             header = "" if path.exists() else md_header()
-            with writing(path), open(path, "a") as f:
+            with writing(path), open(path, "a", encoding="utf-8") as f:
                 f.write(header + row(step, columns))
 
     def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
@@ -151,7 +153,7 @@ class Writer:
         """To the log file, and to whoever listens to this package's logger."""
         if self.directory is not None:
             path = self.directory / "log"
-            with writing(path), open(path, "a") as f:
+            with writing(path), open(path, "a", encoding="utf-8") as f:
                 f.write(line + "\n")
         if self._bar is not None:
             self._bar.write(line)
@@ -177,7 +179,10 @@ class Writer:
             )
 
     def open_bar(self, steps: int, n_atoms: int, timestep: float) -> None:
-        """A progress bar with µs/atom/step, ns/day and time left, if a terminal shows it."""
+        """Begin to write: no other process may until `close_bar`. Shows a progress bar with
+        µs/atom/step, ns/day and time left, if there is a terminal."""
+        if self.directory is not None:
+            self._lock.acquire()
         if not self.quiet and sys.stderr.isatty():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
             self._n_atoms, self._timestep = n_atoms, timestep
@@ -196,7 +201,9 @@ class Writer:
             self._bar.set_postfix_str(rate + f"{ns_per_day(self._timestep, seconds):.3g} ns/day")
 
     def close_bar(self) -> None:
-        """Take the progress bar away."""
+        """Take the progress bar away, and let others write."""
+        if self.directory is not None:
+            self._lock.release()
         if self._bar is not None:
             with suppress(Exception):
                 self._bar.close()

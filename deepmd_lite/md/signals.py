@@ -43,6 +43,14 @@ class StopRequest:
             raise KeyboardInterrupt
         self.number = number
 
+    @staticmethod
+    def act_upon(name: str | None) -> None:
+        """End a program that goes on after a run that a signal has ended, as the signal would."""
+        if name == "SIGINT":
+            raise KeyboardInterrupt
+        if name is not None:
+            raise SystemExit(128 + signal.Signals[name])
+
     @property
     def name(self) -> str | None:
         """Of the signal that all ranks obey: SIGTERM, SIGUSR1, SIGINT or None."""

@@ -87,6 +87,7 @@ class Simulation:
         self.ensemble, self.output = settings.ensemble, settings.output
         self.guards, self.timestep = settings.guards, settings.timestep
         self._saved_step = -1
+        self._ended_by: str | None = None
         self.resumed = resume is not None
         warnings: list[str] = []
         if resume is None:
@@ -109,10 +110,9 @@ class Simulation:
                 balance=settings.balance,
                 ghosts=settings.ghosts,
             )
-            thermal = settings.velocities
-            if thermal is not None and not self.resumed:
-                kelvin, seed = thermal.temperature, thermal.seed
-                set_temperature(self.engine.state, kelvin, seed, self.freedom, self.comm)
+            v = settings.velocities
+            if v is not None and not self.resumed:
+                set_temperature(self.engine.state, v.temperature, v.seed, self.freedom, self.comm)
             self._evaluate()
             self.integrator.prepare(self.engine, self.freedom, not self.resumed)
             self.observables = self._observables()
@@ -132,13 +132,11 @@ class Simulation:
         start = self.start
         held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
         with agreement(self.comm):
-            self.integrator = integrator(
-                self.ensemble, self.timestep, steps, start.integrator, start.step
-            )
-            warnings = check_cell_changes(self.ensemble, start.pbc, held, self.model, force)
-        self.n_held = held
-        moving, alone = self.n_atoms - held, self.integrator.conserves_momentum and not held
-        self.freedom = degrees_of_freedom(moving, alone)
+            e, known = self.ensemble, start.integrator
+            self.integrator = integrator(e, self.timestep, steps, known, start.step)
+            warnings = check_cell_changes(e, start.pbc, held, self.model, force)
+        self.n_held, alone = held, self.integrator.conserves_momentum and not held
+        self.freedom = degrees_of_freedom(self.n_atoms - held, alone)
         return warnings
 
     def _open(self, quiet: bool, warnings: Sequence[str]) -> None:
@@ -167,10 +165,12 @@ class Simulation:
     def run(self, steps: int) -> RunResult:
         """Advance by `steps`, write what `output` asks for, and say how it went.
 
-        SIGTERM or SIGUSR1 end the run early and cleanly, with a restart written if there is an
-        output folder; so does Ctrl-C (the result says which). Raises SharedError when a guard
-        trips or forces are not finite.
+        SIGTERM, SIGUSR1 or Ctrl-C end the run early and cleanly, with a restart written if there is
+        an output folder (the result says which); who calls again all the same gets SystemExit or
+        KeyboardInterrupt. Raises SharedError when a guard trips or forces are not finite.
         """
+        ended_by, self._ended_by = self._ended_by, None
+        StopRequest.act_upon(ended_by)
         with agreement(self.comm):
             if not isinstance(steps, (int, np.integer)) or steps < 0:
                 raise InputError(f"run: steps {steps!r}: expected a whole number, not negative")
@@ -384,6 +384,7 @@ class Simulation:
             signal=request.name,
         )
         self.engine.list_builds = self.engine.beyond_table = 0
+        self._ended_by = result.signal
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)
         return result

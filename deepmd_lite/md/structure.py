@@ -73,7 +73,7 @@ def _read(name: str, **options: Any) -> Atoms | list[Atoms]:
 
 def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:
     """ASE would take types for H, He, … where a file names no elements; here that is an error."""
-    with open(name) as f:
+    with open(name, encoding="utf-8") as f:
         head = "".join(islice(f, HEADER_LINES))
     count = re.search(r"^\s*(\d+)\s+atom\s+types\b", head, re.MULTILINE)
     if count is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a training between two steps instead of in the middle of one."""
+"""Ctrl-C, SIGTERM and SIGUSR1 end a training between two steps instead of in the middle of one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 class Interrupt:
     """Within `with Interrupt() as interrupt`, `interrupt.received` is the signal that came.
 
-    A second Ctrl-C acts at once. Whoever calls with a handler of SIGTERM of their own has it called
-    in the end, for a SIGTERM that came. Off the main thread, where Python handles no signals,
+    A second Ctrl-C acts at once. Whoever calls with a handler of their own of another signal has it
+    called in the end, for one that came. Off the main thread, where Python handles no signals,
     nothing is changed and nothing is ever received.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -30,8 +30,9 @@ class Interrupt:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self.received == signal.SIGTERM and callable(self._previous[signal.SIGTERM]):
-            signal.raise_signal(signal.SIGTERM)
+        received = self.received
+        if received not in (None, signal.SIGINT) and callable(self._previous[received]):
+            signal.raise_signal(received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

@@ -11,12 +11,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..files import results_folder, write_atomically
+from ..files import InUse, results_folder, write_atomically
 from ..kernels import cuda
 from ..model import ModelConfig
 from ..schema import is_input, parse
@@ -101,8 +102,7 @@ def train(
     if use_pretrain_script and start is None and not restart:
         raise InputError("use_pretrain_script: there is no model; give init_model or finetune")
     with joined_ranks() as ranks:
-        quiet = quiet or not ranks.is_first
-        output = Path(output)
+        quiet, output = quiet or not ranks.is_first, Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script, start)
         if settings.training.device != "cpu":  # one that is missing is said before data are read
@@ -118,14 +118,15 @@ def train(
                 potential = initial_potential(settings, data, start, finetune is not None)
                 trainer = Trainer(settings, data, potential, clock, ranks)
             trainer.begin()
-            if checkpoint is None and ranks.is_first:
-                _set_aside(output, settings)
-                write_atomically(output / OUT_JSON, complete)
-            with logging_redirect_tqdm(), Interrupt() as interrupt:
-                trainer.interrupt = interrupt
-                _run(trainer, output, restart, quiet)
-                if ranks.is_first:
-                    _finish(trainer, output)
+            with InUse(output) if ranks.is_first else nullcontext():
+                if checkpoint is None and ranks.is_first:
+                    _set_aside(output, settings)
+                    write_atomically(output / OUT_JSON, complete)
+                with logging_redirect_tqdm(), Interrupt() as interrupt:
+                    trainer.interrupt = interrupt
+                    _run(trainer, output, restart, quiet)
+                    if ranks.is_first:
+                        _finish(trainer, output)
         if interrupt.received is not None and interrupt.received.name == "SIGINT":
             raise KeyboardInterrupt
     return output / MODEL
@@ -210,7 +211,8 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
                 if shown_step == begun:  # one more step and display may begin as the time is up
                     trainer.clock.reserve += now - step_began
                 shown_step = done
-            if done % settings.save_freq == 0 and not trainer.finished:
+            # a first one at once: a full disk is found, and a restart possible, from then on
+            if (done == 1 or done % settings.save_freq == 0) and not trainer.finished:
                 trainer.save(output)
         trainer.save(output)
     finally:

@@ -57,8 +57,8 @@ class LearningCurve:
         for path, content in ((lcurve, kept), (jsonl, records)):
             write_atomically(path, content.encode())
         # line buffered: a row is on disk as soon as it is written
-        self._lcurve: IO[str] = open(lcurve, "a", buffering=1)  # noqa: SIM115
-        self._jsonl: IO[str] = open(jsonl, "a", buffering=1)  # noqa: SIM115
+        self._lcurve: IO[str] = open(lcurve, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._jsonl: IO[str] = open(jsonl, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
     def _header(self) -> str:
         kinds = ("val", "trn") if self.with_validation else ("trn",)

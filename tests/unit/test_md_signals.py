@@ -45,6 +45,17 @@ def test_a_signal_in_the_last_step_is_told_and_kills_nothing(tmp_path, number):
     assert restart.describe(tmp_path / "run")["step"] == "5"
 
 
+@pytest.mark.parametrize("number", HEEDED)
+def test_a_program_that_goes_on_after_a_signal_is_ended(tmp_path, number):
+    """Once: whoever has dealt with it may go on."""
+    run = simulation(Signalled(number, 3), tmp_path / "run")
+    run.run(50)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+        run.run(50)
+    assert getattr(ended.value, "code", 130) == 128 + number
+    assert run.run(2).steps == 2
+
+
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path):
     run = simulation(Signalled(signal.SIGINT, 2), tmp_path / "run")
     run.model.evaluate = lambda env: [signal.raise_signal(signal.SIGINT) for _ in range(2)]

@@ -147,6 +147,41 @@ def test_numb_steps_is_a_second_limit_that_the_schedule_ends_at(data, tmp_path, 
     assert rates[-1] == pytest.approx(0.01 * 0.1**0.9, rel=0.05)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_batch_systems_send_ends_a_training_with_its_model(
+    data, tmp_path, number, monkeypatch
+):
+    original = Trainer.step
+
+    def step(self):
+        if self.steps_done == 2:
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    train(settings(data), output=tmp_path, quiet=True)
+    assert checkpoint_of(tmp_path).step == 3
+    assert read_header(tmp_path / "model.dpl")["provenance"]["steps"] == "3 of 12"
+
+
+def test_a_restart_is_possible_from_the_first_step_on(data, tmp_path, monkeypatch):
+    original = Trainer.step
+
+    def step(self):
+        if self.steps_done == 1:
+            raise RuntimeError("killed")
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(settings(data), output=tmp_path / "a", quiet=True)
+    train(settings(data), output=tmp_path / "a", restart=True, quiet=True)
+    train(settings(data), output=tmp_path / "b", quiet=True)
+    first, second = (checkpoint_of(tmp_path / x).arrays for x in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_a_restart_goes_on_with_what_is_left_of_the_limit(data, tmp_path, ticking, monkeypatch):
     original = Trainer.step
 

@@ -27,7 +27,7 @@ class LammpsDump(Trajectory):
     def begin(self, moment: Moment) -> None:
         self._moment = moment
         self._order, self._cell, self._rotation = lammps_frame(moment.cell)
-        self._file: TextIO = open(self.path, "a")  # noqa: SIM115
+        self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         pbc = [moment.pbc[axis] for axis in self._order]
         self._file.write(
             f"ITEM: TIMESTEP\n{moment.step}\nITEM: NUMBER OF ATOMS\n{moment.n_atoms}\n"

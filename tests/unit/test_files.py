@@ -1,0 +1,74 @@
+"""A folder of results that one process writes into at a time."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from ase.io import write
+from copper import copper as copper_frames
+from copper import settings
+from test_md_run import folder  # noqa: F401  a fixture
+
+from deepmd_lite.files import InUse
+from deepmd_lite.md import run_input
+from deepmd_lite.system import InputError
+from deepmd_lite.training import train
+
+HOLDER = """
+import sys
+from deepmd_lite.files import InUse
+with InUse(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held_by_another(tmp_path):
+    """A folder that another process writes into, and that process."""
+    place = tmp_path / "results"
+    place.mkdir()
+    command = [sys.executable, "-c", HOLDER, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        yield place, other
+        other.kill()
+
+
+def test_one_process_at_a_time(held_by_another):
+    place, other = held_by_another
+    with pytest.raises(InputError, match=f"results: process {other.pid} on .* is writing its"):
+        InUse(place).acquire()
+    other.stdin.close()
+    other.wait()
+    with InUse(place):
+        assert (place / InUse.NAME).exists()
+    assert not any(place.iterdir())
+
+
+def test_a_process_that_was_killed_holds_nothing(held_by_another):
+    place, other = held_by_another
+    other.kill()
+    other.wait()
+    with InUse(place):
+        pass
+    assert not any(place.iterdir())
+
+
+def test_a_training_leaves_the_folder_of_another_alone(held_by_another, tmp_path):
+    place, _ = held_by_another
+    write(tmp_path / "train.extxyz", copper_frames(4, 1))
+    config = settings(tmp_path, numb_steps=2)
+    config["training"].pop("validation_data", None)
+    with pytest.raises(InputError, match="is writing its results there"):
+        train(config, output=place, quiet=True)
+    assert [p.name for p in place.iterdir()] == [InUse.NAME]
+
+
+def test_a_run_leaves_the_folder_of_another_alone(held_by_another, folder):  # noqa: F811
+    place, _ = held_by_another
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    with pytest.raises(InputError, match="is writing its results there"):
+        run_input({**whole, "output": {"directory": str(place)}}, quiet=True)
+    assert [p.name for p in place.iterdir()] == [InUse.NAME]
