@@ -31,7 +31,7 @@ from ase import Atoms
 from ..data import Frame, System, load, prepare
 from ..data.writing import write_systems
 from ..deviation import Committee
-from ..files import results_folder, write_atomically
+from ..files import InUse, results_folder, write_atomically
 from ..md import communicator
 from ..md.config import MdConfig
 from ..md.structure import read_structure
@@ -88,22 +88,24 @@ def learn(
         )
     if communicator().size > 1:
         raise InputError("dpl learn: runs in one process; start it without mpiexec")
-    with results_folder(settings.output), _sigterm_as_ctrl_c():
+    with results_folder(settings.output), InUse(settings.output), _signals_as_ctrl_c():
         return _Loop(settings, how, quiet).run()
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Training and dynamics end in order at SIGTERM; so does the loop then, not with the next
-    stage."""
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Training and dynamics end in order at SIGTERM and SIGUSR1; so does the loop then, not with
+    the next stage."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = [(n, signal.signal(n, signal.default_int_handler)) for n in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 class _Loop:

@@ -458,7 +458,8 @@ def test_goes_on_where_it_was_interrupted(content, monkeypatch):
     assert Path("learn/round-01/model.dpl").exists()
 
 
-def test_sigterm_in_a_training_ends_the_loop(content, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_a_training_ends_the_loop(content, monkeypatch, number):
     """And the training goes on from its checkpoint."""
     from deepmd_lite.training.trainer import Trainer
 
@@ -467,7 +468,7 @@ def test_sigterm_in_a_training_ends_the_loop(content, monkeypatch):
     def stopped(self):
         calls.append(1)
         if len(calls) == 15:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return step(self)
 
     monkeypatch.setattr(Trainer, "step", stopped)
@@ -475,7 +476,7 @@ def test_sigterm_in_a_training_ends_the_loop(content, monkeypatch):
         learn(content, label=by_emt, quiet=True)
     assert Path("learn/round-00/training/checkpoint.safetensors").exists()
     assert not Path("learn/round-00/model.dpl").exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == signal.SIG_DFL
     content["rounds"] = 1
     learn(content, label=by_emt, quiet=True)
     assert len(calls) == 80  # 40 steps in each of two rounds, none twice
