@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,7 @@ class Writer:
         if directory is None:
             return
         self._lock = InUse(directory)
+        weakref.finalize(self, self._lock.release)  # of a run that does not come to begin
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
         self._thermo = Journal(directory / "thermo.csv")
         self._deviation = Journal(directory / "model_devi.out")

@@ -1,5 +1,6 @@
 """A folder of results that one process writes into at a time."""
 
+import gc
 import subprocess
 import sys
 
@@ -64,6 +65,16 @@ def test_a_training_leaves_the_folder_of_another_alone(held_by_another, tmp_path
     with pytest.raises(InputError, match="is writing its results there"):
         train(config, output=place, quiet=True)
     assert [p.name for p in place.iterdir()] == [InUse.NAME]
+
+
+def test_a_run_that_is_refused_leaves_no_lock(folder):  # noqa: F811
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "steps": 1}, quiet=True)
+    assert not (folder / "run" / InUse.NAME).exists()
+    with pytest.raises(InputError, match="holds a run already"):
+        run_input(whole, quiet=True)
+    gc.collect()
+    assert not (folder / "run" / InUse.NAME).exists()
 
 
 def test_a_run_leaves_the_folder_of_another_alone(held_by_another, folder):  # noqa: F811
