@@ -58,9 +58,9 @@ def _preset(
 
 _WITHOUT_VIRIALS = {"loss": {"start_pref_v": 0.0, "limit_pref_v": 0.0}}
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": _preset([8, 16, 32], [64, 64, 64], axes=4, l_max=2, cubic=4, steps=5_000),
-    "balanced": _preset([16, 32, 64], [128, 128, 128], axes=4, l_max=3, cubic=6, steps=20_000),
-    "accurate": _preset([16, 32, 64], [240, 240, 240], axes=4, l_max=3, cubic=6, steps=100_000),
+    "fast": _preset([8, 16, 32], [64, 64, 64], axes=4, l_max=2, cubic=4, steps=8_000),
+    "balanced": _preset([16, 32, 64], [128, 128, 128], axes=4, l_max=3, cubic=6, steps=30_000),
+    "accurate": _preset([16, 32, 64], [240, 240, 240], axes=4, l_max=3, cubic=6, steps=150_000),
 }
 _INSTEAD = {
     "neuron": ("n_neuron",),
