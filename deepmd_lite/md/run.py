@@ -198,10 +198,12 @@ def _of_the_motion(simulation: Simulation, config: MdConfig) -> Iterator[str]:
     if config.ensemble.has_ramp:
         begin, length = motion.label["ramp_start"], motion.label["ramp_steps"]
         over = simulation.step >= begin + length
-        yield f"{'note: ' if over else ''}the ramp goes from step {begin} to {begin + length}" + (
-            ", and is over: its last values hold; other ones go over the steps that are left"
+        span = f"the ramp goes from step {begin} to {begin + length}"
+        yield (
+            f"note: {span}, and is over: its last values hold; other ones go over the steps that "
+            "are left"
             if over
-            else ""
+            else span
         )
     if simulation.resumed:
         return

@@ -20,7 +20,7 @@ START_LR_FROM_MODEL = 1e-3
 BATCH = "auto:128"
 """More steps of fewer atoms come further in the same time. Liquid water (192 atoms), `balanced`:
 force RMSE 28.5 meV/Å with one frame a step in 94 s of the processor, 35.2 with three in 89 s;
-`fast`: 26.7 with one frame in 106 s, 28.0 with three in 150 s."""
+`fast`: 26.7 with one frame in 106 s, 28.1 with two in 91 s, 31.7 with three in 75 s."""
 HELD_OUT = 0.1
 """Share of the frames that an input made from data validates on."""
 
