@@ -33,19 +33,21 @@ def load(
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise InputError("no data: expected at least one path")
-    places: dict[str, str] = {}
+    named: dict[tuple[str, str], str] = {}
     systems = []
     for given in paths:
         place = place_of(given)
         for path in _expanded(place.path):
-            real = os.path.realpath(path) + place.rest
-            if real in places:
-                raise InputError(
-                    f"{path}: is named twice, by '{places[real]}' and by '{given}'; "
-                    "its frames would count double"
-                )
-            places[real] = str(given)
-            systems.append(_read(path, type_map, place))
+            system, real = _read(path, type_map, place), os.path.realpath(path)
+            for frame in system.frames:
+                key = real, frame.source.removeprefix(str(path))
+                if key in named:
+                    raise InputError(
+                        f"{frame.source}: is named twice, by '{named[key]}' and by '{given}'; "
+                        "it would count double"
+                    )
+                named[key] = str(given)
+            systems.append(system)
     frames = [frame for system in systems for frame in system.frames]
     if labelled and all(f.energy is None and f.forces is None for f in frames):
         notes = list(dict.fromkeys(note for system in systems for note in system.notes))

@@ -4,10 +4,12 @@
 #include <limits>
 #include <locale>
 #include <sstream>
+#include <unordered_set>
 
 namespace dpl {
 
 constexpr int kDeepest = 64;
+constexpr size_t kMostValues = 1'000'000;  // of a damaged file: a value takes a hundred bytes
 constexpr double kLargestInteger = 9007199254740992;  // 2^53
 
 class JsonReader {
@@ -44,6 +46,7 @@ class JsonReader {
 
   Json read(int depth) {
     if (depth > kDeepest) fail("nested too deeply");
+    if (++n_values_ > kMostValues) fail("too many values");
     skip_space();
     Json value;
     if (take("{")) {
@@ -68,6 +71,7 @@ class JsonReader {
   }
 
   void read_object(Json& value, int depth) {
+    std::unordered_set<std::string> names;
     for (bool first = true;; first = false) {
       skip_space();
       if (take("}")) return;
@@ -75,7 +79,7 @@ class JsonReader {
       skip_space();
       if (!take("\"")) fail("expected a name");
       std::string key = rest_of_string();
-      if (value.find(key) != nullptr) fail("the name '" + key + "' a second time");
+      if (!names.insert(key).second) fail("the name '" + key + "' a second time");
       skip_space();
       if (!take(":")) fail("expected :");
       value.items_.push_back(read(depth + 1));
@@ -158,7 +162,7 @@ class JsonReader {
   }
 
   const std::string& text_;
-  size_t at_ = 0;
+  size_t at_ = 0, n_values_ = 0;
 };
 
 Json Json::parse(const std::string& text) { return JsonReader(text).document(); }

@@ -49,7 +49,7 @@ std::vector<int64_t> divide(const dpl_atoms& a, const std::vector<int64_t>& roun
 // sees fewer edges.
 template <class real>
 struct Part {
-  dpl_descriptor own;  // with the arrays below
+  dpl_descriptor descriptor;  // with the arrays below
   int32_t n_features;
   int64_t row;  // numbers of an atom's moments
   std::vector<double> davg, dstd, sel;
@@ -63,16 +63,16 @@ struct Part {
 
 template <class real>
 Part<real>::Part(const dpl_descriptor& given)
-    : own(given),
+    : descriptor(given),
       n_features(given.table.n_features),
       row(int64_t(given.environment.n_columns) * given.table.n_features) {
-  dpl_environment& env = own.environment;
-  dpl_table& table = own.table;
+  dpl_environment& env = descriptor.environment;
+  dpl_table& table = descriptor.table;
   const int32_t n_types = env.n_types, n_columns = env.n_columns, n_m = n_features;
   davg.assign(env.davg, env.davg + n_types * n_columns);
   dstd.assign(env.dstd, env.dstd + n_types * n_columns);
-  sel.assign(own.sel, own.sel + n_types);
-  env.davg = davg.data(), env.dstd = dstd.data(), own.sel = sel.data();
+  sel.assign(descriptor.sel, descriptor.sel + n_types);
+  env.davg = davg.data(), env.dstd = dstd.data(), descriptor.sel = sel.data();
   double n_sel = 0;
   for (double n : sel) n_sel += n;
   scale = 1 / n_sel;
@@ -127,10 +127,10 @@ class Potential final : public dpl_potential {
     double* energies;                      // (n) in order of type
   };
 
-  Block block(const int32_t* types, int64_t begin, int64_t end) const;
+  Block make_block(const int32_t* types, int64_t begin, int64_t end) const;
   void energies(const FittingKernels<real>& kernels, const int32_t* types, const double* weights,
                 int64_t begin, Block& block) const;
-  void normalise(const FittingKernels<real>& kernels, size_t part, const int32_t* types,
+  void normalise(const FittingKernels<real>& kernels, size_t index, const int32_t* types,
                  int64_t begin, Block& block) const;
   Fault evaluate(const Blocks<real>& blocks, const FittingKernels<real>& kernels,
                  const double* weights, int64_t begin, int64_t end, std::vector<Edges<real>>& edges,
@@ -149,7 +149,8 @@ Potential<real>::Potential(const dpl_model& model)
   for (int32_t p = 0; p < model.fitting.n_descriptors; ++p) {
     parts_.emplace_back(model.descriptors[p]);
     rows_ += parts_[p].row;
-    if (parts_[p].own.environment.rcut > parts_[widest_].own.environment.rcut) widest_ = p;
+    if (parts_[p].descriptor.environment.rcut > parts_[widest_].descriptor.environment.rcut)
+      widest_ = p;
   }
   fittings_.resize(model.fitting.n_types);
   for (size_t a = 0; a < fittings_.size(); ++a)
@@ -157,8 +158,8 @@ Potential<real>::Potential(const dpl_model& model)
 }
 
 template <class real>
-typename Potential<real>::Block Potential<real>::block(const int32_t* types, int64_t begin,
-                                                       int64_t end) const {
+typename Potential<real>::Block Potential<real>::make_block(const int32_t* types, int64_t begin,
+                                                            int64_t end) const {
   const int64_t n = end - begin, n_types = int64_t(fittings_.size());
   const int64_t n_parts = int64_t(parts_.size());
   Workspace& memory = workspace();
@@ -183,20 +184,20 @@ typename Potential<real>::Block Potential<real>::block(const int32_t* types, int
 
 // Normalised moments of one part.
 template <class real>
-void Potential<real>::normalise(const FittingKernels<real>& kernels, size_t part,
+void Potential<real>::normalise(const FittingKernels<real>& kernels, size_t index,
                                 const int32_t* types, int64_t begin, Block& block) const {
-  const Part<real>& own = parts_[part];
-  const int32_t n_m = own.n_features, n_types = this->n_types();
+  const Part<real>& part = parts_[index];
+  const int32_t n_m = part.n_features, n_types = this->n_types();
   std::vector<real> constant(n_m);
   for (const int32_t i : block.order) {
-    const real* empty = own.empty.data() + int64_t(types[begin + i]) * n_types * n_m;
+    const real* empty = part.empty.data() + int64_t(types[begin + i]) * n_types * n_m;
     std::fill(constant.begin(), constant.end(), real(0));
     for (int32_t b = 0; b < n_types; ++b, empty += n_m) {
-      const real left = real(own.sel[b] - block.counts[part][int64_t(i) * n_types + b]);
+      const real left = real(part.sel[b] - block.counts[index][int64_t(i) * n_types + b]);
       for (int32_t m = 0; m < n_m; ++m) constant[m] += left * empty[m];
     }
-    kernels.normalise(own.own.environment.n_columns, n_m, constant.data(), real(own.scale),
-                      block.moments[part] + i * own.row);
+    kernels.normalise(part.descriptor.environment.n_columns, n_m, constant.data(), real(part.scale),
+                      block.moments[index] + i * part.row);
   }
 }
 
@@ -255,22 +256,23 @@ Fault Potential<real>::evaluate(const Blocks<real>& blocks, const FittingKernels
                                 std::vector<Edges<real>>& edges, double* energies,
                                 int64_t* beyond) const {
   const int32_t* types = blocks.problems[0].types;
-  Block own = block(types, begin, end);
+  Block block = make_block(types, begin, end);
   for (size_t p = 0; p < parts_.size(); ++p) {
     const Problem<real>& problem = blocks.problems[p];
     int64_t far = 0;
-    const BlockKernels<real>& own_kernels = blocks.kernels[p];
-    const Fault fault = own_kernels.gather(problem, begin, end, edges[p], own.counts[p], &far);
+    const BlockKernels<real>& moments = blocks.kernels[p];
+    const Fault fault = moments.gather(problem, begin, end, edges[p], block.counts[p], &far);
     if (fault.status != DPL_OK) return fault;
     if (weights) far -= without_weight(problem, weights, begin, end, edges[p]);
-    *beyond = std::max(*beyond, far);  // an edge is one, for however many parts it is too short
-    own_kernels.sum(problem, edges[p]);
-    own_kernels.spread(problem, begin, end, edges[p], own.moments[p]);
+    beyond[p] += far;
+    moments.sum(problem, edges[p]);
+    moments.spread(problem, begin, end, edges[p], block.moments[p]);
   }
-  this->energies(kernels, types, weights, begin, own);
-  for (size_t i = 0; i < own.order.size(); ++i) energies[begin + own.order[i]] = own.energies[i];
+  this->energies(kernels, types, weights, begin, block);
+  for (size_t i = 0; i < block.order.size(); ++i)
+    energies[begin + block.order[i]] = block.energies[i];
   for (size_t p = 0; p < parts_.size(); ++p)
-    blocks.kernels[p].backward(blocks.problems[p], begin, end, edges[p], own.gradient[p]);
+    blocks.kernels[p].backward(blocks.problems[p], begin, end, edges[p], block.gradient[p]);
   for (size_t p = 0; p < parts_.size(); ++p)
     if (p != widest_) add_gradients(end - begin, edges[p], edges[widest_]);
   return {};
@@ -296,27 +298,30 @@ dpl_status Potential<real>::evaluate(const dpl_atoms& atoms, const double* weigh
                                      int64_t* beyond) const {
   const std::vector<int64_t> rounds = block_starts(atoms, kRoundEdges);
   std::vector<dpl_descriptor> descriptors;
-  for (const Part<real>& part : parts_) descriptors.push_back(part.own);
+  for (const Part<real>& part : parts_) descriptors.push_back(part.descriptor);
   Blocks<real> blocks(atoms, descriptors, threads, nullptr, divide(atoms, rounds, threads));
   const FittingKernels<real> fitting = fitting_kernels<real>();
   PositionGradient to_forces(forces, atoms.n_all, workspace());
   std::fill(forces, forces + 3 * atoms.n_all, 0.0);
-  std::atomic<int64_t> n_beyond{0};
+  std::vector<std::atomic<int64_t>> n_beyond(parts_.size());
+  for (std::atomic<int64_t>& n : n_beyond) n = 0;
   for (const Round& round : blocks.rounds_of(rounds)) {
     to_forces.begin(round, blocks.starts, atoms.offsets, atoms.indices, threads);
     const auto body = [&](int64_t k, int64_t begin, int64_t end, auto& edges) {
-      int64_t far = 0;
-      const Fault fault = evaluate(blocks, fitting, weights, begin, end, edges, energies, &far);
+      std::vector<int64_t> far(parts_.size());
+      const Fault fault =
+          evaluate(blocks, fitting, weights, begin, end, edges, energies, far.data());
       if (fault.status != DPL_OK) return fault;
       to_forces.add(k, begin, end, edges[widest_]);
-      n_beyond += far;
+      for (size_t p = 0; p < far.size(); ++p) n_beyond[p] += far[p];
       return fault;
     };
     if (!blocks.run(round, body)) return blocks.status();
     to_forces.end(threads);
   }
   add_up_virial(atoms.n_all, atoms.positions, forces, threads, virial);
-  *beyond = n_beyond;
+  *beyond = 0;  // an edge is one, for however many parts it is too short
+  for (const std::atomic<int64_t>& n : n_beyond) *beyond = std::max(*beyond, n.load());
   return DPL_OK;
 }
 

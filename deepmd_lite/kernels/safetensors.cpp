@@ -70,7 +70,8 @@ Safetensors::Safetensors(const std::string& path) {
     const std::string& name = contents.keys()[k];
     const Json& entry = contents.items()[k];
     if (name == "__metadata__")
-      for (const std::string& key : entry.keys()) metadata_[key] = entry[key].string();
+      for (size_t m = 0; m < entry.keys().size(); ++m)
+        metadata_[entry.keys()[m]] = entry.items()[m].string();
     else
       arrays_[name] = located(name, entry);
   }

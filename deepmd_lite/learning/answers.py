@@ -89,7 +89,7 @@ def judged(
         else:
             faults.append(
                 f"{frame.source} is none of the {len(structures)} structures that were asked for; "
-                "keep atoms, their order, positions and cell as they are"
+                "keep atoms, their order, positions, cell and pbc as they are"
             )
     labels = {}
     for place, (first, *others) in by_place.items():
@@ -106,7 +106,7 @@ def judged(
 
 def same(frame: Frame, atoms: Atoms) -> bool:
     """Whether a frame is this structure, wrapped into the cell or not."""
-    if frame.symbols != tuple(atoms.get_chemical_symbols()):
+    if frame.symbols != tuple(atoms.get_chemical_symbols()) or (frame.pbc != atoms.pbc).any():
         return False
     if atoms.pbc.any() and np.abs(frame.cell - atoms.cell.array).max() > SAME:
         return False

@@ -12,7 +12,7 @@ import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from .answers import frames_in, frames_of, judged
 
 log = logging.getLogger(__name__)
 
-Labeller = Callable[[list[Atoms]], Sequence[Atoms]]
+Labeller = Callable[[list[Atoms]], Iterable[Atoms]]
 """Structures with the energies and forces of a calculator; what could not be computed is left
-out."""
+out. Of a generator, which yields one after the other, none is lost where it fails or is ended."""
 LABELLED, QUESTION, LOG = "labelled.extxyz", "structures.extxyz", "label.log"
 ATTEMPT = "labelling-{}"
 SHOWN = 3
@@ -137,12 +137,18 @@ def _by_command(
 
 
 def _by_function(structures: Sequence[Atoms], how: Labeller, folder: Path) -> list[Frame]:
-    found = how([atoms.copy() for atoms in structures])  # which may move them
-    labels, faults = judged(frames_of(found), structures)
-    frames = list(labels.values())
-    if faults and frames:
-        path = _new_attempt(folder) / LABELLED
-        write_systems([System(str(path), frames)], path)
+    found: list[Atoms] = []
+    whole = False
+    try:
+        for atoms in how([atoms.copy() for atoms in structures]):  # which may move them
+            found.append(atoms)
+        whole = True
+    finally:
+        labels, faults = judged(frames_of(found), structures)
+        frames = list(labels.values())
+        if frames and (faults or not whole):
+            path = _new_attempt(folder) / LABELLED
+            write_systems([System(str(path), frames)], path)
     _raise_for(faults, len(labels), len(structures))
     return frames
 

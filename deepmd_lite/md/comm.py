@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -228,6 +228,14 @@ def communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
             f"the launcher started {ranks} ranks, but each finds itself alone: mpi4py uses "
             f"{library}; start it with the mpiexec of that MPI"
         )
+    return _all_ranks()
+
+
+@cache
+def _all_ranks() -> MpiCommunicator:
+    """A communicator of our own, one for all runs of a process: MPI has only so many."""
+    from mpi4py import MPI
+
     return MpiCommunicator(MPI.COMM_WORLD.Dup())
 
 

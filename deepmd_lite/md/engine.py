@@ -12,7 +12,8 @@ affine motion by more than d, a pair further apart than rcut + skin then is furt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from ..deviation import listed, place_of
 from ..kernels.cuda import SMALL
 from ..system import LocalEnv
-from .coincident import atoms_named
+from .coincident import TooClose, atoms_named
 from .comm import Communicator
 from .halo import Halo, decompose
 from .initial import Start
@@ -98,6 +99,10 @@ class Engine:
         """(n,) eV of the atoms of this rank."""
         self.virial = self._zeros(3, 3)
         """(3, 3) eV, this rank's share."""
+        self.too_close: str | None = None
+        """Atoms of this rank that have come too close for the model; forces are 0 then. Those of
+        the structure raise TooClose."""
+        self._evaluated = False
         self._place(start, grid)
 
     def _place(self, start: Start, grid: Sequence[int] | None) -> None:
@@ -136,8 +141,10 @@ class Engine:
             state = self.state = state.to(self.place)
         with self.stopwatch("neighbours"):
             n_local = len(state)
-            with atoms_named(self.ids, types, self.model.type_map):
+            with self._noticing(types):
                 offsets, indices = listed(self.model, positions, types, n_local, cutoff)
+            if self.too_close:
+                offsets, indices = types.new_zeros(n_local + 1, dtype=torch.int64), types[:0]
         self.env = LocalEnv(positions, types, n_local, offsets, indices)
         state.positions = positions[:n_local]  # a view: to move an atom is to move its row
         self.list_builds += 1
@@ -198,20 +205,34 @@ class Engine:
         env = self.env
         before = self.stopwatch.seconds.get("model", 0.0)
         with self.stopwatch("model"):
-            if env.n_local:
-                with atoms_named(self.ids, env.types, self.model.type_map):
+            e = None
+            if env.n_local and not self.too_close:
+                with self._noticing(env.types):
                     e = self.model.evaluate(env)
+            if e is not None:
                 self.energies, self.virial = e.energies.detach(), e.virial.detach()
                 all_forces = e.forces.detach().double().contiguous()
                 self.beyond_now = e.beyond_table
             else:  # nothing to compute, but ghosts that others may want back
-                self.energies, self.virial = self._zeros(0), self._zeros(3, 3)
+                self.energies, self.virial = self._zeros(env.n_local), self._zeros(3, 3)
                 all_forces = torch.zeros_like(env.positions)
                 self.beyond_now = 0
+        self._evaluated = True
         self._model_seconds += self.stopwatch.seconds["model"] - before
         self.beyond_table += self.beyond_now
         with self.stopwatch("communicate"):
             self.forces = self.halo.reverse(all_forces)
+
+    @contextmanager
+    def _noticing(self, types: torch.Tensor) -> Iterator[None]:
+        """Inside, atoms that have come too close in the run are kept for all ranks to know of."""
+        try:
+            with atoms_named(self.ids, types, self.model.type_map):
+                yield
+        except TooClose as e:
+            if not self._evaluated:
+                raise
+            self.too_close = e.what
 
     def atomic_virials(self) -> torch.Tensor:
         """(n, 3, 3) eV of the atoms of this rank, complete; every rank must ask."""

@@ -78,8 +78,13 @@ class Watch:
             force > (guards.force or np.inf),
             engine.beyond_now,
             0.5 * twice_kinetic,
+            engine.too_close is not None,
         ]
-        close, bad, strong, beyond, kinetic = comm.reduce(np.array(own, dtype=np.float64), "sum")
+        sums = comm.reduce(np.array(own, dtype=np.float64), "sum")
+        close, bad, strong, beyond, kinetic, too_close = sums
+        if too_close:
+            what = next(filter(None, comm.collect(engine.too_close)))
+            return Trip(what, forces_are_current=False)
         if close:
             return Trip(f"{_nearest(engine)}, less than {guards.distance:g} Å (guards: distance)")
         if bad:

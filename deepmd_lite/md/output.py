@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ase.io
@@ -54,6 +54,7 @@ class Writer:
         """Whether pairs closer than any in the training data are worth a warning."""
         if directory is None:
             return
+        self._earlier: dict[str, int] = {}
         self._lock = InUse(directory)
         weakref.finalize(self, self._lock.release)  # of a run that does not come to begin
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
@@ -81,12 +82,18 @@ class Writer:
 
     def _go_on(self, sizes: Mapping[str, int]) -> None:
         """Drop what was written after the restart: those steps will be made again."""
+        self._earlier = dict(sizes)
         for file in self._growing:
             file.take_back(sizes.get(file.path.name))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that a continued run will append to; it can return to this moment."""
-        found = {}
+        """Bytes of the files that a continued run will append to; it can return to this moment.
+
+        Those of earlier parts of the run are among them: their format may be asked for again.
+        """
+        assert self.directory is not None
+        present = {path.name for path in self.directory.iterdir()}
+        found = {name: size for name, size in self._earlier.items() if name in present}
         for file in self._growing:
             with writing(file.path):
                 size = file.mark()
@@ -180,15 +187,25 @@ class Writer:
                 "in the training data; do not trust what depends on it"
             )
 
-    def open_bar(self, steps: int, n_atoms: int, timestep: float) -> None:
-        """Begin to write: no other process may until `close_bar`. Shows a progress bar with
-        µs/atom/step, ns/day and time left, if there is a terminal."""
+    @contextmanager
+    def run(self, steps: int, n_atoms: int, timestep: float) -> Iterator[None]:
+        """Inside, no other process may write here. Shows a progress bar with µs/atom/step, ns/day
+        and time left, if there is a terminal."""
         if self.directory is not None:
             self._lock.acquire()
         if not self.quiet and sys.stderr.isatty():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
             self._n_atoms, self._timestep = n_atoms, timestep
             self._begun = self._shown = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.directory is not None:
+                self._lock.release()
+            if self._bar is not None:
+                with suppress(Exception):
+                    self._bar.close()
+                self._bar = None
 
     def tick(self) -> None:
         """One step is done."""
@@ -201,12 +218,3 @@ class Writer:
             seconds = (now - self._begun) / self._bar.n
             rate = f"{1e6 * seconds / self._n_atoms:.2f} µs/atom/step, "
             self._bar.set_postfix_str(rate + f"{ns_per_day(self._timestep, seconds):.3g} ns/day")
-
-    def close_bar(self) -> None:
-        """Take the progress bar away, and let others write."""
-        if self.directory is not None:
-            self._lock.release()
-        if self._bar is not None:
-            with suppress(Exception):
-                self._bar.close()
-            self._bar = None

@@ -5,6 +5,7 @@ Edges and speed follow from a probe of a few steps, ghosts and memory from `memo
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ def make_plan(
     `atoms`: the structure, on rank 0. Writes nothing. Raises as `Simulation` does.
     """
     probe = _probe(config, atoms, comm, force)
+    n_here = comm.collect(socket.gethostname()).count(socket.gethostname())
     plan: Plan | None = None
     with agreement(comm):
         if comm.rank == 0:
@@ -183,7 +185,7 @@ def make_plan(
                 subdomain=sub,
                 probe=probe,
                 available_bytes=_known(available_bytes()),
-                ranks_here=comm.size if n_ranks is None else min(n_ranks, comm.size),
+                ranks_here=n_here if n_ranks is None else min(n_ranks, n_here),
             )
     shared: Plan = comm.share(plan)
     return shared
@@ -209,9 +211,11 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     once = comm.reduce(np.array([time.perf_counter() - first]), "max")[0]
     steps = int(np.clip(PROBE_SECONDS / once, 1, PROBE_STEPS))
     result = simulation.run(steps)
+    if result.signal:  # half a probe is no forecast
+        raise KeyboardInterrupt
     with agreement(comm):
         deviating = Deviating(simulation.model, config.output, config.guards)
-    seconds = result.seconds / steps
+    seconds = result.seconds / result.steps
     if deviating.every:
         seconds += _deviation_seconds(simulation.engine, deviating) / deviating.every
     env = simulation.engine.env

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,18 @@ class Simulation:
         are wrong or do not hold together.
         """
         self.comm = wrap(comm)
+        with guarded(self.comm):
+            self._set_up(atoms, model, resume, force, quiet, keys)
+
+    def _set_up(
+        self,
+        atoms: Atoms | None,
+        model: Any,
+        resume: str | Path | None,
+        force: bool,
+        quiet: bool,
+        keys: Keys,
+    ) -> None:
         with agreement(self.comm):
             given = {key: value for key, value in keys.items() if value is not None}
             settings = parse(Settings, given, "Simulation")
@@ -88,7 +100,7 @@ class Simulation:
         self.guards, self.timestep = settings.guards, settings.timestep
         self._saved_step = -1
         self._ended_by: str | None = None
-        self.resumed = resume is not None
+        self.resumed = self._begun = resume is not None
         warnings: list[str] = []
         if resume is None:
             warnings, self.start = self._first(atoms, settings, force)
@@ -100,22 +112,14 @@ class Simulation:
         self._open(quiet, warnings)
         target = max(self.ensemble.temperature or (0.0,))
         self.watch = Watch(self.guards, self.timestep, self.freedom, target)
-        with guarded(self.comm):
-            self.engine = Engine(
-                self.model,
-                self.start,
-                self.comm,
-                skin=settings.skin,
-                grid=settings.grid,
-                balance=settings.balance,
-                ghosts=settings.ghosts,
-            )
-            v = settings.velocities
-            if v is not None and not self.resumed:
-                set_temperature(self.engine.state, v.temperature, v.seed, self.freedom, self.comm)
-            self._evaluate()
-            self.integrator.prepare(self.engine, self.freedom, not self.resumed)
-            self.observables = self._observables()
+        s, ours = settings, (self.model, self.start, self.comm)
+        self.engine = Engine(*ours, skin=s.skin, grid=s.grid, balance=s.balance, ghosts=s.ghosts)
+        v = settings.velocities
+        if v is not None and not self.resumed:
+            set_temperature(self.engine.state, v.temperature, v.seed, self.freedom, self.comm)
+        self._evaluate()
+        self.integrator.prepare(self.engine, self.freedom, not self.resumed)
+        self.observables = self._observables()
 
     def _first(
         self, atoms: Atoms | None, settings: Settings, force: bool
@@ -146,12 +150,13 @@ class Simulation:
         directory = self.output.directory if self.output else None
         with agreement(self.comm):
             if self.comm.rank == 0:
-                sizes = self.start.file_sizes if self.resumed else None
+                source, sizes = self.start.source, None
+                if source and directory and source.parents[1].resolve() == directory.resolve():
+                    sizes = self.start.file_sizes  # else the run goes on in another folder
                 formats = self.output.format if self.output else ()
                 deviates = self.deviating.every > 0
                 self.writer = Writer(directory, quiet, sizes, formats, deviates)
                 self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-                source = self.start.source
                 damaged = [
                     f"{x}; going on from {source}, the one before" for x in self.start.damaged
                 ]
@@ -176,8 +181,12 @@ class Simulation:
                 raise InputError(f"run: steps {steps!r}: expected a whole number, not negative")
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
-        with guarded(self.comm), StopRequest() as request, self._bar(steps):
-            if first == 0:
+        shown = (
+            self.writer.run(steps, self.n_atoms, self.timestep) if self.writer else nullcontext()
+        )
+        with guarded(self.comm), StopRequest() as request, shown:
+            if not self._begun:
+                self._begun = True
                 self._record()
             while self.step < first + steps and not request.agreed:
                 with self.stopwatch("integrate"):
@@ -349,17 +358,6 @@ class Simulation:
         )
         notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
         self.archive.write(now, self.model.type_map, notes)
-
-    @contextmanager
-    def _bar(self, steps: int) -> Iterator[None]:
-        """A progress bar while the run lasts."""
-        if self.writer is not None:
-            self.writer.open_bar(steps, self.n_atoms, self.timestep)
-        try:
-            yield
-        finally:
-            if self.writer is not None:
-                self.writer.close_bar()
 
     def _result(self, steps: int, seconds: float, request: StopRequest) -> RunResult:
         parts = ("model", "neighbours", "communicate", "integrate", "output")

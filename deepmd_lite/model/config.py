@@ -270,6 +270,8 @@ class ModelConfig(Vocabulary):
                 for key in ("smin_alpha", "sw_rmin", "sw_rmax", "srtab_add_bias")
                 if key in given
             ]
+        if "data_stat_protect" in given:
+            found.append("model/data_stat_protect is ignored: deviations below 0.01 count as 0.01")
         for key in ("data_stat_nbatch", "data_bias_nsample"):
             if key in given:
                 found.append(f"model/{key} is ignored: statistics use all training frames")

@@ -20,12 +20,13 @@ from safetensors.torch import save as serialise
 from ..files import write_atomically
 from ..system import InputError
 from .adam import LeanOptimizer
+from .presets import START_LR_FROM_MODEL
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
 3 added the model's repulsion, which trainings before it do not have; in 4 sel and grid are those of
 each descriptor; in 5 SOAP counts its updates, where it counted gradients, one more; 6 added paces,
-which are 1 in trainings before it."""
+which are 1 in trainings before it; 7 added `table_excess` and `from_model`."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -59,6 +60,10 @@ class Checkpoint:
     """Updates that the moving average has taken in."""
     paces: list[float] = field(default_factory=list)
     """Of the fitting networks (`pace`)."""
+    table_excess: float = 0.0
+    """What finer tables did not mend (`resolution`)."""
+    from_model: bool = False
+    """The training began with the weights of a model."""
 
     def write(self, path: str | Path) -> None:
         """Write atomically. Raises InputError where the file cannot be written."""
@@ -93,6 +98,9 @@ class Checkpoint:
                 steps = (k for k in arrays if k.startswith("optimizer.step."))
                 gradients = {k: arrays[k] for k in steps if arrays[k].dtype == torch.int64}
                 arrays |= {k: n.float() - 1 for k, n in gradients.items()}
+            if version < 7:  # presets have that rate for such trainings alone
+                rate = header["config"]["learning_rate"]["start_lr"]
+                header["from_model"] = rate == START_LR_FROM_MODEL
             return cls(**header, arrays=arrays)
         except (
             *(SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError),

@@ -348,11 +348,11 @@ def read_input(
     if not isinstance(source, Mapping):
         folder, where = Path(source).resolve().parent, str(source)
         source = read_mapping(source)
+    source, old = modern(source, where)
     if time_limit is not None and isinstance(source.get("training"), Mapping):
         source = {**source, "training": {**source["training"], "time_limit": time_limit}}
     if preset is not None:
         source = {**source, "preset": preset}
-    source, old = modern(source, where)
     source = with_preset(source, where, from_model)
     config = parse(TrainInput, source, where)
     data_sets = [("training_data", config.training.training_data)]

@@ -28,7 +28,7 @@ from .clock import Clock, format_duration
 from .config import TrainInput, read_input
 from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
-from .presets import START_LR_FROM_MODEL, input_of
+from .presets import input_of
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
     check_table,
@@ -116,7 +116,7 @@ def train(
                 complete = _complete_input(settings)
                 data = load_data(settings, quiet, new_elements=start is None)
                 potential = initial_potential(settings, data, start, finetune is not None)
-                trainer = Trainer(settings, data, potential, clock, ranks)
+                trainer = Trainer(settings, data, potential, clock, ranks, start is not None)
             trainer.begin()
             with InUse(output) if ranks.is_first else nullcontext():
                 if checkpoint is None and ranks.is_first:
@@ -158,7 +158,7 @@ def _settings(
     told another."""
     from_model = start is not None
     if checkpoint is not None:  # the rate of what is restarted
-        from_model = checkpoint.config["learning_rate"]["start_lr"] == START_LR_FROM_MODEL
+        from_model = checkpoint.from_model
     if not (isinstance(config, Mapping) or is_input(config)):
         config = input_of(config)
     settings, notes = read_input(config, time_limit, preset, from_model)
@@ -315,7 +315,8 @@ def _restarted(
             f"{path}: was written with other training data (sha256 {checkpoint.data_hash[:12]}, "
             f"found {data.hash[:12]}); restore the data, or start anew with init_model"
         )
-    trainer = Trainer(settings, data, restored_potential(settings, checkpoint), clock, ranks)
+    potential = restored_potential(settings, checkpoint)
+    trainer = Trainer(settings, data, potential, clock, ranks, checkpoint.from_model)
     trainer.restore(checkpoint, str(path))
     limit = settings.training.step_limit
     log.info("restart after step %d%s", trainer.steps_done, "" if limit is None else f" of {limit}")

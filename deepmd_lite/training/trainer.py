@@ -53,8 +53,10 @@ class Trainer:
         potential: Potential,
         clock: Clock | None = None,
         ranks: Ranks | None = None,
+        from_model: bool = False,
     ) -> None:
-        self.config = config
+        """`from_model`: `potential` has the weights of a model, as a restart is to know."""
+        self.config, self.from_model = config, from_model
         self.data = data
         self.clock = clock or Clock()
         self.clock.limit = config.training.time_limit
@@ -315,6 +317,8 @@ class Trainer:
             unimproved=self.unimproved,
             ema_updates=0 if average is None else average.updates,
             paces=paces_of(self.potential),
+            table_excess=self._table_excess,
+            from_model=self.from_model,
         )
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:
@@ -325,6 +329,7 @@ class Trainer:
         self.steps_done = checkpoint.step
         self.best = checkpoint.best
         self.unimproved = checkpoint.unimproved
+        self._table_excess = checkpoint.table_excess
         self.clock.earlier = checkpoint.seconds
         self.clock.preparation += checkpoint.preparation
         decay = self.config.training.ema_decay

@@ -62,7 +62,9 @@ def test_linked_folders_are_followed_once(tmp_path):
 
 
 def test_an_existing_file_wins_over_a_pattern(tmp_path):
-    load(xyz(tmp_path / "a[1].xyz"))
+    xyz(tmp_path / "a1.xyz", comment="energy=3")  # what the pattern would match
+    (system,) = load(xyz(tmp_path / "a[1].xyz", comment="energy=7"))
+    assert [frame.energy for frame in system.frames] == [7.0]
 
 
 def test_nothing_found(tmp_path):
@@ -82,6 +84,12 @@ def test_data_named_twice(tmp_path):
     npy(tmp_path / "data" / "a")
     with pytest.raises(InputError, match="is named twice"):
         load([tmp_path / "data", tmp_path / "data" / "a"])
+    frames = xyz(tmp_path / "a.xyz", 4)
+    (tmp_path / "link.xyz").symlink_to(frames)
+    for second in (frames, f"{frames}@2:", tmp_path / "link.xyz"):
+        with pytest.raises(InputError, match=r", frame \d: is named twice"):
+            load([frames, second])
+    assert len(load([f"{frames}@:2", f"{frames}@2:"])) == 2
 
 
 def test_labels_must_exist_somewhere(tmp_path):

@@ -315,6 +315,32 @@ def test_good_structures_of_a_function_are_kept(tmp_path):
     assert asked == [3, 1]
 
 
+def test_what_a_generator_labelled_before_it_failed_is_kept(tmp_path):
+    atoms = structures()
+
+    def label(found):
+        yield from by_emt(found[:2])
+        raise OSError("the queue is gone")
+
+    with pytest.raises(OSError, match="queue"):
+        labelled(atoms, label, tmp_path)
+    asked = []
+    frames = labelled(atoms, lambda found: asked.extend(found) or by_emt(found), tmp_path)
+    assert len(asked) == 1
+    assert len(frames) == 3
+
+
+def test_a_structure_with_another_periodicity_is_another(tmp_path):
+    atoms, *_ = structures()
+
+    def label(found):
+        found[0].pbc = ~found[0].pbc
+        return by_emt(found)
+
+    with pytest.raises(InputError, match="none of the 1 structures"):
+        labelled([atoms], label, tmp_path)
+
+
 def test_a_function_that_moves_what_it_is_given(tmp_path):
     def label(found):
         found[2].rattle(0.1)

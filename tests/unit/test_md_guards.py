@@ -11,6 +11,7 @@ from pair_potential import PairPotential
 
 from deepmd_lite import kernels
 from deepmd_lite.md import Simulation
+from deepmd_lite.md.comm import SharedError
 from deepmd_lite.md.config import Guards, MdConfig
 from deepmd_lite.md.guards import Watch, closest_pair
 from deepmd_lite.schema import parse
@@ -222,6 +223,8 @@ def test_hot_hydrogen_passes():
         thermal = {"temperature": kelvin}
         simulation = Simulation(gas, model, velocities=thermal, timestep=timestep, skin=0.5)
         simulation.run(150)
+        assert simulation.step == 150
+        assert 0.1 * kelvin < simulation.thermo.temperature < 2 * kelvin
 
 
 def test_a_melt_of_5000_kelvin_passes():
@@ -274,16 +277,22 @@ def test_atoms_that_coincide_have_their_numbers_of_the_structure():
         Simulation(atoms, random_potential(("Si",), rcut=4.0))
 
 
-def test_atoms_that_come_to_coincide_are_named():
-    """Between two lists it is the model that finds them."""
+@pytest.mark.parametrize("skin", [5.0, 0.5])
+def test_atoms_that_come_to_coincide_end_the_run(tmp_path, skin):
+    """Between two lists it is the model that finds them; at a new list it is the list."""
     atoms = bulk("Si", cubic=True, a=5.43).repeat(2)
-    simulation = Simulation(atoms, random_potential(("Si",), rcut=4.0), skin=5.0)
-    engine = simulation.engine
-    row, near = (int((engine.state.ids == k).nonzero()) for k in (10, 11))
-    engine.state.positions[near] = engine.state.positions[row]
-    engine.refresh(False)
-    with pytest.raises(InputError, match=r"atoms 10 \(Si\) and 11 \(Si\) coincide"):
-        engine.evaluate()
+    output = {"directory": tmp_path / "run"}
+    simulation = Simulation(
+        atoms, random_potential(("Si",), rcut=4.0), skin=skin, guards=OFF, output=output
+    )
+    state = simulation.engine.state
+    row, near = (int((state.ids == k).nonzero()) for k in (10, 11))
+    state.positions[near] = state.positions[row]
+    state.velocities[:] = 0.0
+    simulation.engine.forces[:] = 0.0
+    with pytest.raises(SharedError, match=r"step 1: atoms 10 \(Si\) and 11 \(Si\) coincide"):
+        simulation.run(3)
+    assert len(ase.io.read(tmp_path / "run/failed.extxyz")) == len(atoms)
 
 
 def test_atoms_nearer_than_a_short_range_table_begins_are_named():

@@ -255,6 +255,48 @@ def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
         run_input(whole, resume=True, quiet=True)
 
 
+def test_a_format_that_comes_back_finds_its_file(folder):
+    """What an earlier part of the run wrote in it is kept."""
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+
+    def part(steps, kind, **more):
+        output = {**whole["output"], "trajectory": 2, "format": kind}
+        run_input({**whole, "steps": steps, "output": output}, quiet=True, **more)
+
+    part(4, "traj")
+    part(8, "extxyz", resume=True)
+    part(12, "traj", resume=True)
+    frames = [ase.io.read(f"run/trajectory.{kind}", ":") for kind in ("traj", "extxyz")]
+    assert [len(own) for own in frames] == [5, 2]  # of steps 0 2 4 10 12, and 6 8
+
+
+def test_a_run_of_no_steps_is_its_beginning(folder):
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    run_input({**whole, "output": {**whole["output"], "directory": "whole"}}, quiet=True)
+    run_input({**whole, "steps": 0}, quiet=True)
+    run_input(whole, resume=True, quiet=True)
+    for name in ("thermo.csv", "trajectory.extxyz"):
+        assert (folder / "run" / name).read_text() == (folder / "whole" / name).read_text()
+    simulation = Simulation(copper(), PairPotential(), output={"directory": "twice", "thermo": 1})
+    simulation.run(0)
+    simulation.run(2)
+    assert [row["step"] for row in rows("twice/thermo.csv")] == ["0", "1", "2"]
+
+
+def test_going_on_in_another_folder(folder):
+    """Files begin there; those of the first folder stay as they are."""
+    run_input("md.yaml", quiet=True)
+    before = (folder / "run/thermo.csv").read_text()
+    output = {"directory": "other", "thermo": 2}
+    simulation = Simulation(None, "cu.dpl", resume="run", timestep=0.1, output=output)
+    simulation.run(4)
+    assert [row["step"] for row in rows("other/thermo.csv")] == ["14", "16"]
+    assert (folder / "run/thermo.csv").read_text() == before
+    again = Simulation(None, "cu.dpl", resume="other", timestep=0.1, output=output)
+    again.run(2)
+    assert [row["step"] for row in rows("other/thermo.csv")] == ["14", "16", "18"]
+
+
 def test_atoms_held_by_the_structure_are_said_and_stay_held(folder):
     atoms = ase.io.read("cu.extxyz")
     atoms.set_constraint(FixAtoms(indices=[3]))

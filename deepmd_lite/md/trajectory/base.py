@@ -45,7 +45,8 @@ class Trajectory:
         if size is not None and not self.is_whole():
             raise InputError(
                 f"{self.path}: cannot be taken back to the restart, for '.{self.path.name}.undo-"
-                f"{size}' beside it is gone; move the file away and go on in a new output directory"
+                f"{size}' beside it is gone; go on in a new folder: Simulation(…, resume=…, "
+                "output=…)"
             )
 
     def is_whole(self) -> bool:

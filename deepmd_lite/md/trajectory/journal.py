@@ -66,7 +66,7 @@ class Journal:
         elif not self.path.exists() or self.path.stat().st_size < size:
             raise InputError(
                 f"{self.path}: is shorter than the {size} bytes it had at the restart; bring the "
-                "file back, or go on in a new output directory"
+                "file back, or go on in a new folder: Simulation(…, resume=…, output=…)"
             )
         else:
             self._restore(size)
