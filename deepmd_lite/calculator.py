@@ -16,6 +16,7 @@ is asked for: `calculator.get_property("uncertainty", atoms)`.
 from __future__ import annotations
 
 import difflib
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +33,12 @@ from ase.calculators.calculator import (
     all_changes,
 )
 from ase.outputs import Properties, all_outputs
-from ase.stress import full_3x3_to_voigt_6_stress
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from .deviation import Committee, force_deviation, loaded
 from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
-from .system import InputError, LocalEnv, type_indices
+from .system import Evaluation, InputError, LocalEnv, type_indices
 
 ARGUMENTS = "model", "device", "precision", "skin"
 OF_ASE = {"atoms", "label", "directory", "restart"}
@@ -53,10 +54,10 @@ class Calculator(AseCalculator):
     cell has strained, far enough to need a new one. `stresses` are those of
     `model.atomic_virials`, computed only when they are asked for; their sum is the stress.
 
-    As any calculator of ASE it remembers the last structure: threads of a program take one each,
-    which may share a model that was loaded once. A process that has computed with several threads
-    must not fork (OpenMP's rule, torch's as well): its children would wait for ever.
-    `multiprocessing` with `spawn` works, so does a fork with OMP_NUM_THREADS=1.
+    As any calculator of ASE it remembers the last structure. Threads of a program may share one,
+    and take turns; to compute at the same time they take one each, which may share a model that
+    was loaded once. Processes may be forked or spawned; those that are forked compute with one
+    thread each.
     """
 
     name = "deepmd_lite"
@@ -69,7 +70,7 @@ class Calculator(AseCalculator):
     def __init__(
         self,
         model: str | Path | Potential | Sequence[str | Path | Potential],
-        device: str = "cpu",
+        device: str | None = None,
         precision: str | None = None,
         skin: float = 0.5,
         **of_ase: Any,
@@ -77,7 +78,8 @@ class Calculator(AseCalculator):
         """Attach a model, or several that measure their deviation.
 
         `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `device` 'cpu', or a
-        GPU: 'cuda' or 'cuda:N' (a `Potential` that is given is moved there); `precision`
+        GPU: 'cuda' or 'cuda:N' (a `Potential` that is given is moved there, for all who have it;
+        default: where it is, and the CPU for a file); `precision`
         'float64' or 'float32' of the arithmetic (default: the model's); `skin` Å; `of_ase`: what
         every calculator of ASE takes (`atoms`, `label`, `directory`, `restart`). Raises
         InputError for other arguments and for a device that is not there, saying what is missing,
@@ -88,15 +90,50 @@ class Calculator(AseCalculator):
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(ARGUMENTS)}"
             raise InputError(f"Calculator: unknown argument '{name}'; {hint}")
         super().__init__(**of_ase)
+        # torch and NumPy have objects of such names
+        precision, device = (None if x is None else str(x) for x in (precision, device))
         if precision not in (None, "float64", "float32"):
             raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
-        if not skin >= 0:
-            raise InputError(f"skin {skin} Å: expected a number that is not negative")
+        if not (isinstance(skin, (int, float, np.number)) and 0 <= skin < np.inf):
+            raise InputError(f"skin {skin!r}: expected a number of Å that is not negative")
         self.model: Potential | Committee = loaded(model, precision, device)
+        self.parameters.update(model=_described(model), precision=precision)
         self.skin = skin
         self._members: Committee | None = None
         self._list: _ReusedList | None = None
+        self._evaluated: tuple[PeriodicEnv, LocalEnv, Evaluation] | None = None
         self._warned_of = 0
+        self._warned_of_stress = False
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+
+    def __repr__(self) -> str:
+        m = self.model
+        elements = " ".join(m.type_map)
+        return f"<Calculator {self.parameters['model']}: {elements}, rcut {m.rcut:g} Å>"
+
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """A result, computed where it is not known yet; one thread after the other."""
+        if atoms is None and self.atoms is None:
+            raise InputError(f"{name}: there are no atoms yet; ask atoms that have the calculator")
+        with self._lock:
+            if name in ("stress", "stresses", "virial") and allow_calculation:
+                self._warn_of_stress()
+            if name != "virial":
+                return super().get_property(name, atoms, allow_calculation)
+            # not among the results, where it would stop ASE: not a property it knows
+            stress = super().get_property("stress", atoms, allow_calculation)
+            if stress is None:
+                return None
+            assert self.atoms is not None
+            return -self.atoms.get_volume() * voigt_6_to_full_3x3_stress(stress)
 
     def get_atomic_volumes(self) -> np.ndarray:
         """(n,) Å³: by which ASE divides the kinetic part of the stress of an atom. As of the rest,
@@ -139,40 +176,24 @@ class Calculator(AseCalculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Fill `self.results`. Raises InputError for unknown elements or positions not finite."""
+        """Fill `self.results`; what they have of an unchanged structure stays.
+
+        Raises InputError for unknown elements or positions not finite.
+        """
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms  # the copy that ASE compares the next call with
-        assert atoms is not None
+        if atoms is None:
+            raise InputError("calculate: there are no atoms yet; give some")
         wanted = set(properties or ())
-        if wanted & {"stress", "stresses", "virial"} and not _has_volume(atoms):
+        if wanted & {"stress", "stresses"} and not _has_volume(atoms):
             raise PropertyNotImplementedError(
                 "stress needs a cell with a volume that is periodic in one direction at least; "
                 f"the volume is {abs(atoms.cell.volume):g} Å³, pbc is {atoms.pbc}"
             )
-        periodic = self._neighbors(atoms)
-        env = self._env(periodic, atoms)
-        evaluation = self.model.evaluate(env)
-        if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
-            self._warned_of = evaluation.beyond_table
-            warnings.warn(
-                f"{evaluation.beyond_table} neighbour pairs are closer than any in the training "
-                "data: energies there are extrapolated",
-                stacklevel=2,
-            )
-        energy = float(evaluation.energies.sum())
-        if not np.isfinite(energy):
-            raise InputError("structure: the energy is not finite; do two atoms coincide?")
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": evaluation.energies.numpy(),
-            "forces": periodic.fold(evaluation.forces).numpy(),
-        }
-        if _has_volume(atoms):
-            virial = evaluation.virial.numpy()
-            self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
-        if "virial" in wanted:  # among the others it would stop ASE: not a property it knows
-            self.results["virial"] = evaluation.virial.numpy()
+        if system_changes or not self.results or self._evaluated is None:
+            self._evaluate(atoms)
+        assert self._evaluated is not None
+        periodic, env, evaluation = self._evaluated
         if "stresses" in wanted:
             rows = self.model.atomic_virials(env, evaluation.forces)
             virials = periodic.fold(rows.flatten(1)).unflatten(1, (3, 3)).numpy()
@@ -184,6 +205,43 @@ class Calculator(AseCalculator):
             if self._members is None:
                 self._members = _committee_of(self.model)
             self._add_deviation(self._members, periodic, env)
+
+    def _warn_of_stress(self) -> None:
+        """Once, of one that was not trained."""
+        first = self.model.models[0] if isinstance(self.model, Committee) else self.model
+        provenance = getattr(first, "provenance", None) or {}
+        if provenance.get("virials trained") is False and not self._warned_of_stress:
+            self._warned_of_stress = True
+            warnings.warn(
+                "the model was not trained on virials: do not trust its stress", stacklevel=4
+            )
+
+    def _evaluate(self, atoms: Atoms) -> None:
+        """Everything that one evaluation gives."""
+        periodic = self._neighbors(atoms)
+        env = self._env(periodic, atoms)
+        evaluation = self.model.evaluate(env)
+        if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
+            self._warned_of = evaluation.beyond_table
+            n_pairs = (evaluation.beyond_table + 1) // 2  # either atom has counted the other
+            warnings.warn(
+                f"{n_pairs} pair{'s' if n_pairs > 1 else ''} of atoms closer than any in the "
+                "training data: energies there are extrapolated",
+                stacklevel=4,
+            )
+        energy = float(evaluation.energies.sum())
+        if not np.isfinite(energy):
+            raise InputError("structure: the energy is not finite; do two atoms coincide?")
+        self._evaluated = periodic, env, evaluation
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": evaluation.energies.numpy(),
+            "forces": periodic.fold(evaluation.forces).numpy(),
+        }
+        if _has_volume(atoms):
+            virial = evaluation.virial.numpy()
+            self.results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
 
     def _add_deviation(self, committee: Committee, periodic: PeriodicEnv, env: LocalEnv) -> None:
         """What the other models say, beside the results of the first."""
@@ -199,6 +257,8 @@ class Calculator(AseCalculator):
 
     def _neighbors(self, atoms: Atoms) -> PeriodicEnv:
         if self._list is None or not self._list.serves(atoms):
+            if self._list is not None and not self._list.is_of(atoms):
+                self._warned_of = 0  # another structure deserves a warning of its own
             self._list = _ReusedList(atoms, self.model, self.skin)
         return self._list.periodic
 
@@ -219,6 +279,11 @@ class _ReusedList:
             atoms.positions, atoms.cell.array, atoms.pbc, np.array(types, dtype=np.int32), cutoff
         )
 
+    def is_of(self, atoms: Atoms) -> bool:
+        """Whether it was built for the same elements and periodicity."""
+        old = self.atoms
+        return np.array_equal(atoms.numbers, old.numbers) and np.array_equal(atoms.pbc, old.pbc)
+
     def serves(self, atoms: Atoms) -> bool:
         """Whether no pair within the cutoff can be missing from the list.
 
@@ -227,9 +292,7 @@ class _ReusedList:
         displacement u. The list serves while (cutoff of the list) / ‖F⁻¹‖ − 2 u ≥ rcut.
         """
         old = self.atoms
-        if len(atoms) != len(old) or (atoms.pbc != old.pbc).any():
-            return False
-        if (atoms.numbers != old.numbers).any():
+        if not self.is_of(atoms):
             return False
         if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
             return False
@@ -254,6 +317,13 @@ def _committee_of(model: Any) -> Committee:
             "the calculator several models"
         )
     return Committee.of_members(model)
+
+
+def _described(model: Any) -> str:
+    """Of files their paths; what ASE writes beside results."""
+    if isinstance(model, (list, tuple)):
+        return ", ".join(map(_described, model))
+    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
 
 
 def _has_volume(atoms: Atoms) -> bool:

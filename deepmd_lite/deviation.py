@@ -137,11 +137,12 @@ def place_of(model: Any) -> torch.device:
     return place
 
 
-def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
+def loaded(model: Any, precision: str | None, device: str | None = None) -> Any:
     """The model at a path or as it is, in the precision asked for; of several a `Committee`.
 
-    It evaluates on `device`: 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such
-    device, for a model that cannot go there, and for what is no model.
+    It evaluates on `device`: 'cpu', 'cuda' or 'cuda:N'; None: where it is, and the CPU for a file.
+    Raises InputError where there is no such device, for a model that cannot go there, and for what
+    is no model.
     """
     if isinstance(model, (list, tuple)):
         names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
@@ -150,20 +151,20 @@ def loaded(model: Any, precision: str | None, device: str = "cpu") -> Any:
         models = [loaded(m, precision, device) for m in model]
         return models[0] if len(models) == 1 else Committee(models, names)
     if isinstance(model, (str, Path)):
-        return load_model(model, precision).to_device(device)
+        return load_model(Path(model).expanduser(), precision).to_device(device or "cpu")
     if not all(hasattr(model, name) for name in ("rcut", "type_map", "evaluate")):
         raise InputError(
             "model: expected the path of a model file, or an object with rcut, type_map and "
             f"evaluate; found {type(model).__name__}"
         )
-    if device != getattr(model, "device", "cpu"):
+    if device not in (None, getattr(model, "device", "cpu")):
         if not hasattr(model, "to_device"):
             raise InputError(f"device '{device}': this model computes on the CPU alone")
         model.to_device(device)
     if precision is not None and precision != getattr(model, "precision", precision):
         raise InputError(
-            f"precision '{precision}' for a Potential of {model.precision}: call its "
-            "to_precision() first"
+            f"precision '{precision}' for a Potential of {model.precision}: give its file, or "
+            f"copy.deepcopy(model).to_precision('{precision}'), which leaves this one as it is"
         )
     return model
 

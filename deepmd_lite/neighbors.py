@@ -13,8 +13,14 @@ import numpy as np
 import torch
 
 from . import kernels
+from .free_memory import available_bytes
 from .geometry import cell_heights, checked_cell
 from .system import InputError, LocalEnv
+
+MANY_IMAGES = 2**20
+"""From which on it is asked whether there is memory for them."""
+BYTES_OF_IMAGE = 250
+"""At the peak, with its share of the list."""
 
 
 @dataclass
@@ -30,7 +36,10 @@ class PeriodicEnv:
 
     def moved(self, positions: torch.Tensor, cell: torch.Tensor) -> LocalEnv:
         """The same list for new positions (n_local, 3) and cell (3, 3) of the same atoms, Å."""
-        rows = positions[self.owner] + self.shifts @ cell
+        # no matrix product, which wakes a team of threads for the smallest cell
+        x, y, z = self.shifts.unbind(dim=1)
+        rows = positions[self.owner]
+        rows += x[:, None] * cell[0] + y[:, None] * cell[1] + z[:, None] * cell[2]
         e = self.env
         return LocalEnv(rows, e.types, e.n_local, e.offsets, e.indices)
 
@@ -85,10 +94,11 @@ def _images(
     """
     margin = cutoff / cell_heights(cell)
     estimate = len(fractional) * np.prod(np.where(pbc, 1.0 + 2.0 * margin, 1.0))
-    if estimate > 2**31:
+    free = available_bytes() if estimate > MANY_IMAGES else None
+    if estimate > 2**31 or (free is not None and estimate * BYTES_OF_IMAGE > free):
         raise InputError(
-            f"{where}: cutoff {cutoff} Å needs about {estimate:.1e} periodic images of this cell; "
-            "the cell is far too small, check its unit"
+            f"{where}: cutoff {cutoff} Å needs about {estimate:.1e} periodic images of this cell, "
+            "more than there is memory for; the cell is far too small, check its unit"
         )
     owner = np.arange(len(fractional))
     shifts = np.zeros((len(fractional), 3))

@@ -6,6 +6,7 @@ never a fallback: without the compiled module this package cannot be imported.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -65,10 +66,15 @@ FEATURE_PADDING: int = _kernels.FEATURE_PADDING
 """The features of a table are padded with zero coefficients to a multiple of this."""
 MOST_CUBIC: int = _kernels.MOST_CUBIC
 """Features that may make invariants of third order."""
-ATOMS_PER_LIST_THREAD = 1024
-"""A neighbour list takes one more thread for each so many local atoms."""
+ATOMS_PER_LIST_THREAD, ATOMS_PER_THREAD = 1024, 16
+"""A neighbour list, and an evaluation, take one more thread for each so many local atoms: to wake a
+team for a few costs more than it saves, and on a busy machine a hundred times more."""
 
 _SETS = ("baseline", "avx2", "avx512")
+
+# The team of OpenMP's threads stays behind when a process forks: a child that asked for it would
+# wait for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def instruction_sets() -> list[str]:
@@ -107,7 +113,6 @@ def neighbor_list(
     types = checked("types", types, torch.int32, (len(positions),))
     if not 0 <= n_local <= len(positions):
         raise InputError(f"n_local: expected 0 to {len(positions)}, found {n_local}")
-    # waking a team for a few hundred atoms costs more than it saves, on a busy machine a lot more
     threads = min(torch.get_num_threads(), 1 + n_local // ATOMS_PER_LIST_THREAD)
     found = _kernels.NeighborList(positions, types, n_local, cutoff, threads)
     offsets = torch.empty(n_local + 1, dtype=torch.int64)
@@ -188,12 +193,12 @@ class CompiledPotential:
         self._potential = _kernels.Potential(parts, fitting.compiled(n_features, dtype))
 
     def evaluate(self, env: LocalEnv, weights: torch.Tensor | None = None) -> Evaluation:
-        """Energies, forces on all rows and virial of `env`, on torch.get_num_threads() threads.
+        """Energies, forces on all rows and virial of `env`.
 
         `weights` (n_local,) float64: forces and virial are those of Σ weights_i E_i, and pairs of
-        atoms of weight 0 are not counted as beyond the table; energies are without them. The same
-        bits for any number of threads. Working memory does not grow with the number of atoms.
-        Raises InputError as `moments`.
+        atoms of weight 0 are not counted as beyond the table; energies are without them. At most
+        torch.get_num_threads() threads, and the same bits for any number of them. Working memory
+        does not grow with the number of atoms. Raises InputError as `moments`.
         """
         positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
         if len(env.offsets) != env.n_local + 1:
@@ -201,7 +206,7 @@ class CompiledPotential:
                 f"offsets: expected {env.n_local + 1} entries for {env.n_local} local atoms, found "
                 f"{len(env.offsets)}"
             )
-        atoms = _atoms(positions, env.types, env.offsets, env.indices)
+        atoms = _atoms_of(env, positions)
         if weights is not None:
             weights = checked("weights", weights, torch.float64, (env.n_local,))
         energies = torch.empty(env.n_local, dtype=torch.float64)
@@ -214,14 +219,14 @@ class CompiledPotential:
 def add_repulsion(evaluation: Evaluation, env: LocalEnv, repulsion: Repulsion) -> None:
     """Add `reference.repulsion_energies`, their forces and virial to an evaluation of `env`.
 
-    In place, on torch.get_num_threads() threads; the same bits for any number of them. Raises
+    In place, on the threads of an evaluation; the same bits for any number of them. Raises
     InputError for arguments of a wrong shape or dtype, radii that are not 0 ≤ r_in < r_out,
     positions that are not finite, and neighbours that coincide with their atom.
     """
     n_types = len(repulsion.atomic_numbers)
     positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
     _kernels.add_repulsion(
-        _atoms(positions, env.types, env.offsets, env.indices),
+        _atoms_of(env, positions),
         checked("atomic_numbers", repulsion.atomic_numbers, torch.float64, (n_types,)),
         checked("r_in", repulsion.r_in, torch.float64, (n_types, n_types)),
         checked("r_out", repulsion.r_out, torch.float64, (n_types, n_types)),
@@ -234,11 +239,11 @@ def add_repulsion(evaluation: Evaluation, env: LocalEnv, repulsion: Repulsion) -
 def short_range_weights(env: LocalEnv, table: ShortRange) -> torch.Tensor:
     """(n_local,) float64: 1 − λ of `short_range.switched`, for `CompiledPotential.evaluate`.
 
-    On torch.get_num_threads() threads, the same bits for any number of them. Raises InputError as
+    On the threads of an evaluation, the same bits for any number of them. Raises InputError as
     `add_repulsion`.
     """
     positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
-    atoms = _atoms(positions, env.types, env.offsets, env.indices)
+    atoms = _atoms_of(env, positions)
     weights = torch.empty(len(env.offsets) - 1, dtype=torch.float64)
     _short_range(table).weights(atoms, weights)
     return weights
@@ -247,12 +252,12 @@ def short_range_weights(env: LocalEnv, table: ShortRange) -> torch.Tensor:
 def add_short_range(evaluation: Evaluation, env: LocalEnv, table: ShortRange) -> None:
     """Blend `evaluation` of `env`, made with `short_range_weights`, with the table of pairs.
 
-    In place, on torch.get_num_threads() threads; the same bits for any number of them. Raises
+    In place, on the threads of an evaluation; the same bits for any number of them. Raises
     InputError as `add_repulsion`, and for pairs nearer than the table begins.
     """
     positions = checked("positions", env.positions.detach(), torch.float64, (-1, 3))
     _short_range(table).add(
-        _atoms(positions, env.types, env.offsets, env.indices),
+        _atoms_of(env, positions),
         _writable("energies", evaluation.energies, (len(env.offsets) - 1,)),
         _writable("forces", evaluation.forces, (len(positions), 3)),
         _writable("virial", evaluation.virial, (3, 3)),
@@ -281,8 +286,18 @@ def _writable(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.
     return checked(name, tensor, torch.float64, shape)
 
 
+def _atoms_of(env: LocalEnv, positions: torch.Tensor) -> _kernels.Atoms:
+    """Of an evaluation, on as many threads as its atoms are worth."""
+    threads = min(torch.get_num_threads(), 1 + env.n_local // ATOMS_PER_THREAD)
+    return _atoms(positions, env.types, env.offsets, env.indices, threads)
+
+
 def _atoms(
-    positions: torch.Tensor, types: torch.Tensor, offsets: torch.Tensor, indices: torch.Tensor
+    positions: torch.Tensor,
+    types: torch.Tensor,
+    offsets: torch.Tensor,
+    indices: torch.Tensor,
+    threads: int | None = None,
 ) -> _kernels.Atoms:
     types = checked("types", types, torch.int32, (len(positions),))
     offsets = checked("offsets", offsets, torch.int64, (-1,))
@@ -293,7 +308,7 @@ def _atoms(
         )
     if int(offsets[-1]) != len(indices):
         raise InputError(f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices")
-    return _kernels.Atoms(positions, types, offsets, indices, torch.get_num_threads())
+    return _kernels.Atoms(positions, types, offsets, indices, threads or torch.get_num_threads())
 
 
 def _checked_coefficients(coefficients: torch.Tensor, environment: Environment) -> torch.Tensor:

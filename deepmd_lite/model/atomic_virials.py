@@ -37,5 +37,6 @@ def weighted_gradient(
     energies: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     """(n_all, 3): of Σ weights_c energies_c, more than once."""
-    (gradient,) = torch.autograd.grad(energies, positions, weights, retain_graph=True)
+    # a product: given as grad_outputs, weights make torch import sympy, which takes a second
+    (gradient,) = torch.autograd.grad((energies * weights).sum(), positions, retain_graph=True)
     return gradient

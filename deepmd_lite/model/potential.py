@@ -149,7 +149,8 @@ class Potential(nn.Module):
     def to_precision(self, precision: str) -> Potential:
         """Arithmetic in 'float64' or 'float32'; positions and sums over atoms stay float64.
 
-        Weights are rounded: going back to float64 does not restore them.
+        In place, for all who have this potential. Weights are rounded: going back to float64 does
+        not restore them.
         """
         dtype = {"float64": torch.float64, "float32": torch.float32}[precision]
         for descriptor in self.descriptors:

@@ -1,10 +1,13 @@
 """The ASE calculator as ASE users meet it."""
 
+import multiprocessing
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -16,6 +19,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from models import random_atoms, random_potential
 
+from deepmd_lite import neighbors
 from deepmd_lite.calculator import Calculator
 from deepmd_lite.model import save_model
 from deepmd_lite.system import InputError, ModelFileError
@@ -276,7 +280,7 @@ def test_pairs_outside_the_table_are_reported(potential):
     close = 0.8 * potential.table_min_distance()
     atoms = Atoms("Si2", positions=[[0, 0, 0], [close, 0, 0]])
     atoms.calc = Calculator(potential)
-    with pytest.warns(UserWarning, match="2 neighbour pairs are closer"):
+    with pytest.warns(UserWarning, match="1 pair of atoms closer"):
         atoms.get_potential_energy()
 
 
@@ -294,3 +298,100 @@ def test_a_bad_run_warns_as_it_gets_worse_not_at_each_step(potential):
             atoms.get_potential_energy()
         counts.append(len(told))
     assert counts == [0, 1, 0, 0, 0, 1, 0]
+
+
+def test_another_structure_has_a_warning_of_its_own(potential):
+    close = 0.8 * potential.table_min_distance()
+    chain = Atoms("Si9", positions=np.arange(9)[:, None] * [close, 0.0, 0.0])
+    pair = chain[:2]
+    calculator = Calculator(potential)
+    for atoms in (chain, pair):
+        atoms.calc = calculator
+        with pytest.warns(UserWarning, match="closer than any"):
+            atoms.get_potential_energy()
+
+
+def test_threads_may_share_a_calculator(potential):
+    structures = [silicon(seed, strain=0.01 * seed) for seed in range(4)]
+    expected = []
+    for atoms in structures:
+        atoms.calc = Calculator(potential)
+        expected.append(atoms.get_potential_energy())
+    shared = Calculator(potential)
+
+    def energy(k):
+        return shared.get_potential_energy(structures[k % 4].copy())
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(energy, range(80)))
+    assert found == pytest.approx(expected * 20, abs=1e-10)
+
+
+def energy_in_a_fork(atoms):
+    return atoms.get_potential_energy(), torch.get_num_threads()
+
+
+def test_a_forked_process_computes(potential):
+    """OpenMP's threads stay behind in the parent."""
+    atoms = silicon(3).repeat(2)
+    atoms.calc = Calculator(potential)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = atoms.get_potential_energy()
+        atoms.rattle(0.0)
+        atoms.calc.reset()
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            found = pool.apply_async(energy_in_a_fork, (atoms,)).get(60)
+    finally:
+        torch.set_num_threads(threads)
+    assert found == (pytest.approx(expected, abs=1e-9), 1)
+
+
+def test_what_is_known_of_an_unchanged_structure_stays(potential, monkeypatch):
+    atoms = silicon()
+    atoms.calc = Calculator(potential)
+    calls = []
+    evaluate = type(potential).evaluate
+    monkeypatch.setattr(
+        type(potential), "evaluate", lambda *given: calls.append(0) or evaluate(*given)
+    )
+    atoms.get_forces(), atoms.get_stresses(), atoms.calc.get_property("virial", atoms)
+    atoms.get_stress(), atoms.get_stresses()
+    assert len(calls) == 1
+    assert {"energy", "stress", "stresses"} <= set(atoms.calc.results)
+
+
+def test_stress_of_a_model_without_virials_is_warned_of_once():
+    atoms, potential = silicon(), random_potential()
+    atoms.calc = Calculator(potential)
+    potential.provenance = {"virials trained": False}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        atoms.get_forces(), atoms.get_stress(), atoms.get_stress()
+    assert ["virials" in str(w.message) for w in told] == [True]
+
+
+def test_files_of_ase_say_which_model_it_was(potential, tmp_path):
+    save_model(potential, tmp_path / "si.dpl")
+    atoms = silicon()
+    atoms.calc = Calculator(tmp_path / "si.dpl", device=torch.device("cpu"))
+    atoms.get_forces()
+    atoms.write(tmp_path / "a.traj")
+    assert atoms.calc.todict()["model"] == str(tmp_path / "si.dpl")
+    assert "si.dpl: Si, rcut" in repr(atoms.calc)
+
+
+def test_a_cell_too_small_for_the_memory_is_refused(potential, monkeypatch):
+    monkeypatch.setattr(neighbors, "available_bytes", lambda: 1e8)
+    atoms = Atoms("Si", cell=[0.08] * 3, pbc=True)
+    atoms.calc = Calculator(potential)
+    with pytest.raises(InputError, match="periodic images of this cell, more than there is memory"):
+        atoms.get_potential_energy()
+
+
+def test_without_atoms_it_says_so(potential):
+    calculator = Calculator(potential)
+    for ask in (calculator.get_potential_energy, calculator.calculate):
+        with pytest.raises(InputError, match="no atoms yet"):
+            ask()

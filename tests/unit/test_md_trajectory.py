@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.cell import Cell
 from ase.units import fs, kJ, mol
 from pair_potential import PairPotential
 
@@ -20,7 +21,7 @@ from deepmd_lite.md import Simulation
 from deepmd_lite.md.config import Output
 from deepmd_lite.md.output import Writer
 from deepmd_lite.md.trajectory import NAMES, Moment, Slab, h5md, journal
-from deepmd_lite.md.trajectory.lammps import lammps_frame
+from deepmd_lite.md.trajectory.orientation import Oriented
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
@@ -102,10 +103,18 @@ def test_ase_formats_are_read_back(structure, kind, tmp_path):
         assert a.get_potential_energy() == pytest.approx(b.get_potential_energy(), abs=1e-6)
 
 
+def oriented(cell):
+    found = Oriented.of(cell)
+    return found.order, found.cell, found.rotation
+
+
 @pytest.mark.parametrize("structure", [cubic, triclinic, left_handed, slab, cluster])
 def test_h5md_is_read_back(structure, tmp_path):
-    """Position + image @ edges is the path; positions lie in the cell; units are said."""
+    """Position + image @ edges is the path, turned; positions lie in the cell; units are said."""
     expected, path = written(structure, tmp_path / "run", "h5md")
+    order = [0, 1, 2]
+    if expected[0].cell.rank == 3:
+        order, _, _ = oriented(expected[0].cell.array)
     with h5py.File(path) as file:
         assert file["h5md"].attrs["version"].tolist() == [1, 1]
         group = file["particles/all"]
@@ -114,7 +123,7 @@ def test_h5md_is_read_back(structure, tmp_path):
         assert symbols == expected[0].get_chemical_symbols()
         np.testing.assert_allclose(group["mass"][:], expected[0].get_masses())
         np.testing.assert_array_equal(group["id"][:], np.arange(len(symbols)))
-        boundary = ["periodic" if p else "none" for p in expected[0].pbc]
+        boundary = ["periodic" if p else "none" for p in expected[0].pbc[order]]
         assert group["box"].attrs["boundary"].tolist() == boundary
         units = [group[f"{x}/value"].attrs["unit"] for x in ("position", "velocity", "force")]
         assert units == ["Angstrom", "Angstrom fs-1", "kJ mol-1 Angstrom-1"]
@@ -122,16 +131,21 @@ def test_h5md_is_read_back(structure, tmp_path):
         assert group["position/step"][:].tolist() == [0, 4, 8, 12]
         assert group["position/time"][:].tolist() == [0.0, 8.0, 16.0, 24.0]
         for k, frame in enumerate(expected):
-            edges = group["box/edges/value"][k]
+            edges, turn = group["box/edges/value"][k], np.eye(3)
             if frame.cell.rank == 3:
-                np.testing.assert_allclose(edges, frame.cell.array, atol=1e-12)
+                _, cell, turn = oriented(frame.cell.array)
+                np.testing.assert_allclose(edges, cell, atol=1e-12)
+                parameters = Cell(frame.cell.array[order]).cellpar()
+                np.testing.assert_allclose(edges, Cell.fromcellpar(parameters).array, atol=1e-9)
             positions, images = group["position/value"][k], group["image/value"][k]
-            np.testing.assert_allclose(positions + images @ edges, frame.positions, atol=1e-9)
-            s = (positions @ np.linalg.inv(edges))[:, frame.pbc]
+            np.testing.assert_allclose(
+                positions + images @ edges, frame.positions @ turn, atol=1e-9
+            )
+            s = (positions @ np.linalg.inv(edges))[:, frame.pbc[order]]
             assert ((s > -1e-9) & (s < 1 + 1e-9)).all()
             velocities, forces = group["velocity/value"][k], group["force/value"][k]
-            np.testing.assert_allclose(velocities, frame.get_velocities() * fs, atol=1e-12)
-            np.testing.assert_allclose(forces, frame.get_forces() / (kJ / mol), atol=1e-9)
+            np.testing.assert_allclose(velocities, frame.get_velocities() @ turn * fs, atol=1e-12)
+            np.testing.assert_allclose(forces, frame.get_forces() @ turn / (kJ / mol), atol=1e-9)
 
 
 @pytest.mark.parametrize("structure", [cubic, triclinic, left_handed, slab])
@@ -141,7 +155,7 @@ def test_lammps_dump_is_read_back(structure, tmp_path):
     found = ase.io.read(path, ":", format="lammps-dump-text")
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
-        order, cell, turn = lammps_frame(b.cell.array)
+        order, cell, turn = oriented(b.cell.array)
         assert np.linalg.det(turn) == pytest.approx(1.0)
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
         np.testing.assert_allclose(a.cell.array, cell, atol=1e-6)
@@ -156,7 +170,7 @@ def test_lammps_dump_is_read_back(structure, tmp_path):
     words = path.read_text().splitlines()
     head = words.index(next(w for w in words if w.startswith("ITEM: ATOMS")))
     names = words[head].split()[2:]
-    order, cell, turn = lammps_frame(expected[0].cell.array)
+    order, cell, turn = oriented(expected[0].cell.array)
     for line, path_of_atom in zip(words[head + 1 :], expected[0].positions @ turn, strict=False):
         row = dict(zip(names, line.split(), strict=True))
         x = np.array([float(row[k]) for k in "xyz"])
@@ -167,7 +181,7 @@ def test_lammps_dump_is_read_back(structure, tmp_path):
 
 
 def test_a_cell_that_lammps_takes_is_not_rotated():
-    order, cell, turn = lammps_frame(np.diag([3.0, 4.0, 5.0]))
+    order, cell, turn = oriented(np.diag([3.0, 4.0, 5.0]))
     assert order == [0, 1, 2]
     np.testing.assert_array_equal(cell, np.diag([3.0, 4.0, 5.0]))
     np.testing.assert_array_equal(turn, np.eye(3))

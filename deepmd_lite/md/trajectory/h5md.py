@@ -2,9 +2,10 @@
 
 particles/all holds position, image, velocity, force and box/edges as time series that share their
 step and time, and species, mass and id, which do not change. Positions are wrapped into the cell
-along periodic axes; position + image @ edges is the path. Units stand in the attributes, in words
-that readers know: Angstrom, Angstrom fs-1, fs, u, and for forces kJ mol-1 Angstrom-1 (there is no
-word with eV that MDAnalysis understands).
+along periodic axes; position + image @ edges is the path. Cells are turned as in `orientation`,
+because readers keep their lengths and angles alone (MDAnalysis). Units stand in the attributes, in
+words that readers know: Angstrom, Angstrom fs-1, fs, u, and for forces kJ mol-1 Angstrom-1 (there
+is no word with eV that MDAnalysis understands).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ...system import InputError
 from .base import Trajectory
 from .frame import Moment, Slab
 from .journal import JournalledFile
+from .orientation import Oriented
 
 try:
     import h5py
@@ -53,6 +55,7 @@ class H5md(Trajectory):
     def begin(self, moment: Moment) -> None:
         new = not self.path.exists()
         self._moment, self._raw = moment, JournalledFile(self.journal)
+        self._oriented = Oriented.of(moment.cell)
         self._file = h5py.File(self._raw, "w" if new else "r+")
         if new:
             _lay_out(self._file, moment)
@@ -65,17 +68,18 @@ class H5md(Trajectory):
             series = group[f"position/{name}"]
             series.resize(self._frame + 1, axis=0)
             series[self._frame] = value
-        group["box/edges/value"][self._frame] = moment.cell
+        group["box/edges/value"][self._frame] = self._oriented.cell
         self._raise_failure()
 
     def add(self, slab: Slab) -> None:
         group, rows = self._file["particles/all"], slice(slab.first, slab.first + len(slab))
         positions, images = slab.wrapped(self._moment.cell, self._moment.pbc)
+        turn = self._oriented.rotation
         series = {
-            "position": positions,
-            "image": images,
-            "velocity": slab.velocities,
-            "force": slab.forces * FORCE,
+            "position": positions @ turn,
+            "image": images[:, self._oriented.order],
+            "velocity": slab.velocities @ turn,
+            "force": slab.forces * FORCE @ turn,
         }
         for name, values in series.items():
             group[f"{name}/value"][self._frame, rows] = values
@@ -121,7 +125,8 @@ def _lay_out(file: Any, moment: Moment) -> None:
     group.create_dataset("id", (n,), np.int64)
     box = group.create_group("box")
     box.attrs["dimension"] = 3
-    box.attrs["boundary"] = ["periodic" if p else "none" for p in moment.pbc]
+    pbc = [moment.pbc[axis] for axis in Oriented.of(moment.cell).order]
+    box.attrs["boundary"] = ["periodic" if p else "none" for p in pbc]
     chunk = (1, min(n, CHUNK), 3)
     for name, (kind, unit) in _SERIES.items():
         shape, longest = (0, n, 3), (None, n, 3)
