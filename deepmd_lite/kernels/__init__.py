@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -24,9 +26,15 @@ try:
     from .short_range import ShortRange
     from .tabulation import EmbeddingLayers, tabulated
 except ImportError as e:
+    sources = Path(__file__).parents[2]
+    advice = "build them with `pip install .` in the source tree (C++17 compiler with OpenMP)"
+    if (sources / "pyproject.toml").is_file() and find_spec(f"{__name__}._kernels") is None:
+        advice = (
+            f"{sources} is the source tree, without them: start Python in another folder, where it "
+            "finds what was installed, or `pip install -e .` here"
+        )
     raise ImportError(
-        f"the compiled kernels of deepmd_lite cannot be loaded ({e}); build them with "
-        "`pip install .` in the source tree (needs a C++17 compiler with OpenMP)"
+        f"the compiled kernels of deepmd_lite cannot be loaded ({e}); {advice}"
     ) from e
 
 __all__ = [

@@ -182,13 +182,46 @@ def test_readme_block(trained, tmp_path, monkeypatch, capsys):
     assert float(capsys.readouterr().out.split()[-1]) > 0
 
 
-def test_readme_commands_exist():
-    """Options that the README's shell lines use are known to the command."""
-    readme = (ROOT / "README.md").read_text()
-    for verb, options in {"train": ["--restart"], "test": ["--plot"], "md": ["--continue"]}.items():
-        done = subprocess.run(
-            [sys.executable, "-m", "deepmd_lite", verb, "--help"], capture_output=True, text=True
-        )
-        for option in options:
-            assert option in readme
-            assert option in done.stdout
+def test_the_code_of_the_guide_to_ase(monkeypatch, tmp_path):
+    """As it stands, from the top of the tree; files go elsewhere."""
+    monkeypatch.chdir(ROOT)
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/ase.md").read_text(), re.S):
+        if "phonopy" in code and importlib.util.find_spec("phonopy") is None:
+            continue
+        code = code.replace('"doubted.extxyz"', repr(str(tmp_path / "doubted.extxyz")))
+        exec(compile(code, "docs/ase.md", "exec"), names)
+    assert len(names["images"]) == 5
+    assert read(tmp_path / "doubted.extxyz").arrays["forces_std"].max() == 0.0
+
+
+def commands(text):
+    """Verb and options of each line `dpl VERB …` in the shell blocks and code words of a text."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    for line in [*"\n".join(blocks).splitlines(), *re.findall("`([^`]*)`", prose)]:
+        words = line.partition("#")[0].split()
+        if "dpl" in words and len(words) > (k := words.index("dpl")) + 1:
+            verb, *rest = words[k + 1 :]
+            yield verb, [w.partition("=")[0] for w in rest if re.match(r"--?[a-z]", w)]
+
+
+def test_commands_of_readme_and_guides_exist():
+    """The verbs, and every option that is used with them."""
+    helps, seen = {}, 0
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for verb, options in commands(path.read_text()):
+            if not verb.islower() or verb.startswith("-"):
+                continue
+            if verb not in helps:
+                command = [sys.executable, "-m", "deepmd_lite", verb, "--help"]
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == 0, f"{path.name}: dpl {verb}"
+                helps[verb] = done.stdout
+            for option in options:
+                seen += 1
+                assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[verb]), (
+                    f"{path.name}: dpl {verb} {option}"
+                )
+    assert len(helps) > 12
+    assert seen > 50
