@@ -127,6 +127,8 @@ def _kernels() -> Verdict:
 
 def _processor_sets() -> list[str]:
     """Instruction sets that the processor says it has, of those that kernels are built for."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -58,6 +58,12 @@ DPL_INLINE void tile_of(int32_t m, int32_t depth, const real* x, int64_t x_row, 
     tile_of<rows - 1, vectors>(m, depth, x, x_row, x_step, y, y_step, add, out, ldo);
 }
 
+#ifdef __aarch64__
+constexpr bool kFewRegisters = false;  // 32 of them, as with AVX-512
+#else
+constexpr bool kFewRegisters = true;
+#endif
+
 // All m rows in tiles of nearly equal height.
 template <int rows, int vectors, class real>
 DPL_INLINE void tiles(int32_t m, int32_t depth, const real* x, int64_t x_row, int64_t x_step,
@@ -76,7 +82,8 @@ DPL_INLINE void multiply_panel(int32_t m, int32_t depth, const real* x, int64_t 
                                int64_t x_step, const real* y, int64_t y_step, bool add, real* out,
                                int64_t ldo) {
   constexpr int full = kPanel<real> / Simd<real>::lanes;  // vectors of a whole panel
-  constexpr int rows = full > 4 ? 1 : full > 2 ? 3 : 12;  // as many as there are registers for
+  // as many as there are registers for
+  constexpr int rows = full > 4 ? kFewRegisters ? 1 : 3 : full > 2 ? 3 : 12;
   tiles<rows, vectors>(m, depth, x, x_row, x_step, y, y_step, add, out, ldo);
 }
 
