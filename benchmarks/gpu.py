@@ -85,7 +85,7 @@ class TimedDevice(kernels.cuda.Device):
 
 def clock(device: kernels.cuda.Device) -> float:
     """Seconds, after all that was queued is done."""
-    torch.cuda.synchronize(device.place)
+    torch.cuda.synchronize(device.torch_device)
     return time.perf_counter()
 
 
@@ -104,10 +104,13 @@ def timed(
 
 def ceilings(device: kernels.cuda.Device, precision: str) -> tuple[float, float]:
     """Flops a second of a large matrix product, and bytes a second of a large copy."""
-    n, options = GEMM[precision], {"dtype": getattr(torch, precision), "device": device.place}
+    n, options = (
+        GEMM[precision],
+        {"dtype": getattr(torch, precision), "device": device.torch_device},
+    )
     a, b = torch.rand(n, n, **options), torch.rand(n, n, **options)
     rate = 2.0 * n**3 / timed(device, 5, lambda: a @ b)
-    source = torch.rand(COPY, dtype=torch.float32, device=device.place)
+    source = torch.rand(COPY, dtype=torch.float32, device=device.torch_device)
     target = torch.empty_like(source)
     return rate, 2.0 * 4 * COPY / timed(device, 5, lambda: target.copy_(source))
 
@@ -134,22 +137,22 @@ def cloud(device: kernels.cuda.Device, n_atoms: int) -> tuple[torch.Tensor, torc
     k = round((n_atoms / UNIT) ** (1 / 3))
     if k < 1 or n_atoms != UNIT * k**3:
         raise BenchmarkError(f"{n_atoms} atoms: expected 192 · k³, for example 192, 1536 or 12288")
-    unit, place = water_box(UNIT), device.place
-    positions = torch.from_numpy(unit.positions).to(place)
+    unit, torch_device = water_box(UNIT), device.torch_device
+    positions = torch.from_numpy(unit.positions).to(torch_device)
     types = torch.tensor(type_indices(unit.get_chemical_symbols(), TYPE_MAP, "box"))
-    edge = torch.from_numpy(unit.cell.lengths()).to(place)
-    steps = torch.arange(k, dtype=torch.float64, device=place)
+    edge = torch.from_numpy(unit.cell.lengths()).to(torch_device)
+    steps = torch.arange(k, dtype=torch.float64, device=torch_device)
     cells = torch.cartesian_prod(steps, steps, steps) * edge
     rows = (cells[:, None, :] + positions[None, :, :]).reshape(-1, 3)
-    rows += 0.02 * torch.randn(rows.shape, dtype=torch.float64, device=place)
-    return rows, types.int().to(place).repeat(k**3)
+    rows += 0.02 * torch.randn(rows.shape, dtype=torch.float64, device=torch_device)
+    return rows, types.int().to(torch_device).repeat(k**3)
 
 
 def evaluation(
     device: kernels.cuda.Device, potential: Potential, n_atoms: int, repeats: int
 ) -> dict[str, Any]:
     """Seconds of an evaluation, its parts and of a list; peak memory."""
-    torch.cuda.reset_peak_memory_stats(device.place)
+    torch.cuda.reset_peak_memory_stats(device.torch_device)
     positions, types = cloud(device, n_atoms)
     cutoff = potential.rcut + SKIN
     listed = (positions, types, n_atoms, cutoff)
@@ -159,7 +162,7 @@ def evaluation(
     whole = timed(device, turns[0], lambda: potential.evaluate(env), turns[1])
     compiled = potential._compiled
     assert isinstance(compiled, kernels.cuda.CudaPotential)
-    compiled.device = timer = TimedDevice(device.native, device.place)
+    compiled.device = timer = TimedDevice(device.native, device.torch_device)
     compiled._list = None  # its first evaluation is made launch by launch
     potential.evaluate(env)
     clock(device)
@@ -173,7 +176,7 @@ def evaluation(
         "evaluate": whole,
         **kernel_seconds,
         "other": sum(parts.values()),
-        "peak bytes": torch.cuda.max_memory_allocated(device.place),
+        "peak bytes": torch.cuda.max_memory_allocated(device.torch_device),
     }
 
 
@@ -202,7 +205,10 @@ def training(device: kernels.cuda.Device, potential: Potential, repeats: int) ->
         forces.square().mean().backward()
 
     found = {"gradient": timed(device, repeats, gradient)}
-    on_gpu, on_host = Soap(parameters, 1e-6, place=device.place), Soap(parameters, 1e-6)
+    on_gpu, on_host = (
+        Soap(parameters, 1e-6, torch_device=device.torch_device),
+        Soap(parameters, 1e-6),
+    )
     named = {"Adam": Adam(parameters, 1e-6), "SOAP": on_gpu, "SOAP on the host": on_host}
     for name, optimizer in named.items():
         optimizer.step()
@@ -218,7 +224,7 @@ def product_rows(device: kernels.cuda.Device, repeats: int) -> list[list[str | f
     """Of the fitting networks, for a chunk of atoms; on a GPU all M · A inputs count."""
     d = STOCK["descriptor"]
     widths = [d["neuron"][-1] * d["axis_neuron"], *STOCK["fitting_net"]["neuron"]]
-    return products.rows(widths, CHUNK, device.place, partial(timed, device, repeats))
+    return products.rows(widths, CHUNK, device.torch_device, partial(timed, device, repeats))
 
 
 def arguments() -> argparse.Namespace:
@@ -271,7 +277,7 @@ def main() -> None:
         results.append({"precision": precision, "training": trained})
     columns = ["precision", "atoms", "evaluate µs/atom", "moments", "backward", "other kernels"]
     columns += ["networks", "list", "flops/atom", "bytes/atom", "floor µs/atom", "reached"]
-    where = torch.cuda.get_device_name(device.place)
+    where = torch.cuda.get_device_name(device.torch_device)
     tables = [
         Table(f"One evaluation on {where}", [*columns, "peak bytes/atom"], rows),
         Table("One step of molecular dynamics", ["precision", "atoms", "µs", "µs/atom"], steps),

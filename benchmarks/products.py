@@ -45,7 +45,7 @@ def precision(name: str) -> Iterator[None]:
 def rows(
     widths: Sequence[int],
     n_atoms: int,
-    place: torch.device,
+    torch_device: torch.device,
     seconds: Callable[[Callable[[], torch.Tensor]], float],
 ) -> list[list[str | float]]:
     """Forward and backward through layers of `widths`: ns/atom and the largest error, over the
@@ -53,8 +53,8 @@ def rows(
     layers = list(pairwise(widths))
     found = []
     for n_in, n_out in dict.fromkeys([*layers, *((b, a) for a, b in reversed(layers))]):
-        x = torch.rand(n_atoms, n_in, dtype=torch.float32, device=place) - 0.5
-        weight = torch.rand(n_in, n_out, dtype=torch.float32, device=place) - 0.5
+        x = torch.rand(n_atoms, n_in, dtype=torch.float32, device=torch_device) - 0.5
+        weight = torch.rand(n_in, n_out, dtype=torch.float32, device=torch_device) - 0.5
         exact = x.double() @ weight.double()
         row: list[str | float] = [f"{n_in} × {n_out}"]
         for name, product in (

@@ -98,9 +98,9 @@ class Committee:
         return listed(self.models[0], positions, types, n_local, cutoff)
 
     @property
-    def place(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         """Where the first model evaluates."""
-        return place_of(self.models[0])
+        return device_of(self.models[0])
 
     def others(self, env: LocalEnv) -> Iterator[Evaluation]:
         """Those of all other models, in order, of the same atoms and list."""
@@ -131,10 +131,10 @@ def listed(
     return result
 
 
-def place_of(model: Any) -> torch.device:
+def device_of(model: Any) -> torch.device:
     """Where the model evaluates without a copy of the atoms: the CPU, if it does not say so."""
-    place: torch.device = getattr(model, "place", torch.device("cpu"))
-    return place
+    torch_device: torch.device = getattr(model, "torch_device", torch.device("cpu"))
+    return torch_device
 
 
 def loaded(model: Any, precision: str | None, device: str | None = None) -> Any:

@@ -54,7 +54,7 @@ class Domain:
         """Number of subdomains."""
         return int(np.prod(self.grid))
 
-    def place(self, rank: int) -> tuple[int, int, int]:
+    def grid_position(self, rank: int) -> tuple[int, int, int]:
         """Grid coordinates of `rank`."""
         return tuple(int(i) for i in np.unravel_index(rank, self.grid))  # type: ignore[return-value]
 
@@ -74,11 +74,11 @@ class Domain:
     def owner(self, positions: np.ndarray) -> np.ndarray:
         """(n,) int64: the rank that owns each wrapped position (n, 3) Å."""
         s = self.fractional(positions)
-        place = [
+        position = [
             np.searchsorted(cuts[1:-1], s[:, axis], side="right")
             for axis, cuts in enumerate(self.cuts)
         ]
-        return np.ravel_multi_index(place, self.grid)
+        return np.ravel_multi_index(position, self.grid)
 
     def margins(self, cutoff: float) -> np.ndarray:
         """(3,) width in fractional coordinates of a halo that holds all within `cutoff` (Å).
@@ -90,12 +90,12 @@ class Domain:
     def neighbor(self, rank: int, axis: int, direction: int) -> tuple[int | None, int]:
         """The rank next to `rank` along `axis` (direction −1 or +1) and the lattice shift that
         takes an atom from this rank's frame to the neighbour's; None beyond an open boundary."""
-        place, n = list(self.place(rank)), self.grid[axis]
-        target = place[axis] + direction
+        position, n = list(self.grid_position(rank)), self.grid[axis]
+        target = position[axis] + direction
         if not 0 <= target < n and not self.pbc[axis]:
             return None, 0
-        place[axis] = target % n
-        return int(np.ravel_multi_index(place, self.grid)), -(target // n)
+        position[axis] = target % n
+        return int(np.ravel_multi_index(position, self.grid)), -(target // n)
 
     def hops(self, axis: int, margin: float) -> int:
         """Passes along `axis` until every subdomain has seen all within `margin` (fractional).

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..deviation import listed, place_of
+from ..deviation import device_of, listed
 from ..kernels.cuda import SMALL
 from ..system import LocalEnv
 from .coincident import TooClose, atoms_named
@@ -81,7 +81,7 @@ class Engine:
         GPUs go by way of the host in any case.
         """
         self.model, self.comm, self.skin = model, comm, skin
-        self.place = place_of(model)
+        self.torch_device = device_of(model)
         """The device of `state`, `env`, `forces`, `energies` and `virial`."""
         self.n_atoms, self.pbc = start.n_atoms, start.pbc
         self.cell = start.cell.copy()
@@ -111,7 +111,9 @@ class Engine:
         domain = start.domain
         if domain is None or domain.size != self.comm.size or grid not in (None, domain.grid):
             domain = decompose(state.built.numpy(), built, start.pbc, self.comm, grid)
-        self.halo = Halo(domain, self.comm, self.place, by_way_of_host=self._ghosts == "host")
+        self.halo = Halo(
+            domain, self.comm, self.torch_device, by_way_of_host=self._ghosts == "host"
+        )
         if start.built_cell is None:
             self._build()
             return
@@ -129,7 +131,7 @@ class Engine:
         """Atoms to their owners, ghosts around them, and a new list."""
         # At the peak of memory: the old list would be most of it, and old forces are of no use.
         self.env, self.forces = _no_env(), self.forces[:0].clone()
-        if self.place.type == "cuda" and len(self.state) > SMALL:
+        if self.torch_device.type == "cuda" and len(self.state) > SMALL:
             torch.cuda.empty_cache()  # or what stays would lie where the next list must go
         with self.stopwatch("communicate"):
             state = self.halo.migrate(self.state.to(CPU))
@@ -137,8 +139,8 @@ class Engine:
             self.built_cell = self.cell.copy()
             cutoff = self.model.rcut + self.skin
             positions, types, self.ids = self.halo.exchange(state, cutoff)
-            positions, types = positions.to(self.place), types.to(self.place)
-            state = self.state = state.to(self.place)
+            positions, types = positions.to(self.torch_device), types.to(self.torch_device)
+            state = self.state = state.to(self.torch_device)
         with self.stopwatch("neighbours"):
             n_local = len(state)
             with self._noticing(types):
@@ -151,10 +153,10 @@ class Engine:
 
     def there(self, matrix: np.ndarray) -> torch.Tensor:
         """A small array of the host where the atoms are; the host does not wait for it."""
-        return torch.from_numpy(matrix).to(self.place, non_blocking=True)
+        return torch.from_numpy(matrix).to(self.torch_device, non_blocking=True)
 
     def _zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(*shape, dtype=torch.float64, device=self.place)
+        return torch.zeros(*shape, dtype=torch.float64, device=self.torch_device)
 
     # --- one step, in this order: move atoms and cell, movement, refresh, evaluate --------------
 

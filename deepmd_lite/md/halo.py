@@ -63,7 +63,7 @@ class _Repetition:
     """The launches of a rank that is alone on a GPU: the same as long as its ghosts are."""
 
     def __init__(self, recorder: cuda.Recorder, n_all: int) -> None:
-        self.forces = torch.empty(n_all, 3, dtype=torch.float64, device=recorder.place)
+        self.forces = torch.empty(n_all, 3, dtype=torch.float64, device=recorder.torch_device)
         self.sums = torch.empty_like(self.forces)
         self.updates: cuda.Repeated[None] = cuda.Repeated(recorder)
         self.returns: cuda.Repeated[torch.Tensor] = cuda.Repeated(recorder)
@@ -82,20 +82,20 @@ class Halo:
         self,
         domain: Domain,
         comm: Communicator,
-        place: torch.device = CPU,
+        torch_device: torch.device = CPU,
         by_way_of_host: bool = False,
     ) -> None:
-        """`place`: the device of what is given to `update` and `reverse`; `by_way_of_host`: to
+        """`torch_device`: that of what is given to `update` and `reverse`; `by_way_of_host`: to
         bring ghosts of a GPU that way in any case."""
         if domain.size != comm.size:
             raise ValueError(f"a grid of {domain.grid} subdomains for {comm.size} ranks")
         self.domain = domain
-        self.comm, self.place = comm, place
+        self.comm, self.torch_device = comm, torch_device
         self.n_local = 0
         self._swaps: list[_Swap] = []
         self._repetition: _Repetition | None = None
-        self._recorder = cuda.Recorder(place)
-        self.by_way_of_host = place != CPU and (by_way_of_host or not comm.reads_gpus)
+        self._recorder = cuda.Recorder(torch_device)
+        self.by_way_of_host = torch_device != CPU and (by_way_of_host or not comm.reads_gpus)
         """Whether what is on a GPU goes to other ranks from and to copies on the host."""
         self._expected: np.ndarray | None = None
 
@@ -169,7 +169,11 @@ class Halo:
                     blocks.append(ghosts)
                     n_all += len(ghosts)
         self._repetition = None
-        lone = self.place != CPU and self.comm.size == 1 and any(len(s.rows) for s in self._swaps)
+        lone = (
+            self.torch_device != CPU
+            and self.comm.size == 1
+            and any(len(s.rows) for s in self._swaps)
+        )
         if lone and self.n_local <= cuda.SMALL:
             self._repetition = _Repetition(self._recorder, n_all)
         table = torch.cat(blocks)
@@ -179,9 +183,13 @@ class Halo:
         self, along: torch.Tensor, axis: int, direction: int, margin: float
     ) -> torch.Tensor:
         """Rows that the neighbour's halo reaches, by fractional coordinates `along` the axis."""
-        place = self.domain.place(self.comm.rank)[axis]
+        position = self.domain.grid_position(self.comm.rank)[axis]
         cuts = self.domain.cuts[axis]
-        near = along < cuts[place] + margin if direction < 0 else along >= cuts[place + 1] - margin
+        near = (
+            along < cuts[position] + margin
+            if direction < 0
+            else along >= cuts[position + 1] - margin
+        )
         return torch.nonzero(near).flatten()
 
     def _open(
@@ -204,18 +212,18 @@ class Halo:
         tag = 2 * axis + (direction > 0)
         arrived = torch.from_numpy(self.comm.swap_rows(outgoing.numpy(), to, source, tag))
         n_sent, stop = len(chosen), n_all + len(arrived)
-        buffer = torch.empty(n_sent, 3, dtype=torch.float64, device=self.place)
+        buffer = torch.empty(n_sent, 3, dtype=torch.float64, device=self.torch_device)
         staging = None
         if to != self.comm.rank and self.by_way_of_host:
             staging = _pinned(n_sent), _pinned(len(arrived))
-        rows, shift = (x.to(self.place) for x in (chosen + first, shift))
+        rows, shift = (x.to(self.torch_device) for x in (chosen + first, shift))
         swap = _Swap(to, source, tag, rows, axis, lattice, shift, n_all, stop, buffer, staging)
         return swap, arrived
 
     def deform(self, cell: np.ndarray) -> None:
         """Go on with other lattice vectors (3, 3) Å; atoms and planes keep their fractions."""
         self.domain = replace(self.domain, cell=np.array(cell, dtype=np.float64))
-        vectors = torch.from_numpy(self.domain.cell).to(self.place, non_blocking=True)
+        vectors = torch.from_numpy(self.domain.cell).to(self.torch_device, non_blocking=True)
         for swap in self._swaps:
             swap.shift.copy_(swap.lattice * vectors[swap.axis])
 
@@ -267,10 +275,12 @@ class Halo:
         """Rows (n, 3) to another rank and from another; `back`: each to where the other came
         from."""
         to, source = (swap.source, swap.to) if back else (swap.to, swap.source)
-        if self.place != CPU and not self.by_way_of_host:
+        if self.torch_device != CPU and not self.by_way_of_host:
             sent, received = ((x.data_ptr(), x.numel()) for x in (leaving, arriving))
-            with torch.cuda.device(self.place):  # MPI takes the addresses for those of this GPU
-                torch.cuda.current_stream(self.place).synchronize()  # it knows of no streams
+            with torch.cuda.device(
+                self.torch_device
+            ):  # MPI takes the addresses for those of this GPU
+                torch.cuda.current_stream(self.torch_device).synchronize()  # it knows of no streams
                 self.comm.swap_addresses(sent, to, received, source, swap.tag)
             return
         if swap.staging is None:
@@ -279,7 +289,7 @@ class Halo:
         going, coming = reversed(swap.staging) if back else swap.staging
         going.copy_(leaving)  # and with it all before, also what was last read from `coming`
         if not len(going):
-            torch.cuda.current_stream(self.place).synchronize()
+            torch.cuda.current_stream(self.torch_device).synchronize()
         self.comm.swap(going.numpy(), to, coming.numpy(), source, swap.tag)
         arriving.copy_(coming, non_blocking=True)
 

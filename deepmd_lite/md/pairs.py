@@ -32,19 +32,19 @@ class Pairs:
         return torch.repeat_interleave(values[self.first : self.last], self.lengths)
 
 
-def pairs_of(env: LocalEnv, place: torch.device = CPU) -> Iterator[Pairs]:
-    """All rows of a list in blocks, on the device `place`. One coordinate after the other takes
+def pairs_of(env: LocalEnv, torch_device: torch.device = CPU) -> Iterator[Pairs]:
+    """All rows of a list in blocks, on `torch_device`. One coordinate after the other takes
     half the time of three."""
-    coordinates, row = env.positions.to(place).T.contiguous(), 0
+    coordinates, row = env.positions.to(torch_device).T.contiguous(), 0
     offsets = env.offsets.cpu()
-    entries = ENTRIES if place.type == "cpu" else ENTRIES_OF_GPU
+    entries = ENTRIES if torch_device.type == "cpu" else ENTRIES_OF_GPU
     while row < env.n_local:
         begin = int(offsets[row])
         end = int(torch.searchsorted(offsets, begin + entries, right=True)) - 1
         end = min(max(end, row + 1), env.n_local)
-        neighbors = env.indices[begin : int(offsets[end])].to(place)
-        lengths = offsets[row : end + 1].diff().to(place)
-        squares = torch.zeros(len(neighbors), dtype=torch.float64, device=place)
+        neighbors = env.indices[begin : int(offsets[end])].to(torch_device)
+        lengths = offsets[row : end + 1].diff().to(torch_device)
+        squares = torch.zeros(len(neighbors), dtype=torch.float64, device=torch_device)
         for x in coordinates:
             centres = torch.repeat_interleave(x[row:end], lengths, output_size=len(neighbors))
             d = x.index_select(0, neighbors) - centres

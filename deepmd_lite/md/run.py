@@ -183,7 +183,7 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
     log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
     for line in bound:
         log(line)
-    if simulation.engine.place.type != "cpu" and simulation.comm.size > 1:
+    if simulation.engine.torch_device.type != "cpu" and simulation.comm.size > 1:
         staged = simulation.engine.halo.by_way_of_host
         log(f"ghosts go {'by way of the host' if staged else 'from GPU to GPU'}")
     if simulation.resumed:

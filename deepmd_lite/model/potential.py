@@ -309,12 +309,12 @@ class Potential(nn.Module):
         return member(self, k)
 
     @property
-    def place(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         """Where atoms are best kept for `evaluate`: it takes them as they are, and leaves what it
         finds there."""
         if self.device == "cpu":
             return torch.device("cpu")
-        return kernels.cuda.device(self.device).place
+        return kernels.cuda.device(self.device).torch_device
 
     def neighbor_list(
         self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float

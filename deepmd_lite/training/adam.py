@@ -29,15 +29,16 @@ class LeanOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def place_of(self, parameter: torch.nn.Parameter) -> torch.device:
+    def device_of(self, parameter: torch.nn.Parameter) -> torch.device:
         """Where the parameter's state is kept, but for the count of its updates."""
         return parameter.device
 
     def restore(self, parameter: torch.nn.Parameter, state: State) -> None:
         """Take a copy of the parameter's state, wherever that was kept before."""
-        place = self.place_of(parameter)
+        torch_device = self.device_of(parameter)
         self.state[parameter] = {
-            key: x.to(HOST if key == "step" else place, copy=True) for key, x in state.items()
+            key: x.to(HOST if key == "step" else torch_device, copy=True)
+            for key, x in state.items()
         }
 
 
@@ -86,9 +87,9 @@ def move(
 ) -> None:
     """Adam's update of `values` and `states`, in place.
 
-    One pass over all of them, which are in one place: by itself each of Adam's operations waits for
-    memory. The host keeps the counts; a device reads them in its own memory, where they are made
-    anew, as a copy would wait for all that it has to do.
+    One pass over all of them, which are on one device: by itself each of Adam's operations waits
+    for memory. The host keeps the counts; a device reads them in its own memory, where they are
+    made anew, as a copy would wait for all that it has to do.
     """
     counts = [state["step"] for state in states]
     read = [

@@ -74,7 +74,7 @@ def optimizer_of(config: TrainInput, potential: Potential) -> LeanOptimizer:
     others = [p for p in potential.parameters() if p not in first]
     optimizer: LeanOptimizer
     if config.optimizer.type == "SOAP":
-        optimizer = Soap(others, rate, betas, place=potential.place)
+        optimizer = Soap(others, rate, betas, torch_device=potential.torch_device)
     else:
         optimizer = Adam(others, rate, betas)
     for parameter, pace in first.items():

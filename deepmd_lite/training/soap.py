@@ -48,8 +48,8 @@ class Soap(LeanOptimizer):
     mean of G Gᵀ only its product with these vectors is kept, from which the next ones come
     (orthogonal iteration, with the gradients one by one).
 
-    Parameters and gradients are of the host; the means and bases of large matrices are on `place`,
-    where their steps are made. All products are full ones, without TF32.
+    Parameters and gradients are of the host; the means and bases of large matrices are on
+    `torch_device`, where their steps are made. All products are full ones, without TF32.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Soap(LeanOptimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.95),
         interval: int = 3,
-        place: torch.device = HOST,
+        torch_device: torch.device = HOST,
     ) -> None:
         """`betas`: decay of the mean gradient, and of the means of squares, G Gᵀ and GᵀG;
         `interval`: steps between updates of the bases.
@@ -69,12 +69,12 @@ class Soap(LeanOptimizer):
         super().__init__(params, {"lr": lr})
         self.betas = betas
         self.interval = interval
-        self.place = place
+        self.torch_device = torch_device
 
-    def place_of(self, parameter: torch.nn.Parameter) -> torch.device:
-        """`place` for a matrix that is large enough."""
+    def device_of(self, parameter: torch.nn.Parameter) -> torch.device:
+        """`torch_device` for a matrix that is large enough."""
         shorter = min(torch.atleast_2d(parameter).shape[-2:])
-        return self.place if shorter >= SMALLEST_SIDE else HOST
+        return self.torch_device if shorter >= SMALLEST_SIDE else HOST
 
     def restore(self, parameter: torch.nn.Parameter, state: State) -> None:
         """As that of any optimiser; earlier versions kept the state in the parameter's own type."""
@@ -87,7 +87,7 @@ class Soap(LeanOptimizer):
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
             # all of them first: a later copy would wait for the work on an earlier one
-            gradients = [torch.atleast_2d(p.grad).to(self.place_of(p), DTYPE) for p in moving]
+            gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in moving]
             seen: dict[torch.device, list[Seen]] = {}
             for parameter, gradient in zip(moving, gradients, strict=True):
                 state = self.state[parameter]
@@ -108,7 +108,7 @@ class Soap(LeanOptimizer):
         return _to_basis(state, gradient)
 
     def _move(self, seen: list[Seen], rate: float) -> None:
-        """Adam's step of each parameter's gradient in its basis, all in one place, and back."""
+        """Adam's step of each parameter's gradient in its basis, all on one device, and back."""
         steps = [torch.zeros_like(gradient) for _, _, gradient in seen]
         gradients, states = [g for _, _, g in seen], [state for _, state, _ in seen]
         move(steps, gradients, states, rate, self.betas, 1e-12)

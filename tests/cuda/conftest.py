@@ -53,5 +53,5 @@ def device(request):
         if os.environ.get("DPL_REQUIRE_GPU") == "1":
             pytest.fail(str(e))
         pytest.skip(str(e))
-    torch.cuda.synchronize(device.place)  # an error here is not one of the test
+    torch.cuda.synchronize(device.torch_device)  # an error here is not one of the test
     yield device

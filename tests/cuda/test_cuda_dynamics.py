@@ -58,7 +58,7 @@ def test_every_ensemble(device, ensemble):
     """Lists are made anew on the way. The same bits each time, and what it conserves."""
     options = {"ensemble": ENSEMBLES[ensemble], "skin": 0.2}
     runs = [simulation(where, **options) for where in ("cpu", "cuda", "cuda")]
-    assert runs[1].state.velocities.device == device.place
+    assert runs[1].state.velocities.device == device.torch_device
     for run in runs:
         assert run.run(10).list_builds > 0
     expected, found, again = (run.state.to(torch.device("cpu")) for run in runs)

@@ -73,7 +73,7 @@ class Case:
 
     def found(self, device, dtype=torch.float64, parts=1):
         """The same on a device, the rows in `parts` calls."""
-        where, n_all = device.place, len(self.positions)
+        where, n_all = device.torch_device, len(self.positions)
         tensors = [x.to(where) for x in (self.positions, self.types, *self.list)]
         pointers = [x.data_ptr() for x in tensors]
         atoms = native.Atoms(n_all, self.n_local, *pointers, len(tensors[3]))
@@ -286,10 +286,10 @@ def test_wrong_arguments_of_lists(device):
 def test_random_numbers(device, seed, stream, step):
     """Those of the processor, also for ids beyond 2^32."""
     ids = torch.tensor([0, 1, 2, 255, 2**31, 2**32 - 1, 2**32, 2**40 + 3] * 100)
-    found = normals(ids.to(device.place), seed, stream, step)
-    assert found.device == device.place
+    found = normals(ids.to(device.torch_device), seed, stream, step)
+    assert found.device == device.torch_device
     torch.testing.assert_close(found.cpu(), normals(ids, seed, stream, step), rtol=0, atol=1e-14)
-    assert normals(ids[:0].to(device.place), seed, stream, step).shape == (0, 3)
+    assert normals(ids[:0].to(device.torch_device), seed, stream, step).shape == (0, 3)
 
 
 # --- faults -------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_a_fault_leaves_the_next_call_alone(device):
 )
 def test_arguments_are_checked_before_a_launch(device, changes, message):
     case = Case()
-    table = DeviceTable.of(case.coefficients, case.environment, device.place)
+    table = DeviceTable.of(case.coefficients, case.environment, device.torch_device)
     atoms = native.Atoms(48, 30, None, None, None, None, 0)
     for structure in (atoms, table.environment, table.table):
         for name, value in changes.items():

@@ -235,13 +235,13 @@ def test_a_list_on_the_device_is_not_counted_twice(device, monkeypatch):
     """What it takes is not among what is free any more."""
     env, potential = structure(), potential_of().to_device("cuda")
     expected = potential.evaluate(env)
-    place = kernels.cuda.device("cuda").place
+    torch_device = kernels.cuda.device("cuda").torch_device
     there = LocalEnv(
-        env.positions.to(place),
-        env.types.to(place),
+        env.positions.to(torch_device),
+        env.types.to(torch_device),
         env.n_local,
-        env.offsets.to(place),
-        env.indices.to(place),
+        env.offsets.to(torch_device),
+        env.indices.to(torch_device),
     )
     whole = kernels.cuda.forecast(env.n_local, env.n_all - env.n_local, env.n_edges)
     resident = sum(x.nbytes for x in (there.positions, there.types, there.offsets, there.indices))
@@ -304,7 +304,7 @@ def test_a_list_made_on_the_device_serves(device):
     expected = potential.evaluate(env)
     arguments = env.positions, env.types, env.n_local, RCUT + 0.7
     offsets, indices = potential.neighbor_list(*arguments)
-    assert offsets.device.type == device.place.type
+    assert offsets.device.type == device.torch_device.type
     found = potential.evaluate(replace(env, offsets=offsets, indices=indices))
     assert torch.equal(found.forces, expected.forces)
 
@@ -314,12 +314,12 @@ def test_positions_on_the_device_give_results_there(device):
     potential = potential_of().to_device("cuda")
     expected = potential.evaluate(env)
     there = LocalEnv(
-        *(x.to(device.place) for x in (env.positions, env.types)),
+        *(x.to(device.torch_device) for x in (env.positions, env.types)),
         env.n_local,
-        *(x.to(device.place) for x in (env.offsets, env.indices)),
+        *(x.to(device.torch_device) for x in (env.offsets, env.indices)),
     )
     found = potential.evaluate(there)
-    assert found.forces.device == device.place
+    assert found.forces.device == device.torch_device
     assert torch.equal(found.forces.cpu(), expected.forces)
 
 

@@ -137,7 +137,7 @@ def test_a_step_of_few_atoms_is_few_launches(traffic):
 def test_what_cannot_be_recorded_is_said_and_done(traffic, caplog):
     """Once, and results are the same."""
     device = kernels.cuda.device("cuda")
-    ours = kernels.cuda.Recorder(device.place)
+    ours = kernels.cuda.Recorder(device.torch_device)
     x = torch.ones(3, device=PLACE)
     waiting = kernels.cuda.Repeated(ours)
     with caplog.at_level(logging.WARNING):

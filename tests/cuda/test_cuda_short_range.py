@@ -39,11 +39,11 @@ def expected_of(env, table=TABLE):
 
 def found_on(device, env, table=TABLE):
     """The same on a device."""
-    where, n_types = device.place, len(table.bias)
+    where, n_types = device.torch_device, len(table.bias)
     rows = [x.to(where) for x in (env.positions, env.types, env.offsets, env.indices)]
     n_edges = len(env.indices)
     atoms = native.Atoms(env.n_all, env.n_local, *(x.data_ptr() for x in rows), n_edges)
-    there, report = DeviceShortRange(table, device.place), device.reports()[0]
+    there, report = DeviceShortRange(table, device.torch_device), device.reports()[0]
     energies = networks(env).energies.to(where)
     fixed = torch.zeros(env.n_all, 3, dtype=torch.int64, device=where)
     forces = torch.empty_like(rows[0])
@@ -182,7 +182,7 @@ def test_weights_scale_forces(device, precision):
 
     class Switch:
         def weights(self, device, atoms, report):
-            there = weights.to(device.place)
+            there = weights.to(device.torch_device)
             return there, there
 
         def add(self, *arguments): ...

@@ -34,7 +34,7 @@ class Weights(torch.nn.Module):
         for name, shape in shapes.items():
             value = torch.randn(shape, generator=generator, dtype=torch.float64)
             self.register_parameter(name, torch.nn.Parameter(value))
-        self.optimizer = Soap(self.parameters(), 0.01, interval=INTERVAL, place=place)
+        self.optimizer = Soap(self.parameters(), 0.01, interval=INTERVAL, torch_device=place)
 
     def steps(self, first, last):
         for step in range(first, last):
@@ -80,17 +80,17 @@ def assert_in_place(weights, place):
 
 def test_it_is_that_of_the_host(device):
     expected = Weights().steps(0, STEPS)
-    found = Weights(device.place).steps(0, STEPS)
+    found = Weights(device.torch_device).steps(0, STEPS)
     assert_same(device, found, expected)
     assert_in_place(expected, HOST)
-    assert_in_place(found, device.place)
+    assert_in_place(found, device.torch_device)
     assert {"left", "right_basis"} <= found.optimizer.state[found.square].keys()
     assert found.optimizer.state[found.long]["left"].shape[-1] == soap.RANK
 
 
 @pytest.mark.parametrize("there_first", [False, True])
 def test_a_restart_may_change_the_device(device, tmp_path, there_first):
-    places = (device.place, HOST) if there_first else (HOST, device.place)
+    places = (device.torch_device, HOST) if there_first else (HOST, device.torch_device)
     path = tmp_path / "checkpoint.safetensors"
     Weights(places[0]).steps(0, STEPS // 2).checkpoint(path)
     found = Weights(places[1]).restored(path)
@@ -100,9 +100,11 @@ def test_a_restart_may_change_the_device(device, tmp_path, there_first):
 
 def test_the_same_bits_each_time(device, tmp_path):
     """On a GPU as well, and over a restart there."""
-    whole, again = (Weights(device.place).steps(0, STEPS) for _ in range(2))
-    Weights(device.place).steps(0, STEPS // 2).checkpoint(tmp_path / "checkpoint.safetensors")
-    parts = Weights(device.place).restored(tmp_path / "checkpoint.safetensors")
+    whole, again = (Weights(device.torch_device).steps(0, STEPS) for _ in range(2))
+    Weights(device.torch_device).steps(0, STEPS // 2).checkpoint(
+        tmp_path / "checkpoint.safetensors"
+    )
+    parts = Weights(device.torch_device).restored(tmp_path / "checkpoint.safetensors")
     parts.steps(STEPS // 2, STEPS)
     for p, q, r in zip(*(x.parameters() for x in (whole, again, parts)), strict=True):
         assert torch.equal(p, q)
@@ -130,7 +132,7 @@ def test_products_are_full_ones(device, monkeypatch):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        Weights(device.place, {"square": (64, 64)}).steps(0, 3)
+        Weights(device.torch_device, {"square": (64, 64)}).steps(0, 3)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -165,6 +167,6 @@ def test_a_training(device, tmp_path, monkeypatch):
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
     for optimizer in made:
         averages = [state["exp_avg"] for state in optimizer.state.values()]
-        assert [x.shape for x in averages if x.device == device.place] == [(1, 64, 64)]
+        assert [x.shape for x in averages if x.device == device.torch_device] == [(1, 64, 64)]
     trained("parts", 4, device="cpu", restart=True)
     assert all(x.is_cpu for state in made[-1].state.values() for x in state.values())

@@ -178,8 +178,8 @@ def test_what_is_missing_is_said(machine, message, pretend):
 
 def test_one_of_several_gpus(pretend):
     pretend(gpus=2)
-    assert kernels.cuda.device("cuda").place == torch.device("cuda:0")
-    assert kernels.cuda.device("cuda:1").place == torch.device("cuda:1")
+    assert kernels.cuda.device("cuda").torch_device == torch.device("cuda:0")
+    assert kernels.cuda.device("cuda:1").torch_device == torch.device("cuda:1")
     with pytest.raises(InputError, match=r"device 'cuda:2': 2 GPU\(s\) can be used here"):
         kernels.cuda.device("cuda:2")
 

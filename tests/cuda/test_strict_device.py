@@ -165,7 +165,7 @@ def test_kernels_of_the_processor_refuse_it(traffic):
 
 def test_it_ends(emulation):
     with strict_device.emulated(emulation):
-        assert kernels.cuda.device("cuda").place == CUDA
+        assert kernels.cuda.device("cuda").torch_device == CUDA
     assert here(2).to(CPU) is not None
     with pytest.raises((InputError, AssertionError, RuntimeError)):
         torch.zeros(1, device=CUDA)

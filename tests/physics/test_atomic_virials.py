@@ -237,6 +237,6 @@ def test_a_gpu_is_not_asked():
         *(("Cu",), np.array([0]), np.array([4]), np.array([4]), np.array([63.5])),
         *((True,) * 3, (False,) * 3, 5.0, 2.0, 12),
     )
-    there = mock.patch.object(type(potential), "place", torch.device("cuda"))
+    there = mock.patch.object(type(potential), "torch_device", torch.device("cuda"))
     with there, pytest.raises(InputError, match="on the processor alone; use device: cpu"):
         HeatFlux(HeatFluxSettings(), system).check(potential)

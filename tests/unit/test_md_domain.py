@@ -53,7 +53,7 @@ def test_every_point_has_one_owner_whose_subdomain_holds_it(pbc):
     assert owner.max() == domain.size - 1
     s = domain.fractional(wrapped)
     for rank in range(domain.size):
-        for axis, i in enumerate(domain.place(rank)):
+        for axis, i in enumerate(domain.grid_position(rank)):
             mine, n = s[owner == rank, axis], domain.grid[axis]
             low = -np.inf if i == 0 and not pbc[axis] else i / n
             high = np.inf if i == n - 1 and not pbc[axis] else (i + 1) / n
@@ -76,13 +76,13 @@ def test_wrapping_is_idempotent_on_faces():
 def test_neighbors_and_their_shifts():
     domain = uniform(TRICLINIC, (True, False, True), (3, 2, 1))
     for rank in range(domain.size):
-        i, j, k = domain.place(rank)
+        i, j, k = domain.grid_position(rank)
         partner, shift = domain.neighbor(rank, 0, 1)
-        assert domain.place(partner) == ((i + 1) % 3, j, k)
+        assert domain.grid_position(partner) == ((i + 1) % 3, j, k)
         assert shift == (-1 if i == 2 else 0)
         assert domain.neighbor(partner, 0, -1) == (rank, -shift)
         below = domain.neighbor(rank, 1, -1)
-        assert below[0] is None if j == 0 else domain.place(below[0]) == (i, j - 1, k)
+        assert below[0] is None if j == 0 else domain.grid_position(below[0]) == (i, j - 1, k)
         assert domain.neighbor(rank, 2, -1) == (rank, 1)
 
 

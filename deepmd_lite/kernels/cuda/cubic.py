@@ -53,12 +53,16 @@ def _to_columns(to_v: torch.Tensor, to_q: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _spread(n: int, dtype: torch.dtype, place: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _spread(
+    n: int, dtype: torch.dtype, torch_device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(numbers, n³) each: the mean over the ordered triples (a, b, c) of each number."""
     with_vectors, without = cubic_places(n)
     reversed_too = [[(a, b, c), (c, b, a)] for a, b, c in with_vectors]
     in_any_order = [[(x[i], x[j], x[k]) for i, j, k in permutations(range(3))] for x in without]
-    return _means(reversed_too, n).to(place, dtype), _means(in_any_order, n).to(place, dtype)
+    return _means(reversed_too, n).to(torch_device, dtype), _means(in_any_order, n).to(
+        torch_device, dtype
+    )
 
 
 def _means(groups: list[list[tuple[int, int, int]]], n: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ class DeviceDescriptor:
     """A copy of a descriptor, and its place among the inputs of the networks."""
 
     def __init__(
-        self, given: Descriptor, shape: Shape, first: int, width: int, place: torch.device
+        self, given: Descriptor, shape: Shape, first: int, width: int, torch_device: torch.device
     ) -> None:
         """`first`: place of its first number among the `width` numbers of all descriptors.
 
@@ -89,9 +89,9 @@ class DeviceDescriptor:
             raise InputError("davg must be 0 but in the first column")
         self.dtype, self.n_types = coefficients.dtype, environment.n_types
         self.n_features, self.columns = coefficients.shape[3], environment.columns
-        self._table = DeviceTable.of(coefficients, environment, place)
-        self._sel = torch.tensor(given.sel, dtype=self.dtype, device=place)
-        self._empty = _empty_slots(coefficients, environment).to(place)
+        self._table = DeviceTable.of(coefficients, environment, torch_device)
+        self._sel = torch.tensor(given.sel, dtype=self.dtype, device=torch_device)
+        self._empty = _empty_slots(coefficients, environment).to(torch_device)
         self._shape = native.Descriptor(
             int(self.dtype == torch.float64),
             self.n_types,
@@ -121,7 +121,7 @@ class DeviceDescriptor:
     ) -> torch.Tensor:
         """Writes the numbers of the atoms of a chunk to their places in `descriptors` (n, width);
         returns their normalised moments (n, columns, n_features)."""
-        n, where = chunk.end - chunk.begin, device.place
+        n, where = chunk.end - chunk.begin, device.torch_device
         moments = torch.empty(n, self.columns, self.n_features, dtype=self.dtype, device=where)
         counts = torch.empty(n, self.n_types, dtype=torch.int32, device=where)
         rows = *self._given(atoms), chunk.begin, chunk.end
@@ -157,6 +157,8 @@ def _empty_slots(coefficients: torch.Tensor, environment: Environment) -> torch.
     a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
     s = (-environment.davg[:, 0] / environment.dstd[:, 0])[a]
     y = torch.full_like(s, -environment.rcut) if environment.table_of_distance else s
-    place = ((y - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
-    values, _ = table_values(coefficients, b if environment.type_one_side else a * n + b, place)
+    coordinate = ((y - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
+    values, _ = table_values(
+        coefficients, b if environment.type_one_side else a * n + b, coordinate
+    )
     return (values * s.to(values.dtype)[:, None]).reshape(n, n, -1)

@@ -156,7 +156,7 @@ class Device:
     """A GPU, as torch sees it, with the library that has kernels for it."""
 
     native: ctypes.CDLL
-    place: torch.device
+    torch_device: torch.device
     """Where tensors live that the kernels take."""
 
     def call(self, name: str, *arguments: Any) -> None:
@@ -164,17 +164,17 @@ class Device:
 
         Raises InputError with the library's message, MemoryError where memory does not suffice.
         """
-        stream = torch.cuda.current_stream(self.place).cuda_stream
-        queue = Queue(self.place.index or 0, stream)
+        stream = torch.cuda.current_stream(self.torch_device).cuda_stream
+        queue = Queue(self.torch_device.index or 0, stream)
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
         function = getattr(self.native, f"dpl_cuda_{name}")
         # the library has a CUDA runtime of its own: both must agree which GPU is current
-        with torch.cuda.device(self.place):
+        with torch.cuda.device(self.torch_device):
             _check(self.native, function(ctypes.byref(queue), *given))
 
     def reports(self, n: int = 1) -> torch.Tensor:
         """n cleared dpl_cuda_report."""
-        reports = torch.empty(n, _REPORT_WORDS, dtype=torch.int64, device=self.place)
+        reports = torch.empty(n, _REPORT_WORDS, dtype=torch.int64, device=self.torch_device)
         self.call("report_clear", n, reports)
         return reports
 
@@ -187,8 +187,10 @@ class Device:
 
     def free_bytes(self) -> float:
         """Memory that torch can still have on this GPU."""
-        free, _ = torch.cuda.mem_get_info(self.place)
-        cached = torch.cuda.memory_reserved(self.place) - torch.cuda.memory_allocated(self.place)
+        free, _ = torch.cuda.mem_get_info(self.torch_device)
+        cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(
+            self.torch_device
+        )
         return float(free + cached)
 
 

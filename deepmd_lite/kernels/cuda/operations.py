@@ -56,7 +56,7 @@ class DeviceCall:
     @cached_property
     def _table(self) -> DeviceTable:
         """Made once for all orders."""
-        return DeviceTable.of(self.coefficients, self.environment, self.device.place)
+        return DeviceTable.of(self.coefficients, self.environment, self.device.torch_device)
 
     def with_coefficients(self, coefficients: torch.Tensor) -> DeviceCall:
         """The same with another table."""
@@ -145,9 +145,9 @@ class Operations:
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Twice differentiable in the coefficients, once in the positions."""
         call = self._prepared(positions, types, offsets, indices, coefficients, environment)
-        place = self.device.place
+        torch_device = self.device.torch_device
         result: tuple[torch.Tensor, torch.Tensor, int] = Moments.apply(
-            positions.to(place), coefficients.to(place), call
+            positions.to(torch_device), coefficients.to(torch_device), call
         )
         return result
 
@@ -163,10 +163,12 @@ class Operations:
     ) -> torch.Tensor:
         """Differentiable once more, in grad_moments and coefficients."""
         call = self._prepared(positions, types, offsets, indices, coefficients, environment)
-        place = self.device.place
+        torch_device = self.device.torch_device
         shape = (call.n_local, call.n_columns, coefficients.shape[3])
-        grad = checked("grad_moments", grad_moments.to(place), coefficients.dtype, shape, place)
-        given = positions.to(place), coefficients.to(place)
+        grad = checked(
+            "grad_moments", grad_moments.to(torch_device), coefficients.dtype, shape, torch_device
+        )
+        given = positions.to(torch_device), coefficients.to(torch_device)
         found, _ = MomentsBackward.apply(grad, *given, call, (True, False))
         result: torch.Tensor = found
         return result
@@ -180,9 +182,9 @@ class Operations:
                 f"moments: expected those of {len(fitting.shapes)} descriptors, found "
                 f"{len(moments)}"
             )
-        place = self.device.place
-        given, types = [t.to(place) for t in moments], types.to(place)
-        networks = DeviceFitting(fitting, given[0].dtype, place, trained=True)
+        torch_device = self.device.torch_device
+        given, types = [t.to(torch_device) for t in moments], types.to(torch_device)
+        networks = DeviceFitting(fitting, given[0].dtype, torch_device, trained=True)
         parts = [t[:, :, : s.n_embedding] for t, s in zip(given, fitting.shapes, strict=True)]
         with full_precision():
             if len(networks.networks) == 1:
@@ -212,15 +214,21 @@ class Operations:
         coefficients: torch.Tensor,
         environment: Environment,
     ) -> DeviceCall:
-        place, n_all = self.device.place, len(positions)
+        torch_device, n_all = self.device.torch_device, len(positions)
         if int(offsets[-1]) != len(indices):
             raise InputError(
                 f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices"
             )
         rows = (
-            checked("positions", positions.detach().to(place), torch.float64, (-1, 3), place),
-            checked("types", types.to(place), torch.int32, (n_all,), place),
-            checked("offsets", offsets.to(place), torch.int64, (-1,), place),
-            checked("indices", indices.to(place), torch.int32, (-1,), place),
+            checked(
+                "positions",
+                positions.detach().to(torch_device),
+                torch.float64,
+                (-1, 3),
+                torch_device,
+            ),
+            checked("types", types.to(torch_device), torch.int32, (n_all,), torch_device),
+            checked("offsets", offsets.to(torch_device), torch.int64, (-1,), torch_device),
+            checked("indices", indices.to(torch_device), torch.int32, (-1,), torch_device),
         )
-        return DeviceCall(self.device, rows, coefficients.detach().to(place), environment)
+        return DeviceCall(self.device, rows, coefficients.detach().to(torch_device), environment)

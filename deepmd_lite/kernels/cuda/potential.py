@@ -111,19 +111,21 @@ class CudaPotential:
         # checks the activation and the shapes of the networks
         fitting.compiled([d.coefficients.shape[3] for d in descriptors], self.dtype)
         self.device, self.n_types = device, len(fitting.networks)
-        self._fitting = DeviceFitting(fitting, self.dtype, device.place)
+        self._fitting = DeviceFitting(fitting, self.dtype, device.torch_device)
         sizes = [shape.n_inputs for shape in fitting.shapes]
         self._n_inputs = sum(sizes)
         self._descriptors = [
-            DeviceDescriptor(d, shape, sum(sizes[:k]), self._n_inputs, device.place)
+            DeviceDescriptor(d, shape, sum(sizes[:k]), self._n_inputs, device.torch_device)
             for k, (d, shape) in enumerate(zip(descriptors, fitting.shapes, strict=True))
         ]
-        self._repulsion = None if repulsion is None else DeviceRepulsion(repulsion, device.place)
+        self._repulsion = (
+            None if repulsion is None else DeviceRepulsion(repulsion, device.torch_device)
+        )
         self._short_range = (
-            None if short_range is None else DeviceShortRange(short_range, device.place)
+            None if short_range is None else DeviceShortRange(short_range, device.torch_device)
         )
         self._list: DeviceList | None = None
-        self._recorder = Recorder(device.place)
+        self._recorder = Recorder(device.torch_device)
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
         """Energies, forces on all rows and virial of `env`, on the device of its positions.
@@ -133,8 +135,10 @@ class CudaPotential:
         of the fixed-point sums, and for more atoms than memory can hold.
         """
         home = env.positions.device
-        positions = env.positions.detach().to(self.device.place)
-        positions = checked("positions", positions, torch.float64, (-1, 3), self.device.place)
+        positions = env.positions.detach().to(self.device.torch_device)
+        positions = checked(
+            "positions", positions, torch.float64, (-1, 3), self.device.torch_device
+        )
         if self._list is None or not self._list.serves(env):
             self._list = None  # the old one makes room
             self._list = self._prepared(env)
@@ -177,8 +181,8 @@ class CudaPotential:
         if self._short_range is not None:
             soft, weights = self._short_range.weights(self.device, atoms, report)
             atoms.weights = weights.data_ptr()
-        fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.place)
-        energies = torch.empty(n_local, dtype=torch.float64, device=self.device.place)
+        fixed = torch.zeros(n_all, 3, dtype=torch.int64, device=self.device.torch_device)
+        energies = torch.empty(n_local, dtype=torch.float64, device=self.device.torch_device)
         with torch.no_grad(), full_precision():
             for chunk in chunks:
                 energies[chunk.begin : chunk.end] = self._chunk(atoms, chunk, fixed, reports)
@@ -194,7 +198,7 @@ class CudaPotential:
         self, atoms: native.Atoms, chunk: Chunk, fixed: torch.Tensor, reports: torch.Tensor
     ) -> torch.Tensor:
         """Energies of the rows of a chunk, whose forces are added to `fixed`."""
-        n, where = chunk.end - chunk.begin, self.device.place
+        n, where = chunk.end - chunk.begin, self.device.torch_device
         descriptors = torch.empty(n, self._n_inputs, dtype=self.dtype, device=where)
         gradient = torch.empty_like(descriptors)
         own = list(zip(self._descriptors, reports, strict=True))
@@ -211,7 +215,7 @@ class CudaPotential:
         return energies
 
     def _prepared(self, env: LocalEnv) -> DeviceList:
-        where = self.device.place
+        where = self.device.torch_device
         if len(env.offsets) != env.n_local + 1:
             raise InputError(
                 f"offsets: expected {env.n_local + 1} entries for {env.n_local} local atoms, found "
@@ -222,7 +226,9 @@ class CudaPotential:
                 f"offsets end at {int(env.offsets[-1])}, but there are {len(env.indices)} indices"
             )
         if env.n_local > SMALL:
-            self._recorder = Recorder(self.device.place)  # without the memory of the last recording
+            self._recorder = Recorder(
+                self.device.torch_device
+            )  # without the memory of the last recording
         size = self._chunk_size(env)
         types = checked("types", env.types.to(where), torch.int32, (env.n_all,), where)
         self._check_types(types)
@@ -260,7 +266,7 @@ class CudaPotential:
         list_bytes += BYTES_OF_SWITCH * env.n_local if self._short_range else 0
         # what is there already is not in `free` any more
         given = env.positions, env.types, env.offsets, env.indices
-        list_bytes -= sum(x.nbytes for x in given if x.device == self.device.place)
+        list_bytes -= sum(x.nbytes for x in given if x.device == self.device.torch_device)
         size = CHUNK
         while size > SMALLEST_CHUNK and list_bytes + each * size > free:
             size //= 2
@@ -294,7 +300,7 @@ def neighbor_list(
 
     Raises InputError where memory does not suffice for it.
     """
-    where, n_all = device.place, len(positions)
+    where, n_all = device.torch_device, len(positions)
     positions = checked("positions", positions.detach().to(where), torch.float64, (-1, 3), where)
     types = checked("types", types.to(where), torch.int32, (n_all,), where)
     if not 0 <= n_local <= n_all:

@@ -14,7 +14,7 @@ def normals(ids: torch.Tensor, seed: int, stream: int, step: int) -> torch.Tenso
     A function of the arguments alone; `seed` and `stream` are below 2³².
     """
     on = device(str(ids.device))
-    ids = checked("ids", ids, torch.int64, (-1,), on.place)
-    found = torch.empty(len(ids), 3, dtype=torch.float64, device=on.place)
+    ids = checked("ids", ids, torch.int64, (-1,), on.torch_device)
+    found = torch.empty(len(ids), 3, dtype=torch.float64, device=on.torch_device)
     on.call("normals", len(ids), ids, seed, stream, step, found)
     return found

@@ -26,8 +26,8 @@ class Recorder:
     """Records on a stream of its own, in memory that its recordings share: of those that allocate,
     only the last one may be replayed."""
 
-    def __init__(self, place: torch.device) -> None:
-        self.place = place
+    def __init__(self, torch_device: torch.device) -> None:
+        self.torch_device = torch_device
         self.works = True
         """Whether this GPU has recorded whatever it was asked to."""
         self._stream: Any = None
@@ -39,9 +39,9 @@ class Recorder:
         To do the work twice must be as good as once. Raises RuntimeError where something cannot be
         recorded, such as to wait.
         """
-        here = torch.cuda.current_stream(self.place)
+        here = torch.cuda.current_stream(self.torch_device)
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self.place)
+            self._stream = torch.cuda.Stream(self.torch_device)
             torch.cuda.empty_cache()  # recording cannot, when it needs memory
             self._beside(here, work)  # what the libraries set up for a stream is no part of it
         graph = torch.cuda.CUDAGraph()

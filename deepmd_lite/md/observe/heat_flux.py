@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...deviation import place_of
+from ...deviation import device_of
 from ...system import InputError
 from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
@@ -52,7 +52,7 @@ class HeatFlux(Correlated):
                 f"output/observe/{self.name}: the model has no atomic_virials; leave "
                 f"'{self.name}' out, or use a model file"
             )
-        if place_of(model).type != "cpu":
+        if device_of(model).type != "cpu":
             raise InputError(
                 f"output/observe/{self.name}: is computed on the processor alone; use device: cpu"
             )
