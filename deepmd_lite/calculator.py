@@ -61,7 +61,7 @@ class Calculator(AseCalculator):
     """
 
     name = "deepmd_lite"
-    """Of the calculator in files that ASE writes."""
+    """How files that ASE writes call this calculator."""
     implemented_properties = [
         *("energy", "free_energy", "forces", "energies", "stress", "stresses", "virial"),
         *DEVIATIONS,
@@ -320,7 +320,7 @@ def _committee_of(model: Any) -> Committee:
 
 
 def _described(model: Any) -> str:
-    """Of files their paths; what ASE writes beside results."""
+    """A model in words for files that ASE writes: the paths, where it was read from files."""
     if isinstance(model, (list, tuple)):
         return ", ".join(map(_described, model))
     return str(model) if isinstance(model, (str, Path)) else type(model).__name__

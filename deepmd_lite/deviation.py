@@ -181,7 +181,7 @@ class Relative:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one structure; eV/Å and eV/atom, or numbers where it is relative."""
+    """Deviation of the models on one structure; eV/Å and eV/atom, or ratios if relative."""
 
     max_v: float
     min_v: float
@@ -269,7 +269,7 @@ def deviations(
     real_error: bool = False,
     quiet: bool = True,
 ) -> dict[str, list[Deviation]]:
-    """Of every frame of each system, by the system's name; of the labels where `real_error`.
+    """Deviations of every frame, by the name of its system; errors instead where `real_error`.
 
     Raises InputError for an element that the models do not know.
     """

@@ -18,7 +18,10 @@ def no_elements(symbols: Iterable[str]) -> list[str]:
 
 
 def atomic_numbers(symbols: Sequence[str], where: str) -> list[int]:
-    """Of each element symbol. Raises InputError, naming `where`, for what is no element."""
+    """Atomic number of each element symbol.
+
+    Raises InputError, naming `where`, for what is no element.
+    """
     from ase.data import atomic_numbers as table
 
     unknown = no_elements(symbols)

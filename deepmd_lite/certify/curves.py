@@ -63,7 +63,7 @@ def pairs(model: Any) -> Iterator[tuple[int, int, str]]:
 
 
 def curves(model: Any) -> list[Curve]:
-    """Of every pair of elements, from as near as they get to beyond the cutoff."""
+    """The dimer curve of every pair of elements, from as near as they get to beyond the cutoff."""
     distances = np.geomspace(_nearest(model), model.rcut + 0.1, POINTS)
     made = []
     for a, b, pair in pairs(model):
@@ -107,7 +107,7 @@ def smoothness(model: Any) -> list[Verdict]:
 
 
 def _jumps(model: Any, *places: float) -> list[tuple[float, str]]:
-    """Of energies and forces of all dimers at distances (Å), with what they are."""
+    """Jumps of energy and force of all dimers at distances (Å), and which dimer each is of."""
     found = [(0.0, "")]
     for a, b, pair in pairs(model):
         for place in places:

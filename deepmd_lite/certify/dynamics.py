@@ -62,7 +62,7 @@ def energy_drift(model: Any, sample: Structure, symbols: Sequence[str], steps: i
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Of the line through y(x), and its standard error from slopes of four parts."""
+    """Slope of the line through y(x), and its standard error from the slopes of four parts."""
     parts = [
         float(np.polyfit(a, b, 1)[0])
         for a, b in zip(np.array_split(x, 4), np.array_split(y, 4), strict=True)

@@ -48,7 +48,7 @@ def write_page(report: Report, path: str | Path, title: str) -> None:
 
 
 def _parity_panels(report: Report, path: str | Path) -> list[Panel]:
-    """Of each quantity that has labels; energies and virials for each atom."""
+    """A panel for each quantity that has labels; energies and virials per atom."""
     total = report.total()
     found: list[Panel] = []
     for quantity, rmse, unit in (
@@ -146,7 +146,7 @@ def _milli(rmse: float, mae: float, unit: str = "meV/atom") -> str:
 
 
 def _groups(report: Report) -> list[tuple[str, str, str]]:
-    """Of each system and configuration type, where there are several."""
+    """The rows of each system and configuration type, where there are several."""
     rows = []
     for kind, groups in (("system", report.by_system()), ("type", report.by_config_type())):
         if len(groups) > 1:

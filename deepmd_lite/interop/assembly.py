@@ -55,7 +55,7 @@ class DescriptorParts:
     """What a model file holds of one descriptor; arrays as DeePMD-kit has them."""
 
     section: Tree
-    """Of the training input."""
+    """A section of the training input."""
     rcut: float
     """Å."""
     rcut_smth: float
@@ -161,7 +161,7 @@ def _descriptors(parts: Parts) -> list[Tree]:
 
 
 def _descriptor(parts: Parts, own: DescriptorParts, n_in: int) -> Tree:
-    """Of a descriptor of `n_in` numbers."""
+    """The tree of a descriptor with `n_in` numbers."""
     section, is_dpa1 = own.section, own.section.get("type") in DPA1
     n_types, ndim = len(parts.type_map), 1 if own.one_side else 2
     if parts.type_vectors is not None:

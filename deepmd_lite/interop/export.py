@@ -70,7 +70,7 @@ def tree_of(potential: Potential) -> Tree:
 
 
 def _section(descriptor: Descriptor) -> Tree:
-    """Of the training input."""
+    """The section of the training input that describes it."""
     d = descriptor.config
     given = d.model_dump(exclude={"type", "sel"}, exclude_defaults=True)
     return {**given, "type": d.type, "sel": descriptor.sel}
@@ -196,7 +196,7 @@ def _is_dpa1(potential: Potential, shared: Shared) -> bool:
 
 
 def _dpa1_section(potential: Potential, shared: Shared) -> Tree:
-    """Of the training input."""
+    """The section of the training input that describes it."""
     types, (d,) = shared.type_embedding, shared.config(potential.config).descriptors
     given = d.model_dump(exclude={"type", "sel"}, exclude_defaults=True)
     return {

@@ -34,10 +34,10 @@ class Found:
     bias: torch.Tensor
     """(n_types,) float64 eV: of the table's atoms."""
     keys: Tree
-    """Of the section `model`."""
+    """Keys of the section `model`."""
 
     def part(self, config: ModelConfig) -> ShortRange:
-        """Of a potential with this configuration."""
+        """The short-range part of a potential with this configuration."""
         return ShortRange.of(config, self.table, self.bias)
 
 

@@ -24,7 +24,7 @@ class TableParts:
     bias: np.ndarray
     """(1, n_types, 1) eV, of the table alone."""
     shared_bias: np.ndarray
-    """Of the same shape: of table and networks."""
+    """Energy bias that table and networks share, of the same shape."""
 
 
 def with_table(model: Tree, parts: TableParts) -> Tree:

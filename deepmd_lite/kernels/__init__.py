@@ -295,7 +295,7 @@ def _writable(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.
 
 
 def _atoms_of(env: LocalEnv, positions: torch.Tensor) -> _kernels.Atoms:
-    """Of an evaluation, on as many threads as its atoms are worth."""
+    """The arguments of an evaluation, with as many threads as its atoms are worth."""
     threads = min(torch.get_num_threads(), 1 + env.n_local // ATOMS_PER_THREAD)
     return _atoms(positions, env.types, env.offsets, env.indices, threads)
 

@@ -83,7 +83,7 @@ class Shape:
     n_axis: int
     """Features a; 0: the descriptor is the first column of the moments."""
     columns: int = _kernels.COLUMNS
-    """Of the moments, (l + 1)² for degrees up to l."""
+    """Columns of the moments, (l + 1)² for degrees up to l."""
     n_cubic: int = 0
     """Features of the invariants of third order, which come last: see `reference.cubic`."""
 

@@ -160,22 +160,24 @@ struct EnvironmentRow {
                                        value inverse_r, const value* d, const value* g,
                                        value outward, value* out) {
     const value rho = dot(x, d) * inverse_r, gx = dot(g + 1, x);
-    Along<value> a;
-    a.first = g[0] * radials.df[0] + gx * radials.df[1] + outward;
-    a.second = g[0] * radials.d2f[0] + gx * radials.d2f[1];
-    a.across = dot(g + 1, d) * radials.df[1];
+    RadialTerms<value> terms;
+    terms.slope = g[0] * radials.df[0] + gx * radials.df[1] + outward;
+    terms.curvature = g[0] * radials.d2f[0] + gx * radials.d2f[1];
+    terms.turning = dot(g + 1, d) * radials.df[1];
     for (int k = 0; k < 3; ++k) out[k] += radials.df[1] * rho * g[1 + k];
-    if constexpr (degree > 1) tangent_gradient_from<2>(radials, x, rho, d, g, x, d, a, out);
-    const value along = ((a.second - a.first * inverse_r) * rho + a.across) * inverse_r;
-    for (int k = 0; k < 3; ++k) out[k] += along * x[k] + a.first * inverse_r * d[k];
+    if constexpr (degree > 1) tangent_gradient_from<2>(radials, x, rho, d, g, x, d, terms, out);
+    const value along =
+        ((terms.curvature - terms.slope * inverse_r) * rho + terms.turning) * inverse_r;
+    for (int k = 0; k < 3; ++k) out[k] += along * x[k] + terms.slope * inverse_r * d[k];
   }
 
  private:
-  // Of Ψ: the coefficient of rho, of rho² but for that of `first`, and the change of `first`
-  // through the direction.
+  // What the length of the edge adds to that gradient, rho being the change of the length along d.
   template <class value>
-  struct Along {
-    value first, second, across;
+  struct RadialTerms {
+    value slope;      // Σ g f' Y + outward: with rho, the derivative along d
+    value curvature;  // Σ g f'' Y: its change with the length
+    value turning;    // Σ g f' ∂Y·d: its change with the direction
   };
 
   template <class value>
@@ -236,14 +238,15 @@ struct EnvironmentRow {
   template <int l, class value>
   DPL_INLINE void tangent_gradient_from(const Radial<value>& radials, const value* x, value rho,
                                         const value* d, const value* g, const value* lower,
-                                        const value* change, Along<value>& a, value* out) {
+                                        const value* change, RadialTerms<value>& terms,
+                                        value* out) {
     value turned[3], turned_d[3];
     Harmonics<l>::gradient(g + l * l, lower, turned);
     Harmonics<l>::gradient(g + l * l, change, turned_d);
     const value sum = dot(turned, x) * share<l, value>();
-    a.first += sum * radials.df[l];
-    a.second += sum * radials.d2f[l];
-    a.across += dot(turned, d) * radials.df[l];
+    terms.slope += sum * radials.df[l];
+    terms.curvature += sum * radials.d2f[l];
+    terms.turning += dot(turned, d) * radials.df[l];
     for (int k = 0; k < 3; ++k)
       out[k] += radials.df[l] * rho * turned[k] + radials.f[l] * turned_d[k];
     if constexpr (l < degree) {
@@ -251,7 +254,7 @@ struct EnvironmentRow {
       Harmonics<l>::along(lower, x, here);
       Harmonics<l>::along(lower, d, here_d);
       for (int m = 0; m < 2 * l + 1; ++m) here[m] *= share<l, value>();
-      tangent_gradient_from<l + 1>(radials, x, rho, d, g, here, here_d, a, out);
+      tangent_gradient_from<l + 1>(radials, x, rho, d, g, here, here_d, terms, out);
     }
   }
 };

@@ -158,7 +158,7 @@ def harmonics(vectors_ec: torch.Tensor, degree: int) -> torch.Tensor:
 
 
 def vectors_and_matrices(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of moments T (n, 9 or more, m): vectors (n, m, 3) and matrices (n, m, 3, 3).
+    """Parts of moments T (n, 9 or more, m): vectors (n, m, 3) and matrices (n, m, 3, 3).
 
     Those of first degree, and of second degree as symmetric matrices without trace; the ones of a
     single neighbour in direction x are proportional to x and to (3 x⊗x − 1)/2.

@@ -63,7 +63,7 @@ class Edges:
 def edges_of(
     env: LocalEnv, positions: torch.Tensor, rows: torch.Tensor, short_range: ShortRange
 ) -> Edges:
-    """Of the local atoms `rows` (n,) int64, with gradients to `positions` (n_all, 3)."""
+    """Edges of the local atoms `rows` (n,) int64, with gradients to `positions` (n_all, 3)."""
     counts = env.offsets.diff()[rows]
     centre = torch.repeat_interleave(torch.arange(len(rows)), counts)
     first = env.offsets[rows] - (counts.cumsum(0) - counts)

@@ -44,12 +44,17 @@ class Pass final : public dpl_pass {
                 const dpl_network_gradient* networks) override;
 
  private:
-  // What is kept of a layer, each (atoms of the type, ld_out): argument of the function, step times
-  // its slope, output; gradient of the energy; and of the way back (see backward_block)
+  // What is kept of a layer, each (atoms of the type, ld_out). Of the way forward: argument of the
+  // function, step times its slope, output, and the energy's gradient with respect to the output.
+  // Of the way back: changes of argument and output along the tangent of the descriptor, and the
+  // gradient of the loss with respect to the output. The way back turns them, in their places, into
+  // what the weights are derived from: see backward_block.
   struct Level {
-    Buffer z, slope, y, g, u, v, x;
+    Buffer argument, slope, output, gradient, argument_change, output_change, to_output;
     void reserve(int64_t n) {
-      for (Buffer* buffer : {&z, &slope, &y, &g, &u, &v, &x}) buffer->template get<real>(n);
+      for (Buffer* buffer :
+           {&argument, &slope, &output, &gradient, &argument_change, &output_change, &to_output})
+        buffer->template get<real>(n);
     }
   };
   // The atoms of one type; descriptors, their gradients, tangents and adjoints (n, stride).
@@ -150,7 +155,7 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
     Level& level = group.levels[l];
-    real *z = rows(level.z, l), *y = rows(level.y, l);
+    real *z = rows(level.argument, l), *y = rows(level.output, l);
     kernels_.multiply(n, layer.n_out, layer.n_in, in, layer.ld_in,
                       layer.weight.template data<real>(), false, z, layer.ld_out);
     kernels_.activate(group.fitting.activation(), n, int32_t(layer.ld_out), layer.bias.data(),
@@ -163,13 +168,13 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
   const real* weight_out = group.fitting.weight_out().data();
   for (int32_t k = 0; k < n; ++k) {
     energies[atoms[k]] = kernels_.dot(width, in + k * width, weight_out) + group.fitting.bias_out();
-    std::copy_n(weight_out, width, rows(group.levels[last].g, last) + k * width);
+    std::copy_n(weight_out, width, rows(group.levels[last].gradient, last) + k * width);
   }
   for (size_t l = layers.size(); l-- > 0;) {
     const Layer<real>& layer = layers[l];
     Level& level = group.levels[l];
-    real *g = rows(level.g, l), *q = rows(level.u, l);
-    real* next = l > 0 ? rows(group.levels[l - 1].g, l - 1) : gradient;
+    real *g = rows(level.gradient, l), *q = rows(level.argument_change, l);
+    real* next = l > 0 ? rows(group.levels[l - 1].gradient, l - 1) : gradient;
     const bool added = layer.begin_gradient(kernels_, n, g, next);
     kernels_.product(n * layer.ld_out, rows(level.slope, l), g, q);
     kernels_.multiply(n, layer.n_in, layer.n_out, q, layer.ld_out,
@@ -182,8 +187,8 @@ void Pass<real>::forward_block(const Block& block, const void* const* moments, d
                                rows_of<real>(part, grad, block).data());
 }
 
-// Per layer: u, v the tangents of the function's argument and of the output, x the gradient of Ω
-// with respect to the output. In the end x is p, g is q and u what the step's gradient sums up.
+// In the end of each layer `to_output` holds p, the gradient of the loss with respect to the
+// argument; `gradient` q, that of the energy; `argument_change` what the step's gradient sums up.
 template <class real>
 void Pass<real>::backward_block(const Block& block, const void* const* moments,
                                 const double* to_energies, const void* const* to_gradients,
@@ -206,7 +211,7 @@ void Pass<real>::backward_block(const Block& block, const void* const* moments,
   for (size_t l = 0; l < layers.size(); ++l) {
     const Layer<real>& layer = layers[l];
     Level& level = group.levels[l];
-    real *u = rows(level.u, l), *v = rows(level.v, l);
+    real *u = rows(level.argument_change, l), *v = rows(level.output_change, l);
     kernels_.multiply(n, layer.n_out, layer.n_in, in, layer.ld_in,
                       layer.weight.template data<real>(), false, u, layer.ld_out);
     kernels_.product(n * layer.ld_out, rows(level.slope, l), u, v);
@@ -216,18 +221,18 @@ void Pass<real>::backward_block(const Block& block, const void* const* moments,
   const size_t last = layers.size() - 1;
   const int64_t width = layers[last].ld_out;
   for (int32_t k = 0; k < n; ++k) {
-    real* x = rows(group.levels[last].x, last) + k * width;
+    real* x = rows(group.levels[last].to_output, last) + k * width;
     for (int64_t m = 0; m < width; ++m)
       x[m] = real(to_energies[atoms[k]]) * group.fitting.weight_out()[m];
   }
   for (size_t l = layers.size(); l-- > 0;) {
     const Layer<real>& layer = layers[l];
     Level& level = group.levels[l];
-    real *x = rows(level.x, l), *g = rows(level.g, l);
-    real* next = l > 0 ? rows(group.levels[l - 1].x, l - 1) : adjoint;
+    real *x = rows(level.to_output, l), *g = rows(level.gradient, l);
+    real* next = l > 0 ? rows(group.levels[l - 1].to_output, l - 1) : adjoint;
     const bool added = layer.begin_gradient(kernels_, n, x, next);
     kernels_.second(group.fitting.activation(), n, int32_t(layer.ld_out), layer.step.data(),
-                    rows(level.z, l), g, x, rows(level.u, l));
+                    rows(level.argument, l), g, x, rows(level.argument_change, l));
     kernels_.product(n * layer.ld_out, rows(level.slope, l), g, g);
     kernels_.multiply(n, layer.n_in, layer.n_out, x, layer.ld_out,
                       layer.transposed.template data<real>(), added, next, layer.ld_in);
@@ -250,14 +255,15 @@ void Pass<real>::weights(Group& group, size_t l, int32_t first, const dpl_layer_
   const Layer<real>& layer = group.fitting.layers()[l];
   Level& level = group.levels[l];
   const int32_t n = int32_t(group.size()), m = std::min(kInputs, layer.n_in - first);
-  const real* y = (l > 0 ? group.levels[l - 1].y : group.d).template data<real>() + first;
-  const real* v = (l > 0 ? group.levels[l - 1].v : group.tangent).template data<real>() + first;
+  const real* y = (l > 0 ? group.levels[l - 1].output : group.d).template data<real>() + first;
+  const real* v =
+      (l > 0 ? group.levels[l - 1].output_change : group.tangent).template data<real>() + first;
   real* sum = workspace().layers.template get<real>(kInputs * layer.ld_out);
   std::fill_n(sum, m * layer.ld_out, real(0));  // a batch may lack the type
-  kernels_.outer(m, layer.n_out, n, y, layer.ld_in, level.x.template data<real>(), layer.ld_out,
-                 true, sum, layer.ld_out);
-  kernels_.outer(m, layer.n_out, n, v, layer.ld_in, level.g.template data<real>(), layer.ld_out,
-                 true, sum, layer.ld_out);
+  kernels_.outer(m, layer.n_out, n, y, layer.ld_in, level.to_output.template data<real>(),
+                 layer.ld_out, true, sum, layer.ld_out);
+  kernels_.outer(m, layer.n_out, n, v, layer.ld_in, level.gradient.template data<real>(),
+                 layer.ld_out, true, sum, layer.ld_out);
   real* weight = static_cast<real*>(out.weight);
   for (int32_t i = 0; i < m; ++i)
     for (int32_t row : {layer.source[first + i].first, layer.source[first + i].second})
@@ -275,16 +281,17 @@ void Pass<real>::biases(Group& group, const double* to_energies, const dpl_netwo
       kernels_.add(layer.n_out, buffer.template data<real>() + k * layer.ld_out, sum);
   };
   for (size_t l = 0; l < layers.size(); ++l) {
-    column_sums(group.levels[l].x, layers[l], out.layers[l].bias);
-    if (out.layers[l].step) column_sums(group.levels[l].u, layers[l], out.layers[l].step);
+    column_sums(group.levels[l].to_output, layers[l], out.layers[l].bias);
+    if (out.layers[l].step)
+      column_sums(group.levels[l].argument_change, layers[l], out.layers[l].step);
   }
   const Layer<real>& layer = layers.back();
-  column_sums(group.levels.back().v, layer, out.weight_out);
+  column_sums(group.levels.back().output_change, layer, out.weight_out);
   real* weight_out = static_cast<real*>(out.weight_out);
   *out.bias_out = 0;
   for (int64_t k = 0; k < group.size(); ++k) {
     const double factor = to_energies[group.atoms[k]];
-    const real* y = group.levels.back().y.template data<real>() + k * layer.ld_out;
+    const real* y = group.levels.back().output.template data<real>() + k * layer.ld_out;
     for (int32_t m = 0; m < layer.n_out; ++m) weight_out[m] += real(factor) * y[m];
     *out.bias_out += factor;
   }

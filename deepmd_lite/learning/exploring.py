@@ -38,7 +38,7 @@ class Explored:
     """What one run saw, its first step left out: that is the structure of the input."""
 
     steps: list[int]
-    """Of the structures that were looked at."""
+    """Steps at which structures were looked at."""
     deviations: list[float]
     """eV/Å: the largest of each, of the force on an atom."""
     broke_off: str | None = None

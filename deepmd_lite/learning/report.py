@@ -16,7 +16,7 @@ TABLE, PICTURE = "rounds.csv", "rounds.png"
 
 @dataclass(frozen=True)
 class Round:
-    """Of one round; forces in eV/Å are lengths of vectors."""
+    """What one round came to; forces in eV/Å are lengths of vectors."""
 
     number: int
     frames_training: int

@@ -45,7 +45,7 @@ class Output(Section):
     trajectory: NonNegativeInt = 1000
     """Steps between frames of the trajectory."""
     format: tuple[str, ...] = ("extxyz",)
-    """Of the trajectory: one or several of extxyz, traj (ASE), h5md, lammps (a text dump)."""
+    """Formats of the trajectory, of extxyz, traj (ASE), h5md and lammps (a text dump)."""
     restart: NonNegativeInt = 10000
     """Steps between restarts."""
     observe: Observe = Observe()
@@ -129,7 +129,7 @@ class Settings(Section):
     timestep: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """fs."""
     steps: NonNegativeInt | None = None
-    """Of the whole run, over which ramps go."""
+    """Steps of the whole run, over which ramps go."""
     skin: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Å, by which the neighbour list reaches beyond the cutoff."""
     grid: Triple | None = None
@@ -143,10 +143,10 @@ class Settings(Section):
     device: DeviceName = "cpu"
     """Where the model computes."""
     ghosts: Literal["auto", "host"] = "auto"
-    """Of several ranks with GPUs: 'host' brings them by way of the host, even where MPI says that
-    it takes the addresses of GPUs."""
+    """How ghosts go between GPUs of several ranks: 'host' brings them by way of the host, even
+    where MPI says that it takes addresses of GPUs."""
     precision: Literal["float64", "float32"] | None = None
-    """Of the model's arithmetic; default: the model's. Positions and sums are always float64."""
+    """Precision of the arithmetic; default: the model's. Positions and sums are always float64."""
 
 
 class MdConfig(Settings):
@@ -158,7 +158,7 @@ class MdConfig(Settings):
     structure: str
     """Anything ASE reads; its last frame, unless `file@index` says which."""
     elements: list[str] | None = None
-    """Of the atom types 1, 2, … of a LAMMPS data file; default: by its type labels or masses."""
+    """Elements of the types 1, 2, … of a LAMMPS data file; default: by type labels or masses."""
     steps: NonNegativeInt
     """In total: a continued run ends at the same step as one that was never interrupted."""
     skin: Annotated[float, Field(ge=0.1, le=5.0)] = 1.0

@@ -301,7 +301,7 @@ def longest(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def numbers(*values: torch.Tensor) -> list[float]:
-    """Of () float64 tensors, wherever they are: one copy to the host, for which it waits."""
+    """The values of () float64 tensors: one copy to the host, for which it waits."""
     return torch.stack(values).tolist()
 
 

@@ -120,7 +120,7 @@ class Ensemble(Section):
     thermostat_time: PositiveFloat | None = None
     """fs, time constant of the thermostat."""
     chain_length: PositiveInt | None = None
-    """Of a Nosé-Hoover chain."""
+    """Thermostats of a Nosé-Hoover chain."""
     pressure: Pressures = None
     """GPa once read; given as a text with its unit, or first and last of a ramp."""
     barostat_time: PositiveFloat | None = None
@@ -140,9 +140,9 @@ class Ensemble(Section):
     lateral: Literal["fixed", "stress-free"] | None = None
     """The directions across a strain: of constant length, or free to follow zero stress."""
     thermostat: Literal["none", "langevin", "bussi", "nhc"] | None = None
-    """Of a strain."""
+    """Thermostat of an ensemble `strain`."""
     seed: Seed | None = None
-    """Of the noise."""
+    """Seed of the random numbers of thermostat and barostat."""
 
     @model_validator(mode="before")
     @classmethod
@@ -216,7 +216,7 @@ class Frozen(Section):
     indices: str | list[int] | None = None
     """Numbers from 0 in the replicated structure: a list, or a slice such as "0:100"."""
     axis: Literal["x", "y", "z"] | None = None
-    """Of the region."""
+    """Axis along which the region is measured."""
     below: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Å along `axis`."""
     above: Annotated[float, Field(allow_inf_nan=False)] | None = None

@@ -228,7 +228,7 @@ class Halo:
             swap.shift.copy_(swap.lattice * vectors[swap.axis])
 
     def _ghosts(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Of `rows` (n_all, 3) those that arrive in each swap; views."""
+        """Views of those of `rows` (n_all, 3) that arrive in each swap."""
         return rows.split([self.n_local, *(s.stop - s.start for s in self._swaps)])[1:]
 
     def update(self, positions: torch.Tensor) -> None:

@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def n_atoms(self) -> int:
-        """Of the whole system."""
+        """Atoms of the whole system."""
         return sum(self.elements.values())
 
     @property

@@ -116,7 +116,7 @@ class RunResult:
     """What `Simulation.run` returns, the same on every rank."""
 
     thermo: Thermo
-    """Of the last step."""
+    """State after the last step."""
     steps: int
     """Steps made by this call."""
     seconds: float

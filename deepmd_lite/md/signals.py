@@ -21,9 +21,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the signal that this process has had; 0: none."""
+        """Number of the signal that this process has had; 0: none."""
         self.agreed = 0
-        """Of the signal that all ranks obey; set by them all at the same step."""
+        """Number of the signal that all ranks obey; set by them all at the same step."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -53,5 +53,5 @@ class StopRequest:
 
     @property
     def name(self) -> str | None:
-        """Of the signal that all ranks obey: SIGTERM, SIGUSR1, SIGINT or None."""
+        """Name of the signal that all ranks obey: SIGTERM, SIGUSR1, SIGINT or None."""
         return signal.Signals(self.agreed).name if self.agreed else None

@@ -31,7 +31,7 @@ from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
-from .trajectory import Moment, assemble, ordered_slabs
+from .trajectory import Moment, assemble, extent, ordered_slabs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -290,6 +290,7 @@ class Simulation:
             n_atoms=self.n_atoms,
             potential=totals.potential,
             stress=None if np.isnan(volume) else -totals.virial / volume,
+            extent=extent(self.engine, self.start.absent),
         )
 
     def _frame(self) -> Atoms | None:

@@ -25,7 +25,7 @@ def block_average(values: np.ndarray) -> tuple[float, float]:
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of the straight line through points (n,), (n,) by least squares; nan of fewer than two."""
+    """Slope of the line through points (n,), (n,) by least squares; nan of fewer than two."""
     centred = x - x.mean() if len(x) else x
     square = float(centred @ centred)
     return float(centred @ y) / square if square > 0 else np.nan

@@ -54,7 +54,7 @@ class FittingConfig(Vocabulary):
     trainable: Literal[True] = True
     seed: int | list[int] | None = None
     rcond: float | None = None
-    """Of the least squares for the energy bias; null: only what does not vary is cut off."""
+    """Cut-off of the least squares for the energy bias; null: only what does not vary is cut."""
     atom_ener: list[float | None] = []
     """Energy bias of each element, eV, given instead of fitted; null: fitted.
 

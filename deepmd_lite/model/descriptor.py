@@ -127,7 +127,7 @@ class Descriptor(nn.Module):
 
     @property
     def _shift(self) -> float:
-        """Of the first entry of rows over s̃; not 0 for `se_e2_r` alone (see `radial`)."""
+        """Shift of the first entry of rows over s̃; not 0 for `se_e2_r` alone (see `radial`)."""
         return radial.shift_of(self.empty_slot) if self.config.radial else 0.0
 
     def _initial_grid(self, shortest: float, spacing: float) -> Grid:
@@ -214,7 +214,7 @@ class Descriptor(nn.Module):
         return pair % self.n_types if self.config.type_one_side else pair
 
     def _slots(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of an empty slot, for each (centre, neighbour) pair: table, place y, first entry s."""
+        """An empty slot for each (centre, neighbour) pair: its table, place y, first entry s."""
         n = self.n_types
         a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
         table = b if self._one_side else a * n + b

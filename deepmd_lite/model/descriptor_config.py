@@ -79,9 +79,9 @@ class DescriptorConfig(Vocabulary):
     neuron: list[int] = [10, 20, 40]
     axis_neuron: int = Field(AXIS_NEURON, ge=1)
     l_max: int = Field(QUADRUPOLES, ge=QUADRUPOLES, le=MOST_DEGREE)
-    """Of `se_e2_q`: the highest degree of its moments."""
+    """Highest degree of the moments (`se_e2_q`)."""
     cubic_neuron: int = Field(0, ge=0, le=MOST_CUBIC)
-    """Of `se_e2_q`: features that make invariants of third order (four-body terms)."""
+    """Features that make invariants of third order: four-body terms (`se_e2_q`)."""
     activation_function: str = "tanh"
     resnet_dt: bool = False
     type_one_side: bool = False

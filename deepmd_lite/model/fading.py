@@ -96,7 +96,7 @@ class FadingEmbedding(TabulatedEmbedding):
         return int(self._factors.shape[1])
 
     def _jets(self, y_k: torch.Tensor) -> tuple[Jet, Jet]:
-        """Of G and f G at `y_k` = −r for each centre, each (n_types, n_nodes, M)."""
+        """Jets of G and f G at `y_k` = −r for each centre, each (n_types, n_nodes, M)."""
         d, n_types = self._distances, len(self._distances.davg)
         (s, ds, d2s), fading = d.jets(-y_k.double())
         f, df, d2f = (x[:, None] for x in fading)

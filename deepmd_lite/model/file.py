@@ -163,7 +163,7 @@ def _sealed(arrays: dict[str, torch.Tensor], header: dict[str, Any]) -> bytes:
 
 
 def _crc32(text: str, contents: bytes) -> str:
-    """Of a header, in which the checksum is unset, and what follows that of the container."""
+    """CRC-32 of a header, its checksum unset, and of what follows it in the container."""
     begin = 8 + int.from_bytes(contents[:8], "little")
     return f"{zlib.crc32(memoryview(contents)[begin:], zlib.crc32(text.encode())):08x}"
 

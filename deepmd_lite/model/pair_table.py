@@ -19,7 +19,7 @@ import numpy as np
 from ..system import InputError
 
 UNEVEN = 0.01
-"""Of the spacing: how far a row may be from its place."""
+"""How far a row may be from the even grid, in units of the spacing."""
 MOST_ROWS = 1_000_000
 
 

@@ -61,13 +61,13 @@ class ShortRange(nn.Module):
 
     @classmethod
     def of(cls, config: ModelConfig, table: PairTable, bias: torch.Tensor) -> ShortRange:
-        """Of a table; `bias` (n_types,) float64 eV."""
+        """The short-range part of a table; `bias` (n_types,) float64 eV."""
         grid = torch.tensor([table.start, table.spacing], dtype=torch.float64)
         return cls(config, grid, torch.from_numpy(table.coefficients), bias)
 
     @classmethod
     def from_input(cls, config: ModelConfig, energy_bias: torch.Tensor) -> ShortRange | None:
-        """Of the file that `config` names, None where it names none.
+        """That of the file which `config` names, None where it names none.
 
         `energy_bias` (n_types,) eV of the model, which the table's atoms have as well unless
         `srtab_add_bias` is false. Raises InputError for a file that does not fit.

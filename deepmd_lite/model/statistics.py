@@ -52,7 +52,7 @@ class Statistics:
     """Constants of the model that come from the training data."""
 
     scales: list[Scales]
-    """Of each descriptor."""
+    """Scales of each descriptor."""
     energy_bias: torch.Tensor
     """(n_types,) float64, eV: least-squares energy of each element."""
     min_distance: float

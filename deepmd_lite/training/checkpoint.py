@@ -40,7 +40,7 @@ class Checkpoint:
     data_hash: str
     """`data_hash` of the training frames."""
     sel: list[list[int]]
-    """Of each descriptor, as `grid`."""
+    """`sel` of each descriptor, as `grid`."""
     min_distance: float
     grid: list[dict[str, Any]]
     """Fields of the `model.table.Grid` in use in the training."""
@@ -59,7 +59,7 @@ class Checkpoint:
     ema_updates: int = 0
     """Updates that the moving average has taken in."""
     paces: list[float] = field(default_factory=list)
-    """Of the fitting networks (`pace`)."""
+    """Paces of the fitting networks (`pace`)."""
     table_excess: float = 0.0
     """What finer tables did not mend (`resolution`)."""
     from_model: bool = False

@@ -80,11 +80,11 @@ class Trainer:
         self.interrupted = False
         """A rank has received a signal."""
         self.learning_rate = config.learning_rate.start_lr
-        """Of the last step, as are the prefactors."""
+        """Rate of the last step, as are the prefactors."""
         self.prefactors = self.schedule.prefactors(config.loss, 0)
         self.best: dict[str, Any] | None = None
         self.last_loss = math.nan
-        """Of the last validation, in the weights of the best one."""
+        """Loss of the last validation, in the weights by which models are compared."""
         self.unimproved = 0
         """Displays in a row without a new lowest validation loss."""
         self._best_state: dict[str, torch.Tensor] | None = None

@@ -62,7 +62,7 @@ class Information:
         n = n_parameters(potential)
         self.energies, self.forces, self.virials = (Known(np.zeros((n, n))) for _ in range(3))
         self.sums = np.zeros(n)
-        """Of the rows of all frames' energies."""
+        """Sums of the rows of all frames' energies."""
 
     def add(self, potential: Potential, prepared: PreparedFrame, rows: FrameRows) -> None:
         """A frame with those of its labels that it has."""

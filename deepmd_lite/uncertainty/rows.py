@@ -33,7 +33,7 @@ COMPONENTS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 @dataclass(frozen=True)
 class FrameRows:
-    """Of one frame; P parameters: (width + 1) of each element."""
+    """The rows of one frame; P parameters: (width + 1) of each element."""
 
     energy: torch.Tensor
     """(P,): Σ parameters · row is the networks' share of the total energy, eV."""

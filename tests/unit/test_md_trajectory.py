@@ -180,6 +180,17 @@ def test_lammps_dump_is_read_back(structure, tmp_path):
             break
 
 
+def test_a_dump_of_a_cluster_has_its_atoms_in_the_box(tmp_path):
+    expected, path = written(cluster, tmp_path / "run", "lammps")
+    lines = path.read_text().splitlines()
+    heads = [k for k, line in enumerate(lines) if line.startswith("ITEM: BOX BOUNDS")]
+    for head, frame in zip(heads, expected, strict=True):
+        assert lines[head].endswith("ff ff ff")
+        low, high = np.array([line.split() for line in lines[head + 1 : head + 4]], float).T
+        np.testing.assert_allclose(low, frame.positions.min(axis=0), atol=1e-9)
+        np.testing.assert_allclose(high, frame.positions.max(axis=0), atol=1e-9)
+
+
 def test_a_cell_that_lammps_takes_is_not_rotated():
     order, cell, turn = oriented(np.diag([3.0, 4.0, 5.0]))
     assert order == [0, 1, 2]

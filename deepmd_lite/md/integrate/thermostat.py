@@ -115,7 +115,7 @@ class Bussi(Thermostat):
         return 0.5 * (state.kinetic_tensor().trace() - before)
 
     def _factor(self, reduced: float, timestep: float, step: int) -> float:
-        """Of the velocities, where 2 E_kin / kT is `reduced`."""
+        """The factor of the velocities, where 2 E_kin / kT is `reduced`."""
         noise = generator(self.seed, SCALING_STREAM, step)
         kept = math.exp(-timestep / self.time)
         own = noise.standard_normal()

@@ -60,7 +60,7 @@ class System:
     def of(
         cls, engine: Engine, absent: tuple[bool, bool, bool], timestep: float, freedom: int
     ) -> System:
-        """Of the atoms of all ranks, which must all ask."""
+        """The system of all ranks, which must all ask."""
         names, state = list(engine.model.type_map), engine.state.to(CPU)
         own = torch.zeros(len(names), 3, dtype=torch.float64)
         each = torch.stack([torch.ones_like(state.masses), state.mobile, state.masses], dim=1)

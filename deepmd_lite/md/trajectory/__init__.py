@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .base import Trajectory
-from .frame import Moment, Slab, assemble, ordered_slabs
+from .frame import Moment, Slab, assemble, extent, ordered_slabs
 
 NAMES = {
     "extxyz": "trajectory.extxyz",
@@ -15,7 +15,16 @@ NAMES = {
 }
 """File of each format in the output folder."""
 
-__all__ = ["NAMES", "Moment", "Slab", "Trajectory", "assemble", "open_trajectory", "ordered_slabs"]
+__all__ = [
+    "NAMES",
+    "Moment",
+    "Slab",
+    "Trajectory",
+    "assemble",
+    "extent",
+    "open_trajectory",
+    "ordered_slabs",
+]
 
 
 def open_trajectory(kind: str, directory: Path) -> Trajectory:

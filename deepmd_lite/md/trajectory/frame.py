@@ -38,6 +38,20 @@ class Moment:
     """eV."""
     stress: np.ndarray | None
     """(3, 3) eV/Å³, tension positive, without the kinetic part; None without a volume."""
+    extent: np.ndarray | None = None
+    """(2, 3) smallest and largest fractional coordinates of all atoms; None where no lattice vector
+    is absent."""
+
+
+def extent(engine: Engine, absent: Sequence[bool]) -> np.ndarray | None:
+    """That of a `Moment`; all ranks must ask."""
+    if not any(absent):
+        return None
+    s = engine.state.positions.cpu().numpy() @ np.linalg.inv(engine.cell)
+    largest = np.max([-s, s], axis=1, initial=-np.inf).ravel()
+    found = engine.comm.reduce(largest, "max").reshape(2, 3)
+    found[0] *= -1.0
+    return found
 
 
 @dataclass(frozen=True)

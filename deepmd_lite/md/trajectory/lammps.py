@@ -27,10 +27,15 @@ class LammpsDump(Trajectory):
         self._moment = moment
         self._oriented = Oriented.of(moment.cell)
         self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
-        pbc = [moment.pbc[axis] for axis in self._oriented.order]
+        order, cell = self._oriented.order, self._oriented.cell
+        pbc = [moment.pbc[axis] for axis in order]
+        bounds = np.array([np.zeros(3), np.diag(cell)])
+        if moment.extent is not None:  # a vector that is absent is normal to the others
+            absent = np.array(moment.absent)[order]
+            bounds[:, absent] = moment.extent[:, order][:, absent] * np.diag(cell)[absent]
         self._file.write(
             f"ITEM: TIMESTEP\n{moment.step}\nITEM: NUMBER OF ATOMS\n{moment.n_atoms}\n"
-            f"{_box(self._oriented.cell, pbc)}ITEM: ATOMS {COLUMNS}\n"
+            f"{_box(cell, bounds, pbc)}ITEM: ATOMS {COLUMNS}\n"
         )
 
     def add(self, slab: Slab) -> None:
@@ -53,16 +58,18 @@ class LammpsDump(Trajectory):
         self._file.close()
 
 
-def _box(cell: np.ndarray, pbc: list[bool]) -> str:
-    """Bounds of the box around a lower triangular cell, with tilts where there are any."""
-    (lx, _, _), (xy, ly, _), (xz, yz, lz) = cell.tolist()
+def _box(cell: np.ndarray, bounds: np.ndarray, pbc: list[bool]) -> str:
+    """The box around a lower triangular cell between `bounds` (2, 3) Å, with tilts where there are
+    any."""
+    xy, (xz, yz) = cell[1, 0], cell[2, :2]
     edges = " ".join("pp" if periodic else "ff" for periodic in pbc)
     if xy == xz == yz == 0.0:
-        bounds = "".join(f"0 {length:.10f}\n" for length in (lx, ly, lz))
-        return f"ITEM: BOX BOUNDS {edges}\n{bounds}"
-    x_low, x_high = min(0.0, xy, xz, xy + xz), lx + max(0.0, xy, xz, xy + xz)
-    y_low, y_high = min(0.0, yz), ly + max(0.0, yz)
+        lines = "".join(f"{low:.10f} {high:.10f}\n" for low, high in bounds.T)
+        return f"ITEM: BOX BOUNDS {edges}\n{lines}"
+    (x_low, y_low, z_low), (x_high, y_high, z_high) = bounds
+    x_low, x_high = x_low + min(0.0, xy, xz, xy + xz), x_high + max(0.0, xy, xz, xy + xz)
+    y_low, y_high = y_low + min(0.0, yz), y_high + max(0.0, yz)
     return (
         f"ITEM: BOX BOUNDS xy xz yz {edges}\n{x_low:.10f} {x_high:.10f} {xy:.10f}\n"
-        f"{y_low:.10f} {y_high:.10f} {xz:.10f}\n0 {lz:.10f} {yz:.10f}\n"
+        f"{y_low:.10f} {y_high:.10f} {xz:.10f}\n{z_low:.10f} {z_high:.10f} {yz:.10f}\n"
     )

@@ -17,7 +17,7 @@ class Oriented:
     """A cell in that orientation, and the way there."""
 
     order: list[int]
-    """Of the lattice vectors: 0 1 2, or 1 0 2."""
+    """Order of the lattice vectors: 0 1 2, or 1 0 2."""
     cell: np.ndarray
     """(3, 3) Å, lower triangular with a positive diagonal: the cell as it was[order] @ rotation."""
     rotation: np.ndarray
