@@ -24,8 +24,8 @@ from common import HERE
 from scipy.stats import spearmanr
 
 from deepmd_lite import train
+from deepmd_lite.committee import Committee
 from deepmd_lite.data import PreparedFrame, load, prepare
-from deepmd_lite.deviation import Committee
 from deepmd_lite.model import load_model
 from deepmd_lite.uncertainty import Calibration, add_uncertainty, compared
 

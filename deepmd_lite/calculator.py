@@ -35,7 +35,8 @@ from ase.calculators.calculator import (
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
-from .deviation import Committee, force_deviation, loaded
+from .committee import Committee, loaded
+from .deviation import force_deviation
 from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
 from .system import Evaluation, InputError, LocalEnv, type_indices

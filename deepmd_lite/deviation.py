@@ -13,160 +13,20 @@ labels take the place of the means, the same numbers are the errors of the model
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from .committee import Committee
 from .data import Frame, System
 from .files import write_atomically
-from .kernels import neighbor_list
-from .model import Potential, load_model
 from .neighbors import periodic_env
-from .system import Evaluation, InputError, LocalEnv, type_indices
+from .system import type_indices
 
 COLUMNS = ("max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "min_devi_f", "avg_devi_f")
-
-
-class Committee:
-    """Several potentials as one: the first drives, all of them give the deviation.
-
-    What is said and done of one potential (`evaluate`, `type_map`, `precision`, `provenance`) is
-    that of the first. Lists must reach to `rcut`, the largest cutoff.
-    """
-
-    def __init__(self, models: Sequence[Any], names: Sequence[str | Path] | None = None) -> None:
-        """`models`: at least two, each with `rcut`, `type_map` and `evaluate(LocalEnv)`.
-
-        Elements go by name. Raises InputError, naming the model, where one lacks an element of the
-        first.
-        """
-        if len(models) < 2:
-            raise InputError(f"model deviation: expected two models or more, found {len(models)}")
-        self.models = list(models)
-        self.type_map: list[str] = list(models[0].type_map)
-        self.rcut: float = max(model.rcut for model in models)
-        self.precision: str = getattr(models[0], "precision", "float64")
-        self.provenance: dict[str, Any] | None = getattr(models[0], "provenance", None)
-        self._types: list[torch.Tensor | None] = []
-        self._mapped: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor]] = {}
-        for k, model in enumerate(models):
-            where = f"model {k + 1}" if names is None else str(names[k])
-            missing = [name for name in self.type_map if name not in model.type_map]
-            if missing:
-                raise InputError(
-                    f"{where}: does not know {', '.join(missing)}, which the first model does; "
-                    "put the model with the fewest elements first"
-                )
-            same = list(model.type_map[: len(self.type_map)]) == self.type_map
-            numbers = [list(model.type_map).index(name) for name in self.type_map]
-            self._types.append(None if same else torch.tensor(numbers, dtype=torch.int32))
-
-    @classmethod
-    def of_members(cls, model: Potential) -> Committee:
-        """A potential with the members that its file holds (`uncertainty`); it drives.
-
-        Raises InputError where there are none.
-        """
-        if model.members is None:
-            raise InputError(
-                "the file of the only model holds no committee that could deviate from it; add "
-                "one (dpl uncertainty MODEL DATA… -o OUT), or give several models"
-            )
-        return cls([model, *(model.member(k) for k in range(len(model.members)))])
-
-    def evaluate(self, env: LocalEnv) -> Evaluation:
-        """That of the first model."""
-        evaluation: Evaluation = self.models[0].evaluate(env)
-        return evaluation
-
-    def atomic_virials(self, env: LocalEnv, forces: torch.Tensor | None = None) -> torch.Tensor:
-        """Those of the first model, and so the `forces`."""
-        given = () if forces is None else (forces,)
-        virials: torch.Tensor = self.models[0].atomic_virials(env, *given)
-        return virials
-
-    def neighbor_list(
-        self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`kernels.neighbor_list`, made where the first model evaluates."""
-        return listed(self.models[0], positions, types, n_local, cutoff)
-
-    @property
-    def torch_device(self) -> torch.device:
-        """Where the first model evaluates."""
-        return device_of(self.models[0])
-
-    def others(self, env: LocalEnv) -> Iterator[Evaluation]:
-        """Those of all other models, in order, of the same atoms and list."""
-        for k, model in enumerate(self.models[1:], 1):
-            own = env
-            if self._types[k] is not None:  # rows stay sorted by the first's types: any will do
-                types = self._types_of(k, env.types)
-                own = LocalEnv(env.positions, types, env.n_local, env.offsets, env.indices)
-            yield model.evaluate(own)
-
-    def _types_of(self, k: int, types: torch.Tensor) -> torch.Tensor:
-        """`types` as model k numbers them: the same tensor as long as they are the same."""
-        kept = self._mapped.get(k)
-        if kept is None or kept[0]() is not types or kept[1] != types._version:
-            numbers = self._types[k]
-            assert numbers is not None
-            own = numbers.to(types.device)[types.long()]
-            kept = self._mapped[k] = weakref.ref(types), types._version, own
-        return kept[2]
-
-
-def listed(
-    model: Any, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`kernels.neighbor_list`, made where the model evaluates if it can say so."""
-    own = getattr(model, "neighbor_list", neighbor_list)
-    result: tuple[torch.Tensor, torch.Tensor] = own(positions, types, n_local, cutoff)
-    return result
-
-
-def device_of(model: Any) -> torch.device:
-    """Where the model evaluates without a copy of the atoms: the CPU, if it does not say so."""
-    torch_device: torch.device = getattr(model, "torch_device", torch.device("cpu"))
-    return torch_device
-
-
-def loaded(model: Any, precision: str | None, device: str | None = None) -> Any:
-    """The model at a path or as it is, in the precision asked for; of several a `Committee`.
-
-    It evaluates on `device`: 'cpu', 'cuda' or 'cuda:N'; None: where it is, and the CPU for a file.
-    Raises InputError where there is no such device, for a model that cannot go there, and for what
-    is no model.
-    """
-    if isinstance(model, (list, tuple)):
-        names = [m if isinstance(m, (str, Path)) else f"model {k + 1}" for k, m in enumerate(model)]
-        if not model:
-            raise InputError("model: expected a model or several, found an empty list")
-        models = [loaded(m, precision, device) for m in model]
-        return models[0] if len(models) == 1 else Committee(models, names)
-    if isinstance(model, (str, Path)):
-        return load_model(Path(model).expanduser(), precision).to_device(device or "cpu")
-    if not all(hasattr(model, name) for name in ("rcut", "type_map", "evaluate")):
-        raise InputError(
-            "model: expected the path of a model file, or an object with rcut, type_map and "
-            f"evaluate; found {type(model).__name__}"
-        )
-    if device not in (None, getattr(model, "device", "cpu")):
-        if not hasattr(model, "to_device"):
-            raise InputError(f"device '{device}': this model computes on the CPU alone")
-        model.to_device(device)
-    if precision is not None and precision != getattr(model, "precision", precision):
-        raise InputError(
-            f"precision '{precision}' for a Potential of {model.precision}: give its file, or "
-            f"copy.deepcopy(model).to_precision('{precision}'), which leaves this one as it is"
-        )
-    return model
 
 
 @dataclass(frozen=True)
@@ -247,8 +107,13 @@ def error(
 
 def _summed(f: np.ndarray, v: np.ndarray, energy: float) -> Deviation:
     return Deviation(
-        *(float(v.max()), float(v.min()), mean_virial(v)),
-        *(float(f.max()), float(f.min()), float(f.mean()), energy),
+        max_v=float(v.max()),
+        min_v=float(v.min()),
+        avg_v=mean_virial(v),
+        max_f=float(f.max()),
+        min_f=float(f.min()),
+        avg_f=float(f.mean()),
+        energy=energy,
         atoms=f,
     )
 

@@ -179,8 +179,9 @@ def add_devi(verbs: argparse._SubParsersAction) -> None:
 
 
 def _devi(args: argparse.Namespace) -> int:
+    from ..committee import Committee, loaded
     from ..data import load
-    from ..deviation import Committee, Relative, deviations, loaded, write_deviations
+    from ..deviation import Relative, deviations, write_deviations
 
     set_threads(args.threads)
     keep([*args.models, *args.system], [args.output])

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from ..committee import Committee
 from ..data import Frame, System, load, prepare
 from ..data.writing import write_systems
-from ..deviation import Committee
 from ..files import InUse, results_folder, write_atomically
 from ..md import communicator
 from ..md.config import MdConfig

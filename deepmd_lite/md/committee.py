@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..deviation import Committee, force_deviation, mean_virial, virial_deviation
+from ..committee import Committee
+from ..deviation import force_deviation, mean_virial, virial_deviation
 from ..system import InputError
 from .config import Guards, Output
 from .engine import Engine

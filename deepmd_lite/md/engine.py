@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..deviation import device_of, listed
+from ..committee import device_of, listed
 from ..kernels.cuda import SMALL
 from ..system import LocalEnv
 from .coincident import TooClose, atoms_named

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from ..deviation import loaded
+from ..committee import loaded
 from ..schema import parse
 from ..system import InputError
 from . import restart

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from ..committee import Committee
 from ..data import PreparedFrame
-from ..deviation import Committee, force_deviation
+from ..deviation import force_deviation
 from ..page import panels
 from ..system import InputError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..committee import Committee
 from ..data import System, load, prepare
-from ..deviation import Committee
 from ..files import write_atomically
 from ..model import Potential, load_model, save_model
 from ..model.members import Members

@@ -16,7 +16,7 @@ from models import random_atoms, random_potential, with_members
 
 from deepmd_lite import Calculator, doctor, kernels
 from deepmd_lite.cli import main
-from deepmd_lite.deviation import Committee, loaded
+from deepmd_lite.committee import Committee, loaded
 from deepmd_lite.kernels.cuda import native
 from deepmd_lite.md import Simulation, plan
 from deepmd_lite.md.comm import Communicator, gpu_of_rank

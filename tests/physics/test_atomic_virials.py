@@ -23,7 +23,7 @@ from models import (
 from pair_potential import PairPotential
 
 from deepmd_lite import Calculator
-from deepmd_lite.deviation import Committee
+from deepmd_lite.committee import Committee
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.observe.base import System
 from deepmd_lite.md.observe.heat_flux import W_PER_M_K, HeatFlux

@@ -7,14 +7,8 @@ from models import environment_of, random_atoms, random_potential
 
 from deepmd_lite.calculator import Calculator
 from deepmd_lite.cli import main
-from deepmd_lite.deviation import (
-    Committee,
-    Relative,
-    deviation,
-    deviations,
-    force_deviation,
-    virial_deviation,
-)
+from deepmd_lite.committee import Committee
+from deepmd_lite.deviation import Relative, deviation, deviations, force_deviation, virial_deviation
 from deepmd_lite.model import save_model
 from deepmd_lite.system import InputError
 

@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 
 from deepmd_lite import Calculator, Simulation
 from deepmd_lite.cli import main
+from deepmd_lite.committee import Committee
 from deepmd_lite.data import Frame, prepare
-from deepmd_lite.deviation import COLUMNS, Committee
+from deepmd_lite.deviation import COLUMNS
 from deepmd_lite.md.comm import SharedError
 from deepmd_lite.model import load_model, read_header, save_model
 from deepmd_lite.system import InputError, ModelFileError

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...deviation import device_of
+from ...committee import device_of
 from ...system import InputError
 from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
