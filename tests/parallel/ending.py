@@ -9,7 +9,7 @@ import systems
 import torch
 from pair_potential import PairPotential
 
-from deepmd_lite.md import Simulation, communicator
+from deepmd_lite.md import Simulation, communicator, initial
 
 THERMAL = {"temperature": 300}
 
@@ -32,6 +32,19 @@ class Unwilling(PairPotential):
 def unilateral(comm, at):
     model = Unwilling(int(at) if comm.rank == comm.size - 1 else None, comm.rank)
     Simulation(systems.cubic(), model, velocities=THERMAL, comm=comm).run(50)
+    print("finished")
+
+
+def placing(comm):
+    """One rank runs out of memory while the atoms are brought to their ranks."""
+
+    def lacks_memory(*_):
+        raise MemoryError("no memory for the copies")
+
+    atoms, model = systems.cubic(), PairPotential(systems.RCUT)
+    if comm.rank == comm.size - 1:
+        initial.np.tile = lacks_memory
+    Simulation(atoms, model, replicate=(2, 1, 1), comm=comm)
     print("finished")
 
 
@@ -58,7 +71,7 @@ def signalled(comm, folder):
     Path(folder, f"rank-{comm.rank}").write_text(f"{result.signal} {run.step}")
 
 
-HOW = {"unilateral": unilateral, "full": full, "signalled": signalled}
+HOW = {"unilateral": unilateral, "placing": placing, "full": full, "signalled": signalled}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

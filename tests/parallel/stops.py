@@ -20,6 +20,7 @@ from deepmd_lite.md import SharedError, Simulation, run_input
 from deepmd_lite.md.output import Writer
 from deepmd_lite.md.restart import find
 from deepmd_lite.md.structure import read_structure
+from deepmd_lite.system import InputError
 
 VICTIM = 17
 """Atom at which the potential goes wrong."""
@@ -44,6 +45,8 @@ class Moody(PairPotential):
             result.forces[: env.n_local][near] = torch.tensor([0.0, 5000.0, 0.0]).double()
         elif self.how == "close":
             result.beyond_table = 3
+        elif self.how == "met":
+            raise InputError(f"rows {int(near.nonzero()[0])} and 0 coincide (distance < 1e-6 Å)")
         return result
 
 
@@ -80,6 +83,7 @@ TRIPS = {
         {"force": None, "distance": 0.4},
         r"step 0: atom 17 .* and atom 80 .* are 0.2 Å apart, less than 0.4 Å \(guards: distance\)",
     ),
+    "atoms_that_meet": ("met", {}, r"step 3: atoms \d+ \(\w+\) and \d+ \(\w+\) coincide"),
     "temperature": (
         "hot",
         {"displacement": None, "force": None},

@@ -37,6 +37,14 @@ def test_an_error_on_one_rank_ends_all(evaluation, ranks):
     assert "finished" not in done.stdout
 
 
+def test_an_error_on_one_rank_before_the_first_step_ends_all():
+    done = launch(script(2, "ending.py", "placing"), timeout=PATIENCE)
+    assert done.returncode != 0
+    (line,) = error_lines(done)
+    assert "error on rank 1 of 2: MemoryError: no memory for the copies" in line
+    assert "finished" not in done.stdout
+
+
 def test_a_disk_without_room_for_thermo_ends_all(tmp_path):
     folder = tmp_path / "run"
     done = launch(script(3, "ending.py", "full", folder, "thermo.csv"), timeout=PATIENCE)
