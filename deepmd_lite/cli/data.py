@@ -48,13 +48,9 @@ def _convert_data(args: argparse.Namespace) -> int:
     if len(args.paths) < 2:
         raise InputError("expected data to read and then a file or folder to write")
     *sources, out = args.paths
-    if args.source is None:
-        systems = load(sources, type_map=args.type_map, labelled=False)
-    else:
-        from ..data.dpdata_files import read_with_dpdata
-
-        systems = [read_with_dpdata(path, args.source, args.type_map) for path in sources]
-    for note in write_systems(systems, Path(out), args.to, args.type_map):
+    systems = load(sources, type_map=args.type_map, labelled=False, source=args.source)
+    lost = write_systems(systems, Path(out), args.to, args.type_map)
+    for note in [f"{s.name}: {note}" for s in systems for note in s.notes] + lost:
         log.warning("note: %s", note)
     print(f"{describe(systems).splitlines()[-1]}\nwritten: {out}")
     return 0

@@ -12,13 +12,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from deepmd_lite.data.ase_files import (
+from deepmd_lite.data.ase_files import read_ase_file
+from deepmd_lite.data.ase_labels import (
     ENERGY_KEYS,
     FORCES_KEYS,
     STRESS_KEYS,
     VIRIAL_KEYS,
     frame_from_atoms,
-    read_ase_file,
 )
 from deepmd_lite.system import InputError
 
