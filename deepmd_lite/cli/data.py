@@ -49,8 +49,10 @@ def _convert_data(args: argparse.Namespace) -> int:
         raise InputError("expected data to read and then a file or folder to write")
     *sources, out = args.paths
     systems = load(sources, type_map=args.type_map, labelled=False, source=args.source)
-    lost = write_systems(systems, Path(out), args.to, args.type_map)
-    for note in [f"{s.name}: {note}" for s in systems for note in s.notes] + lost:
+    for system in systems:
+        for note in system.notes:
+            log.info("note: %s: %s", system.name, note)
+    for note in write_systems(systems, Path(out), args.to, args.type_map):
         log.warning("note: %s", note)
     print(f"{describe(systems).splitlines()[-1]}\nwritten: {out}")
     return 0
