@@ -126,7 +126,7 @@ def _reading_error(path: Path, number: int, kind: str, error: Exception) -> str:
     # most readers yield the first frame when they have read the last
     known = number or kind == "extxyz"
     where = f"{path}, frame {number}" if known else str(path)
-    hint = hint or other_readers(None if kind == "extxyz" else code_of(path))
+    hint = hint or other_readers(None if kind in ("extxyz", "vasp-xml") else code_of(path))
     return f"{where}: ASE cannot read it as {kind}: {name}: {reason}{hint}"
 
 

@@ -199,7 +199,7 @@ def _energy(
             notes["the free energy is taken, whose derivatives the forces are"] += 1
         return free
     if free is not None and free != energy:
-        notes["free_energy differs from energy; energy is used, as it was named"] += 1
+        notes["free_energy differs from energy; energy is used"] += 1
     return energy
 
 

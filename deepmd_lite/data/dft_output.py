@@ -146,11 +146,11 @@ def converged(
         numbers = ", ".join(str(k) for k, right in enumerate(steps.ended) if not right)
         notes.append(f"frames left out because their electrons did not converge: {numbers}")
     elif failed and len(frames) == len(steps.ended) - failed:
-        notes.append(f"{failed} steps left out because their electrons did not converge")
+        notes.append(f"steps left out because their electrons did not converge: {failed}")
     elif failed:
         notes.append(
-            f"the electrons did not converge {failed} times, as {code.name} says; which frames "
-            "that concerns cannot be told: look at the file"
+            f"steps whose electrons did not converge, as {code.name} says: {failed}; which frames "
+            "they are cannot be told: look at the file"
         )
     if steps.energies > max(len(frames), len(kept) + failed):
         notes.append(f"the file has {steps.energies} energies; frames read: {len(frames)}")
