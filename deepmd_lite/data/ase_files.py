@@ -18,7 +18,7 @@ from .ase_labels import NO_CHOICE, STATES, frame_from_atoms, unlabelled
 from .checks import check_frame
 from .dft_output import check_steps, code_of, converged, other_readers
 from .frames import Frame, System
-from .text_files import DAMAGED, OPENERS, open_text
+from .text_files import DAMAGED, OPENERS, lines_of, open_text
 
 _VOIGT_STRESS = re.compile(r'(?<!\S)stress\s*=\s*(["\'{\[])([^"\'}\]]*)["\'}\]]')
 _STRUCTURE = re.compile(r"(?<!\S)(lattice|properties|pbc)(?=\s*=)", re.IGNORECASE)
@@ -92,9 +92,9 @@ def _kind(path: Path) -> str:
 def _images(path: Path, kind: str) -> Iterator[Atoms]:
     """Images of a file in order; what a reader raises becomes an InputError."""
     number = 0
-    if kind.startswith(DUMP):
-        _check_dump(path)
     try:
+        if kind.startswith(DUMP):
+            _check_dump(path)
         # parallel=False: under MPI, ASE would otherwise read on one rank and broadcast
         images = (
             _extxyz_images(path)
@@ -132,7 +132,7 @@ def _reading_error(path: Path, number: int, kind: str, error: Exception) -> str:
 
 def _check_dump(path: Path) -> None:
     """Raise InputError for a dump of LAMMPS whose elements are not named."""
-    with open_text(path, errors="replace") as stream:
+    with lines_of(path) as stream:
         columns = next((line.split() for line in stream if line.startswith("ITEM: ATOMS")), [])
     if "element" not in columns:
         raise InputError(

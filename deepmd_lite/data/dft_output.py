@@ -15,12 +15,12 @@ import numpy as np
 
 from ..system import InputError
 from .frames import Frame
-from .text_files import DAMAGED, open_text
+from .text_files import DAMAGED, lines_of
 
 HEAD = 65_536
 """Characters in which a code introduces itself."""
-OTHER_ENERGY, OTHER_FORCE = 2e-3, 0.05
-"""eV/atom and eV/Å by which labels of one structure do not differ for want of convergence."""
+OTHER_ENERGY, OTHER_FORCE = 2e-4, 0.01
+"""eV/atom and eV/Å by which two runs of one structure do not differ."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def code_of(path: str | Path) -> Code | None:
     if not path.is_file():
         return None
     try:
-        with open_text(path, errors="replace") as stream:
+        with lines_of(path) as stream:
             head = stream.read(HEAD)
     except DAMAGED:
         return None
@@ -132,7 +132,7 @@ def converged(
 
     Raises InputError if no step converged.
     """
-    with open_text(Path(path), errors="replace") as stream:
+    with lines_of(Path(path)) as stream:
         steps = _steps(stream, code)
     failed = steps.ended.count(False)
     kept, notes = list(frames), []

@@ -16,9 +16,14 @@ DAMAGED = (EOFError, lzma.LZMAError, zlib.error, OSError)
 """What they raise for a file that is not whole."""
 
 
-def open_text(path: Path, errors: str = "strict") -> IO[str]:
+def open_text(path: Path) -> IO[str]:
     """A seekable text stream. Compressed text is unpacked first: seeking in it is quadratic."""
     if path.suffix not in OPENERS:
-        return path.open(encoding="utf-8", errors=errors)
-    with OPENERS[path.suffix](path, "rt", encoding="utf-8", errors=errors) as packed:
+        return path.open(encoding="utf-8")
+    with OPENERS[path.suffix](path, "rt", encoding="utf-8") as packed:
         return io.StringIO(packed.read())
+
+
+def lines_of(path: Path) -> IO[str]:
+    """A stream to be read once from the beginning, whatever bytes are in it."""
+    return OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8", errors="replace")
