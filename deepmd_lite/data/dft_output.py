@@ -17,8 +17,12 @@ from ..system import InputError
 from .frames import Frame
 from .text_files import DAMAGED, lines_of
 
+NEVER = "(?!)"
+"""A pattern that is in no line."""
 HEAD = 65_536
 """Characters in which a code introduces itself."""
+SHOWN = 20
+"""Frames that a note names."""
 OTHER_ENERGY, OTHER_FORCE = 2e-4, 0.01
 """eV/atom and eV/Å by which two runs of one structure do not differ."""
 
@@ -31,8 +35,8 @@ class Code:
     sign: str
     energy: str
     """Once for each step with an energy."""
-    converged: str = "(?!)"
-    failed: str = "(?!)"
+    converged: str = NEVER
+    failed: str = NEVER
     """Both: the end of the electrons' iterations of a step."""
     formats: tuple[str, ...] = ()
     """Of dpdata."""
@@ -85,8 +89,8 @@ CODES = (
         r"FINAL SINGLE POINT ENERGY.*not fully converged",
         ("orca/spout",),
     ),
-    Code("FHI-aims", r"Invoking FHI-aims", "(?!)", formats=("fhi_aims/md", "fhi_aims/scf")),
-    Code("ABACUS", r"WELCOME TO ABACUS", "(?!)", formats=("abacus/scf", "abacus/md")),
+    Code("FHI-aims", r"Invoking FHI-aims", NEVER, formats=("fhi_aims/md", "fhi_aims/scf")),
+    Code("ABACUS", r"WELCOME TO ABACUS", NEVER, formats=("abacus/scf", "abacus/md")),
 )
 """FHI-aims repeats energies and says nothing where a step fails; ABACUS is read as a folder."""
 
@@ -123,18 +127,22 @@ class Steps:
     energies: int = 0
     ended: list[bool] = field(default_factory=list)
     """Whether the electrons converged, step by step."""
+    failed: int = 0
+    """Steps that did not, of a code that says nothing of the others."""
 
 
 def converged(
-    frames: Sequence[Frame], path: str | Path, code: Code
+    frames: Sequence[Frame], path: str | Path, code: Code, left_out: bool = False
 ) -> tuple[list[Frame], list[str]]:
     """Those of the `frames` of a file whose electrons converged, and notes.
 
-    Raises InputError if no step converged.
+    `left_out`: the reader may have left the others out itself. Raises InputError if no step
+    converged.
     """
     with lines_of(Path(path)) as stream:
         steps = _steps(stream, code)
-    failed = steps.ended.count(False)
+    failed = steps.failed + steps.ended.count(False)
+    left_out = left_out and len(frames) == len(steps.ended) - failed
     kept, notes = list(frames), []
     if failed and failed == len(steps.ended) >= len(frames):
         raise InputError(
@@ -143,16 +151,21 @@ def converged(
         )
     if failed and len(steps.ended) == len(frames):
         kept = [f for f, right in zip(frames, steps.ended, strict=True) if right]
-        numbers = ", ".join(str(k) for k, right in enumerate(steps.ended) if not right)
-        notes.append(f"frames left out because their electrons did not converge: {numbers}")
-    elif failed and len(frames) == len(steps.ended) - failed:
+        numbers = [str(k) for k, right in enumerate(steps.ended) if not right]
+        more = f" and {failed - SHOWN} more" if failed > SHOWN else ""
+        notes.append(
+            "frames left out because their electrons did not converge: "
+            + ", ".join(numbers[:SHOWN])
+            + more
+        )
+    elif failed and left_out:
         notes.append(f"steps left out because their electrons did not converge: {failed}")
     elif failed:
         notes.append(
             f"steps whose electrons did not converge, as {code.name} says: {failed}; which frames "
             "they are cannot be told: look at the file"
         )
-    if steps.energies > max(len(frames), len(kept) + failed):
+    if steps.energies > len(frames) + (failed if left_out else 0):
         notes.append(f"the file has {steps.energies} energies; frames read: {len(frames)}")
     return kept, notes
 
@@ -168,6 +181,8 @@ def _steps(lines: Iterable[str], code: Code) -> Steps:
             steps.ended.append(True)
         elif wrong.search(line):
             steps.ended.append(False)
+    if code.converged == NEVER:
+        steps.failed, steps.ended = len(steps.ended), []
     return steps
 
 

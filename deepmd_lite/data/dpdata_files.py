@@ -42,7 +42,7 @@ def read_with_dpdata(path: str | Path, kind: str, type_map: Sequence[str] | None
         check_frame(frame, type_map)
     code = code_of(path)
     if code is not None:
-        frames, more = converged(frames, path, code)
+        frames, more = converged(frames, path, code, left_out=True)
         if kind == "siesta/output" and more:
             raise InputError(
                 f"{path}: {more[0]}, and dpdata puts labels of several steps together; expected "
