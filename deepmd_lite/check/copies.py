@@ -18,12 +18,41 @@ SAME_SHAPE = 2e-4
 """Largest difference of fingerprints of one structure written with few decimals."""
 SAME_PLACE = 2e-3
 """Å."""
+EXPLAINED = 3.0
+"""Times the largest force along the largest displacement, by which energies of one structure do not
+differ where it was only moved a little."""
 SAME_ENERGY = 2e-6
 """eV/atom."""
 CONTRADICTION = 2e-3
 """eV/atom between the energies of two copies of one structure."""
 LEAKED = 0.5
 """Share of an evaluation set that is also trained on, from which on it is an error."""
+
+
+KINDS = (
+    (
+        "warning",
+        "copies",
+        "is a copy of another",
+        "are copies of others",
+        "they count double in training",
+    ),
+    (
+        "note",
+        "copies-near",
+        f"is within {SAME_PLACE:g} Å of another",
+        f"are within {SAME_PLACE:g} Å of others",
+        "as steps of a dynamics that follow one another they teach little: take every tenth, say",
+    ),
+    (
+        "note",
+        "copies-symmetric",
+        "is another turned, mirrored or listed in another order",
+        "are others turned, mirrored or listed in another order",
+        "they teach nothing new",
+    ),
+)
+"""Severity, code, words for one frame and for more, and what that means."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +63,8 @@ class Copy:
     second: int
     same_atoms: bool
     """In the same places or all moved alike; otherwise turned, mirrored or listed otherwise."""
+    nearly: bool = False
+    """In places that differ, and labels with them: one step of a dynamics after another, say."""
 
 
 def copies(survey: Survey) -> list[Copy]:
@@ -56,34 +87,50 @@ def copies(survey: Survey) -> list[Copy]:
         same &= (survey.counts[a] == survey.counts[b]).all(axis=1)
         for i, j in zip(a[same], b[same], strict=True):
             first, second = sorted((int(i), int(j)))
-            copy = Copy(first, second, _same_atoms(survey, first, second))
-            known = found.get(second)
-            if not copy.same_atoms and not _same_labels(survey, first, second):
+            moved, alike = _moved(survey, first, second), _same_labels(survey, first, second)
+            same_atoms = moved < SAME_PLACE
+            if not same_atoms and not (alike and np.isfinite(survey.energy[[first, second]]).all()):
                 continue  # alike as far as the fingerprint sees
-            if known is None or (copy.same_atoms and not known.same_atoms):
+            nearly = not alike and _explained(survey, first, second, moved)
+            copy = Copy(first, second, same_atoms, nearly)
+            known = found.get(second)
+            if known is None or _rank(copy) < _rank(known):
                 found[second] = copy
     return list(found.values())
 
 
+def _rank(copy: Copy) -> int:
+    """The lower, the more alike."""
+    return 2 * (not copy.same_atoms) + copy.nearly
+
+
 def _same_labels(survey: Survey, i: int, j: int) -> bool:
-    """Energies, and sizes of the forces, of one structure written with few decimals."""
-    energies = abs(survey.energy[i] - survey.energy[j]) < SAME_ENERGY * survey.n_atoms[i]
+    """Energies, and sizes of the forces, of one structure written with few decimals; labels that a
+    frame lacks do not differ."""
+    energies = abs(survey.energy[i] - survey.energy[j]) > SAME_ENERGY * survey.n_atoms[i]
     rms, other = survey.rms_force[i], survey.rms_force[j]
-    return bool(energies and not abs(rms - other) > 1e-3 * (rms + 1))
+    return not (energies or abs(rms - other) > 1e-3 * (rms + 1))
 
 
-def _same_atoms(survey: Survey, i: int, j: int) -> bool:
+def _explained(survey: Survey, i: int, j: int, moved: float) -> bool:
+    """Whether atoms that `moved` (Å) so far may have these two energies."""
+    force = max(survey.max_force[i], survey.max_force[j])
+    difference = np.nan_to_num(abs(survey.energy[i] - survey.energy[j])) / survey.n_atoms[i]
+    return bool(difference < EXPLAINED * force * moved)
+
+
+def _moved(survey: Survey, i: int, j: int) -> float:
+    """Å: the largest difference of positions or cells; inf between other atoms."""
     a, b = survey.frames[i], survey.frames[j]
     if a.symbols != b.symbols or (a.pbc != b.pbc).any():
-        return False
-    if np.abs(a.cell - b.cell).max() > SAME_PLACE:
-        return False
+        return float("inf")
+    strained = float(np.abs(a.cell - b.cell).max())
     if a.pbc.any() and not a.pbc.all():
         moved = b.positions - a.positions
         moved = moved - moved.mean(axis=0)
     else:
         moved = displacement(a, b)
-    return bool(np.abs(moved).max() < SAME_PLACE)
+    return max(strained, float(np.abs(moved).max()))
 
 
 def findings(survey: Survey) -> Iterator[Finding]:
@@ -115,25 +162,27 @@ def findings(survey: Survey) -> Iterator[Finding]:
 
 
 def _within(survey: Survey, found: list[Copy]) -> Iterator[Finding]:
-    for same_atoms in (True, False):
+    for severity, code, one, more, do in KINDS:
         own = [
-            c
-            for c in found
-            if c.same_atoms is same_atoms and survey.role[c.first] == survey.role[c.second]
+            c for c in found if _kind(c) == code and survey.role[c.first] == survey.role[c.second]
         ]
         if own:
             frames = survey.sources(sorted(c.second for c in own))
-            kind = "are copies of others"
-            if not same_atoms:
-                kind = "are others turned, mirrored or listed in another order"
             first = survey.frames[min(own, key=lambda c: c.second).first].source
             yield Finding(
-                "warning" if same_atoms else "note",
-                "copies" if same_atoms else "copies-symmetric",
-                f"{counted(len(own), 'frame')} {kind} in the same set ({frames[0]} of {first})",
-                "they count double in training" if same_atoms else "they teach nothing new",
+                severity,
+                code,
+                f"{counted(len(own), 'frame')} {one if len(own) == 1 else more} in the same set "
+                f"({frames[0]} of {first})",
+                do,
                 frames,
             )
+
+
+def _kind(copy: Copy) -> str:
+    if not copy.same_atoms:
+        return "copies-symmetric"
+    return "copies-near" if copy.nearly else "copies"
 
 
 def _between(survey: Survey, found: list[Copy]) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ TOO_CLOSE, IMPOSSIBLE = 0.6, 0.4
 LONG, LONGEST, SHORT = 1.5, 2.3, 0.62
 """Typical nearest distances over the sum of covalent radii that no bonded matter has: from the
 first to the second as in Bohr, beyond it apart, below the third in a larger unit than Å."""
+BOHR = "multiply positions and cells by 0.529177, energies by 27.2114, forces by 51.4221"
 NOBLE = {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}
 SAMPLE = 20
 """Frames in which a transposed cell, or a longer reach, is tried."""
@@ -72,6 +73,8 @@ def _close_pairs(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
 
 def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Nearest neighbours of all frames of a system too far or too near: Bohr, nm, fractions."""
+    far: list[str] = []
+    wrong: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for k in np.unique(survey.system[which]):
         own = which[survey.system[which] == k]
         own = own[(survey.n_atoms[own] > 2) & ~_noble(survey)[own]]
@@ -86,30 +89,29 @@ def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
         name = survey.names[k]
         if middle > LONGEST:
             if survey.frames[own[0]].pbc.all() and survey.n_atoms[own].min() > 4:
-                yield Finding(
-                    "warning",
-                    "atoms-far",
-                    f"{name}: most atoms have no neighbour within {LONGEST:g} times the sum of "
-                    "their covalent radii",
-                    "check the units of positions and cells",
-                )
+                far.append(name)
         elif middle > LONG and low > LONG - 0.15:
-            yield Finding(
-                "error",
-                "units-length",
-                f"{name}: atoms are typically {middle:.2f} covalent distances from their nearest "
-                f"neighbour, expected 0.8 to 1.3: looks like Bohr and Hartree",
-                "multiply positions and cells by 0.529177, energies by 27.2114, forces by 51.4221",
-            )
+            wrong.setdefault((": looks like Bohr and Hartree", BOHR), []).append((name, middle))
         elif middle < SHORT:
-            yield Finding(
-                "error",
-                "units-length",
-                f"{name}: atoms are typically {middle:.3f} covalent distances from their nearest "
-                f"neighbour, expected 0.8 to 1.3{_fractional(survey, own)}",
-                "give positions and cells in Å"
-                + (" (multiply by 10 if they are in nm)" if 0.06 < middle < 0.15 else ""),
-            )
+            nm = " (multiply by 10 if they are in nm)" if 0.06 < middle < 0.15 else ""
+            key = _fractional(survey, own), f"give positions and cells in Å{nm}"
+            wrong.setdefault(key, []).append((name, middle))
+    if far:
+        yield Finding(
+            "warning",
+            "atoms-far",
+            f"{named(far)}: most atoms have no neighbour within {LONGEST:g} times the sum of "
+            "their covalent radii",
+            "check the units of positions and cells",
+        )
+    for (remark, do), found in wrong.items():
+        yield Finding(
+            "error",
+            "units-length",
+            f"{named([name for name, _ in found])}: atoms are typically {found[0][1]:.3g} covalent "
+            f"distances from their nearest neighbour, expected 0.8 to 1.3{remark}",
+            do,
+        )
 
 
 def _noble(survey: Survey) -> np.ndarray:

@@ -26,6 +26,8 @@ MOST_SUSPECTS = 20
 """Systems, those farthest from the common fit, that are compared with all others."""
 COPIED_SHAPE = 0.05
 """Difference of fingerprints of structures that cannot have one energy to all digits."""
+MOVING, ONE_ENERGY = 0.01, 0.5
+"""eV/Å, forces of atoms that are not at rest; the share of such frames that may have one energy."""
 OUTLIER = 0.5
 """eV/atom: nothing nearer to what is expected is called an outlier."""
 
@@ -70,6 +72,10 @@ def explain(survey: Survey, which: np.ndarray) -> Explained:
 
 def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Of the frame numbers `which`."""
+    constant = list(_constant(survey, which))
+    yield from constant
+    if constant:
+        return
     explained = explain(survey, which)
     if len(explained.which) < LEAST_FRAMES:
         return
@@ -79,6 +85,27 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     if not zeros:
         yield from _outliers(survey, explained)
     yield from _copied(survey, explained)
+
+
+def _constant(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+    """One energy to all digits in most frames, whose forces differ: no energies at all."""
+    which = which[np.isfinite(survey.energy[which]) & (survey.rms_force[which] > MOVING)]
+    if len(which) < 3:
+        return
+    values, counts = np.unique(survey.energy[which], return_counts=True)
+    energy = values[np.argmax(counts)]
+    own = which[survey.energy[which] == energy]
+    different = len(np.unique(survey.rms_force[own].round(6)))
+    if different >= max(3, ONE_ENERGY * len(which)):
+        frames = survey.sources(own)
+        yield Finding(
+            "error",
+            "energy-constant",
+            f"{named(frames)}: the same energy to all digits ({energy:.8g} eV), and forces up to "
+            f"{survey.max_force[own].max():.2g} eV/Å that differ",
+            "write the energies of the calculation, or none: forces alone can be trained on",
+            frames,
+        )
 
 
 def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..units import EV_PER_A3_IN_GPA
-from .finding import Finding
+from .finding import Finding, counted
 from .survey import Survey, robust_fit
-from .works import ALLOWED, FORCE, RESTORED, VIRIAL, Works, allowed
+from .virials import better_signs
+from .works import ALLOWED, FORCE, RESTORED, SURE, VIRIAL, Works, allowed
 
 HARTREE, BOHR = 27.211386, 0.52917721
 KCAL, KJ = 23.0605, 96.4853
@@ -58,8 +59,6 @@ SAME_SHAPE = 1.5
 STIFFNESS = (2.5, 400.0)
 """eV: the force constant of atoms times the square of the distance to their nearest neighbours.
 Water has 3, PbTe 15, copper and silicon 30, molybdenum 90, diamond about 110."""
-SURE = 3.0
-"""Standard errors by which a factor is outside of what is allowed before anything is said."""
 
 
 @dataclass
@@ -172,12 +171,17 @@ def _virials(works: Works, name: str, survey: Survey) -> Finding:
         "say, expected 1"
     )
     if abs(factor + 1) < 0.4:
+        bad, _ = better_signs(works, survey)
+        frames = survey.sources(bad)
+        n = len(np.union1d(works.pairs.first, works.pairs.second))
+        some = f"; those of {counted(len(bad), 'frame')} of {n} fit with the other sign"
         return Finding(
             "error",
             "virial-sign",
-            what,
+            what + (f"{some} ({frames[0]} …)" if 0 < len(bad) < n else ""),
             "change the sign of the virial or stress (stress: tension positive; virial = "
             "−volume · stress; VASP prints the opposite)",
+            frames,
         )
     own = works.own[:, VIRIAL]
     mine, pairs = works.chosen(own), works.pairs.chosen(own)

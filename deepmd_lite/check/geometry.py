@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from tqdm import tqdm
 
 from ..data import Frame
 from ..elements import covalent_radius
@@ -43,8 +44,8 @@ class Geometry:
     """Frames without a neighbour list, and why: atoms that coincide."""
 
 
-def scan(frames: Sequence[Frame], elements: Sequence[str]) -> Geometry:
-    """Measure all frames."""
+def scan(frames: Sequence[Frame], elements: Sequence[str], quiet: bool = True) -> Geometry:
+    """Measure all frames, with a bar on a terminal unless `quiet`."""
     radii = radii_of(elements)
     n, n_pairs = len(elements), len(elements) * (len(elements) + 1) // 2
     sums = radii[:, None] + radii
@@ -59,7 +60,8 @@ def scan(frames: Sequence[Frame], elements: Sequence[str]) -> Geometry:
     )
     index = {e: i for i, e in enumerate(elements)}
     types_of: dict[tuple[str, ...], np.ndarray] = {}
-    for k, frame in enumerate(frames):
+    bar = tqdm(frames, desc="checking", unit="frame", disable=quiet or None, leave=False)
+    for k, frame in enumerate(bar):
         types = types_of.get(frame.symbols)
         if types is None:
             types = types_of[frame.symbols] = np.array([index[s] for s in frame.symbols])

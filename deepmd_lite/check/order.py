@@ -148,13 +148,15 @@ def _restoring(works: Works, labels: list[int], survey: Survey) -> Exchange | No
 def _virials(works: Works, survey: Survey) -> Iterator[Exchange]:
     pairs, given = works.pairs, works.works[:, VIRIAL]
     bad, signed = better_signs(works, survey)
-    frames = np.union1d(pairs.first, pairs.second)
+    frames, sources = np.union1d(pairs.first, pairs.second), survey.sources(bad)
+    first = f" ({sources[0]} …)" if sources else ""
     yield Exchange(
         VIRIAL,
         "virial-sign",
-        f"the virials of {counted(len(bad), 'frame')} of {len(frames)} fit with the other sign",
+        f"the virials of {counted(len(bad), 'frame')} of {len(frames)} fit with the other sign"
+        + first,
         works.with_work(VIRIAL, signed),
-        survey.sources(bad),
+        sources,
     )
     for order in permutations(range(3)):
         yield Exchange(

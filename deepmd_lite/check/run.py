@@ -22,14 +22,18 @@ QUICK_FRAMES = 400
 
 
 def check_data(
-    sets: Mapping[str, Paths], *, cutoff: float = 6.0, type_map: Sequence[str] | None = None
+    sets: Mapping[str, Paths],
+    *,
+    cutoff: float = 6.0,
+    type_map: Sequence[str] | None = None,
+    quiet: bool = True,
 ) -> Report:
     """Everything that can be said about data without a model.
 
     `sets`: paths as `deepmd_lite.data.load` takes them, by the name of their set ('training',
     'validation', 'test' or 'data'). `cutoff` (Å) and `type_map` are those of the model to come.
-    What cannot be read is a finding, and the rest is checked without it. Raises InputError where
-    nothing is named.
+    `quiet`: without a progress bar. What cannot be read is a finding, and the rest is checked
+    without it. Raises InputError where nothing is named.
     """
     started = time.monotonic()
     if not any(sets.values()):
@@ -47,7 +51,7 @@ def check_data(
             read[role] = systems
         found += _read_notes(systems)
     counting = {role: left for role, systems in read.items() if (left := _counting(systems))}
-    survey = Survey.of(counting) if counting else None
+    survey = Survey.of(counting, quiet) if counting else None
     if survey is not None:
         found += _findings(survey, cutoff, type_map)
         found += _type_maps(read)

@@ -39,8 +39,11 @@ class Survey:
     geometry: Geometry
 
     @classmethod
-    def of(cls, sets: dict[str, list[System]]) -> Survey:
-        """Measure the frames of `sets`: systems by the name of their set."""
+    def of(cls, sets: dict[str, list[System]], quiet: bool = True) -> Survey:
+        """Measure the frames of `sets`: systems by the name of their set.
+
+        `quiet`: without a progress bar.
+        """
         systems = [(role, s) for role, members in enumerate(sets.values()) for s in members]
         frames = [f for _, s in systems for f in s.frames]
         sizes = [len(s.frames) for _, s in systems]
@@ -58,7 +61,7 @@ class Survey:
             counts=np.array([compositions[f.symbols] for f in frames]),
             energy=np.array([np.nan if f.energy is None else f.energy for f in frames]),
             volume=np.where(periodic, volumes, np.nan),
-            geometry=scan(frames, elements),
+            geometry=scan(frames, elements, quiet),
         )
 
     def __len__(self) -> int:

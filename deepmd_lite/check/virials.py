@@ -8,11 +8,10 @@ from itertools import permutations
 import numpy as np
 
 from ..units import BOLTZMANN
-from .factors import SURE
 from .finding import Finding
 from .pairs import Pairs
 from .survey import Survey, robust_fit
-from .works import FORCE, LEAST_PAIRS, VIRIAL, Works
+from .works import FORCE, LEAST_PAIRS, SURE, VIRIAL, Works
 
 SHEAR = ((1, 2), (0, 2), (0, 1))
 SHEAR_NAMES = ("yz", "xz", "xy")

@@ -13,6 +13,8 @@ LABELS = ("force", "virial")
 FORCE, VIRIAL = 0, 1
 """Columns of the works."""
 LEAST_PAIRS = 12
+SURE = 3.0
+"""Standard errors by which a factor is outside of what is allowed before anything is said."""
 CORRELATION = 0.85
 """Below it a work does not explain the energies."""
 RESTORED = 0.4

@@ -110,6 +110,7 @@ def _check_data(args: argparse.Namespace) -> int:
         {role: paths for role, paths in sets.items() if paths},
         cutoff=args.rcut,
         type_map=args.type_map,
+        quiet=args.quiet,
     )
     shown = report.loud() if args.quiet else report.text(args.rcut)
     if shown:

@@ -48,12 +48,10 @@ def _convert_data(args: argparse.Namespace) -> int:
     if len(args.paths) < 2:
         raise InputError("expected data to read and then a file or folder to write")
     *sources, out = args.paths
-    if args.source is None:
-        systems = load(sources, type_map=args.type_map, labelled=False)
-    else:
-        from ..data.dpdata_files import read_with_dpdata
-
-        systems = [read_with_dpdata(path, args.source, args.type_map) for path in sources]
+    systems = load(sources, type_map=args.type_map, labelled=False, source=args.source)
+    for system in systems:
+        for note in system.notes:
+            log.info("note: %s: %s", system.name, note)
     for note in write_systems(systems, Path(out), args.to, args.type_map):
         log.warning("note: %s", note)
     print(f"{describe(systems).splitlines()[-1]}\nwritten: {out}")

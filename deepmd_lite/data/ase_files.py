@@ -1,93 +1,52 @@
-"""Frames from whatever ASE reads: extended XYZ, trajectories, VASP output, databases, ...
-
-Labels are taken from the calculator that ASE attaches and from `info` and `arrays`, under the names
-that people write them. Two names of one quantity may both be present if their values agree; a frame
-where they disagree is refused, because only its author can say which one is meant.
-"""
+"""Frames from whatever ASE reads: extended XYZ, trajectories, VASP output, databases, ..."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from ase import Atoms
 from ase.io import iread
 from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from ase.io.formats import UnknownFileTypeError, filetype
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from ..system import InputError
+from .ase_labels import NO_CHOICE, STATES, frame_from_atoms, unlabelled
 from .checks import check_frame
+from .dft_output import check_steps, code_of, converged, other_readers
 from .frames import Frame, System
+from .text_files import DAMAGED, OPENERS, lines_of, open_text
 
-ENERGY_KEYS = (
-    "energy",
-    "free_energy",
-    "REF_energy",
-    "TotEnergy",
-    "dft_energy",
-    "energies",
-)
-"""eV, of the whole frame; `energies` only for want of others, added up if one for each atom."""
-FORCES_KEYS = ("forces", "force", "REF_forces", "dft_forces", "dft_force")
-"""eV/Å."""
-VIRIAL_KEYS = ("virial", "virials", "REF_virial", "REF_virials", "dft_virial")
-"""eV, nine numbers, positive under compression."""
-STRESS_KEYS = ("stress", "REF_stress", "dft_stress")
-"""eV/Å³, tension positive: six in Voigt's order xx yy zz yz xz xy, or nine."""
-_LABELS = (*ENERGY_KEYS, *FORCES_KEYS, *VIRIAL_KEYS, *STRESS_KEYS)
-_KEYS_OF = {
-    "energy": ENERGY_KEYS,
-    "forces": FORCES_KEYS,
-    "virial": VIRIAL_KEYS + STRESS_KEYS,
-    "stress": VIRIAL_KEYS + STRESS_KEYS,
-}
-NO_CHOICE: Mapping[str, str] = MappingProxyType({})
-SPELLING = {key.lower(): key for key in _LABELS}
-"""Labels are found in any case: `Forces`, `DFT_energy`."""
-WEIGHT_KEYS = ("weight", "config_weight")
-LABEL_WEIGHTS = {
-    "config_energy_weight": "energy",
-    "config_forces_weight": "forces",
-    "config_stress_weight": "virial",
-    "config_virials_weight": "virial",
-}
-"""MACE's weights of single labels: 0 leaves the label out, other values are not used."""
-
-STATES = ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity")
-"""In `info`, what a model that sees elements and positions alone cannot tell."""
-
-_OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, OSError)
 _VOIGT_STRESS = re.compile(r'(?<!\S)stress\s*=\s*(["\'{\[])([^"\'}\]]*)["\'}\]]')
+_STRUCTURE = re.compile(r"(?<!\S)(lattice|properties|pbc)(?=\s*=)", re.IGNORECASE)
+_SPELLED = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+DUMP = "lammps-dump"
+"""ASE's formats of LAMMPS: text and binary."""
 
 
 def read_ase_file(
     path: str | Path,
     type_map: Sequence[str] | None = None,
     labels: Mapping[str, str] = NO_CHOICE,
+    kind: str | None = None,
 ) -> System:
     """Every frame of the file; elements are checked against `type_map`.
 
     `labels`: names that are the labels whatever other names the file has (`places.LABELS`).
-    Raises InputError naming the file (and frame) for whatever is wrong.
+    `kind`: ASE's name of the format, where the file's name does not tell. Steps of a DFT code that
+    did not converge are left out. Raises InputError naming the file (and frame) for whatever is
+    wrong.
     """
     path = Path(path)
     frames: list[Frame] = []
     notes: Counter[str] = Counter()
     found: set[str] = set()
     states: set[tuple[Any, ...]] = set()
-    for number, (kind, atoms) in enumerate(_images(path)):
+    kind = _kind(path) if kind is None else kind
+    for number, atoms in enumerate(_images(path, kind)):
         source = f"{path}, frame {number}"
         frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
         check_frame(frame, type_map)
@@ -95,83 +54,47 @@ def read_ase_file(
         found |= {*atoms.arrays, *atoms.info, *results} - {"numbers", "positions"}
         states.add(tuple(str(atoms.info.get(key, "not given")) for key in STATES))
         frames.append(frame)
+    n_read = len(frames)
+    code = None if kind == "extxyz" else code_of(path)
+    of_steps: list[str] = []
+    if code is not None:
+        check_steps(frames, code)
+        frames, of_steps = converged(frames, path, code)
     if not frames:
-        raise InputError(f"{path}: has no frames")
+        raise InputError(
+            f"{path}: has no frames: ASE finds none, reading it as {kind}{other_readers(code)}"
+        )
     for label, name in labels.items():
         if name not in found:
             raise InputError(
                 f"{path}: no frame has '{name}', which is to be the {label}; the file has: "
                 f"{', '.join(sorted(found)) or 'nothing'}"
             )
-    lines = [f"{text} ({count} of {len(frames)} frames)" for text, count in notes.items()]
-    lines += _unlabelled(frames, found, labels)
+    lines = [f"{text} ({count} of {n_read} frames)" for text, count in notes.items()]
+    lines += unlabelled(frames, found, labels)
     for key, those in zip(STATES, zip(*sorted(states), strict=True), strict=True):
         if len(set(those)) > 1:
             lines.append(
                 f"frames differ in {key} ({', '.join(sorted(set(those))[:6])}), which a model "
                 "cannot see: energies of the same atoms would contradict one another"
             )
-    return System(str(path), frames, lines)
+    return System(str(path), frames, lines + of_steps)
 
 
-def frame_from_atoms(
-    atoms: Atoms,
-    source: str,
-    notes: Counter[str] | None = None,
-    *,
-    chosen: bool = False,
-    labels: Mapping[str, str] = NO_CHOICE,
-) -> Frame:
-    """Structure and labels of `atoms`; what was left out is counted in `notes`.
-
-    `chosen`: somebody has written the name `energy` and means it. Otherwise a calculator's
-    `free_energy` is the energy, where it has forces: they are derivatives of that.
-    `labels`: as in `read_ase_file`.
-    Raises InputError, naming `source`, for labels of a wrong size or that contradict one another.
-    """
-    notes = Counter() if notes is None else notes
-    values = _named_values(atoms, source, labels)
-    pbc = np.array(atoms.pbc, dtype=bool)
-    cell = np.array(atoms.cell, dtype=np.float64) if pbc.any() else np.zeros((3, 3))
-    results = atoms.calc.results if atoms.calc is not None else {}
-    free = not chosen and results.get("forces") is not None
-    read: dict[str, Any] = {
-        "energy": _energy(values, len(atoms), source, notes, prefer_free=free),
-        "forces": _forces(values, source),
-        "virial": _virial(values, cell, pbc, source, notes),
-    }
-    for key, label in LABEL_WEIGHTS.items():
-        factor = _scalar(values[key], source, key) if key in values else 1.0
-        if factor == 0.0:
-            read[label] = None
-        elif factor != 1.0:
-            notes[f"{key} is used only where it is 0, which leaves the label out"] += 1
-    for key in values:
-        other = key.lower().endswith("weight") and key not in (*WEIGHT_KEYS, *LABEL_WEIGHTS)
-        if other and np.size(values[key]) == 1:
-            notes[f"{key} is not used; the weight of a frame is {' or '.join(WEIGHT_KEYS)}"] += 1
-    weights = {key: _scalar(values[key], source, key) for key in WEIGHT_KEYS if key in values}
-    config_type = atoms.info.get("config_type")
-    return Frame(
-        symbols=tuple(atoms.get_chemical_symbols()),
-        positions=np.array(atoms.positions, dtype=np.float64),
-        cell=cell,
-        pbc=pbc,
-        **read,
-        weight=_agreed(weights, 1e-6, source, "") if weights else 1.0,
-        config_type=None if config_type is None else str(config_type),
-        source=source,
-    )
-
-
-# --- files ------------------------------------------------------------------------------------
-
-
-def _images(path: Path) -> Iterator[tuple[str, Atoms]]:
-    """Format and images of a file in order; what a reader raises becomes an InputError."""
-    number, kind = 0, "unknown format"
+def _kind(path: Path) -> str:
+    """ASE's name of a file's format."""
     try:
-        kind = filetype(str(path))
+        return str(filetype(str(path)))
+    except Exception as e:
+        raise InputError(_reading_error(path, 0, "unknown format", e)) from None
+
+
+def _images(path: Path, kind: str) -> Iterator[Atoms]:
+    """Images of a file in order; what a reader raises becomes an InputError."""
+    number = 0
+    try:
+        if kind.startswith(DUMP):
+            _check_dump(path)
         # parallel=False: under MPI, ASE would otherwise read on one rank and broadcast
         images = (
             _extxyz_images(path)
@@ -179,7 +102,9 @@ def _images(path: Path) -> Iterator[tuple[str, Atoms]]:
             else iread(str(path), ":", kind, parallel=False, do_not_split_by_at_sign=True)
         )
         for atoms in images:
-            yield kind, atoms
+            if kind.startswith(DUMP) and atoms.calc is not None:
+                atoms.calc.results.pop("energy", None)  # which ASE says is 0
+            yield atoms
             number += 1
     except InputError:
         raise
@@ -191,19 +116,34 @@ def _reading_error(path: Path, number: int, kind: str, error: Exception) -> str:
     """One line for an exception raised on the way to frame `number`."""
     reason = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, UnknownFileTypeError):
-        return f"{path}: ASE does not know this format ({reason})"
+        return f"{path}: ASE does not know this format ({reason}){other_readers(code_of(path))}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{path}: cannot be read: {error.strerror}"
-    if path.suffix in _OPENERS and isinstance(error, _DAMAGED):
+    if path.suffix in OPENERS and isinstance(error, DAMAGED):
         return f"{path}: is damaged or truncated: {reason}"
     name = type(error).__name__
     hint = "; expected nine numbers, row by row" if "3x3 matrix" in reason else ""
-    return f"{path}, frame {number}: ASE cannot read it as {kind}: {name}: {reason}{hint}"
+    # most readers yield the first frame when they have read the last
+    known = number or kind == "extxyz"
+    where = f"{path}, frame {number}" if known else str(path)
+    hint = hint or other_readers(None if kind in ("extxyz", "vasp-xml") else code_of(path))
+    return f"{where}: ASE cannot read it as {kind}: {name}: {reason}{hint}"
+
+
+def _check_dump(path: Path) -> None:
+    """Raise InputError for a dump of LAMMPS whose elements are not named."""
+    with lines_of(path) as stream:
+        columns = next((line.split() for line in stream if line.startswith("ITEM: ATOMS")), [])
+    if "element" not in columns:
+        raise InputError(
+            f"{path}: a dump of LAMMPS without a column 'element', whose types could be anything; "
+            "write it with 'dump … custom … element x y z fx fy fz' and 'dump_modify … element …'"
+        )
 
 
 def _extxyz_images(path: Path) -> Iterator[Atoms]:
     """Images of an extended XYZ file, all of it: ASE itself stops in silence at an empty line."""
-    with _open_text(path) as stream:
+    with open_text(path) as stream:
         read = 0
         for atoms in read_xyz(stream, slice(None), _comment_line):
             yield atoms
@@ -216,16 +156,9 @@ def _extxyz_images(path: Path) -> Iterator[Atoms]:
             )
 
 
-def _open_text(path: Path) -> IO[str]:
-    """A seekable text stream. Compressed text is unpacked first: seeking in it is quadratic."""
-    if path.suffix not in _OPENERS:
-        return path.open(encoding="utf-8")
-    with _OPENERS[path.suffix](path, "rt", encoding="utf-8") as packed:
-        return io.StringIO(packed.read())
-
-
 def _comment_line(line: str) -> dict[str, Any]:
-    """ASE's parser of the comment line, which by itself wants nine numbers as `stress`."""
+    """ASE's parser of the comment line, which by itself wants nine numbers as `stress` and takes
+    no heed of a `lattice` in small letters."""
 
     def nine(match: re.Match[str]) -> str:
         words = match[2].replace(",", " ").split()
@@ -234,165 +167,5 @@ def _comment_line(line: str) -> dict[str, Any]:
             words = [xx, xy, xz, xy, yy, yz, xz, yz, zz]
         return f'stress="{" ".join(words)}"'
 
+    line = _STRUCTURE.sub(lambda match: _SPELLED[match[1].lower()], line)
     return key_val_str_to_dict(_VOIGT_STRESS.sub(nine, line))
-
-
-# --- labels -----------------------------------------------------------------------------------
-
-
-def _named_values(atoms: Atoms, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Every value of the frame by name: arrays, info, and what ASE moved into a calculator.
-
-    What `labels` chooses has the name of the label, and nothing else is left of that label.
-
-    The calculator's results are taken as they are: its get_forces() would zero the forces of
-    constrained atoms.
-    """
-    values: dict[str, Any] = {
-        k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")
-    }
-    values.update(atoms.info)
-    if np.shape(values.get("virial", ())) == (3, 3):
-        values["virial"] = np.transpose(values["virial"])  # extended XYZ is read by columns
-    results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    chosen = {label: results.get(name, values.get(name)) for label, name in labels.items()}
-    others = {key for label in labels for key in _KEYS_OF[label]}
-    for those in (values, results):
-        for key in [k for k in those if SPELLING.get(k.lower()) in others]:
-            del those[key]
-    for key, value in results.items():
-        if key in values and not np.array_equal(values[key], value):
-            raise InputError(
-                f"{source}: {key} of the calculator differs from {key} in info or arrays; remove "
-                "the one that is not meant"
-            )
-        if value is not None:
-            values[key] = value
-    for key in [k for k in values if SPELLING.get(k.lower(), k) != k]:
-        name, value = SPELLING[key.lower()], values.pop(key)
-        if name in values and not np.array_equal(np.ravel(values[name]), np.ravel(value)):
-            raise InputError(f"{source}: '{key}' and '{name}' differ; remove the one not meant")
-        values.setdefault(name, value)
-    return values | {label: value for label, value in chosen.items() if value is not None}
-
-
-def _numbers(value: Any, source: str, key: str) -> np.ndarray:
-    """`value` as a flat float64 array."""
-    try:
-        return np.asarray(value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        shown = " ".join(str(value).split())[:60]
-        raise InputError(f"{source}: {key}: expected numbers, found {shown!r}") from None
-
-
-def _scalar(value: Any, source: str, key: str) -> float:
-    numbers = _numbers(value, source, key)
-    if len(numbers) != 1:
-        raise InputError(f"{source}: {key}: expected one number, found {len(numbers)}")
-    return float(numbers[0])
-
-
-def _agreed(candidates: dict[str, Any], tolerance: float, source: str, unit: str) -> Any:
-    """The first candidate, when every other one is within `tolerance` of it."""
-    first, *others = candidates
-    for other in others:
-        difference = float(np.abs(candidates[first] - candidates[other]).max())
-        if difference > tolerance:
-            raise InputError(
-                f"{source}: '{first}' and '{other}' disagree by {difference:.3g} {unit}; remove "
-                "the one that is not meant"
-            )
-    return candidates[first]
-
-
-def _energy(
-    values: dict[str, Any], n: int, source: str, notes: Counter[str], *, prefer_free: bool
-) -> float | None:
-    """Total energy, eV: the first of ENERGY_KEYS.
-
-    `free_energy` may differ from `energy` (smearing: energy extrapolated to zero width); which is
-    taken is noted, the other names must agree.
-    """
-    *totals, per_atom = ENERGY_KEYS
-    found = {key: _scalar(values[key], source, key) for key in totals if key in values}
-    if not found and per_atom in values:
-        numbers = _numbers(values[per_atom], source, per_atom)
-        if len(numbers) not in (1, n):
-            raise InputError(
-                f"{source}: {per_atom}: expected 1 number or {n}, found {len(numbers)}"
-            )
-        return float(numbers.sum())
-    if not found:
-        return None
-    free = found.pop("free_energy", None) if "energy" in found else None
-    largest = max(abs(e) for e in found.values())
-    energy = float(_agreed(found, 1e-5 * n + 1e-7 * largest, source, "eV"))
-    if free is not None and prefer_free and found.keys() == {"energy"}:
-        if abs(free - energy) > 1e-6 * n:
-            notes["the free energy is taken, whose derivatives the forces are"] += 1
-        return free
-    if free is not None and abs(free - energy) > 1e-3 * n:
-        notes["free_energy differs from energy by more than 1 meV/atom; energy is used"] += 1
-    return energy
-
-
-def _forces(values: dict[str, Any], source: str) -> np.ndarray | None:
-    """(n, 3) eV/Å: the first of FORCES_KEYS."""
-    found = {}
-    for key in FORCES_KEYS:
-        if key in values:
-            numbers = _numbers(values[key], source, key)
-            found[key] = numbers.reshape(np.shape(values[key]))
-    shapes = {key: array.shape for key, array in found.items()}
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"{source}: forces of different shapes: {shapes}; keep one of them")
-    return _agreed(found, 1e-4, source, "eV/Å") if found else None
-
-
-def _virial(
-    values: dict[str, Any], cell: np.ndarray, pbc: np.ndarray, source: str, notes: Counter[str]
-) -> np.ndarray | None:
-    """(3, 3) eV, −volume · stress: from a virial key, or from the stress of a periodic cell."""
-    found = {}
-    for key in VIRIAL_KEYS:
-        if key in values:
-            numbers = _numbers(values[key], source, key)
-            if len(numbers) != 9:
-                raise InputError(
-                    f"{source}: {key}: expected 9 numbers (xx xy xz yx yy yz zx zy zz), "
-                    f"found {len(numbers)}"
-                )
-            found[key] = numbers.reshape(3, 3)
-    volume = abs(np.linalg.det(cell)) if pbc.all() else 0.0
-    for key in STRESS_KEYS:
-        if key not in values:
-            continue
-        if not volume > 0:
-            notes[f"{key} left out: the frame is not periodic in three directions"] += 1
-            continue
-        numbers = _numbers(values[key], source, key)
-        if len(numbers) not in (6, 9):
-            raise InputError(
-                f"{source}: {key}: expected 6 numbers (xx yy zz yz xz xy) or 9, "
-                f"found {len(numbers)}"
-            )
-        stress = voigt_6_to_full_3x3_stress(numbers) if len(numbers) == 6 else numbers
-        found[key] = -volume * stress.reshape(3, 3)
-    if not found:
-        return None
-    # rounding in files: a stress with 5 decimals, four digits of the largest component
-    largest = max(float(np.abs(v).max()) for v in found.values())
-    return _agreed(found, 1e-5 * volume + 1e-3 * largest, source, "eV (as −volume · stress)")
-
-
-def _unlabelled(frames: Sequence[Frame], found: set[str], labels: Mapping[str, str]) -> list[str]:
-    """What the file does have, where it lacks energies or forces altogether."""
-    notes = []
-    names = ", ".join(sorted(found)) or "nothing"
-    spelled = {SPELLING.get(name.lower()) for name in found}
-    for label, keys in (("energy", ENERGY_KEYS), ("forces", FORCES_KEYS)):
-        lacking = all(getattr(frame, label) is None for frame in frames)
-        # else a weight of 0 leaves out what is there
-        if lacking and spelled.isdisjoint(keys) and label not in labels:
-            notes.append(f"no {label} under any of {', '.join(keys)}; the file has: {names}")
-    return notes

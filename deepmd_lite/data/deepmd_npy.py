@@ -115,7 +115,8 @@ def read_system(store: Store, type_map: Sequence[str] | None = None) -> System:
     sets = store.sets()
     if not sets:
         raise InputError(
-            f"{store.name}: has type.raw but no folder set.*; convert raw text to npy files first"
+            f"{store.name}: has type.raw but no folder set.*; convert raw text first: "
+            f"dpl convert-data {store.name} NEW --from deepmd/raw"
         )
     mixed = [part for part in sets if store.has(part, "real_atom_types.npy")]
     if mixed and len(mixed) < len(sets):

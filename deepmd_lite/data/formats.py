@@ -19,6 +19,7 @@ def load(
     type_map: Sequence[str] | None = None,
     *,
     labelled: bool = True,
+    source: str | None = None,
 ) -> list[System]:
     """Every system that `paths` name, in order.
 
@@ -26,6 +27,7 @@ def load(
     below which all deepmd/npy folders are taken, an HDF5 file or `FILE#/GROUP` likewise, or a glob
     pattern of such paths; it may say which frames and labels are wanted (`places`). `type_map`:
     elements that may occur, and the meaning of `type.raw` in folders without `type_map.raw`.
+    `source`: dpdata's name of the format that all are in; a folder is then one piece of data.
 
     Raises InputError, naming file and frame, for data that is missing or wrong, for data that two
     paths name, and, where `labelled`, if no frame has an energy or forces.
@@ -37,8 +39,8 @@ def load(
     systems = []
     for given in paths:
         place = place_of(given)
-        for path in _expanded(place.path):
-            system, real = _read(path, type_map, place), os.path.realpath(path)
+        for path in _expanded(place.path, whole=source is not None):
+            system, real = _read(path, type_map, place, source), os.path.realpath(path)
             for frame in system.frames:
                 key = real, frame.source.removeprefix(str(path))
                 if key in named:
@@ -79,9 +81,15 @@ def load_each(
                 yield e
 
 
-def _read(path: Path, type_map: Sequence[str] | None, place: Place) -> System:
-    if place.labels and (path.is_dir() or is_hdf5(path)):
+def _read(
+    path: Path, type_map: Sequence[str] | None, place: Place, source: str | None = None
+) -> System:
+    if place.labels and (source is not None or path.is_dir() or is_hdf5(path)):
         raise InputError(f"{path}{place.rest}: its labels have names of their own; leave out '#'")
+    if source is not None:
+        from .dpdata_files import read_with_dpdata
+
+        return place.of(read_with_dpdata(path, source, type_map))
     if path.is_dir():
         return place.of(read_deepmd_npy(path, type_map))
     if is_hdf5(path):
@@ -92,16 +100,18 @@ def _read(path: Path, type_map: Sequence[str] | None, place: Place) -> System:
     return place.of(read_ase_file(path, type_map, place.labels))
 
 
-def _expanded(given: str | Path) -> list[Path]:
-    """Files and system folders that one entry names."""
+def _expanded(given: str | Path, whole: bool = False) -> list[Path]:
+    """Files and system folders that one entry names; folders themselves if they are `whole`."""
     path = Path(given)
     if path.exists() or is_hdf5(path):
-        return _below(path)
+        return [path] if whole else _below(path)
     text = str(given)
     if glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))
         if not matches:
             raise InputError(f"{text}: the pattern matches no file or folder")
+        if whole:
+            return [Path(match) for match in matches]
         found = {p: None for match in matches for p in _below(Path(match))}
         return list(found)
     raise InputError(f"{text}: no such file or folder")

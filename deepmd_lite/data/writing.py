@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..elements import no_elements
 from ..files import writing
 from ..system import InputError
 from .frames import Frame, System, elements_of
@@ -178,29 +179,54 @@ def _write_folders(top: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
 def _write_extxyz(frames: Sequence[Frame], path: Path) -> None:
     """With energy, forces and stress (eV/Å³, tension positive) where ASE looks for them.
 
+    ASE itself would write eight decimals; these numbers are read as they were.
+    """
+    with path.open("w", encoding="utf-8") as stream:
+        for frame in frames:
+            unknown = no_elements(sorted(set(frame.symbols)))
+            if unknown:
+                raise InputError(
+                    f"{frame.source}: {', '.join(unknown)} is no chemical symbol, which extended "
+                    "XYZ needs; write deepmd/npy"
+                )
+            rows = frame.positions
+            if frame.forces is not None:
+                rows = np.concatenate([rows, frame.forces], axis=1)
+            stream.write(f"{frame.n_atoms}\n{_comment(frame)}\n")
+            stream.writelines(
+                f"{symbol} {_numbers(row)}\n"
+                for symbol, row in zip(frame.symbols, rows, strict=True)
+            )
+
+
+def _comment(frame: Frame) -> str:
+    """The second line of a frame.
+
     A virial that is no stress (an open system, or not symmetric) stays a virial (eV, by rows).
     """
-    from ase import Atoms
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
-    from ase.stress import full_3x3_to_voigt_6_stress
+    from ase.io.extxyz import key_val_dict_to_str
 
-    images = []
-    for frame in frames:
-        atoms = Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=frame.pbc)
-        labels: dict[str, Any] = {"energy": frame.energy, "forces": frame.forces}
-        virial = frame.virial
-        if virial is not None:
-            if frame.pbc.all() and np.allclose(virial, virial.T, rtol=1e-6, atol=1e-9):
-                labels["stress"] = full_3x3_to_voigt_6_stress(-virial / abs(atoms.cell.volume))
-            else:
-                atoms.info["virial"] = virial.T  # ASE writes matrices by columns
-        atoms.calc = SinglePointCalculator(
-            atoms, **{k: v for k, v in labels.items() if v is not None}
-        )
-        if frame.weight != 1.0:
-            atoms.info["weight"] = frame.weight
-        if frame.config_type is not None:
-            atoms.info["config_type"] = frame.config_type
-        images.append(atoms)
-    write(path, images, format="extxyz", parallel=False)
+    forces = "" if frame.forces is None else ":forces:R:3"
+    words = [f"Properties=species:S:1:pos:R:3{forces}"]
+    if frame.cell.any():
+        words.append(f'Lattice="{_numbers(frame.cell)}"')
+    words.append('pbc="{} {} {}"'.format(*("FT"[int(p)] for p in frame.pbc)))
+    if frame.energy is not None:
+        words.append(f"energy={float(frame.energy)!r}")
+    virial = frame.virial
+    if virial is not None:
+        if frame.pbc.all() and np.allclose(virial, virial.T, rtol=1e-6, atol=1e-9):
+            stress = -0.5 * (virial + virial.T) / abs(np.linalg.det(frame.cell))
+            words.append(f'stress="{_numbers(stress)}"')
+        else:
+            words.append(f'virial="{_numbers(virial)}"')
+    if frame.weight != 1.0:
+        words.append(f"weight={float(frame.weight)!r}")
+    if frame.config_type is not None:
+        words.append(key_val_dict_to_str({"config_type": frame.config_type}))
+    return " ".join(words)
+
+
+def _numbers(values: np.ndarray) -> str:
+    """With the digits that give the same float64 again."""
+    return " ".join(map(repr, np.asarray(values, dtype=np.float64).ravel().tolist()))

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import copper, settings
 
-from deepmd_lite.check import check_data, findings_in_sample, order
+from deepmd_lite.check import check_data, distances, findings_in_sample, order
 from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
+from deepmd_lite.check.run import _findings
 from deepmd_lite.check.survey import Survey, robust_fit
 from deepmd_lite.check.works import Works
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System, load
+from deepmd_lite.data.ase_labels import frame_from_atoms
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
@@ -148,6 +151,55 @@ def test_a_robust_fit_is_not_moved_by_outliers():
     coefficients, scale = robust_fit(x, y)
     np.testing.assert_allclose(coefficients, [2.0, -1.0], atol=0.02)
     assert scale < 0.03
+
+
+def of_frames(**sets):
+    """Findings by their codes."""
+    report = Survey.of({role: [System(role, frames)] for role, frames in sets.items()})
+    return {f.code: f for f in _findings(report, 6.0, None)}
+
+
+def frames_of(images, name="x"):
+    """Frames with EMT's labels."""
+    return [frame_from_atoms(atoms, f"{name}, frame {k}") for k, atoms in enumerate(images)]
+
+
+def test_one_energy_for_all_frames_is_no_energy():
+    frames = frames_of(copper(8, seed=4))
+    assert "energy-constant" not in of_frames(data=frames)
+    for frame in frames[:6]:
+        frame.energy = 0.0
+    finding = of_frames(data=frames)["energy-constant"]
+    assert (finding.severity, len(finding.frames)) == ("error", 6)
+    assert "the same energy to all digits (0 eV)" in finding.what
+
+
+def test_a_step_after_another_is_no_copy():
+    """Labels that differ as the places do; labels that do not are those of one structure."""
+    (first,) = copper(1, seed=5)
+    step = first.copy()
+    step.positions[0, 0] += 3e-4
+    step.calc = EMT()
+    step.get_forces()
+    found = of_frames(data=frames_of([first, step]))
+    assert "copies" not in found
+    assert "1 frame is within 0.002 Å of another" in found["copies-near"].what
+    one, other = frames_of([first, step])
+    other.energy, other.forces = one.energy, one.forces
+    assert "1 frame is a copy of another in the same" in of_frames(data=[one, other])["copies"].what
+    again = replace(one, energy=one.energy + 1e-3)  # with other settings
+    assert "copies" in of_frames(data=[one, again])
+    assert "leakage" in of_frames(train=[one], test=frames_of([step], "y"))
+
+
+def test_a_unit_of_length_is_told_once():
+    frames = frames_of(copper(4, seed=6))
+    for frame in frames:
+        frame.positions, frame.cell = frame.positions / 0.529177, frame.cell / 0.529177
+    systems = [System(f"s{k}", [frame]) for k, frame in enumerate(frames)]
+    (found,) = distances.findings(Survey.of({"data": systems}), np.arange(4))
+    assert found.code == "units-length"
+    assert found.what.startswith("s0 and 3 more: atoms are typically")
 
 
 ODD = product(

@@ -180,3 +180,17 @@ def test_the_zero_of_one_element_in_half_of_an_alloy(offset, severity, tmp_path)
     assert "eV for each Pd atom" in finding.what
     numbers = {int(frame.rpartition(" ")[2]) for frame in finding.frames}
     assert numbers in (set(range(40)), set(range(40, 80)))
+
+
+def test_frames_with_the_other_sign_are_named(tmp_path):
+    """Where nearly all have it, as where a third has."""
+
+    def change(i, results, atoms):
+        return {"stress": -results["stress"]} if i % 30 else {}
+
+    finding = found(tmp_path, strained(), change)["virial-sign"]
+    assert "fit with the other sign (" in finding.what
+    assert "times what the virials" in finding.what
+    numbers = {int(source.rpartition(" ")[2]) for source in finding.frames}
+    assert len(numbers & {i for i in range(60) if i % 30}) > 48
+    assert not numbers & set(range(0, 60, 30))

@@ -66,7 +66,7 @@ def test_a_round_trip_loses_nothing(tmp_path, kind):
     path = tmp_path / KINDS[kind]
     assert write_systems([System("a", FRAMES)], path, kind) == []
     found = [f for system in load(path) for f in system.frames]
-    same(found, FRAMES, 1e-7 if kind == "extxyz" else 0.0)
+    same(found, FRAMES, 1e-12 if kind == "extxyz" else 0.0)  # of virials as stresses
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -100,6 +100,18 @@ def test_extended_xyz_has_the_stress_of_ase(tmp_path):
     assert main(["convert-data", str(tmp_path / "a.extxyz"), str(tmp_path / "npy"), "-q"]) == 0
     virial = np.load(next((tmp_path / "npy").glob("*/set.000/virial.npy")))
     np.testing.assert_allclose(virial.reshape(3, 3), one.virial, atol=1e-6)
+
+
+def test_extended_xyz_keeps_every_digit(tmp_path):
+    one = frame("Si4C4", 7, config_type='a "b" = c', weight=1 / 3)
+    write_systems([System("a", [one])], tmp_path / "a.extxyz")
+    (back,) = load(tmp_path / "a.extxyz")[0].frames
+    for name in ("positions", "forces", "cell", "energy", "weight", "config_type"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(one, name))
+    one.symbols = ("Qq", *one.symbols[1:])
+    with pytest.raises(InputError, match=r"Qq is no chemical symbol, .* write deepmd/npy"):
+        write_systems([System("a", [one])], tmp_path / "b.extxyz")
+    assert not (tmp_path / "b.extxyz").exists()
 
 
 def test_a_virial_that_is_no_stress_stays_one(tmp_path):
@@ -292,6 +304,79 @@ def test_the_virial_of_vasp_through_dpdata_and_through_ase(tmp_path, capsys):
     (tmp_path / "OUTCAR").write_text("no output of VASP")
     with pytest.raises(InputError, match="OUTCAR: dpdata cannot read it as vasp/outcar: "):
         read_with_dpdata(tmp_path / "OUTCAR", "vasp/outcar")
+
+
+def test_frames_stay_as_they_were_printed(tmp_path):
+    """dpdata would turn them, so that the cell is lower triangular."""
+    turned = OUTCAR.replace("4.000000000  0.000000000  0.000000000     0.25", "0 4 0     0.25")
+    (tmp_path / "OUTCAR").write_text(turned.replace("  0.000000000  5.000000000  0.0", "  5 0 0.0"))
+    (frame,) = read_with_dpdata(tmp_path / "OUTCAR", "vasp/outcar").frames
+    np.testing.assert_array_equal(frame.cell, [[0, 4, 0], [5, 0, 0], [0, 0, 6]])
+    np.testing.assert_array_equal(frame.positions[0], [0.1, 0.2, 0.3])
+
+
+def test_patterns_and_selections_through_dpdata(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "OUTCAR").write_text(OUTCAR)
+    pattern = str(tmp_path / "[ab]" / "OUTCAR")
+    assert len(load(pattern, source="vasp/outcar")) == 2
+    assert len(load([pattern + "@0", str(tmp_path / "c" / "OUTCAR")], source="vasp/outcar")) == 3
+    with pytest.raises(InputError, match="no such frames; it has 1"):
+        load(f"{tmp_path / 'a' / 'OUTCAR'}@1:", source="vasp/outcar")
+    with pytest.raises(InputError, match="is named twice"):
+        load([pattern, str(tmp_path / "a" / "OUTCAR")], source="vasp/outcar")
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_dpdata_warns_of_is_a_note(tmp_path, monkeypatch):
+    import warnings
+
+    import dpdata
+
+    def read(self, path, fmt):
+        warnings.warn("frame 2 is incomplete;\n it is ignored", UserWarning, stacklevel=2)
+        self.data = {**arrays(), "coords": np.ones((kept, 1, 3))}
+
+    monkeypatch.setattr(dpdata.LabeledSystem, "__init__", read)
+    (tmp_path / "out").write_text("")
+    kept = 1
+    system = read_with_dpdata(tmp_path / "out", "cp2k/output")
+    assert system.notes == ["dpdata: frame 2 is incomplete; it is ignored"]
+    kept = 0
+    with pytest.raises(InputError, match="no labelled frame in it as cp2k/output; dpdata: frame 2"):
+        read_with_dpdata(tmp_path / "out", "cp2k/output")
+
+
+def arrays():
+    """Of one argon atom, as dpdata has them."""
+    return {
+        "atom_names": ["Ar"],
+        "atom_types": np.zeros(1, dtype=int),
+        "cells": 5.0 * np.eye(3)[None],
+        "coords": np.ones((1, 1, 3)),
+        "energies": np.array([-1.0]),
+        "forces": np.zeros((1, 1, 3)),
+        "virials": np.eye(3)[None],
+    }
+
+
+def test_siesta_through_dpdata(tmp_path, monkeypatch):
+    """Its virial would have the other sign, and the steps of a relaxation would be mixed."""
+    import dpdata
+
+    monkeypatch.setattr(
+        dpdata.LabeledSystem, "__init__", lambda self, path, fmt: setattr(self, "data", arrays())
+    )
+    path = tmp_path / "siesta.out"
+    text = "Siesta Version: siesta-4.1\n" + (step := "siesta: E_KS(eV) =   -1.0\n")
+    path.write_text(text)
+    system = read_with_dpdata(path, "siesta/output")
+    assert system.frames[0].virial is None
+    assert system.notes == ["the virial is left out: dpdata has it with the other sign"]
+    path.write_text(text + step)
+    with pytest.raises(InputError, match="the file has 2 energies; frames read: 1, and dpdata"):
+        read_with_dpdata(path, "siesta/output")
 
 
 def test_dpdata_reads_what_is_written_here(tmp_path):

@@ -12,13 +12,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from deepmd_lite.data.ase_files import (
+from deepmd_lite.data.ase_files import read_ase_file
+from deepmd_lite.data.ase_labels import (
     ENERGY_KEYS,
     FORCES_KEYS,
     STRESS_KEYS,
     VIRIAL_KEYS,
     frame_from_atoms,
-    read_ase_file,
 )
 from deepmd_lite.system import InputError
 
@@ -368,3 +368,46 @@ def test_vasp_pressure_becomes_a_positive_virial(tmp_path):
         np.testing.assert_array_equal(frame.forces, [[0.1, 0, 0], [-0.1, 0, 0]])
         assert frame.energy == -10.5  # e_fr_energy, not e_0_energy
     assert "the free energy is taken" in system.notes[0]
+
+
+# --- LAMMPS ---------------------------------------------------------------------------------------
+
+DUMP = """ITEM: TIMESTEP
+0
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+0 5
+0 5
+0 5
+ITEM: ATOMS id type element x y z fx fy fz
+2 1 O 3 1 1 0.1 0.2 0.3
+1 2 Si 1 1 1 -1 -2 -3
+"""
+
+
+def test_a_dump_of_lammps_has_forces_and_no_energy(tmp_path):
+    """ASE would say 0."""
+    path = tmp_path / "a.lammpstrj"
+    path.write_text(DUMP)
+    (frame,) = read_ase_file(path).frames
+    assert frame.symbols == ("Si", "O")
+    assert frame.energy is None
+    np.testing.assert_allclose(frame.forces[0], [-1, -2, -3])
+    path.write_text(DUMP.replace("type element", "type q").replace("O", "0").replace("Si", "0"))
+    with pytest.raises(InputError, match="a dump of LAMMPS without a column 'element'"):
+        read_ase_file(path)
+
+
+@pytest.mark.parametrize("lattice", ["lattice", "LATTICE", "Lattice"])
+def test_names_of_the_structure_in_any_case(tmp_path, lattice):
+    text = silicon("energy=1").replace("Lattice", lattice).replace("Properties", "properties")
+    (frame,) = frames_of(tmp_path, text.replace('pbc="T T T"', ""))
+    np.testing.assert_array_equal(frame.cell, np.diag([2.0, 3.0, 4.0]))
+    assert frame.pbc.all()
+
+
+def test_a_free_energy_that_differs_at_all_is_told(tmp_path):
+    path = tmp_path / "a.extxyz"
+    path.write_text(silicon("energy=-1.0 free_energy=-1.0000001"))
+    assert read_ase_file(path).notes[0].startswith("free_energy differs from energy")
