@@ -108,7 +108,10 @@ class Calculator(AseCalculator):
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        """Without what is made again where it is needed."""
+        state = {**self.__dict__, "_list": None, "_evaluated": None}
+        del state["_lock"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
@@ -181,6 +184,7 @@ class Calculator(AseCalculator):
 
         Raises InputError for unknown elements or positions not finite.
         """
+        changed = bool(system_changes) or (atoms is not None and bool(self.check_state(atoms)))
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms  # the copy that ASE compares the next call with
         if atoms is None:
@@ -191,7 +195,7 @@ class Calculator(AseCalculator):
                 "stress needs a cell with a volume that is periodic in one direction at least; "
                 f"the volume is {abs(atoms.cell.volume):g} Å³, pbc is {atoms.pbc}"
             )
-        if system_changes or not self.results or self._evaluated is None:
+        if changed or not self.results or self._evaluated is None:
             self._evaluate(atoms)
         assert self._evaluated is not None
         periodic, env, evaluation = self._evaluated

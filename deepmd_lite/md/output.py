@@ -188,7 +188,7 @@ class Writer:
             )
 
     @contextmanager
-    def run(self, steps: int, n_atoms: int, timestep: float) -> Iterator[None]:
+    def running(self, steps: int, n_atoms: int, timestep: float) -> Iterator[None]:
         """Inside, no other process may write here. Shows a progress bar with µs/atom/step, ns/day
         and time left, if there is a terminal."""
         if self.directory is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,10 +181,10 @@ class Simulation:
                 raise InputError(f"run: steps {steps!r}: expected a whole number, not negative")
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
-        shown = (
-            self.writer.run(steps, self.n_atoms, self.timestep) if self.writer else nullcontext()
-        )
-        with guarded(self.comm), StopRequest() as request, shown:
+        writing: AbstractContextManager[None] = nullcontext()
+        if self.writer is not None:
+            writing = self.writer.running(steps, self.n_atoms, self.timestep)
+        with guarded(self.comm), StopRequest() as request, writing:
             if not self._begun:
                 self._begun = True
                 self._record()

@@ -362,6 +362,16 @@ def test_what_is_known_of_an_unchanged_structure_stays(potential, monkeypatch):
     assert {"energy", "stress", "stresses"} <= set(atoms.calc.results)
 
 
+def test_a_wrapper_that_says_nothing_changed_is_not_believed(potential):
+    atoms = silicon()
+    calculator = Calculator(potential)
+    calculator.calculate(atoms, ["energy"])
+    atoms.rattle(0.1)
+    calculator.calculate(atoms, ["energy"], [])
+    fresh = Calculator(potential).get_potential_energy(atoms)
+    assert calculator.results["energy"] == pytest.approx(fresh, abs=1e-10)
+
+
 def test_stress_of_a_model_without_virials_is_warned_of_once():
     atoms, potential = silicon(), random_potential()
     atoms.calc = Calculator(potential)
