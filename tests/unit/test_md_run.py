@@ -136,7 +136,7 @@ def test_notes_are_in_the_log(folder):
         ({"skin": 0.0}, "skin"),
         ({"grid": (2, 1, 1)}, "2 subdomains for 1 ranks"),
         ({"masses": {"Au": 3.0}}, "element Au is not in the structure"),
-        ({"precision": "float32"}, "copy.deepcopy\(model\).to_precision"),
+        ({"precision": "float32"}, r"copy.deepcopy\(model\).to_precision"),
         ({"ensemble": {"type": "nvt"}}, "key 'type'"),
         ({"ensemble": "nvt"}, "key 'type'"),
         ({"ensemble": 3}, "key 'ensemble'"),
