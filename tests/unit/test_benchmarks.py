@@ -89,3 +89,14 @@ def test_a_number_in_two_parts(monkeypatch):
     assert float((cut(x).double() @ cut(weight).double() - exact).abs().max()) > 2**-16 * scale
     found = products.in_three(x, products.two_parts(weight)).double()
     assert float((found - exact).abs().max()) < 2**-20 * scale
+
+
+def test_a_nep_of_two_elements_has_its_numbers(monkeypatch, tmp_path):
+    """30 inputs, 30 neurons and an output weight each for both; 9 functions of 5 for four pairs,
+    radial and angular."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import nep
+
+    lines = nep.nep_file(tmp_path / "nep.txt", ["Pb", "Te"]).read_text().splitlines()
+    assert lines[0] == "nep4 2 Pb Te"
+    assert len(lines) == 6 + 2 * (30 + 1 + 1) * 30 + 1 + 4 * (45 + 45) + 30
