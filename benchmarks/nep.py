@@ -58,10 +58,10 @@ def in_turns(codes: Mapping[str, Any], atoms: Atoms, repeats: int) -> dict[str, 
     """Median seconds of energies and forces of each calculator; ours have the stress besides."""
     times: dict[str, list[float]] = {name: [] for name in codes}
     structures = {name: atoms.copy() for name in codes}
+    for name, calculator in codes.items():
+        structures[name].calc = calculator
     for turn in range(repeats + 1):  # the first is not counted
-        for name, calculator in codes.items():
-            own = structures[name]
-            own.calc = calculator
+        for name, own in structures.items():
             own.positions += MOVE
             began = time.perf_counter()
             own.get_forces()

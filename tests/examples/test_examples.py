@@ -200,7 +200,7 @@ def commands(text):
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
     prose = re.sub(r"```.*?```", "", text, flags=re.S)
     for line in [*"\n".join(blocks).splitlines(), *re.findall("`([^`]*)`", prose)]:
-        words = line.partition("#")[0].split()
+        words = re.sub(r"\$\(.*?\)", "", line.partition("#")[0]).split()
         if "dpl" in words and len(words) > (k := words.index("dpl")) + 1:
             verb, *rest = words[k + 1 :]
             yield verb, [w.partition("=")[0] for w in rest if re.match(r"--?[a-z]", w)]
