@@ -139,6 +139,21 @@ class Calculator(AseCalculator):
             assert self.atoms is not None
             return -self.atoms.get_volume() * voigt_6_to_full_3x3_stress(stress)
 
+    def get_descriptors(self, atoms: Atoms | None = None) -> np.ndarray:
+        """(n, W): what the networks of the (first) model see of each atom's neighbourhood.
+
+        Invariant under what leaves energies as they are; of one element they may be compared, to
+        choose structures that differ, or to look at them in a plane. Raises InputError without
+        atoms, and as `calculate`.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise InputError("get_descriptors: there are no atoms yet; give some")
+        first = self.model.models[0] if isinstance(self.model, Committee) else self.model
+        with self._lock:
+            found = first.invariants(self._env(self._neighbors(atoms), atoms))
+        return found.double().numpy()
+
     def get_atomic_volumes(self) -> np.ndarray:
         """(n,) Å³: by which ASE divides the kinetic part of the stress of an atom. As of the rest,
         it is the whole volume: stresses add up to the stress."""

@@ -198,8 +198,7 @@ class Potential(nn.Module):
 
     def _fit(self, moments: Sequence[torch.Tensor], types: torch.Tensor) -> torch.Tensor:
         """(n,) float64 eV from each descriptor's moments (n, columns, M); atoms of `types` (n,)."""
-        parts = [d.numbers(t) for d, t in zip(self.descriptors, moments, strict=True)]
-        descriptor = torch.cat(parts, dim=1)
+        descriptor = self._joined(moments)
         if len(self.fitting) == 1:
             return self.fitting[0](descriptor).double() + self.energy_bias[0]
         energies = self.energy_bias[types.long()]
@@ -207,6 +206,21 @@ class Potential(nn.Module):
             mine = (types == a).nonzero()[:, 0]
             energies = energies.index_add(0, mine, fitting(descriptor[mine]).double())
         return energies
+
+    def _joined(self, moments: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(n, W): all that the fitting networks see of each atom."""
+        parts = [d.numbers(t) for d, t in zip(self.descriptors, moments, strict=True)]
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def invariants(self, env: LocalEnv) -> torch.Tensor:
+        """(n_local, W): the descriptor of each atom, which the fitting networks are given.
+
+        No translation, rotation, reflection or exchange of like atoms changes it.
+        """
+        positions = env.positions.detach()
+        moments = [d.moments(env, positions, d.coefficients()) for d in self.descriptors]
+        return self._joined(moments)
 
     def energies(self, env: LocalEnv, positions: torch.Tensor | None = None) -> torch.Tensor:
         """(n_local,) float64 eV, differentiable in positions and parameters.

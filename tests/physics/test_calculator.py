@@ -405,3 +405,19 @@ def test_without_atoms_it_says_so(potential):
     for ask in (calculator.get_potential_energy, calculator.calculate):
         with pytest.raises(InputError, match="no atoms yet"):
             ask()
+
+
+def test_descriptors_are_what_the_networks_see(potential):
+    atoms = silicon(2)
+    calculator = Calculator(potential)
+    found = calculator.get_descriptors(atoms)
+    assert found.shape == (8, potential.config.descriptor.width)
+    energies = potential.fitting[0](torch.from_numpy(found).to(potential.dtype)).detach()
+    atoms.calc = calculator
+    close = Calculator(potential).get_property("energies", atoms) - float(potential.energy_bias[0])
+    np.testing.assert_allclose(energies.double().numpy(), close, atol=1e-10)
+    turned = atoms[::-1]
+    turned.rotate(50, (1, 2, 3), rotate_cell=True)
+    turned.translate([1.0, 20.0, -3.0])
+    np.testing.assert_allclose(calculator.get_descriptors(turned)[::-1], found, atol=1e-12)
+    assert np.abs(found - found.mean(axis=0)).max() > 1e-3
