@@ -39,7 +39,7 @@ from .committee import Committee, loaded
 from .deviation import force_deviation
 from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
-from .system import Evaluation, InputError, LocalEnv, type_indices
+from .system import Evaluation, InputError, LocalEnv, counted_once, type_indices
 
 ARGUMENTS = "model", "device", "precision", "skin"
 OF_ASE = {"atoms", "label", "directory", "restart"}
@@ -243,7 +243,7 @@ class Calculator(AseCalculator):
         evaluation = self.model.evaluate(env)
         if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
             self._warned_of = evaluation.beyond_table
-            n_pairs = (evaluation.beyond_table + 1) // 2  # either atom has counted the other
+            n_pairs = counted_once(evaluation.beyond_table)
             warnings.warn(
                 f"{n_pairs} pair{'s' if n_pairs > 1 else ''} of atoms closer than any in the "
                 "training data: energies there are extrapolated",

@@ -69,7 +69,12 @@ class Evaluation:
     """(3, 3) float64, eV: +Σ_rows position ⊗ force, not yet summed over ranks. Stress (ASE's sign,
     tension positive) = −virial / volume."""
     beyond_table: int = 0
-    """Pairs closer than the smallest distance of the embedding table."""
+    """Neighbours closer than the embedding table's smallest distance (`counted_once`: pairs)."""
+
+
+def counted_once(neighbors: int) -> int:
+    """Pairs of atoms, each of which was counted as the neighbour of the other."""
+    return (neighbors + 1) // 2
 
 
 def type_indices(symbols: Sequence[str], type_map: Sequence[str], where: str) -> list[int]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..data import Frame, System, load
 from ..model import load_model
 from ..neighbors import periodic_env
-from ..system import Evaluation, InputError, LocalEnv, type_indices
+from ..system import Evaluation, InputError, LocalEnv, counted_once, type_indices
 
 
 class Evaluator(Protocol):
@@ -125,7 +125,7 @@ class Report:
     @property
     def beyond_table(self) -> int:
         """Pairs closer than the embedding table reaches, over all frames."""
-        return sum(r.beyond_table for r in self.results)
+        return counted_once(sum(r.beyond_table for r in self.results))
 
     def errors(self) -> dict[str, Any]:
         """Everything as JSON-able numbers (eV, eV/Å; None without a label)."""

@@ -22,7 +22,7 @@ import torch
 
 from ..committee import device_of, listed
 from ..kernels.cuda import SMALL
-from ..system import LocalEnv
+from ..system import LocalEnv, counted_once
 from .coincident import TooClose, atoms_named
 from .comm import Communicator
 from .halo import Halo, decompose
@@ -278,7 +278,7 @@ class Engine:
             potential=float(total[0]),
             kinetic=total[10:19].reshape(3, 3),
             virial=total[1:10].reshape(3, 3),
-            beyond_table=int(total[19]),
+            beyond_table=counted_once(int(total[19])),
         )
 
     def kinetic(self) -> np.ndarray:

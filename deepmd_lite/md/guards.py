@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from ..system import InputError, LocalEnv
+from ..system import InputError, LocalEnv, counted_once
 from .comm import SharedError
 from .config import Guards
 from .engine import Engine, bounded, longest, numbers
@@ -97,8 +97,8 @@ class Watch:
             return Trip(f"{atom} has a force of {force:.4g} eV/Å, {limit}")
         if beyond and guards.beyond_table == "stop":
             return Trip(
-                f"{beyond:.0f} pairs are closer than any in the training data (guards: "
-                f"beyond_table); {_nearest(engine)}"
+                f"{counted_once(int(beyond))} pairs are closer than any in the training data "
+                f"(guards: beyond_table); {_nearest(engine)}"
             )
         return self._heated(engine, kinetic)
 

@@ -14,7 +14,7 @@ from ase import Atoms
 
 from ..committee import loaded
 from ..schema import parse
-from ..system import InputError
+from ..system import InputError, counted_once
 from . import restart
 from .comm import agreement, gpu_of_rank, guarded, wrap
 from .committee import Deviating
@@ -379,7 +379,7 @@ class Simulation:
             parts=dict(zip(parts, spent.tolist(), strict=True)),
             imbalance=float(largest[0]) * self.comm.size / self.n_atoms,
             time_imbalance=float(largest[2]) / spent[0] if spent[0] > 0 else 1.0,
-            beyond_table=int(beyond[0]),
+            beyond_table=counted_once(int(beyond[0])),
             signal=request.name,
         )
         self.engine.list_builds = self.engine.beyond_table = 0
