@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.io import read
-from common import BenchmarkError, Table, report
+from common import Table, report
 
 from deepmd_lite import Calculator
 
@@ -107,7 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BenchmarkError as e:
-        raise SystemExit(f"nep.py: {e}") from None
+    main()

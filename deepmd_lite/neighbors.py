@@ -7,7 +7,7 @@ and skewed cells need nothing special: they just have more ghosts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,13 +33,17 @@ class PeriodicEnv:
     shifts: torch.Tensor
     """(n_all, 3) float64 integers: row = positions[owner] + shifts @ cell. A local row has a
     shift as well where the caller's atom lies outside the cell and was wrapped into it."""
+    _translations: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
+    """A cell, and shifts @ cell: most structures move in a cell that stays."""
 
     def moved(self, positions: torch.Tensor, cell: torch.Tensor) -> LocalEnv:
         """The same list for new positions (n_local, 3) and cell (3, 3) of the same atoms, Å."""
-        # no matrix product, which wakes a team of threads for the smallest cell
-        x, y, z = self.shifts.unbind(dim=1)
-        rows = positions[self.owner]
-        rows += x[:, None] * cell[0] + y[:, None] * cell[1] + z[:, None] * cell[2]
+        if self._translations is None or not torch.equal(self._translations[0], cell):
+            # no matrix product, which wakes a team of threads for the smallest cell
+            x, y, z = self.shifts.unbind(dim=1)
+            translations = x[:, None] * cell[0] + y[:, None] * cell[1] + z[:, None] * cell[2]
+            self._translations = cell.clone(), translations
+        rows = positions[self.owner] + self._translations[1]
         e = self.env
         return LocalEnv(rows, e.types, e.n_local, e.offsets, e.indices)
 

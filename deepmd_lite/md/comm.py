@@ -246,6 +246,11 @@ def threads_per_rank(comm: Communicator) -> int:
     return max(1, len(own[1]) // comm.collect(own).count(own))
 
 
+def ranks_here(comm: Communicator) -> int:
+    """Ranks on the machine of this one. Every rank must ask."""
+    return comm.collect(socket.gethostname()).count(socket.gethostname())
+
+
 def gpu_of_rank(device: str, comm: Communicator) -> str:
     """'cuda' for the ranks of one machine: its GPUs in turn. Every rank must ask."""
     if device != "cuda" or comm.size == 1:

@@ -16,7 +16,7 @@ from ase import Atoms
 from ..free_memory import available_bytes
 from ..geometry import cell_heights, checked_cell
 from ..system import InputError
-from .comm import Communicator, agreement
+from .comm import Communicator, agreement, ranks_here
 from .domain import checked_grid, choose_grid
 
 BYTES_OF_ATOM = 550
@@ -126,7 +126,7 @@ def check_room(
             _, sub = mean_subdomain(atoms, replicate, grid, comm.size, reach)
             wanted = sub.bytes()
     host, free = socket.gethostname(), available_bytes()
-    n_here = comm.collect(host).count(host)
+    n_here = ranks_here(comm)
     wanted = comm.share(wanted) * n_here
     own = None
     if free is not None and wanted > free:

@@ -5,7 +5,6 @@ Edges and speed follow from a probe of a few steps, ghosts and memory from `memo
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ..free_memory import available_bytes, status
 from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
-from .comm import Communicator, agreement
+from .comm import Communicator, agreement, ranks_here
 from .committee import Deviating
 from .config import MdConfig
 from .engine import Engine
@@ -164,7 +163,7 @@ def make_plan(
     `atoms`: the structure, on rank 0. Writes nothing. Raises as `Simulation` does.
     """
     probe = _probe(config, atoms, comm, force)
-    n_here = comm.collect(socket.gethostname()).count(socket.gethostname())
+    n_here = ranks_here(comm)
     plan: Plan | None = None
     with agreement(comm):
         if comm.rank == 0:

@@ -87,6 +87,7 @@ class Simulation:
         quiet: bool,
         keys: Keys,
     ) -> None:
+        """What `__init__` does; some of it may fail on one rank alone."""
         with agreement(self.comm):
             given = {key: value for key, value in keys.items() if value is not None}
             settings = parse(Settings, given, "Simulation")

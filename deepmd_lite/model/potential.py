@@ -214,7 +214,8 @@ class Potential(nn.Module):
 
     @torch.no_grad()
     def invariants(self, env: LocalEnv) -> torch.Tensor:
-        """(n_local, W): the descriptor of each atom, which the fitting networks are given.
+        """(n_local, W): the descriptor of each atom, which the fitting networks are given; by the
+        processor, whatever the device.
 
         No translation, rotation, reflection or exchange of like atoms changes it.
         """

@@ -1,6 +1,7 @@
 """Model files read by the C library alone: what it makes of them is what Python makes of them."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,19 @@ def test_says_what_is_no_model(tmp_path):
         ForceField(path)
     with pytest.raises(Refused, match="precision"):
         ForceField(SILICON, 5)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + "0," * 1_100_000, "{" + "".join(f'"{k}":0,' for k in range(1_100_000))]
+)
+def test_a_header_without_end_takes_no_memory_or_time_without_end(text, tmp_path):
+    header = ('{"a": ' + text).encode()
+    path = tmp_path / "model.dpl"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    began = time.monotonic()
+    with pytest.raises(Refused, match="too many values"):
+        ForceField(path)
+    assert time.monotonic() - began < 60
 
 
 def test_a_changed_bit_is_seen_by_c_and_python(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -120,6 +121,18 @@ def test_dry_run_prints_a_plan_and_writes_nothing(folder, capsys):
     for part in ("48 (Cu 48)", "ranks      4 as", "for each rank", "µs/atom/step", "ns/day"):
         assert part in printed
     assert sorted(folder.iterdir()) == before
+
+
+def test_an_interrupted_dry_run_prints_no_plan(folder, capsys, monkeypatch):
+    run = Simulation.run
+
+    def ended(self, steps):
+        result = run(self, steps)
+        return result if steps == 1 else replace(result, signal="SIGINT")
+
+    monkeypatch.setattr(Simulation, "run", ended)
+    assert main(["md", "md.yaml", "--dry-run", "--threads", "1"]) == 130
+    assert "ns/day" not in capsys.readouterr().out
 
 
 def test_dry_run_refuses_what_a_run_would(folder, capsys):

@@ -335,6 +335,19 @@ def test_an_input_of_version_0(folder):
         read_input(write(folder, {**OLDEST, "use_smooth": False}))
 
 
+def test_a_time_limit_for_an_input_of_version_0(folder):
+    data = {key: value for key, value in OLDEST.items() if key != "decay_rate"}
+    config, _ = read_input(write(folder, data), time_limit="10m")
+    assert config.training.time_limit == 600
+    with pytest.raises(InputError, match="decay_rate"):
+        read_input(write(folder, OLDEST), time_limit="10m")
+
+
+def test_protection_of_statistics_is_told_where_it_differs(folder):
+    _, notes = read_input(write(folder, changed(model={"data_stat_protect": 0.1})))
+    assert any("data_stat_protect is ignored" in note for note in notes)
+
+
 # --- shares of systems ----------------------------------------------------------------------
 
 
