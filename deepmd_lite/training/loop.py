@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..files import InUse, results_folder, write_atomically
@@ -26,6 +28,7 @@ from .adopt import adopt_architecture, adopt_elements, adopt_model, drop_element
 from .checkpoint import Checkpoint, changed_keys
 from .clock import Clock, format_duration
 from .config import TrainInput, read_input
+from .diverged import SLOWER, TIMES, Diverged, TrainingError
 from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
 from .presets import input_of
@@ -36,7 +39,7 @@ from .setup import (
     load_data,
     restored_potential,
 )
-from .trainer import BEST_MODEL, CHECKPOINT, Trainer, TrainingError
+from .trainer import BEST_MODEL, CHECKPOINT, Trainer
 
 __all__ = ["CHECKPOINT", "OUT_JSON", "Trainer", "TrainingError", "train"]
 
@@ -46,6 +49,8 @@ MODEL = "model.dpl"
 JSONL = "train.jsonl"
 OUT_JSON = "out.json"
 PICTURE = "learning_curve.png"
+NOT_LEARNT = 0.9
+"""Error of the forces, in units of the forces, that is told of."""
 MUCH_WORSE = 1.3
 """Validation loss of the last weights, in units of the lowest one, that is told of."""
 
@@ -197,28 +202,43 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
     try:
         while not trainer.finished:
             step_began = trainer.clock.seconds()
-            errors = trainer.step()
-            done = trainer.steps_done
-            progress.advance(done, trainer.progress)
-            if done == 1 or done % settings.disp_freq == 0 or trainer.complete:
-                validation = trainer.validate()
-                now = trainer.clock.seconds()
-                seconds, shown_at = now - shown_at, now
+            try:
+                errors = trainer.step()
+                done = trainer.steps_done
+                progress.advance(done, trainer.progress)
+                if done == 1 or done % settings.disp_freq == 0 or trainer.complete:
+                    validation = trainer.validate()
+                    now = trainer.clock.seconds()
+                    seconds, shown_at = now - shown_at, now
+                    if curve is not None:
+                        curve.add(done, errors, validation, trainer.learning_rate, seconds)
+                    per_step = seconds / (done - shown_step)
+                    progress.show(done, errors, validation, per_step, trainer.clock.left())
+                    if shown_step == begun:  # one more step and display may begin as time is up
+                        trainer.clock.reserve += now - step_began
+                    shown_step = done
+                # a first one at once: a full disk is found, and a way back there, from then on
+                if done == 1 or done % settings.save_freq == 0 or trainer.finished:
+                    trainer.save(output)
+            except Diverged as e:
+                trainer.go_back(e)
+                shown_at, shown_step = trainer.clock.seconds(), trainer.steps_done
                 if curve is not None:
-                    curve.add(done, errors, validation, trainer.learning_rate, seconds)
-                per_step = seconds / (done - shown_step)
-                progress.show(done, errors, validation, per_step, trainer.clock.left())
-                if shown_step == begun:  # one more step and display may begin as the time is up
-                    trainer.clock.reserve += now - step_began
-                shown_step = done
-            # a first one at once: a full disk is found, and a restart possible, from then on
-            if (done == 1 or done % settings.save_freq == 0) and not trainer.finished:
-                trainer.save(output)
-        trainer.save(output)
+                    curve.cut(shown_step)
+                progress.advance(shown_step, trainer.progress)
+                _tell_of_setback(e, trainer)
     finally:
         progress.close()
         if curve is not None:
             curve.close()
+
+
+def _tell_of_setback(why: Diverged, trainer: Trainer) -> None:
+    rate = f"the learning rate is now {SLOWER**trainer.setbacks:.2g} of the schedule's"
+    log.warning(
+        "%s; back at the checkpoint of step %d, %s (%d of at most %d times)",
+        *(why.what, trainer.steps_done, rate, trainer.setbacks, TIMES),
+    )
 
 
 def _finish(trainer: Trainer, output: Path) -> None:
@@ -256,20 +276,39 @@ def _finish(trainer: Trainer, output: Path) -> None:
             best["step"],
             output / BEST_MODEL,
         )
-        if trainer.last_loss > MUCH_WORSE * best["loss"]:
-            log.warning(
-                "%s is worse than it was on the way: its validation loss is %.4g; %s is the better "
-                "model%s",
-                output / MODEL,
-                trainer.last_loss,
-                output / BEST_MODEL,
-                "" if best["step"] > 1 else ", which the training did not improve",
-            )
+        _judge(trainer, output)
     log.info("model after step %d: %s", done, output / MODEL)
     try:
         plot_learning_curve(output / settings.disp_file, output / PICTURE)
     except InputError:
         log.info("no learning curve yet: no step was displayed")
+
+
+def _judge(trainer: Trainer, output: Path) -> None:
+    """Warn of a model that is not what a training is for, by its last validation."""
+    best, last = trainer.best, trainer.last_errors
+    if best is None or last is None:
+        return
+    loss = last.loss(trainer.fixed_weights)
+    if loss > MUCH_WORSE * best["loss"]:
+        log.warning(
+            "%s is worse than it was on the way: its validation loss is %.4g; %s is the better "
+            "model%s",
+            output / MODEL,
+            loss,
+            output / BEST_MODEL,
+            "" if best["step"] > 1 else ", which the training did not improve",
+        )
+    labelled = [b.forces[b.has_forces[b.frame_of_atom]] for b in trainer.data.validation]
+    size = math.sqrt(float(torch.cat(labelled).square().mean())) if labelled else 0.0
+    if trainer.complete and last.force > NOT_LEARNT * size > 0:
+        log.warning(
+            "the model has not learnt the forces: they are off by %.0f meV/Å, and they are %.0f "
+            "meV/Å themselves (RMS, validation); the usual reasons are too few steps, a "
+            "learning_rate/start_lr that is too high (here %g; 0.01 is usual with SOAP, 0.001 with "
+            "Adam), or labels that belong to other structures (dpl check)",
+            *(1e3 * last.force, 1e3 * size, trainer.config.learning_rate.start_lr),
+        )
 
 
 def _restarted(

@@ -47,6 +47,11 @@ class LearningCurve:
         """
         self.names = _ERRORS if with_virial else _ERRORS[:3]
         self.with_validation = with_validation
+        self._paths = lcurve, jsonl
+        self._open(after_step)
+
+    def _open(self, after_step: int | None) -> None:
+        lcurve, jsonl = self._paths
         header = f"{self._header()}\n{_NAN_LINE}\n"
         kept, records = header, ""
         if after_step is not None:
@@ -59,6 +64,11 @@ class LearningCurve:
         # line buffered: a row is on disk as soon as it is written
         self._lcurve: IO[str] = open(lcurve, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._jsonl: IO[str] = open(jsonl, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+
+    def cut(self, step: int) -> None:
+        """Drop the rows after `step`, to which the training has gone back."""
+        self.close()
+        self._open(step)
 
     def _header(self) -> str:
         kinds = ("val", "trn") if self.with_validation else ("trn",)

@@ -35,10 +35,10 @@ def excess(potential: Potential, env: LocalEnv) -> float:
     grids = [d.grid for d in potential.descriptors]
     energies, forces = potential.energies_and_forces(env)
     try:
-        _set(potential, [grid.refined(2.0) for grid in grids])
+        set_grids(potential, [grid.refined(2.0) for grid in grids])
         finer = potential.energies_and_forces(env)
     finally:
-        _set(potential, grids)
+        set_grids(potential, grids)
     energy = float((finer[0] - energies).abs().max())
     force = float((finer[1] - forces).abs().max())
     return max(energy / ENERGY_TOLERANCE, force / FORCE_TOLERANCE)
@@ -61,16 +61,17 @@ def refine(potential: Potential, measured: Callable[[], float], left: float = 0.
         )
         finest = all(grid.n_intervals >= FINEST for grid in grids)
         if (finest or tried >= PATIENCE) and found > 0.5 * before:
-            _set(potential, first)
+            set_grids(potential, first)
             return before
         if finest:
             return found
         factor = min(2.0, (MARGIN * found) ** 0.2)
-        _set(potential, [g if g.n_intervals >= FINEST else g.refined(factor) for g in grids])
+        set_grids(potential, [g if g.n_intervals >= FINEST else g.refined(factor) for g in grids])
         found = measured()
     return left
 
 
-def _set(potential: Potential, grids: Sequence[Grid]) -> None:
+def set_grids(potential: Potential, grids: Sequence[Grid]) -> None:
+    """Make these the grids of the tables of the descriptors."""
     for d, grid in zip(potential.descriptors, grids, strict=True):
         d.grid = grid

@@ -16,17 +16,18 @@ from .. import __version__
 from ..data import Batch, PreparedFrame, collate, label_counts
 from ..kernels.cuda import full_precision
 from ..model import Potential, refine_table, save_model
+from ..model.table import Grid
 from ..model.typed import make_plain
-from ..system import DeepmdLiteError
 from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
 from .clock import Clock, format_duration
 from .config import TrainInput
+from .diverged import SLOWER, TIMES, Diverged, TrainingError, diverged, in_words, way_out
 from .ema import MovingAverage
 from .interrupt import Interrupt
 from .loss import Errors, loss_of, predict
 from .pace import optimizer_of, paces_of
 from .parallel import Ranks
-from .resolution import CHECK_STEPS, excess, refine
+from .resolution import CHECK_STEPS, excess, refine, set_grids
 from .schedule import Schedule
 from .setup import TrainingData, batch_sampler
 
@@ -34,10 +35,6 @@ CHECKPOINT = "checkpoint.safetensors"
 BEST_MODEL = "model-best.dpl"
 SECONDS_OF_PICTURE = 2.0
 """Kept free of a time limit for drawing the learning curve."""
-
-
-class TrainingError(DeepmdLiteError):
-    """A training that cannot go on."""
 
 
 class Trainer:
@@ -83,15 +80,17 @@ class Trainer:
         """Rate of the last step, as are the prefactors."""
         self.prefactors = self.schedule.prefactors(config.loss, 0)
         self.best: dict[str, Any] | None = None
-        self.last_loss = math.nan
-        """Loss of the last validation, in the weights by which models are compared."""
+        self.last_errors: Errors | None = None
+        """Those of the last validation."""
         self.unimproved = 0
         """Displays in a row without a new lowest validation loss."""
         self._best_state: dict[str, torch.Tensor] | None = None
         self._table_excess = 0.0
         """What finer tables did not mend."""
-        self.has_checkpoint = False
-        """One was written, or this training goes on from one."""
+        self.setbacks = 0
+        """How often the training has gone back because its numbers were not finite."""
+        self._way_back: Checkpoint | None = None
+        """The last checkpoint: one that was written, or that this training goes on from."""
 
     # --- progress ---------------------------------------------------------------------------
 
@@ -155,11 +154,11 @@ class Trainer:
     def step(self) -> Errors:
         """One update; returns the errors of its batch before the update.
 
-        Raises TrainingError, naming step and frame, where loss or gradient is not finite; the
-        weights then are those of the step before.
+        Raises Diverged, naming step and frame, where loss or gradient is not finite; the weights
+        then are those of the step before.
         """
         frames = [self.data.frames[i] for i in next(self.sampler)]
-        self.learning_rate = self.schedule.learning_rate(self._moment)
+        self.learning_rate = self.schedule.learning_rate(self._moment) * SLOWER**self.setbacks
         self.prefactors = self.schedule.prefactors(self.config.loss, self._moment)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group.get("pace", 1.0)
@@ -171,7 +170,7 @@ class Trainer:
         errors = Errors.from_sums(sums, self.prefactors)
         norm = self._gradient_norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(self._not_finite(frames, math.isfinite(loss), errors))
+            raise self._not_finite(frames, math.isfinite(loss), errors)
         limit = self.config.training.gradient_max_norm
         if limit > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm))
@@ -206,11 +205,6 @@ class Trainer:
             loss.backward()
         return loss.item(), errors
 
-    @property
-    def _kept(self) -> str:
-        kept = "the last checkpoint is kept"
-        return kept if self.has_checkpoint else "no checkpoint was written yet"
-
     def _gradient_norm(self) -> float:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients).item()
@@ -232,31 +226,34 @@ class Trainer:
         )
         return loss_of(prediction, batch, prefactors, totals)
 
-    def _not_finite(self, frames: list[PreparedFrame], loss_finite: bool, errors: Errors) -> str:
-        """The message for a batch whose loss or gradient is not finite; finds its bad frames."""
+    def _not_finite(
+        self, frames: list[PreparedFrame], loss_finite: bool, errors: Errors
+    ) -> Diverged:
+        """The error of a batch whose loss or gradient is not finite; finds its bad frames."""
         own: list[tuple[int, str]] = []
         for k, frame in enumerate(self.ranks.share(frames)):
             loss, alone = self._gradient([frame], label_counts([frame]))
             if not (math.isfinite(loss) and math.isfinite(self._gradient_norm())):
                 place = self.ranks.rank + k * self.ranks.size
-                own.append((place, f"{frame.frame.source} ({_in_words(alone)})"))
-        bad = sorted(found for part in self.ranks.gather(own) for found in part)
+                own.append((place, f"{frame.frame.source} ({in_words(alone)})"))
+        bad = [found for _, found in sorted(x for part in self.ranks.gather(own) for x in part)]
         what = "gradient" if loss_finite else "loss"
         start = f"step {self.steps_done + 1}: the {what} is not finite"
-        kept = self._kept
-        lower = "restart with a lower learning_rate/start_lr"
-        if not bad:
-            sources = ", ".join(f.frame.source for f in frames[:4])
-            more = f" and {len(frames) - 4} more" if len(frames) > 4 else ""
-            return (
-                f"{start} in the batch of {sources}{more} ({_in_words(errors)}), though it is for "
-                f"each frame alone; {kept}: {lower}"
-            )
-        count = f"{len(bad)} of the {len(frames)} frames in the batch"
-        advice = f"check this frame, or {lower}"
-        if len(bad) == len(frames) > 1:
-            advice = f"as every frame is affected the weights have probably diverged: {lower}"
-        return f"{start} for {bad[0][1]}, {count}; {kept}: {advice}"
+        return diverged(start, frames, bad, errors, self._way_back is not None)
+
+    def go_back(self, why: Diverged) -> None:
+        """To the last checkpoint, and on at a lower learning rate, on all ranks.
+
+        Raises `why` where there is none, or that was done often enough.
+        """
+        if self._way_back is None:
+            raise why
+        if self.setbacks == TIMES:
+            rate = f"at {SLOWER**TIMES:.1%} of the learning rate"
+            raise Diverged(f"{why.what}, even {rate}", why.advice)
+        self._take(self._way_back, "checkpoint")
+        self._best_state = None
+        self.setbacks += 1
 
     # --- validation -------------------------------------------------------------------------
 
@@ -270,7 +267,7 @@ class Trainer:
             return None
         # the batch of the last step was weighted by the prefactors of that step
         prefactors = self.prefactors
-        e, f, v = map(max, prefactors, self._fixed_weights())  # measured if either wants it
+        e, f, v = map(max, prefactors, self.fixed_weights)  # measured if either wants it
         with self._averaged():
             own = [Errors.of_nothing(prefactors)]
             own += [
@@ -278,8 +275,8 @@ class Trainer:
                 for b in self.ranks.share(self.data.validation)
             ]
             sums = self.ranks.add(Errors.merged(own).sums())
-            errors = Errors.from_sums(sums, prefactors)
-            loss = self.last_loss = errors.loss(self._fixed_weights())
+            errors = self.last_errors = Errors.from_sums(sums, prefactors)
+            loss = errors.loss(self.fixed_weights)
             if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
                 self.best = {"step": self.steps_done, "loss": loss}
                 self.unimproved = 0
@@ -289,7 +286,8 @@ class Trainer:
                 self.unimproved += 1
         return errors
 
-    def _fixed_weights(self) -> tuple[float, float, float]:
+    @property
+    def fixed_weights(self) -> tuple[float, float, float]:
         """Weights of the three terms by which models of different steps are compared."""
         loss = self.config.loss
         return loss.limits if any(loss.limits) else loss.starts
@@ -319,19 +317,25 @@ class Trainer:
             paces=paces_of(self.potential),
             table_excess=self._table_excess,
             from_model=self.from_model,
+            setbacks=self.setbacks,
         )
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:
-        """Take the state of a checkpoint whose model is `self.potential`'s."""
+        """Go on from a checkpoint, read from `where`, whose model is `self.potential`'s."""
+        self._take(checkpoint, where)
+        self._way_back, self.setbacks = checkpoint, checkpoint.setbacks
+        self.clock.earlier = checkpoint.seconds
+        self.clock.preparation += checkpoint.preparation
+
+    def _take(self, checkpoint: Checkpoint, where: str) -> None:
+        """The state of a checkpoint, but for the clock and the setbacks."""
         unpack_arrays(checkpoint, self.potential, self.optimizer, where)
+        set_grids(self.potential, [Grid(**fields) for fields in checkpoint.grid])
         self.sampler.load_state_dict(checkpoint.sampler)
-        self.has_checkpoint = True
         self.steps_done = checkpoint.step
         self.best = checkpoint.best
         self.unimproved = checkpoint.unimproved
         self._table_excess = checkpoint.table_excess
-        self.clock.earlier = checkpoint.seconds
-        self.clock.preparation += checkpoint.preparation
         decay = self.config.training.ema_decay
         if decay > 0:
             # of the restored weights, in case the checkpoint was written without an average
@@ -339,20 +343,22 @@ class Trainer:
             self.average.restore(checkpoint.arrays, checkpoint.ema_updates)
 
     def save(self, output: Path) -> None:
-        """Write the checkpoint, and the best model if it is a new one, on the first rank."""
+        """Write the checkpoint, and the best model if it is a new one, on the first rank.
+
+        Raises Diverged where a parameter is not finite.
+        """
         for name, value in self.potential.named_parameters():
             if not torch.isfinite(value).all():
-                raise TrainingError(
-                    f"step {self.steps_done}: parameter {name} is no longer finite; "
-                    f"{self._kept}: restart with a lower learning_rate/start_lr"
-                )
-        self.has_checkpoint = True  # if writing fails below, all ranks end with that
+                what = f"step {self.steps_done}: parameter {name} is no longer finite"
+                raise Diverged(what, way_out(self._way_back is not None))
+        # of its own: the optimiser changes its arrays in place
+        now = self._way_back = copy.deepcopy(self.checkpoint())
         if not self.ranks.is_first:
             return
         if self._best_state is not None and self.best is not None:
             self.save_model(output / BEST_MODEL, self._best_state, self.best)
             self._best_state = None
-        self.checkpoint().write(output / CHECKPOINT)
+        now.write(output / CHECKPOINT)
 
     def save_model(
         self, path: Path, state: dict[str, torch.Tensor] | None, facts: dict[str, Any]
@@ -388,7 +394,3 @@ class Trainer:
         refine_table(potential, self.data.table_sample)
         potential.reference_frames = self.data.reference_frames
         return potential
-
-
-def _in_words(errors: Errors) -> str:
-    return f"energy RMSE {errors.energy:g} eV/atom, force RMSE {errors.force:g} eV/Å"
