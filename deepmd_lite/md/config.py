@@ -140,6 +140,8 @@ class Settings(Section):
     output: Annotated[Output, BeforeValidator(_path_alone)] | None = None
     """None: no files. A path alone is the directory."""
     guards: Guards = Guards()
+    plumed: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """A PLUMED file, or its lines: forces on top of the model's."""
     device: DeviceName = "cpu"
     """Where the model computes."""
     ghosts: Literal["auto", "host"] = "auto"
@@ -194,7 +196,7 @@ class MdConfig(Settings):
                 )
         return found
 
-    @field_validator("structure", mode="before")
+    @field_validator("structure", "plumed", mode="before")
     @classmethod
     def _path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value

@@ -94,11 +94,13 @@ class Engine:
         self.ids = torch.zeros(0, dtype=torch.int64)
         """(n_all,) of the atoms of this rank and its ghosts, on the host."""
         self.forces = self._zeros(0, 3)
-        """(n, 3) eV/Å on the atoms of this rank, complete."""
+        """(n, 3) eV/Å on the atoms of this rank, complete, with those that `push` added."""
+        self.model_forces = self.forces
+        """Those of the model alone."""
         self.energies = self._zeros(0)
         """(n,) eV of the atoms of this rank."""
         self.virial = self._zeros(3, 3)
-        """(3, 3) eV, this rank's share."""
+        """(3, 3) eV, this rank's share, with that which `push` added."""
         self.too_close: str | None = None
         """Atoms of this rank that have come too close for the model; forces are 0 then. Those of
         the structure raise TooClose."""
@@ -131,6 +133,7 @@ class Engine:
         """Atoms to their owners, ghosts around them, and a new list."""
         # At the peak of memory: the old list would be most of it, and old forces are of no use.
         self.env, self.forces = _no_env(), self.forces[:0].clone()
+        self.model_forces = self.forces
         if self.torch_device.type == "cuda" and len(self.state) > SMALL:
             torch.cuda.empty_cache()  # or what stays would lie where the next list must go
         with self.stopwatch("communicate"):
@@ -223,7 +226,13 @@ class Engine:
         self._model_seconds += self.stopwatch.seconds["model"] - before
         self.beyond_table += self.beyond_now
         with self.stopwatch("communicate"):
-            self.forces = self.halo.reverse(all_forces)
+            self.forces = self.model_forces = self.halo.reverse(all_forces)
+
+    def push(self, forces: torch.Tensor, virial: torch.Tensor) -> None:
+        """Add what is not of the model, until the next evaluation: `forces` (n, 3) eV/Å on the
+        atoms of this rank, and `virial` (3, 3) eV, its share."""
+        self.forces = self.forces + forces.to(self.torch_device)
+        self.virial = self.virial + virial.to(self.torch_device)
 
     @contextmanager
     def _noticing(self, types: torch.Tensor) -> Iterator[None]:

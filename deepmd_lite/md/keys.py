@@ -29,6 +29,7 @@ class Keys(TypedDict, total=False):
     balance: Literal["atoms", "time", "off"] | None
     output: Section | str | Path | None
     guards: Section | None
+    plumed: str | Sequence[str] | None
     device: str | None
     ghosts: Literal["auto", "host"] | None
     precision: Literal["float64", "float32"] | None

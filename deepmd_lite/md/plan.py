@@ -202,6 +202,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         grid=config.grid if config.grid and np.prod(config.grid) == comm.size else None,
         output=None,
         guards=config.guards.model_copy(update={"deviation": None}),
+        plumed=None,  # it would write files, and may name atoms that are not there
         force=force,
         comm=comm,
     )

@@ -110,6 +110,8 @@ def _read(
         name, at, index = config.structure.partition("@")
         with suppress(InputError) if resume else nullcontext():  # it may be gone by then
             config.structure = located(name, folder, f"{where}: structure") + at + index
+        if isinstance(config.plumed, str):
+            config.plumed = located(config.plumed, folder, f"{where}: plumed")
         atoms = None
         if comm.rank == 0 and not resume:
             atoms = read_structure(config.structure, config.elements)

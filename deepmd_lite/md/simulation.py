@@ -28,6 +28,7 @@ from .integrate import integrator
 from .memory import check_room
 from .observe import Observable, System, observables
 from .output import Writer
+from .plumed import bias_of
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
@@ -118,6 +119,7 @@ class Simulation:
         v = settings.velocities
         if v is not None and not self.resumed:
             set_temperature(self.engine.state, v.temperature, v.seed, self.freedom, self.comm)
+        self.bias = bias_of(settings, self.comm, self.start, self.resumed)
         self._evaluate()
         self.integrator.prepare(self.engine, self.freedom, not self.resumed)
         self.observables = self._observables()
@@ -219,6 +221,8 @@ class Simulation:
         """Forces, which must be finite and bearable on every rank."""
         engine = self.engine
         engine.evaluate()
+        with engine.stopwatch("plumed"):
+            self.bias.act(engine, self.step)
         with engine.stopwatch("communicate"):
             trip = self.watch.evaluated(engine, self.step)
         self._obey(trip)
@@ -274,7 +278,7 @@ class Simulation:
             volume=volume,
             stress=totals.stress(volume),
             beyond_table=totals.beyond_table,
-            conserved=energy + self.integrator.extra_energy(self.engine),
+            conserved=energy + self.bias.energy + self.integrator.extra_energy(self.engine),
             cell=np.where(np.array(self.start.absent)[:, None], 0.0, self.engine.cell),
         )
 
@@ -290,7 +294,7 @@ class Simulation:
             type_map=self.model.type_map,
             n_atoms=self.n_atoms,
             potential=totals.potential,
-            stress=None if np.isnan(volume) else -totals.virial / volume,
+            stress=None if np.isnan(volume) else -(totals.virial - self.bias.virial) / volume,
             extent=extent(self.engine, self.start.absent),
         )
 
@@ -335,17 +339,13 @@ class Simulation:
         system = System.of(self.engine, self.start.absent, self.timestep, self.freedom)
         return observables(self.output.observe, system, self.engine, self.start.memory)
 
-    def _write_tables(self) -> None:
-        """What the observables have found so far."""
-        if self.writer is not None:
-            for observable in self.observables:
-                self.writer.tables(observable.result())
-
     def _save_restart(self) -> None:
         if self.archive is None or self.step == self._saved_step:
             return
         self._saved_step = self.step
-        self._write_tables()
+        if self.writer is not None:
+            for observable in self.observables:
+                self.writer.tables(observable.result())
         now = replace(
             self.start,
             state=self.engine.state,
@@ -362,7 +362,7 @@ class Simulation:
         self.archive.write(now, self.model.type_map, notes)
 
     def _result(self, steps: int, seconds: float, request: StopRequest) -> RunResult:
-        parts = ("model", "neighbours", "communicate", "integrate", "output")
+        parts = ("model", "neighbours", "communicate", "integrate", "output", *self.bias.parts)
         own = [self.stopwatch.seconds.get(p, 0.0) for p in parts]
         spent = self.comm.reduce(np.array(own), "sum") / self.comm.size
         load = [len(self.engine.state), seconds, own[0], request.number]

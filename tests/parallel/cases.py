@@ -19,6 +19,7 @@ import ase.io
 import h5py
 import numpy as np
 import pytest
+import stand_in_plumed
 import stops
 import systems
 import torch
@@ -326,6 +327,35 @@ def trajectory(structure, ensemble, comm):
     np.testing.assert_allclose(a.cell, b.cell, atol=1e-10)
 
 
+def a_bias(comm):
+    """Forces of PLUMED on atoms of several ranks, and on all of them through the energy."""
+    sys.modules["plumed"] = stand_in_plumed
+    lines = [
+        *("d: DISTANCE ATOMS=2,31", "e: ENERGY", "v: VOLUME"),
+        *("RESTRAINT ARG=d AT=0.5 KAPPA=2000", "RESTRAINT ARG=e AT=0 KAPPA=0 SLOPE=0.2"),
+        "RESTRAINT ARG=v AT=1.2 KAPPA=500",
+    ]
+    options = {
+        "ensemble": ENSEMBLES["scr_flexible"],
+        "velocities": {"temperature": 900, "seed": 3},
+        "timestep": 2.0,
+        "skin": 0.4,
+        "steps": 16,
+        "plumed": lines,
+    }
+    parallel = Simulation(systems.triclinic(), MODEL, comm=comm, **options)
+    serial = Simulation(systems.triclinic(), MODEL, **options)
+    free = Simulation(systems.triclinic(), MODEL)
+    a, b = parallel.run(16), serial.run(16)
+    assert difference(parallel, serial) < 1e-9
+    np.testing.assert_allclose(a.thermo.stress, b.thermo.stress, atol=1e-10)
+    np.testing.assert_allclose(a.thermo.conserved, b.thermo.conserved, atol=1e-7)
+    assert abs(parallel.bias.energy) > 1.0
+    assert np.abs(parallel.bias.virial).max() > 1.0
+    assert free.bias.energy == 0.0
+    assert "plumed" in a.parts
+
+
 def replicated(comm):
     """Copies made on the ranks that share them are those of ASE."""
     unit = systems.cubic()
@@ -616,6 +646,7 @@ CASES = {
     **{f"trajectory_{k}": partial(trajectory, systems.cubic, e) for k, e in ORTHOGONAL.items()},
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
+    "a_bias": a_bias,
     "replicated": replicated,
     "observables": partial(observables_are_those_of_one_rank, 4.0),
     "observables_far": partial(observables_are_those_of_one_rank, 7.0),

@@ -70,7 +70,7 @@ class Slab:
     velocities: np.ndarray
     """(n, 3) Å/fs."""
     forces: np.ndarray
-    """(n, 3) eV/Å."""
+    """(n, 3) eV/Å, of the model."""
     energies: np.ndarray
     """(n,) eV."""
     deviations: np.ndarray | None = None
@@ -115,7 +115,7 @@ def ordered_slabs(engine: Engine, deviations: np.ndarray | None = None) -> Itera
     """
     comm, state = engine.comm, engine.state
     narrow = (state.ids, state.types, state.masses)
-    wide = (state.positions, state.images, state.velocities, engine.forces)
+    wide = (state.positions, state.images, state.velocities, engine.model_forces)
     columns = [x.double()[:, None] for x in (*narrow, engine.energies, state.mobile)]
     columns[3:3] = [x.double() for x in wide]
     rows = torch.cat(columns, dim=1).cpu().numpy()
