@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from ..committee import loaded
+from ..committee import ModelOrPath, loaded
 from ..schema import parse
 from ..system import InputError, counted_once
 from . import restart
@@ -50,7 +50,7 @@ class Simulation:
     def __init__(
         self,
         atoms: Atoms | None,
-        model: Any,
+        model: ModelOrPath | Sequence[ModelOrPath],
         *,
         resume: str | Path | None = None,
         force: bool = False,
@@ -81,7 +81,7 @@ class Simulation:
     def _set_up(
         self,
         atoms: Atoms | None,
-        model: Any,
+        model: ModelOrPath | Sequence[ModelOrPath],
         resume: str | Path | None,
         force: bool,
         quiet: bool,
