@@ -17,7 +17,6 @@ from ..schema import parse
 from ..system import InputError, counted_once
 from . import restart
 from .comm import agreement, gpu_of_rank, guarded, wrap
-from .committee import Deviating
 from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
 from .engine import Engine
@@ -26,6 +25,7 @@ from .guards import Trip, Watch, stop
 from .initial import Start, from_structure, hold, set_temperature
 from .integrate import integrator
 from .memory import check_room
+from .model_deviation import Deviating
 from .observe import Observable, System, observables
 from .output import Writer
 from .report import RunResult, Stopwatch, Thermo
