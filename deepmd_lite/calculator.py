@@ -20,7 +20,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,11 +35,11 @@ from ase.calculators.calculator import (
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
-from .committee import Committee, loaded
+from .committee import Committee, ModelOrPath, has_members, loaded
 from .deviation import force_deviation
 from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
-from .system import Evaluation, InputError, LocalEnv, counted_once, type_indices
+from .system import Evaluation, InputError, LocalEnv, Model, counted_once, type_indices
 
 ARGUMENTS = "model", "device", "precision", "skin"
 OF_ASE = {"atoms", "label", "directory", "restart"}
@@ -97,7 +97,7 @@ class Calculator(AseCalculator):
             raise InputError(f"precision '{precision}': expected 'float64' or 'float32'")
         if not (isinstance(skin, (int, float, np.number)) and 0 <= skin < np.inf):
             raise InputError(f"skin {skin!r}: expected a number of Å that is not negative")
-        self.model: Potential | Committee = loaded(model, precision, device)
+        self.model = cast(Potential | Committee, loaded(model, precision, device))
         self.parameters.update(model=_described(model), precision=precision)
         self.skin = skin
         self._members: Committee | None = None
@@ -149,9 +149,8 @@ class Calculator(AseCalculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise InputError("get_descriptors: there are no atoms yet; give some")
-        first = self.model.models[0] if isinstance(self.model, Committee) else self.model
         with self._lock:
-            found = first.invariants(self._env(self._neighbors(atoms), atoms))
+            found = self._first.invariants(self._env(self._neighbors(atoms), atoms))
         return found.double().numpy()
 
     def get_atomic_volumes(self) -> np.ndarray:
@@ -226,10 +225,15 @@ class Calculator(AseCalculator):
                 self._members = _committee_of(self.model)
             self._add_deviation(self._members, periodic, env)
 
+    @property
+    def _first(self) -> Potential:
+        """The model, or the first of several."""
+        first = self.model.models[0] if isinstance(self.model, Committee) else self.model
+        return cast(Potential, first)
+
     def _warn_of_stress(self) -> None:
         """Once, of one that was not trained."""
-        first = self.model.models[0] if isinstance(self.model, Committee) else self.model
-        provenance = getattr(first, "provenance", None) or {}
+        provenance = getattr(self._first, "provenance", None) or {}
         if provenance.get("virials trained") is False and not self._warned_of_stress:
             self._warned_of_stress = True
             warnings.warn(
@@ -289,7 +293,7 @@ class Calculator(AseCalculator):
 class _ReusedList:
     """A neighbour list with the configuration that it was built for."""
 
-    def __init__(self, atoms: Atoms, model: Potential | Committee, skin: float) -> None:
+    def __init__(self, atoms: Atoms, model: Model, skin: float) -> None:
         types = type_indices(atoms.get_chemical_symbols(), model.type_map, "structure")
         cutoff = model.rcut + skin
         self.atoms = atoms.copy()
@@ -330,8 +334,8 @@ class _ReusedList:
         return bool(self.cutoff * shrinking - 2.0 * moved >= self.rcut)
 
 
-def _committee_of(model: Any) -> Committee:
-    if getattr(model, "members", None) is None:
+def _committee_of(model: Model) -> Committee:
+    if not has_members(model):
         raise PropertyNotImplementedError(
             "uncertainty: the model's file holds no committee; add one (dpl uncertainty), or give "
             "the calculator several models"
@@ -339,7 +343,7 @@ def _committee_of(model: Any) -> Committee:
     return Committee.of_members(model)
 
 
-def _described(model: Any) -> str:
+def _described(model: ModelOrPath | Sequence[ModelOrPath]) -> str:
     """A model in words for files that ASE writes: the paths, where it was read from files."""
     if isinstance(model, (list, tuple)):
         return ", ".join(map(_described, model))

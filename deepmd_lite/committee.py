@@ -5,13 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 
 from .kernels import neighbor_list
 from .model import Potential, load_model
-from .system import Evaluation, InputError, LocalEnv
+from .system import Evaluation, InputError, LocalEnv, Model, WithAtomicVirials
+
+ModelOrPath = Model | str | Path
+"""What `loaded` takes: a model, or the path of its file."""
 
 
 class Committee:
@@ -21,11 +24,10 @@ class Committee:
     that of the first. Lists must reach to `rcut`, the largest cutoff.
     """
 
-    def __init__(self, models: Sequence[Any], names: Sequence[str | Path] | None = None) -> None:
-        """`models`: at least two, each with `rcut`, `type_map` and `evaluate(LocalEnv)`.
+    def __init__(self, models: Sequence[Model], names: Sequence[str | Path] | None = None) -> None:
+        """`models`: at least two; elements go by name.
 
-        Elements go by name. Raises InputError, naming the model, where one lacks an element of the
-        first.
+        Raises InputError, naming the model, where one lacks an element of the first.
         """
         if len(models) < 2:
             raise InputError(f"model deviation: expected two models or more, found {len(models)}")
@@ -49,28 +51,27 @@ class Committee:
             self._types.append(None if same else torch.tensor(numbers, dtype=torch.int32))
 
     @classmethod
-    def of_members(cls, model: Potential) -> Committee:
+    def of_members(cls, model: Model) -> Committee:
         """A potential with the members that its file holds (`uncertainty`); it drives.
 
         Raises InputError where there are none.
         """
-        if model.members is None:
+        if not has_members(model):
             raise InputError(
                 "the file of the only model holds no committee that could deviate from it; add "
                 "one (dpl uncertainty MODEL DATA… -o OUT), or give several models"
             )
+        assert model.members is not None
         return cls([model, *(model.member(k) for k in range(len(model.members)))])
 
     def evaluate(self, env: LocalEnv) -> Evaluation:
         """That of the first model."""
-        evaluation: Evaluation = self.models[0].evaluate(env)
-        return evaluation
+        return self.models[0].evaluate(env)
 
     def atomic_virials(self, env: LocalEnv, forces: torch.Tensor | None = None) -> torch.Tensor:
         """Those of the first model, and so the `forces`."""
         given = () if forces is None else (forces,)
-        virials: torch.Tensor = self.models[0].atomic_virials(env, *given)
-        return virials
+        return cast(WithAtomicVirials, self.models[0]).atomic_virials(env, *given)
 
     def neighbor_list(
         self, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
@@ -103,8 +104,13 @@ class Committee:
         return kept[2]
 
 
+def has_members(model: Model) -> TypeGuard[Potential]:
+    """Whether the model's file holds a committee."""
+    return getattr(model, "members", None) is not None
+
+
 def listed(
-    model: Any, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
+    model: Model, positions: torch.Tensor, types: torch.Tensor, n_local: int, cutoff: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`kernels.neighbor_list`, made where the model evaluates if it can say so."""
     own = getattr(model, "neighbor_list", neighbor_list)
@@ -112,13 +118,15 @@ def listed(
     return result
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: Model) -> torch.device:
     """Where the model evaluates without a copy of the atoms: the CPU, if it does not say so."""
     torch_device: torch.device = getattr(model, "torch_device", torch.device("cpu"))
     return torch_device
 
 
-def loaded(model: Any, precision: str | None, device: str | None = None) -> Any:
+def loaded(
+    model: ModelOrPath | Sequence[ModelOrPath], precision: str | None, device: str | None = None
+) -> Model:
     """The model at a path or as it is, in the precision asked for; of several a `Committee`.
 
     It evaluates on `device`: 'cpu', 'cuda' or 'cuda:N'; None: where it is, and the CPU for a file.
@@ -133,7 +141,7 @@ def loaded(model: Any, precision: str | None, device: str | None = None) -> Any:
         return models[0] if len(models) == 1 else Committee(models, names)
     if isinstance(model, (str, Path)):
         return load_model(Path(model).expanduser(), precision).to_device(device or "cpu")
-    if not all(hasattr(model, name) for name in ("rcut", "type_map", "evaluate")):
+    if not _is_model(model):
         raise InputError(
             "model: expected the path of a model file, or an object with rcut, type_map and "
             f"evaluate; found {type(model).__name__}"
@@ -142,9 +150,14 @@ def loaded(model: Any, precision: str | None, device: str | None = None) -> Any:
         if not hasattr(model, "to_device"):
             raise InputError(f"device '{device}': this model computes on the CPU alone")
         model.to_device(device)
-    if precision is not None and precision != getattr(model, "precision", precision):
+    own = getattr(model, "precision", precision)
+    if precision is not None and precision != own:
         raise InputError(
-            f"precision '{precision}' for a Potential of {model.precision}: give its file, or "
+            f"precision '{precision}' for a Potential of {own}: give its file, or "
             f"copy.deepcopy(model).to_precision('{precision}'), which leaves this one as it is"
         )
     return model
+
+
+def _is_model(given: object) -> TypeGuard[Model]:
+    return all(hasattr(given, name) for name in ("rcut", "type_map", "evaluate"))

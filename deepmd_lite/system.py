@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -70,6 +71,36 @@ class Evaluation:
     tension positive) = −virial / volume."""
     beyond_table: int = 0
     """Neighbours closer than the embedding table's smallest distance (`counted_once`: pairs)."""
+
+
+class Model(Protocol):
+    """What computes energies: a `model.Potential`, a `Committee`, or any object with these parts.
+
+    It may have others of `model.Potential`, which are used where they are there: `precision` (else
+    float64), `device`, `torch_device`, `to_device` and `neighbor_list` (else the CPU), `provenance`
+    (else nothing is known), `members` and `member` (else no committee), and `atomic_virials`.
+    """
+
+    @property
+    def rcut(self) -> float:
+        """Å: atoms further apart do not see each other."""
+
+    @property
+    def type_map(self) -> Sequence[str]:
+        """Elements that it knows; the types of a `LocalEnv` are places in it."""
+
+    def evaluate(self, env: LocalEnv) -> Evaluation:
+        """Energies of the local atoms, forces on all rows and virial; `env` stays as it is."""
+
+
+class WithAtomicVirials(Model, Protocol):
+    """A model that divides its virial among the atoms."""
+
+    def atomic_virials(self, env: LocalEnv, forces: torch.Tensor | None = None) -> torch.Tensor:
+        """(n_all, 3, 3) float64 eV of every row, ghosts included; their sum is the virial of `env`.
+
+        `forces` (n_all, 3) eV/Å of `env` save an evaluation where they are known.
+        """
 
 
 def counted_once(neighbors: int) -> int:

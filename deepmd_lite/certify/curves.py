@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
 from ..files import write_atomically
+from ..model import Potential
 from ..model.structures import Structure, evaluated
 from ..page import panels, png
+from ..system import Model
 from .verdict import Verdict
 
 POINTS = 400
@@ -41,7 +42,7 @@ class Curve:
     """(n,) eV/Å, -dE/dr: positive pushes apart."""
 
 
-def dimer(model: Any, a: int, b: int, distance: float) -> tuple[float, float]:
+def dimer(model: Model, a: int, b: int, distance: float) -> tuple[float, float]:
     """eV and eV/Å (positive: apart) of two atoms, of types a and b, at a distance (Å)."""
     sample = Structure(
         "dimer",
@@ -54,7 +55,7 @@ def dimer(model: Any, a: int, b: int, distance: float) -> tuple[float, float]:
     return result.energy, float(result.forces[1, 0])
 
 
-def pairs(model: Any) -> Iterator[tuple[int, int, str]]:
+def pairs(model: Model) -> Iterator[tuple[int, int, str]]:
     """All pairs of types with their name."""
     names = model.type_map
     for a in range(len(names)):
@@ -62,7 +63,7 @@ def pairs(model: Any) -> Iterator[tuple[int, int, str]]:
             yield a, b, f"{names[a]}-{names[b]}"
 
 
-def curves(model: Any) -> list[Curve]:
+def curves(model: Potential) -> list[Curve]:
     """The dimer curve of every pair of elements, from as near as they get to beyond the cutoff."""
     distances = np.geomspace(_nearest(model), model.rcut + 0.1, POINTS)
     made = []
@@ -74,7 +75,7 @@ def curves(model: Any) -> list[Curve]:
     return made
 
 
-def _nearest(model: Any) -> float:
+def _nearest(model: Potential) -> float:
     """Å: `NEAREST`, or where the model's short-range table begins."""
     if model.short_range is None:
         return NEAREST
@@ -86,7 +87,7 @@ def _radius(name: str) -> float:
     return float(covalent_radii[atomic_numbers[name]]) if name in atomic_numbers else 1.0
 
 
-def smoothness(model: Any) -> list[Verdict]:
+def smoothness(model: Potential) -> list[Verdict]:
     """At the cutoff, where energy and force must vanish, and where tables end."""
     vanishing = [(0.0, "")]
     for a, b, pair in pairs(model):
@@ -106,7 +107,7 @@ def smoothness(model: Any) -> list[Verdict]:
     ]
 
 
-def _jumps(model: Any, *places: float) -> list[tuple[float, str]]:
+def _jumps(model: Model, *places: float) -> list[tuple[float, str]]:
     """Jumps of energy and force of all dimers at distances (Å), and which dimer each is of."""
     found = [(0.0, "")]
     for a, b, pair in pairs(model):
@@ -116,7 +117,7 @@ def _jumps(model: Any, *places: float) -> list[tuple[float, str]]:
     return found
 
 
-def _limit(model: Any, a: int, b: int, distance: float, side: float) -> np.ndarray:
+def _limit(model: Model, a: int, b: int, distance: float, side: float) -> np.ndarray:
     """(2,) energy and force of a dimer as `distance` is approached from one side."""
     near, further = (np.array(dimer(model, a, b, distance + k * side)) for k in (1, 2))
     return 2.0 * near - further

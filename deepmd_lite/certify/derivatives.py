@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ..model.structures import Structure, evaluated
+from ..system import Model
 from .verdict import Verdict, worse
 
 STEP = 1e-3
@@ -19,7 +19,7 @@ COMPONENTS = 12
 STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
 
 
-def forces(model: Any, samples: Sequence[Structure], seed: int = 0) -> Verdict:
+def forces(model: Model, samples: Sequence[Structure], seed: int = 0) -> Verdict:
     """Some components of every sample, among them the largest."""
     generator = np.random.default_rng(seed)
     worst, where = 0.0, ""
@@ -40,7 +40,7 @@ def forces(model: Any, samples: Sequence[Structure], seed: int = 0) -> Verdict:
     return Verdict("forces = -dE/dr", worst, LIMIT, "of the largest force", where)
 
 
-def virial(model: Any, samples: Sequence[Structure]) -> Verdict:
+def virial(model: Model, samples: Sequence[Structure]) -> Verdict:
     """All nine components: virial = -dE/dε, where a strain ε takes r to r (1 + ε)."""
     worst, where = 0.0, "no periodic sample"
     periodic = [s for s in samples if s.pbc.all()]
@@ -63,7 +63,7 @@ def virial(model: Any, samples: Sequence[Structure]) -> Verdict:
     return Verdict(name, worst, LIMIT, unit, where if worst else "")
 
 
-def _slope(model: Any, sample: Structure, direction: np.ndarray) -> float:
+def _slope(model: Model, sample: Structure, direction: np.ndarray) -> float:
     """eV/Å: derivative of the energy along a displacement (n, 3)."""
     energies = (
         weight * evaluated(model, sample.moved(sample.positions + k * STEP * direction)).energy

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from ..md import SharedError, Simulation
+from ..model import Potential
 from ..model.structures import Structure
 from ..system import InputError
 from .verdict import Verdict
@@ -23,7 +23,9 @@ LIMIT = 1.0
 """meV/atom/ps: more than that spoils a nanosecond."""
 
 
-def energy_drift(model: Any, sample: Structure, symbols: Sequence[str], steps: int) -> Verdict:
+def energy_drift(
+    model: Potential, sample: Structure, symbols: Sequence[str], steps: int
+) -> Verdict:
     """Slope of the total energy in NVE from a real structure at 300 K."""
     name, unit = f"NVE drift beyond its error, {steps} steps", "meV/atom/ps"
     if not sample.real:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .. import kernels
+from ..model import Potential
 from ..model.file import TABLE_TOLERANCE, measure_table
 from ..model.structures import Structure, evaluated
 from ..neighbors import periodic_env
+from ..system import Model
 from .verdict import Verdict, worse
 
 LIMIT = 1e-9
@@ -29,7 +30,7 @@ SECONDS = 120.0
 """After which ranks that have not answered are given up."""
 
 
-def table(model: Any, samples: Sequence[Structure]) -> Verdict:
+def table(model: Potential, samples: Sequence[Structure]) -> Verdict:
     """The table beside the networks that it was made from, at every pair."""
     worst, where = 0.0, ""
     for sample in samples:
@@ -41,7 +42,7 @@ def table(model: Any, samples: Sequence[Structure]) -> Verdict:
     return Verdict("table against networks", worst, 10 * TABLE_TOLERANCE, "eV/Å", where)
 
 
-def single_precision(model: Any, samples: Sequence[Structure]) -> list[Verdict]:
+def single_precision(model: Potential, samples: Sequence[Structure]) -> list[Verdict]:
     """float32 arithmetic beside float64."""
     single = copy.deepcopy(model).to_precision("float32")
     energy, force, where = 0.0, 0.0, ""
@@ -58,7 +59,7 @@ def single_precision(model: Any, samples: Sequence[Structure]) -> list[Verdict]:
     ]
 
 
-def processor(model: Any, host: Any, samples: Sequence[Structure]) -> Verdict:
+def processor(model: Potential, host: Potential, samples: Sequence[Structure]) -> Verdict:
     """The model on its device beside `host`, the same on the processor."""
     worst, where = 0.0, ""
     for sample in samples:
@@ -73,7 +74,7 @@ def processor(model: Any, host: Any, samples: Sequence[Structure]) -> Verdict:
     return Verdict(name, worst, LIMIT, "eV/atom, of the largest force", where)
 
 
-def instruction_sets(model: Any, samples: Sequence[Structure]) -> Verdict:
+def instruction_sets(model: Model, samples: Sequence[Structure]) -> Verdict:
     """Every instruction set of this build that this processor has."""
     own, known = kernels.instruction_set(), kernels.instruction_sets()
     worst, where = 0.0, ""

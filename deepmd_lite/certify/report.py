@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import System
-from ..model import load_model
+from ..model import Potential, load_model
 from ..model.structures import Structure, gas
 from . import curves, derivatives, dynamics, machine, symmetry
 from .samples import from_frames
@@ -114,8 +114,8 @@ def certify(
 
 
 def _checks(
-    host: Any,
-    model: Any,
+    host: Potential,
+    model: Potential,
     path: str | Path,
     samples: list[Structure],
     drawn: list[curves.Curve],

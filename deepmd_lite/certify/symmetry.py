@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from ..model.structures import Result, Structure, evaluated
+from ..system import Model
 from .samples import cluster
 from .verdict import Verdict, worse
 
@@ -16,7 +16,7 @@ LIMIT = 1e-9
 """eV/atom for energies; forces relative to the largest one (at least 1 eV/Å)."""
 
 
-def invariances(model: Any, samples: Sequence[Structure], seed: int = 0) -> list[Verdict]:
+def invariances(model: Model, samples: Sequence[Structure], seed: int = 0) -> list[Verdict]:
     """One verdict for each symmetry, the worst of all samples."""
     kinds = ("translation", "lattice vectors", "rotation", "reflection", "order of atoms")
     worst = dict.fromkeys(kinds, (0.0, ""))
@@ -31,7 +31,7 @@ def invariances(model: Any, samples: Sequence[Structure], seed: int = 0) -> list
 
 
 def _broken(
-    model: Any, sample: Structure, result: Result, kind: str, generator: np.random.Generator
+    model: Model, sample: Structure, result: Result, kind: str, generator: np.random.Generator
 ) -> float:
     """By how much a symmetry is broken."""
     turn, order, positions = np.eye(3), np.arange(len(sample)), sample.positions
@@ -56,7 +56,7 @@ def _broken(
     return float(np.max([energy, force / result.force_scale]))  # nan is the larger one
 
 
-def net_force(model: Any, samples: Sequence[Structure]) -> Verdict:
+def net_force(model: Model, samples: Sequence[Structure]) -> Verdict:
     """The sum of all forces is zero."""
     worst, where = 0.0, ""
     for sample in samples:
@@ -67,7 +67,7 @@ def net_force(model: Any, samples: Sequence[Structure]) -> Verdict:
     return Verdict("no net force", worst, LIMIT, "of the largest force, for each atom", where)
 
 
-def size_consistency(model: Any, samples: Sequence[Structure]) -> Verdict:
+def size_consistency(model: Model, samples: Sequence[Structure]) -> Verdict:
     """Two clusters far from each other have the energies and forces of each alone."""
     worst, where = 0.0, ""
     for sample in map(cluster, samples):

@@ -1,11 +1,10 @@
 """Errors of a model on labelled data: as numbers, as text and as pictures."""
 
-from .errors import Evaluator, FrameResult, Report, Scores, evaluate, scores
+from .errors import FrameResult, Report, Scores, evaluate, scores
 from .pictures import plot_parity, write_page
 from .text import format_report, write_details
 
 __all__ = [
-    "Evaluator",
     "FrameResult",
     "Report",
     "Scores",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,17 +19,7 @@ from tqdm import tqdm
 from ..data import Frame, System, load
 from ..model import load_model
 from ..neighbors import periodic_env
-from ..system import Evaluation, InputError, LocalEnv, counted_once, type_indices
-
-
-class Evaluator(Protocol):
-    """What `evaluate` needs of a model; `model.Potential` is one."""
-
-    rcut: float
-    type_map: list[str]
-
-    def evaluate(self, env: LocalEnv) -> Evaluation:
-        """Energies of local atoms, forces on all rows, virial."""
+from ..system import InputError, Model, counted_once, type_indices
 
 
 @dataclass
@@ -147,7 +137,7 @@ class Report:
 
 
 def evaluate(
-    model: Evaluator | str | Path,
+    model: Model | str | Path,
     systems: Sequence[System] | str | Path | Iterable[str | Path],
     *,
     quiet: bool = True,
@@ -177,7 +167,7 @@ def evaluate(
     return Report(results)
 
 
-def _predicted(model: Evaluator, system: str, frame: Frame) -> FrameResult:
+def _predicted(model: Model, system: str, frame: Frame) -> FrameResult:
     types = np.array(type_indices(frame.symbols, model.type_map, frame.source))
     periodic = periodic_env(frame.positions, frame.cell, frame.pbc, types, model.rcut, frame.source)
     found = model.evaluate(periodic.env)

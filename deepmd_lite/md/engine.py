@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 
 from ..committee import device_of, listed
 from ..kernels.cuda import SMALL
-from ..system import LocalEnv, counted_once
+from ..system import LocalEnv, Model, WithAtomicVirials, counted_once
 from .coincident import TooClose, atoms_named
 from .comm import Communicator
 from .halo import Halo, decompose
@@ -65,7 +65,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         start: Start,
         comm: Communicator,
         *,
@@ -248,7 +248,7 @@ class Engine:
     def atomic_virials(self) -> torch.Tensor:
         """(n, 3, 3) eV of the atoms of this rank, complete; every rank must ask."""
         if self.env.n_local:
-            found = self.model.atomic_virials(self.env)
+            found = cast(WithAtomicVirials, self.model).atomic_virials(self.env)
         else:
             found = self._zeros(self.env.n_all, 3, 3)
         rows = [self.halo.reverse(found[:, a].contiguous()) for a in range(3)]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from ..schema import Section
-from ..system import InputError
+from ..system import InputError, Model
 from ..units import GPA_IN_BAR
 
 SEED_LIMIT = 2**32
@@ -254,7 +254,7 @@ def listed(value: Any) -> Any:
 
 
 def check_cell_changes(
-    ensemble: Ensemble, pbc: Sequence[bool], n_held: int, model: Any, force: bool
+    ensemble: Ensemble, pbc: Sequence[bool], n_held: int, model: Model, force: bool
 ) -> list[str]:
     """Refuse an ensemble that changes the cell where that makes no sense; returns warnings.
 

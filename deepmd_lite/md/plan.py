@@ -18,10 +18,10 @@ from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
 from .comm import Communicator, agreement, ranks_here
-from .committee import Deviating
 from .config import MdConfig
 from .engine import Engine
 from .memory import Subdomain, mean_subdomain, size
+from .model_deviation import Deviating
 from .report import ns_per_day
 from .simulation import simulation_of
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from ..committee import loaded
+from ..committee import ModelOrPath, loaded
 from ..schema import parse
 from ..system import InputError, counted_once
 from . import restart
 from .comm import agreement, gpu_of_rank, guarded, wrap
-from .committee import Deviating
 from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
 from .engine import Engine
@@ -26,6 +25,7 @@ from .guards import Trip, Watch, stop
 from .initial import Start, from_structure, hold, set_temperature
 from .integrate import integrator
 from .memory import check_room
+from .model_deviation import Deviating
 from .observe import Observable, System, observables
 from .output import Writer
 from .plumed import bias_of
@@ -51,7 +51,7 @@ class Simulation:
     def __init__(
         self,
         atoms: Atoms | None,
-        model: Any,
+        model: ModelOrPath | Sequence[ModelOrPath],
         *,
         resume: str | Path | None = None,
         force: bool = False,
@@ -82,7 +82,7 @@ class Simulation:
     def _set_up(
         self,
         atoms: Atoms | None,
-        model: Any,
+        model: ModelOrPath | Sequence[ModelOrPath],
         resume: str | Path | None,
         force: bool,
         quiet: bool,

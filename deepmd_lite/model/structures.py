@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..neighbors import periodic_env
+from ..system import Model
+
+if TYPE_CHECKING:
+    from .potential import Potential
 
 S = TypeVar("S", bound="Structure")
 
@@ -63,8 +67,8 @@ class Result:
         return max(1.0, float(np.abs(self.forces).max(initial=0.0)))
 
 
-def evaluated(model: Any, structure: Structure) -> Result:
-    """Through periodic images and a fresh list; `model` has `rcut` and `evaluate(LocalEnv)`."""
+def evaluated(model: Model, structure: Structure) -> Result:
+    """Through periodic images and a fresh list."""
     where = (structure.positions, structure.cell, structure.pbc, structure.types)
     periodic = periodic_env(*where, model.rcut, structure.name)
     found = model.evaluate(periodic.env)
@@ -75,7 +79,7 @@ def evaluated(model: Any, structure: Structure) -> Result:
     )
 
 
-def gas(model: Any, n_atoms: int = 96, seed: int = 0) -> Structure:
+def gas(model: Potential, n_atoms: int = 96, seed: int = 0) -> Structure:
     """Atoms of all types at random, as dense as the material that `sel` was chosen for.
 
     None are nearer than the smallest distance in the training data (than the embedding's table

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ...system import InputError
+from ...system import InputError, Model
 from ..engine import Engine
 from ..state import CPU
 from .settings import Sampling, Windowed
@@ -137,7 +137,7 @@ class Observable:
         """Numbers that each atom carries for it."""
         return 0
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         """Raise InputError where the model cannot say what is asked for."""
 
     def sample(self, engine: Engine, step: int, time: float) -> None:

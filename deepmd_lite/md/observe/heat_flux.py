@@ -14,12 +14,10 @@ the heat that diffusion carries.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...committee import device_of
-from ...system import InputError
+from ...system import InputError, Model
 from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
 from ..state import temperature
@@ -46,7 +44,7 @@ class HeatFlux(Correlated):
         self.zeros = np.zeros(len(system.elements))
         """ε of each element, eV."""
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         if not hasattr(getattr(model, "models", [model])[0], "atomic_virials"):
             raise InputError(
                 f"output/observe/{self.name}: the model has no atomic_virials; leave "

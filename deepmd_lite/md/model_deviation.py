@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from ..committee import Committee
+from ..committee import Committee, has_members
 from ..deviation import force_deviation, mean_virial, virial_deviation
-from ..system import InputError
+from ..system import InputError, Model
 from .config import Guards, Output
 from .engine import Engine
 from .guards import Trip, worst
@@ -18,7 +16,7 @@ from .guards import Trip, worst
 class Deviating:
     """The models of a run beside the one that drives it, and when they are asked."""
 
-    def __init__(self, model: Any, output: Output | None, guards: Guards) -> None:
+    def __init__(self, model: Model, output: Output | None, guards: Guards) -> None:
         """`model`: what drives the run, a `Committee` or one alone.
 
         Raises InputError where a deviation is asked for and there is nothing that could deviate,
@@ -37,14 +35,14 @@ class Deviating:
                 "guards/deviation: is looked at with the rows of model_devi.out; give "
                 "output/model_devi, the steps between them"
             )
-        if self.every and not several and getattr(model, "members", None) is None:
+        if self.every and not several and not has_members(model):
             key = "output/model_devi" if self.limit is None else "guards/deviation"
             raise InputError(
                 f"{key} needs several models (model: [a.dpl, b.dpl]) or a committee in the file of "
                 "one (dpl uncertainty MODEL DATA… -o OUT)"
             )
         if self.every:
-            self.committee = model if several else Committee.of_members(model)
+            self.committee = model if isinstance(model, Committee) else Committee.of_members(model)
 
     @property
     def n_models(self) -> int:
