@@ -129,6 +129,8 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[LearnConfig, Pa
         at = f"{where}: explore/{k}"
         if "structure" in entry:
             entry["structure"] = _structure(str(entry["structure"]), folder, f"{at}/structure")
+        if isinstance(entry.get("plumed"), str):
+            entry["plumed"] = _absolute(located(entry["plumed"], folder, f"{at}/plumed"))
         steps = parse(MdConfig, {**entry, "model": "model.dpl"}, at).steps
         if steps < config.select.every:
             raise InputError(

@@ -5,11 +5,13 @@ import csv
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_in_plumed
 import yaml
 from ase import Atoms
 from ase.build import bulk
@@ -605,6 +607,21 @@ def test_verb(content, tmp_path):
     assert (tmp_path / "learn" / "rounds.png").stat().st_size > 1000
 
 
+def test_explorations_may_be_biased(content, tmp_path, monkeypatch):
+    """The file of PLUMED lies beside the input; this is a stand-in for the program."""
+    monkeypatch.setitem(sys.modules, "plumed", stand_in_plumed)
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    text = "d: DISTANCE ATOMS=1,2\nRESTRAINT ARG=d AT=0.1 KAPPA=20000\nPRINT ARG=d FILE=COLVAR\n"
+    (folder / "plumed.dat").write_text(text)
+    content["explore"]["plumed"] = "plumed.dat"
+    (folder / "learn.yaml").write_text(yaml.safe_dump(content))
+    learn(folder / "learn.yaml", label=by_emt, quiet=True)
+    distances = np.loadtxt("COLVAR")[:, 1]
+    assert len(distances) == 31
+    assert distances.min() < distances[0] - 0.02
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -615,6 +632,10 @@ def test_verb(content, tmp_path):
             "explore/0: .*'stps'; did you mean 's",
         ),
         ({"explore": {"structure": "no.extxyz", "steps": 1}}, "nothing at 'no.extxyz'"),
+        (
+            {"explore": {"structure": "cu.extxyz", "plumed": "no.dat", "steps": 9}},
+            "explore/0/plumed: nothing at 'no.dat'",
+        ),
         ({"explore": []}, "explore"),
         ({"train": "no.json"}, "train: nothing at 'no.json'"),
         ({"initial": None}, "has no training_data; name some, or give 'initial'"),
