@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_in_plumed
 import torch
 from ase import Atoms
 from ase.build import bulk
@@ -115,6 +116,23 @@ def test_atoms_that_are_held(device):
     moved = np.abs(made.atoms.positions - before).max(axis=1)
     assert (moved[[0, 3]] == 0.0).all()
     assert (np.delete(moved, [0, 3]) > 0.0).all()
+
+
+def test_a_bias_of_plumed(device, monkeypatch):
+    """Of atoms, and of the energy, which scales the forces on all."""
+    monkeypatch.setitem(sys.modules, "plumed", stand_in_plumed)
+    lines = [
+        *("d: DISTANCE ATOMS=1,6", "RESTRAINT ARG=d AT=0.5 KAPPA=2000"),
+        *("e: ENERGY", "RESTRAINT ARG=e AT=0 KAPPA=0 SLOPE=0.2"),
+    ]
+    options = {"ensemble": ENSEMBLES["mtk"], "skin": 0.2, "plumed": lines}
+    runs = [simulation(where, **options) for where in ("cpu", "cuda")]
+    for run in runs:
+        run.run(10)
+    expected, found = (run.state.to(torch.device("cpu")) for run in runs)
+    torch.testing.assert_close(found.positions, expected.positions, rtol=0, atol=1e-8)
+    assert runs[1].bias.energy == pytest.approx(runs[0].bias.energy, abs=1e-7)
+    assert abs(runs[1].bias.energy) > 0.1
 
 
 @pytest.mark.parametrize("pbc", [False, [True, True, False]])
