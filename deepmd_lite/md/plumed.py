@@ -139,8 +139,8 @@ class Plumed(Bias):
         A bias of the potential energy scales the forces and the virial of the model, so that
         PLUMED is given these where it asks for the energy, and adds its own; else it adds to 0.
         """
-        # all energies in PLUMED's own unit: of those that it is told in another one, PLUMED 2.10
-        # converts forces and bias, but not the energy of the system
+        # all energies in PLUMED's own unit: of those that it is told in another one, PLUMED (a
+        # 2.11) converts forces and bias, but not the energy of the system
         ids = rows[:, 0].astype(np.int64)
         positions, forces = self._arrays
         self._masses[ids], positions[ids] = rows[:, 1], rows[:, 2:5]

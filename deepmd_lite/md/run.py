@@ -181,6 +181,9 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         n = simulation.deviating.n_models - 1
         others = ", ".join(config.model[1:]) or f"the {n} members in the model's file"
         log(f"model deviation in model_devi.out, with {others}")
+    if config.plumed is not None:
+        source = config.plumed if isinstance(config.plumed, str) else "lines of the input"
+        log(f"forces of PLUMED on top of the model's: {source}; its log is plumed.log")
     grid = " x ".join(map(str, simulation.domain.grid))
     log(f"ranks: {grid}; threads of each: {torch.get_num_threads()}")
     for line in bound:
