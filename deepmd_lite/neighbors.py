@@ -36,6 +36,13 @@ class PeriodicEnv:
     _translations: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
     """A cell, and shifts @ cell: most structures move in a cell that stays."""
 
+    @property
+    def bytes(self) -> int:
+        """Of its arrays."""
+        e = self.env
+        arrays = (e.positions, e.types, e.offsets, e.indices, self.owner, self.shifts)
+        return sum(x.element_size() * x.numel() for x in arrays)
+
     def moved(self, positions: torch.Tensor, cell: torch.Tensor) -> LocalEnv:
         """The same list for new positions (n_local, 3) and cell (3, 3) of the same atoms, Å."""
         if self._translations is None or not torch.equal(self._translations[0], cell):

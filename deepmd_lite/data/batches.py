@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,44 +16,67 @@ from .frames import Frame
 
 @dataclass
 class PreparedFrame:
-    """A frame and its neighbourhoods, built once and used in every epoch."""
+    """A frame and its neighbourhoods, which are used in every epoch."""
 
     frame: Frame
-    periodic: PeriodicEnv
-    is_ghost_edge: np.ndarray = field(repr=False)
-    """(n_edges,) bool: the neighbour is a ghost."""
+    types: np.ndarray = field(repr=False)
+    """(n_atoms,) int32, index into the model's type map."""
+    cutoff: float
+    """Å."""
+    n_edges: int = 0
+    """Of the neighbour list."""
+    _kept: PeriodicEnv | None = field(default=None, repr=False)
+
+    @property
+    def periodic(self) -> PeriodicEnv:
+        """Ghosts and neighbour list; made anew by each call where they are not kept."""
+        if self._kept is not None:
+            return self._kept
+        f = self.frame
+        return periodic_env(f.positions, f.cell, f.pbc, self.types, self.cutoff, f.source)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the neighbourhoods are in memory."""
+        return self._kept is not None
 
     @property
     def env(self) -> LocalEnv:
-        """The frame's own environment."""
+        """The frame's own environment, likewise."""
         return self.periodic.env
 
     @property
     def n_atoms(self) -> int:
         """Number of atoms."""
-        return self.periodic.env.n_local
+        return len(self.types)
 
 
-def prepare(frames: Iterable[Frame], type_map: Sequence[str], cutoff: float) -> list[PreparedFrame]:
+def prepare(
+    frames: Iterable[Frame], type_map: Sequence[str], cutoff: float, room: float = math.inf
+) -> list[PreparedFrame]:
     """Ghosts and neighbour list of every frame, out to `cutoff` (Å).
 
-    Raises InputError, naming file and frame, for an element that `type_map` lacks or a structure
-    without a usable neighbour list.
+    `room`: bytes of them that are kept; what is more is made anew when it is asked for. Raises
+    InputError, naming file and frame, for an element that `type_map` lacks or a structure without
+    a usable neighbour list.
     """
-    return [_prepared(frame, type_map, cutoff) for frame in frames]
-
-
-def _prepared(frame: Frame, type_map: Sequence[str], cutoff: float) -> PreparedFrame:
-    types = np.array(type_indices(frame.symbols, type_map, frame.source), dtype=np.int32)
-    try:
-        periodic = periodic_env(frame.positions, frame.cell, frame.pbc, types, cutoff, frame.source)
-    except InputError as e:
-        message = str(e)
-        raise InputError(
-            message if message.startswith(frame.source) else f"{frame.source}: {message}"
-        ) from None
-    env = periodic.env
-    return PreparedFrame(frame, periodic, env.indices.numpy() >= env.n_local)
+    prepared = []
+    for frame in frames:
+        types = np.array(type_indices(frame.symbols, type_map, frame.source), dtype=np.int32)
+        made = PreparedFrame(frame, types, cutoff)
+        try:
+            periodic = made.periodic
+        except InputError as e:
+            message = str(e)
+            raise InputError(
+                message if message.startswith(frame.source) else f"{frame.source}: {message}"
+            ) from None
+        made.n_edges = periodic.env.n_edges
+        room -= periodic.bytes
+        if room >= 0:
+            made._kept = periodic
+        prepared.append(made)
+    return prepared
 
 
 def environments(prepared: Iterable[PreparedFrame]) -> Iterator[tuple[LocalEnv, float | None]]:
@@ -138,7 +162,8 @@ def _sum_rows(values: torch.Tensor, target: torch.Tensor, n: int) -> torch.Tenso
 
 def collate(prepared: Sequence[PreparedFrame]) -> Batch:
     """One batch of the frames, in their order."""
-    envs = [p.env for p in prepared]
+    periodic = [p.periodic for p in prepared]
+    envs = [p.env for p in periodic]
     n_atoms = np.array([e.n_local for e in envs])
     n_ghosts = np.array([e.n_all for e in envs]) - n_atoms
     n_local = int(n_atoms.sum())
@@ -152,9 +177,9 @@ def collate(prepared: Sequence[PreparedFrame]) -> Batch:
         types=_locals_then_ghosts([e.types for e in envs], n_atoms),
         n_local=n_local,
         offsets=_joined_offsets(envs),
-        indices=_joined_indices(prepared, first_local, first_ghost - n_atoms),
+        indices=_joined_indices(envs, first_local, first_ghost - n_atoms),
     )
-    owner = _locals_then_ghosts([p.periodic.owner for p in prepared], n_atoms)
+    owner = _locals_then_ghosts([p.owner for p in periodic], n_atoms)
     owner += torch.from_numpy(first_local[frame_of_row])
     return Batch(
         frames=[p.frame for p in prepared],
@@ -183,19 +208,19 @@ def _joined_offsets(envs: list[LocalEnv]) -> torch.Tensor:
 
 
 def _joined_indices(
-    prepared: Sequence[PreparedFrame], to_local: np.ndarray, to_ghost: np.ndarray
+    envs: Sequence[LocalEnv], to_local: np.ndarray, to_ghost: np.ndarray
 ) -> torch.Tensor:
     """(n_edges,) int32: each frame's indices moved to its local and ghost rows in the batch.
 
     Both moves keep the order of rows within a frame, so the lists stay sorted.
     """
-    indices = np.empty(sum(p.env.n_edges for p in prepared), dtype=np.int32)
+    indices = np.empty(sum(env.n_edges for env in envs), dtype=np.int32)
     start = 0
-    for p, local, ghost in zip(prepared, to_local.tolist(), to_ghost.tolist(), strict=True):
-        part = indices[start : start + p.env.n_edges]
-        np.add(p.env.indices.numpy(), local, out=part)
-        np.add(part, ghost - local, out=part, where=p.is_ghost_edge)
-        start += p.env.n_edges
+    for env, local, ghost in zip(envs, to_local.tolist(), to_ghost.tolist(), strict=True):
+        own, part = env.indices.numpy(), indices[start : start + env.n_edges]
+        np.add(own, local, out=part)
+        np.add(part, ghost - local, out=part, where=own >= env.n_local)
+        start += env.n_edges
     return torch.from_numpy(indices)
 
 

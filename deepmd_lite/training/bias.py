@@ -38,7 +38,7 @@ def bias_shift(
     for p in frames:
         if p.frame.energy is None or p.frame.weight == 0:
             continue
-        n_e = np.bincount(p.env.types[: p.n_atoms].numpy(), minlength=n_types)
+        n_e = np.bincount(p.types, minlength=n_types)
         found = float(n_e @ model.energy_bias.numpy())
         if of_network:
             found = float(model.evaluate(p.env).energies.sum())

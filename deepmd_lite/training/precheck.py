@@ -51,7 +51,7 @@ def refuse_nothing_to_learn(frames: Sequence[PreparedFrame], rcut: float) -> Non
     """Raise InputError where no training frame counts, or none has two atoms within `rcut` Å."""
     if all(p.frame.weight == 0 for p in frames):
         raise InputError("training data: the weight of every frame is 0: nothing would be trained")
-    if not any(p.env.n_edges for p in frames):
+    if not any(p.n_edges for p in frames):
         raise InputError(
             f"training data: no two atoms are within rcut = {rcut:g} Å in any frame: there is no "
             "interaction to learn; check units and cells, or add frames of more than single atoms"

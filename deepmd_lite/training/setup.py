@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..data import (
     environments,
     prepare,
 )
+from ..free_memory import available_bytes
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
@@ -41,10 +42,12 @@ from .config import TrainInput
 from .data_config import DataConfig
 from .pace import set_paces
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
-from .systems import read_systems
+from .systems import read_systems, without_large
 
 log = logging.getLogger(__name__)
 
+SHARE_FOR_LISTS = 0.25
+"""Of the free memory: neighbour lists beyond it are made anew when they are needed."""
 VALIDATION_BATCH_ATOMS = 256
 """Validation frames are evaluated in batches of about this many atoms."""
 ANOTHER_ZERO = 0.5
@@ -148,7 +151,7 @@ def _prepared(
     """
     log.info("%s data\n%s", what, describe(systems))
     if data is not None and data.most_atoms is not None:
-        systems = _without_large(systems, data.most_atoms, f"training/{what}_data")
+        systems = without_large(systems, data.most_atoms, f"training/{what}_data")
     frames = [frame for system in systems for frame in system.frames]
     if settings.training.check:
         refuse_errors(frames, settings, what)
@@ -165,33 +168,18 @@ def _prepared(
             )
         raise InputError(f"{what} data: have atoms of {', '.join(dropped)}, {why}")
     bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
-    prepared = prepare(bar, settings.model.type_map, settings.model.rcut)
+    room = SHARE_FOR_LISTS * (available_bytes() or math.inf)
+    prepared = prepare(bar, settings.model.type_map, settings.model.rcut, room)
+    new = sum(not p.is_kept for p in prepared)
+    if new:
+        log.info(
+            "neighbour lists of %d of %d frames are made anew for each step, as the others take "
+            "%.1f GB, %.0f %% of the free memory",
+            *(new, len(prepared), room / 1e9, 100 * SHARE_FOR_LISTS),
+        )
     sizes = [len(system.frames) for system in systems]
     shares = None if data is None else data.shares(sizes, f"training/{what}_data")
     return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
-
-
-def _without_large(systems: list[System], most_atoms: int, where: str) -> list[System]:
-    """As batch_size 'filter:N' wants them, without systems that keep no frame."""
-    smaller = (
-        replace(system, frames=[f for f in system.frames if f.n_atoms <= most_atoms])
-        for system in systems
-    )
-    kept = [system for system in smaller if system.frames]
-    before, after = (sum(len(system.frames) for system in part) for part in (systems, kept))
-    if after == 0:
-        raise InputError(
-            f"{where}/batch_size: every frame has more than the {most_atoms} atoms of 'filter:"
-            f"{most_atoms}'; give a larger number"
-        )
-    if after < before:
-        log.info(
-            "note: %d of %d frames have more than %d atoms and are left out",
-            before - after,
-            before,
-            most_atoms,
-        )
-    return kept
 
 
 def _validation_sample(
@@ -225,7 +213,7 @@ def _typical_batch(batch_size: int | str, frames: list[PreparedFrame]) -> int:
 
 def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
     """Frames from all over the data with about `TABLE_SAMPLE_EDGES` neighbour pairs in total."""
-    n = max(1, round(TABLE_SAMPLE_EDGES * len(frames) / sum(f.env.n_edges for f in frames)))
+    n = max(1, round(TABLE_SAMPLE_EDGES * len(frames) / sum(f.n_edges for f in frames)))
     spread = np.unique(np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int))
     return collate([frames[i] for i in spread]).env
 
@@ -238,7 +226,7 @@ def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
         [
             Structure(
                 *(Path(f.source).name, f.positions, f.cell, f.pbc),
-                types=p.env.types[: p.n_atoms].numpy(),
+                types=p.types,
             )
             for p in telling or frames
             for f in (p.frame,)

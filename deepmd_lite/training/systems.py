@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..data import System, load
 from ..system import InputError
 from .config import TrainInput
 from .data_config import DataConfig
+
+log = logging.getLogger(__name__)
 
 
 def read_systems(settings: TrainInput) -> tuple[list[System], list[System] | None]:
@@ -80,3 +83,26 @@ def divided(
             if frames:
                 part.append(replace(system, frames=frames))
     return kept, held
+
+
+def without_large(systems: list[System], most_atoms: int, where: str) -> list[System]:
+    """As batch_size 'filter:N' wants them, without systems that keep no frame."""
+    smaller = (
+        replace(system, frames=[f for f in system.frames if f.n_atoms <= most_atoms])
+        for system in systems
+    )
+    kept = [system for system in smaller if system.frames]
+    before, after = (sum(len(system.frames) for system in part) for part in (systems, kept))
+    if after == 0:
+        raise InputError(
+            f"{where}/batch_size: every frame has more than the {most_atoms} atoms of 'filter:"
+            f"{most_atoms}'; give a larger number"
+        )
+    if after < before:
+        log.info(
+            "note: %d of %d frames have more than %d atoms and are left out",
+            before - after,
+            before,
+            most_atoms,
+        )
+    return kept

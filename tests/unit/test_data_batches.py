@@ -51,6 +51,20 @@ def prepared():
     return prepare(frames, TYPE_MAP, CUTOFF)
 
 
+def test_lists_that_are_not_kept_are_made_anew(prepared):
+    frames = [p.frame for p in prepared]
+    room = prepared[0].periodic.bytes + prepared[1].periodic.bytes
+    some = prepare(frames, TYPE_MAP, CUTOFF, room)
+    assert [p.is_kept for p in some] == [True, True, False, False]
+    assert all(p.is_kept for p in prepared)
+    assert [(p.n_edges, p.n_atoms) for p in some] == [(p.env.n_edges, p.n_atoms) for p in prepared]
+    assert some[0].periodic is some[0].periodic
+    ours, expected = collate(some), collate(prepared)
+    for name in ("positions", "types", "offsets", "indices"):
+        assert torch.equal(getattr(ours.env, name), getattr(expected.env, name))
+    assert torch.equal(ours.owner, expected.owner)
+
+
 def edges_of_atom(env, i):
     """Edge vectors and neighbour types of row i, in the order of its list."""
     rows = env.indices[env.offsets[i] : env.offsets[i + 1]].long()

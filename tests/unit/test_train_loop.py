@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -297,6 +298,19 @@ def test_a_loss_that_is_not_finite_names_step_and_frames(data, tmp_path, monkeyp
     kept = Checkpoint.read(tmp_path / "checkpoint.safetensors")
     assert kept.step == 4
     assert all(torch.isfinite(a).all() for a in kept.arrays.values())
+
+
+def test_data_that_take_much_memory(data, tmp_path, caplog, monkeypatch):
+    """Lists of some frames are made for each step, and the training is the same."""
+    train(settings(data), output=tmp_path / "kept", quiet=True)
+    monkeypatch.setattr("deepmd_lite.training.setup.available_bytes", lambda: 2e5)
+    with caplog.at_level(logging.INFO):
+        train(settings(data), output=tmp_path / "made", quiet=True)
+    assert re.search(r"neighbour lists of [1-9]\d* of \d+ frames are made anew", caplog.text)
+    kept, made = (
+        Checkpoint.read(tmp_path / n / "checkpoint.safetensors") for n in ("kept", "made")
+    )
+    assert all(torch.equal(made.arrays[name], a) for name, a in kept.arrays.items())
 
 
 def test_an_earlier_training_is_set_aside(data, tmp_path, caplog):
