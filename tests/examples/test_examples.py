@@ -15,6 +15,8 @@ import yaml
 from ase.io import read
 
 from deepmd_lite.cli import main
+from deepmd_lite.md.config import MdConfig
+from deepmd_lite.schema import parse
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -204,6 +206,20 @@ def commands(text):
         if "dpl" in words and len(words) > (k := words.index("dpl")) + 1:
             verb, *rest = words[k + 1 :]
             yield verb, [w.partition("=")[0] for w in rest if re.match(r"--?[a-z]", w)]
+
+
+def test_keys_for_commands_of_lammps_are_right():
+    """Each one by itself beside what an input must have."""
+    seen = []
+    rows = re.findall(r"^\|.*\|(.*)\|$", (ROOT / "docs/from-lammps.md").read_text(), re.M)
+    for row in rows:
+        for snippet in re.findall(r"`(\w+: [^`]*)`", row):
+            content = yaml.safe_load(snippet)
+            if content.keys() <= MdConfig.model_fields.keys():
+                parse(MdConfig, {"model": "a.dpl", "structure": "a.xyz", "steps": 1} | content, "")
+                seen.append(snippet)
+    assert len(seen) > 20
+    assert sum("ensemble" in snippet for snippet in seen) == 6
 
 
 def test_commands_of_readme_and_guides_exist():
