@@ -18,7 +18,7 @@ class PlumedError(RuntimeError):
 class Plumed:
     def __init__(self):
         self.given, self.actions, self.restraints, self.prints = {}, {}, [], []
-        self.stage = "fresh"
+        self.stage, self.committor = "fresh", None
 
     def cmd(self, key, value=None):
         if hasattr(self, key):
@@ -60,6 +60,8 @@ class Plumed:
             with open(path, "a") as f:
                 f.write(f"#! FIELDS time {' '.join(arguments)}\n")
             self.prints.append((path, arguments, int(keys.get("STRIDE", 1))))
+        elif name == "COMMITTOR":
+            self.committor = keys["ARG"], float(keys["BASIN_LL1"]), float(keys["BASIN_UL1"])
         elif name != "FLUSH":
             raise PlumedError(f'\nAction "{name}" is not known.')
 
@@ -115,6 +117,9 @@ class Plumed:
                 g["Forces"][second] -= push * by_atoms
             if by_strain is not None:
                 g["Virial"] += push * by_strain
+        if self.committor is not None:
+            argument, low, high = self.committor
+            g["StopFlag"][0] = low < values[argument][0] < high
         for path, arguments, stride in self.prints:
             if int(g["StepLong"][0]) % stride == 0:
                 time = int(g["StepLong"][0]) * g["Timestep"] * g["MDTimeUnits"]

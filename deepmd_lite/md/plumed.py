@@ -45,6 +45,8 @@ class Bias:
     """eV, of all atoms at the last call of `act`; the same on all ranks."""
     virial = np.zeros((3, 3))
     """(3, 3) eV, likewise: Σ r ⊗ f of its forces."""
+    ends: bool = False
+    """Whether it asked, at the last call of `act`, for the end of the run."""
     parts: tuple[str, ...] = ()
     """Under which name its time is counted."""
 
@@ -126,15 +128,16 @@ class Plumed(Bias):
                 potential, virial = totals.potential, totals.virial
             box = _box(engine.cell, engine.pbc)
             found = self._asked(arrived, box, potential, virial)
-        ids, forces, self.virial, self.energy = comm.share(found)
+        ids, forces, self.virial, self.energy, self.ends = comm.share(found)
         own = engine.ids[: len(engine.state)].numpy()
         share = self.virial if comm.rank == 0 else np.zeros((3, 3))
         engine.push(torch.from_numpy(_scattered(ids, forces, own)), torch.from_numpy(share))
 
     def _asked(
         self, rows: np.ndarray, box: np.ndarray, potential: float, virial: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Ids (m,) of the atoms on which forces act, these (m, 3) eV/Å, virial and energy.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, bool]:
+        """Ids (m,) of the atoms on which forces act, these (m, 3) eV/Å, virial, energy, and whether
+        the run is to end.
 
         A bias of the potential energy scales the forces and the virial of the model, so that
         PLUMED is given these where it asks for the energy, and adds its own; else it adds to 0.
@@ -149,17 +152,19 @@ class Plumed(Bias):
             forces[ids] = KJ_PER_MOL * rows[:, 5:8]
         given, tensor = forces.copy(), -KJ_PER_MOL * virial  # PLUMED's is −Σ r ⊗ f
         energy, bias = np.array([KJ_PER_MOL * potential]), np.zeros(1)
+        stop = np.zeros(1, dtype=np.intc)
         with self._told():
             for key, value in (
                 *(("setPositions", positions), ("setMasses", self._masses), ("setBox", box)),
                 *(("setForces", forces), ("setVirial", tensor), ("setEnergy", energy)),
-                *(("shareData", None), ("performCalc", None), ("getBias", bias)),
+                *(("setStopFlag", stop), ("shareData", None), ("performCalc", None)),
+                ("getBias", bias),
             ):
                 self._plumed.cmd(key, value)
         forces -= given
         acting = np.flatnonzero(forces.any(axis=1))
         push, virial = forces[acting] / KJ_PER_MOL, -tensor / KJ_PER_MOL - virial
-        return acting, push, virial, float(bias[0]) / KJ_PER_MOL
+        return acting, push, virial, float(bias[0]) / KJ_PER_MOL, bool(stop[0])
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -144,6 +144,8 @@ def _run(
             comm, f"steps {config.steps}: the run is at step {simulation.step} already; raise steps"
         )
     result = simulation.run(remaining)
+    if simulation.writer is not None and simulation.bias.ends:
+        simulation.writer.log(f"PLUMED has ended the run after step {simulation.step}")
     if simulation.writer is not None and result.signal and simulation.step < config.steps:
         simulation.writer.log(
             f"stopped by {result.signal} after step {simulation.step}; a restart is written, go on "

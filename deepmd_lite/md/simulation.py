@@ -124,11 +124,9 @@ class Simulation:
         self.integrator.prepare(self.engine, self.freedom, not self.resumed)
         self.observables = self._observables()
 
-    def _first(
-        self, atoms: Atoms | None, settings: Settings, force: bool
-    ) -> tuple[list[str], Start]:
+    def _first(self, atoms: Atoms | None, s: Settings, force: bool) -> tuple[list[str], Start]:
         """Warnings and the atoms of a new run."""
-        s, reach, type_map = settings, self.model.rcut + settings.skin, self.model.type_map
+        reach, type_map = self.model.rcut + s.skin, self.model.type_map
         warnings = check_room(atoms, s.replicate, s.grid, reach, self.comm, force)
         start = from_structure(atoms, type_map, s.replicate, s.masses, self.comm)
         hold(start, s.frozen, type_map, self.comm)
@@ -184,6 +182,7 @@ class Simulation:
                 raise InputError(f"run: steps {steps!r}: expected a whole number, not negative")
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
+        self.bias.ends = False
         writing: AbstractContextManager[None] = nullcontext()
         if self.writer is not None:
             writing = self.writer.running(steps, self.n_atoms, self.timestep)
@@ -191,7 +190,7 @@ class Simulation:
             if not self._begun:
                 self._begun = True
                 self._record()
-            while self.step < first + steps and not request.agreed:
+            while self.step < first + steps and not (request.agreed or self.bias.ends):
                 with self.stopwatch("integrate"):
                     self.integrator.before_forces(engine, self.step)
                 self.step += 1

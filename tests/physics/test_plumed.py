@@ -4,6 +4,7 @@ With PLUMED itself where it is installed, otherwise with a stand-in of the same 
 """
 
 import os
+import re
 import sys
 
 import ase.io
@@ -202,6 +203,26 @@ def test_a_run_and_its_continuation_leave_the_files_of_one(tmp_path, monkeypatch
     conserved = np.genfromtxt(tmp_path / "whole" / "run" / "thermo.csv", names=True, delimiter=",")
     shift = conserved["conserved_eV"] - conserved["total_eV"]
     assert shift[0] == pytest.approx(one[0, 2] / KJ_PER_MOL, abs=1e-6)
+
+
+def test_it_may_end_the_run(tmp_path, capsys):
+    """Once the two atoms have come near enough to the restraint."""
+    committor = "COMMITTOR ARG=d BASIN_LL1=0.27 BASIN_UL1=9 FILE=basins STRIDE=1"
+    pulled = [PULLED[0], "r: RESTRAINT ARG=d AT=0.31 KAPPA=40000", committor]
+    md_input(tmp_path, plumed=pulled, steps=400)
+    assert main(["md", "md.yaml"]) == 0
+    log = (tmp_path / "run" / "log").read_text()
+    ended = int(re.search(r"PLUMED has ended the run after step (\d+)", log)[1])
+    assert 5 < ended < 400
+    assert [x.name for x in (tmp_path / "run/restart").glob("step-*")][-1].endswith(str(ended))
+    atoms = ase.io.read("cu.extxyz")
+    first = atoms.get_distance(0, 2, mic=True)
+    assert first < 2.7
+    run = Simulation(atoms, MODEL, plumed=pulled, timestep=1.0)
+    steps = run.run(400).steps
+    assert run.bias.ends
+    assert 5 < steps < 400
+    assert run.run(3).steps == 1  # it asks again
 
 
 def test_what_a_continued_run_drops(tmp_path):
