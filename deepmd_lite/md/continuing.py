@@ -26,6 +26,8 @@ def record(config: MdConfig) -> dict[str, Any]:
     """
     kept = config.model_dump(mode="json", exclude=_FREE)
     kept["model"] = [_digest(Path(model)) for model in config.model]
+    if isinstance(config.plumed, str):
+        kept["plumed"] = _digest(Path(config.plumed))
     name, at, index = config.structure.partition("@")
     content = _digest(Path(name)) + at + index if Path(name).is_file() else None
     kept["structure"] = {"name": Path(name).name + at + index, "content": content}
@@ -58,7 +60,7 @@ def notes(began_with: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 f"{path}: differs from the input that the run began with and has no effect on a "
                 "run that goes on: restore it, or begin a new run in another output directory"
             )
-        values = "" if path == "model" else f": {_shown(before)} then, {_shown(after)} now"
+        values = "" if path in ("model", "plumed") else f": {_shown(before)} then, {_shown(after)} now"
         lines.append(f"{path} differs from the input that the run began with{values}")
     return lines
 

@@ -205,6 +205,18 @@ def test_a_run_and_its_continuation_leave_the_files_of_one(tmp_path, monkeypatch
     assert shift[0] == pytest.approx(one[0, 2] / KJ_PER_MOL, abs=1e-6)
 
 
+def test_a_change_of_its_input_is_said(tmp_path, capsys):
+    md_input(tmp_path, steps=4)
+    assert main(["md", "md.yaml"]) == 0
+    with open("plumed.dat", "a") as f:
+        f.write("# another comment\n")
+    config = yaml.safe_load((tmp_path / "md.yaml").read_text()) | {"steps": 6}
+    (tmp_path / "md.yaml").write_text(yaml.safe_dump(config))
+    assert main(["md", "md.yaml", "--continue"]) == 0
+    log = (tmp_path / "run" / "log").read_text()
+    assert "note: plumed differs from the input that the run began with\n" in log
+
+
 def test_it_may_end_the_run(tmp_path, capsys):
     """Once the two atoms have come near enough to the restraint."""
     committor = "COMMITTOR ARG=d BASIN_LL1=0.27 BASIN_UL1=9 FILE=basins STRIDE=1"
