@@ -60,7 +60,9 @@ def notes(began_with: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 f"{path}: differs from the input that the run began with and has no effect on a "
                 "run that goes on: restore it, or begin a new run in another output directory"
             )
-        values = "" if path in ("model", "plumed") else f": {_shown(before)} then, {_shown(after)} now"
+        values = f": {_shown(before)} then, {_shown(after)} now"
+        if path in ("model", "plumed"):  # digests
+            values = ""
         lines.append(f"{path} differs from the input that the run began with{values}")
     return lines
 
