@@ -307,15 +307,14 @@ def _atoms(
     indices: torch.Tensor,
     threads: int | None = None,
 ) -> _kernels.Atoms:
-    types = checked("types", types, torch.int32, (len(positions),))
-    offsets = checked("offsets", offsets, torch.int64, (-1,))
-    indices = checked("indices", indices, torch.int32, (-1,))
-    if len(offsets) == 0 or len(offsets) > len(positions) + 1:
-        raise InputError(
-            f"offsets: expected 1 to {len(positions) + 1} entries, found {len(offsets)}"
-        )
-    if int(offsets[-1]) != len(indices):
-        raise InputError(f"offsets end at {int(offsets[-1])}, but there are {len(indices)} indices")
+    n_all, n_offsets, n_edges = positions.shape[0], offsets.shape[0], indices.shape[0]
+    types = checked("types", types, torch.int32, (n_all,))
+    offsets = checked("offsets", offsets, torch.int64, (n_offsets,))
+    indices = checked("indices", indices, torch.int32, (n_edges,))
+    if not 1 <= n_offsets <= n_all + 1:
+        raise InputError(f"offsets: expected 1 to {n_all + 1} entries, found {n_offsets}")
+    if int(offsets[-1]) != n_edges:
+        raise InputError(f"offsets end at {int(offsets[-1])}, but there are {n_edges} indices")
     return _kernels.Atoms(positions, types, offsets, indices, threads or torch.get_num_threads())
 
 

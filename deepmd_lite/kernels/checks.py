@@ -17,6 +17,8 @@ def checked(
     device: torch.device = CPU,
 ) -> torch.Tensor:
     """The tensor, contiguous, after a check of device, dtype and shape (-1: any length)."""
+    if tensor.dtype == dtype and tensor.shape == shape and tensor.device == device:
+        return tensor.contiguous()  # most calls: what follows takes longer
     if tensor.device != device:
         if device == CPU:
             raise InputError(f"{name}: the compiled kernels run on the CPU, found {tensor.device}")

@@ -12,6 +12,7 @@ affine motion by more than d, a pair further apart than rcut + skin then is furt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Engine:
         """The device of `state`, `env`, `forces`, `energies` and `virial`."""
         self.n_atoms, self.pbc = start.n_atoms, start.pbc
         self.cell = start.cell.copy()
-        """(3, 3) Å, lattice vectors of this moment."""
+        """(3, 3) Å, lattice vectors of this moment; another array where they change."""
         self.balance, self._ghosts = balance, ghosts
         self.stopwatch = Stopwatch()
         self.list_builds = self.beyond_table = 0
@@ -139,7 +140,7 @@ class Engine:
         with self.stopwatch("communicate"):
             state = self.halo.migrate(self.state.to(CPU))
             self._present, state.built = state.built, state.positions.clone()
-            self.built_cell = self.cell.copy()
+            self.built_cell = self.cell
             cutoff = self.model.rcut + self.skin
             positions, types, self.ids = self.halo.exchange(state, cutoff)
             positions, types = positions.to(self.torch_device), types.to(self.torch_device)
@@ -177,22 +178,23 @@ class Engine:
         if deformation is not None:
             stretch = np.linalg.svd(deformation, compute_uv=False).min()
             allowed = 0.5 * (stretch * (self.model.rcut + self.skin) - self.model.rcut)
-        drift, speed = map(bounded, numbers(self._drift(), longest(self.state.velocities)))
+        moved, speeds = self._drift(deformation), longest(self.state.velocities)
+        drift, speed = map(bounded, numbers(moved, speeds))
         return drift / allowed if allowed > 0 else np.inf, speed
 
     def drift(self) -> float:
         """Å: how far an atom of this rank has left the motion of the cell since the last list."""
-        return bounded(float(self._drift()))
+        return bounded(float(self._drift(self._deformation())))
 
-    def _drift(self) -> torch.Tensor:
-        deformation, built = self._deformation(), self.state.built
+    def _drift(self, deformation: np.ndarray | None) -> torch.Tensor:
+        built = self.state.built
         if deformation is not None:
             built = built @ self.there(deformation)
         return longest(self.state.positions - built)
 
     def _deformation(self) -> np.ndarray | None:
         """(3, 3) F of the cell since the last list; None: it is the same."""
-        if np.array_equal(self.cell, self.built_cell):
+        if self.cell is self.built_cell or np.array_equal(self.cell, self.built_cell):
             return None
         return np.linalg.solve(self.built_cell, self.cell)
 
@@ -316,4 +318,4 @@ def numbers(*values: torch.Tensor) -> list[float]:
 
 def bounded(number: float) -> float:
     """Infinity in the place of NaN, which compares with nothing."""
-    return number if np.isfinite(number) else np.inf
+    return number if math.isfinite(number) else math.inf

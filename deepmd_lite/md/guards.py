@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,11 +66,11 @@ class Watch:
     def evaluated(self, engine: Engine, step: int) -> Trip | None:
         """After the forces of a step: one message."""
         guards, comm, nearest = self.guards, engine.comm, np.inf
-        force, energy, twice_kinetic = numbers(
-            longest(engine.forces), engine.energies.sum(), engine.state.kinetic_tensor().trace()
+        force, energy, own_kinetic = numbers(
+            longest(engine.forces), engine.energies.sum(), engine.state.kinetic_energy()
         )
         force = bounded(force)
-        bad = not (np.isfinite(force) and np.isfinite(energy))
+        bad = not (isfinite(force) and isfinite(energy))
         if guards.distance and (engine.beyond_now or step % DISTANCE_EVERY == 0):
             nearest = closest_pair(engine.env)[0]
         own = [
@@ -77,7 +78,7 @@ class Watch:
             bad,
             force > (guards.force or np.inf),
             engine.beyond_now,
-            0.5 * twice_kinetic,
+            own_kinetic,
             engine.too_close is not None,
         ]
         sums = comm.reduce(np.array(own, dtype=np.float64), "sum")

@@ -8,7 +8,8 @@
 Ghosts travel axis by axis, and what came along one axis is passed on along the next, so that six
 messages fill edges and corners too; where a subdomain is thinner than the halo they hop further.
 A rank that is its own neighbour copies instead of sending: periodic images on a single rank go
-through the same verbs as any others.
+through the same verbs as any others. Where there is but one rank, on the host, what six swaps do
+is done in one: each ghost is an image of an atom.
 
 `update` and `reverse`, which each step needs, work where the model does: on a GPU nothing leaves it
 but what goes to other ranks: at once where MPI says that it takes that from a GPU, by way of the
@@ -59,6 +60,50 @@ class _Swap:
         return self.to is None and self.source is None
 
 
+@dataclass
+class _Images:
+    """The ghosts of a process that is alone: images of its own atoms, whatever way they came."""
+
+    owners: torch.Tensor
+    """(n_ghosts,) int64."""
+    lattice: torch.Tensor
+    """(n_ghosts, 3) float64: lattice vectors from the owner to the image, whole numbers."""
+    shifts: torch.Tensor
+    """(n_ghosts, 3) Å, those of the present cell."""
+
+    @classmethod
+    def of(cls, swaps: Sequence[_Swap], n_local: int, cell: np.ndarray) -> _Images:
+        """Those that `swaps` make one after the other."""
+        owners = torch.arange(n_local)
+        lattice = torch.zeros(n_local, 3, dtype=torch.float64)
+        for swap in swaps:
+            further = lattice[swap.rows]
+            further[:, swap.axis] += swap.lattice
+            owners = torch.cat([owners, owners[swap.rows]])
+            lattice = torch.cat([lattice, further])
+        images = cls(owners[n_local:], lattice[n_local:], torch.empty(0))
+        images.deform(cell)
+        return images
+
+    def deform(self, cell: np.ndarray) -> None:
+        """Other lattice vectors (3, 3) Å."""
+        along = [self.lattice[:, i, None] * torch.from_numpy(cell[i]) for i in range(3)]
+        self.shifts = along[0] + along[1] + along[2]  # no matrix product: the same bits always
+
+    def update(self, positions: torch.Tensor) -> None:
+        """As `Halo.update`."""
+        n_local = len(positions) - len(self.owners)
+        ghosts = positions[n_local:]
+        torch.index_select(positions[:n_local], 0, self.owners, out=ghosts)
+        ghosts.add_(self.shifts)
+
+    def reverse(self, forces: torch.Tensor) -> torch.Tensor:
+        """As `Halo.reverse`."""
+        n_local = len(forces) - len(self.owners)
+        own = forces[:n_local]
+        return own.index_add_(0, self.owners, forces[n_local:])
+
+
 class _Repetition:
     """The launches of a rank that is alone on a GPU: the same as long as its ghosts are."""
 
@@ -93,6 +138,7 @@ class Halo:
         self.comm, self.torch_device = comm, torch_device
         self.n_local = 0
         self._swaps: list[_Swap] = []
+        self._images: _Images | None = None
         self._repetition: _Repetition | None = None
         self._recorder = cuda.Recorder(torch_device)
         self.by_way_of_host = torch_device != CPU and (by_way_of_host or not comm.reads_gpus)
@@ -168,7 +214,7 @@ class Halo:
                     candidates[direction] = (n_all, ghosts)
                     blocks.append(ghosts)
                     n_all += len(ghosts)
-        self._repetition = None
+        self._images = self._repetition = None
         lone = (
             self.torch_device != CPU
             and self.comm.size == 1
@@ -177,7 +223,11 @@ class Halo:
         if lone and self.n_local <= cuda.SMALL:
             self._repetition = _Repetition(self._recorder, n_all)
         table = torch.cat(blocks)
-        return table[:, :3].clone(), table[:, 3].int(), table[:, 4].long()
+        positions = table[:, :3].clone()
+        if self.comm.size == 1 and self.torch_device == CPU:
+            self._images = _Images.of(self._swaps, self.n_local, self.domain.cell)
+            self._images.update(positions)  # the bits of any later update
+        return positions, table[:, 3].int(), table[:, 4].long()
 
     def _reached(
         self, along: torch.Tensor, axis: int, direction: int, margin: float
@@ -223,6 +273,9 @@ class Halo:
     def deform(self, cell: np.ndarray) -> None:
         """Go on with other lattice vectors (3, 3) Å; atoms and planes keep their fractions."""
         self.domain = replace(self.domain, cell=np.array(cell, dtype=np.float64))
+        if self._images is not None:
+            self._images.deform(self.domain.cell)
+            return
         vectors = torch.from_numpy(self.domain.cell).to(self.torch_device, non_blocking=True)
         for swap in self._swaps:
             swap.shift.copy_(swap.lattice * vectors[swap.axis])
@@ -234,7 +287,9 @@ class Halo:
     def update(self, positions: torch.Tensor) -> None:
         """Fill the ghost rows of `positions` (n_all, 3) Å from the local rows, in place."""
         again = self._repetition
-        if again is not None and again.is_of(positions):
+        if self._images is not None:
+            self._images.update(positions)
+        elif again is not None and again.is_of(positions):
             again.updates(lambda: self._update(positions))
         else:
             self._update(positions)
@@ -254,6 +309,8 @@ class Halo:
         is added to twice in a swap, so that the order of the additions is that of the swaps.
         """
         again = self._repetition
+        if self._images is not None:
+            return self._images.reverse(forces)
         if again is None:
             return self._reverse(forces)
         again.forces.copy_(forces)

@@ -14,9 +14,7 @@ counts 3 degrees of freedom for each atom that is not held, less 3 where total m
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from ase.geometry import cell_to_cellpar
@@ -94,21 +92,24 @@ class Thermo:
         )
 
 
-@dataclass
 class Stopwatch:
     """Seconds of this rank by part of the work."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begun: list[tuple[str, float]] = []
 
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Count the time of a block for `part`."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - begun
-            self.seconds[part] = self.seconds.get(part, 0.0) + spent
+    def __call__(self, part: str) -> Stopwatch:
+        """Count the time of a block for `part`: `with stopwatch("model"): …`."""
+        self._begun.append((part, time.perf_counter()))
+        return self
+
+    def __enter__(self) -> None:
+        """The time counts since the call."""
+
+    def __exit__(self, *error: object) -> None:
+        part, begun = self._begun.pop()
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begun
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,10 @@ class State:
             return self
         return State.unpack(self.pack(), self.widths, place)
 
+    def kinetic_energy(self) -> torch.Tensor:
+        """() float64, eV."""
+        return 0.5 * KINETIC * (self.masses * self.velocities.square().sum(dim=1)).sum()
+
     def kinetic_tensor(self) -> torch.Tensor:
         """(3, 3) float64, eV: Σ m v ⊗ v of these atoms; half its trace is the kinetic energy."""
         return KINETIC * (self.masses[:, None] * self.velocities).T @ self.velocities
