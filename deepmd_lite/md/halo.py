@@ -67,21 +67,24 @@ class _Images:
     owners: torch.Tensor
     """(n_ghosts,) int64."""
     lattice: torch.Tensor
-    """(n_ghosts, 3) float64: lattice vectors from the owner to the image, whole numbers."""
+    """(n_ghosts, 3) int16: lattice vectors from the owner to the image."""
     shifts: torch.Tensor
     """(n_ghosts, 3) Å, those of the present cell."""
 
     @classmethod
     def of(cls, swaps: Sequence[_Swap], n_local: int, cell: np.ndarray) -> _Images:
-        """Those that `swaps` make one after the other."""
-        owners = torch.arange(n_local)
-        lattice = torch.zeros(n_local, 3, dtype=torch.float64)
+        """Those that `swaps` make one after the other, also of those that came before."""
+        n_ghosts = sum(swap.stop - swap.start for swap in swaps)
+        owners = torch.empty(n_ghosts, dtype=torch.int64)
+        lattice = torch.zeros(n_ghosts, 3, dtype=torch.int16)
         for swap in swaps:
-            further = lattice[swap.rows]
-            further[:, swap.axis] += swap.lattice
-            owners = torch.cat([owners, owners[swap.rows]])
-            lattice = torch.cat([lattice, further])
-        images = cls(owners[n_local:], lattice[n_local:], torch.empty(0))
+            new, earlier = slice(swap.start - n_local, swap.stop - n_local), swap.rows - n_local
+            again = earlier >= 0
+            owners[new] = swap.rows
+            owners[new][again] = owners[earlier[again]]
+            lattice[new][again] = lattice[earlier[again]]
+            lattice[new, swap.axis] += swap.lattice
+        images = cls(owners, lattice, torch.empty(0))
         images.deform(cell)
         return images
 
@@ -195,6 +198,21 @@ class Halo:
         Ghosts are all atoms and images within `cutoff` (Å) of any point of the subdomain, and
         some more near its edges. Fixes what `update` and `reverse` will move.
         """
+        positions, types, ids = self._opened(state, cutoff)
+        self._images = self._repetition = None
+        few = len(state) < len(positions) and len(state) <= cuda.SMALL
+        if self.comm.size == 1 and self.torch_device == CPU:
+            self._images = _Images.of(self._swaps, self.n_local, self.domain.cell)
+            self._images.update(positions)  # the bits of any later update
+            self._swaps = []
+        elif self.comm.size == 1 and few:
+            self._repetition = _Repetition(self._recorder, len(positions))
+        return positions, types, ids
+
+    def _opened(
+        self, state: State, cutoff: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `exchange` returns; finds the swaps."""
         self._swaps = []
         columns = (state.positions, state.types.double()[:, None], state.ids.double()[:, None])
         blocks = [torch.cat(columns, dim=1)]
@@ -214,20 +232,8 @@ class Halo:
                     candidates[direction] = (n_all, ghosts)
                     blocks.append(ghosts)
                     n_all += len(ghosts)
-        self._images = self._repetition = None
-        lone = (
-            self.torch_device != CPU
-            and self.comm.size == 1
-            and any(len(s.rows) for s in self._swaps)
-        )
-        if lone and self.n_local <= cuda.SMALL:
-            self._repetition = _Repetition(self._recorder, n_all)
         table = torch.cat(blocks)
-        positions = table[:, :3].clone()
-        if self.comm.size == 1 and self.torch_device == CPU:
-            self._images = _Images.of(self._swaps, self.n_local, self.domain.cell)
-            self._images.update(positions)  # the bits of any later update
-        return positions, table[:, 3].int(), table[:, 4].long()
+        return table[:, :3].clone(), table[:, 3].int(), table[:, 4].long()
 
     def _reached(
         self, along: torch.Tensor, axis: int, direction: int, margin: float
