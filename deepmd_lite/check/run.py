@@ -27,13 +27,14 @@ def check_data(
     cutoff: float = 6.0,
     type_map: Sequence[str] | None = None,
     quiet: bool = True,
+    source: str | None = None,
 ) -> Report:
     """Everything that can be said about data without a model.
 
     `sets`: paths as `deepmd_lite.data.load` takes them, by the name of their set ('training',
     'validation', 'test' or 'data'). `cutoff` (Å) and `type_map` are those of the model to come.
-    `quiet`: without a progress bar. What cannot be read is a finding, and the rest is checked
-    without it. Raises InputError where nothing is named.
+    `quiet`: without a progress bar. `source`: dpdata's name of the format of all. What cannot be
+    read is a finding, and the rest is checked without it. Raises InputError where nothing is named.
     """
     started = time.monotonic()
     if not any(sets.values()):
@@ -42,7 +43,7 @@ def check_data(
     found: list[Finding] = []
     for role, paths in sets.items():
         systems = []
-        for item in load_each(paths, type_map):
+        for item in load_each(paths, type_map, source):
             if isinstance(item, InputError):
                 found.append(Finding("error", "unreadable", str(item)))
             elif item.frames:

@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from .common import EPILOG, common, device, keep, picture, positive_length, set_threads
+from .common import EPILOG, SOURCE, common, device, keep, picture, positive_length, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
     of_data = p.add_argument_group("data")
     for role in ("train", "validation", "test"):
         of_data.add_argument(f"--{role}", nargs="+", default=[], metavar="DATA", help=f"{role} set")
+    of_data.add_argument("--from", dest="source", metavar="FORMAT", help=SOURCE)
     of_data.add_argument("--type-map", nargs="+", metavar="EL", help="elements of the model")
     of_data.add_argument(
         "--rcut", type=positive_length, default=6.0, metavar="Å", help="its cutoff (default: 6)"
@@ -64,8 +65,8 @@ def _check(args: argparse.Namespace) -> int:
         if args.data or args.quick or args.plot or args.device != "cpu":
             raise InputError("--data, --quick, --plot, --device: only with a model (a .dpl file)")
         return _check_data(args)
-    if args.html or args.type_map:
-        raise InputError("--html, --type-map: only with data")
+    if args.html or args.type_map or args.source:
+        raise InputError("--html, --type-map, --from: only with data")
     if len(models) < len(args.paths) or args.train or args.validation or args.test:
         raise InputError("models and data are checked apart; frames for a model: --data DATA…")
     if len(models) > 1 and args.plot:
@@ -111,6 +112,7 @@ def _check_data(args: argparse.Namespace) -> int:
         cutoff=args.rcut,
         type_map=args.type_map,
         quiet=args.quiet,
+        source=args.source,
     )
     shown = report.loud() if args.quiet else report.text(args.rcut)
     if shown:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..data import System
 
 EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
+SOURCE = "read data through dpdata: vasp/outcar, cp2k/output, qe/pw/scf, abacus/scf, …"
+"""Help of --from."""
 
 
 def common(parser: argparse.ArgumentParser) -> None:

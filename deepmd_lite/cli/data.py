@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from .common import EPILOG, common
+from .common import EPILOG, SOURCE, common
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,7 @@ def add_convert_data(verbs: argparse._SubParsersAction) -> None:
         metavar="FORMAT",
         help="extxyz, deepmd/npy, deepmd/npy/mixed or deepmd/hdf5 (default: by OUT's suffix)",
     )
-    p.add_argument(
-        "--from",
-        dest="source",
-        metavar="FORMAT",
-        help="read IN through dpdata: vasp/outcar, cp2k/output, qe/pw/scf, abacus/scf, …",
-    )
+    p.add_argument("--from", dest="source", metavar="FORMAT", help=SOURCE)
     p.add_argument("--type-map", nargs="+", metavar="EL", help="order of elements in type_map.raw")
     common(p)
     p.set_defaults(run=_convert_data)

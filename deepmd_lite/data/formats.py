@@ -61,7 +61,9 @@ def load(
 
 
 def load_each(
-    paths: Sequence[str | Path], type_map: Sequence[str] | None = None
+    paths: Sequence[str | Path],
+    type_map: Sequence[str] | None = None,
+    source: str | None = None,
 ) -> Iterator[System | InputError]:
     """Every system that `paths` name, in order; in place of one that is wrong, what is wrong.
 
@@ -70,13 +72,13 @@ def load_each(
     for given in paths:
         try:
             place = place_of(given)
-            paths_of_it = _expanded(place.path)
+            paths_of_it = _expanded(place.path, whole=source is not None)
         except InputError as e:
             yield e
             continue
         for path in paths_of_it:
             try:
-                yield _read(path, type_map, place)
+                yield _read(path, type_map, place, source)
             except InputError as e:
                 yield e
 

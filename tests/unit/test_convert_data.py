@@ -1,5 +1,7 @@
 """Data sets from one format to another and back: nothing is lost, and no sign changes."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -313,6 +315,23 @@ def test_frames_stay_as_they_were_printed(tmp_path):
     (frame,) = read_with_dpdata(tmp_path / "OUTCAR", "vasp/outcar").frames
     np.testing.assert_array_equal(frame.cell, [[0, 4, 0], [5, 0, 0], [0, 0, 6]])
     np.testing.assert_array_equal(frame.positions[0], [0.1, 0.2, 0.3])
+
+
+def test_outputs_may_be_checked_as_they_are(tmp_path, capsys):
+    for name, text in (("good", OUTCAR), ("bad", "no output of VASP")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "OUTCAR").write_text(text)
+    report = tmp_path / "report.json"
+    argv = ["check", str(tmp_path / "*" / "OUTCAR"), "--json", str(report), "-q"]
+    assert main([*argv, "--from", "vasp/outcar"]) == 1
+    found = json.loads(report.read_text())
+    unreadable = [f["what"] for f in found["findings"] if f["code"] == "unreadable"]
+    assert len(unreadable) == 1
+    assert "bad/OUTCAR: dpdata cannot read it as vasp/outcar" in unreadable[0]
+    assert "good/OUTCAR" in json.dumps(found)
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "model.dpl"), "--from", "vasp/outcar"]) == 1
+    assert "--from: only with data" in capsys.readouterr().err
 
 
 def test_patterns_and_selections_through_dpdata(tmp_path):
