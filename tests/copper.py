@@ -3,6 +3,9 @@
 import numpy as np
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.io import write
+
+from deepmd_lite.training.checkpoint import Checkpoint
 
 N_STEPS = 12
 
@@ -19,6 +22,18 @@ def copper(n_frames, seed):
         atoms.get_forces()
         frames.append(atoms)
     return frames
+
+
+def written(folder, n_training=8):
+    """The folder, with `train.extxyz` and `validation.extxyz` in it."""
+    write(folder / "train.extxyz", copper(n_training, 1))
+    write(folder / "validation.extxyz", copper(2, 2))
+    return folder
+
+
+def checkpoint_of(folder):
+    """That of the training which wrote its results to `folder`."""
+    return Checkpoint.read(folder / "checkpoint.safetensors")
 
 
 def settings(data, **training):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from ase.io import write
-from copper import copper, settings
+from copper import checkpoint_of, copper, settings, written
 from test_train_parallel import end_of, start
 
 from deepmd_lite.training import TrainingError, train
-from deepmd_lite.training.checkpoint import Checkpoint
 from deepmd_lite.training.config import read_input
 from deepmd_lite.training.diverged import SLOWER, TIMES
 from deepmd_lite.training.report import read_lcurve
@@ -22,14 +21,7 @@ from deepmd_lite.training.trainer import Trainer
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("copper")
-    write(folder / "train.extxyz", copper(8, 1))
-    write(folder / "validation.extxyz", copper(2, 2))
-    return folder
-
-
-def checkpoint_of(folder):
-    return Checkpoint.read(folder / "checkpoint.safetensors")
+    return written(tmp_path_factory.mktemp("copper"))
 
 
 def spoiled(monkeypatch, where):

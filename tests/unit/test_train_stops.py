@@ -8,28 +8,19 @@ import signal
 import numpy as np
 import pytest
 import torch
-from ase.io import write
-from copper import copper, settings
+from copper import checkpoint_of, settings, written
 
 from deepmd_lite.model import read_header
 from deepmd_lite.system import InputError
 from deepmd_lite.training import TrainingError, clock, loop, train
 from deepmd_lite.training.adam import Adam
-from deepmd_lite.training.checkpoint import Checkpoint
 from deepmd_lite.training.loop import Trainer
 from deepmd_lite.training.report import read_lcurve
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("copper")
-    write(folder / "train.extxyz", copper(8, 1))
-    write(folder / "validation.extxyz", copper(2, 2))
-    return folder
-
-
-def checkpoint_of(folder):
-    return Checkpoint.read(folder / "checkpoint.safetensors")
+    return written(tmp_path_factory.mktemp("copper"))
 
 
 # --- patience -------------------------------------------------------------------------------------
