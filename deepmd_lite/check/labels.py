@@ -30,6 +30,8 @@ def _missing(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
         "force": np.isfinite(survey.max_force[which]),
         "virial": np.array([survey.frames[k].virial is not None for k in which]),
     }
+    periodic = np.isfinite(survey.volume[which])  # slabs and clusters have no virial to be missed
+    has["virial"] |= ~periodic & has["virial"][periodic].any()
     for label, found in has.items():
         count = int(found.sum())
         alone = survey.n_atoms[which] == 1  # an isolated atom has no force worth a label

@@ -187,12 +187,33 @@ class MdConfig(Settings):
                 f"rate {e.rate:g}/fs is {abs(e.rate) * 1e15:.0e}/s, and the strain of the whole "
                 f"run {e.rate * self.timestep * self.steps:g}; its unit is 1/fs, not 1/ps or 1/s"
             )
+        found += self._notes_on_observables()
         for key in ("thermostat_time", "barostat_time"):
             value = getattr(e, key)
             if value is not None and value < TIMESTEPS_OF_TIME_CONSTANT * self.timestep:
                 found.append(
                     f"{key} {value:g} fs is less than {TIMESTEPS_OF_TIME_CONSTANT} timesteps of "
                     f"{self.timestep:g} fs; its unit is fs, not ps"
+                )
+        return found
+
+    def _notes_on_observables(self) -> list[str]:
+        """Those that say something else than their names in this ensemble."""
+        found, e, observe = [], self.ensemble, self.output.observe
+        moving = [k for k in ("msd", "vacf", "heat_flux") if getattr(observe, k) is not None]
+        if e.friction and moving:
+            found.append(
+                f"{', '.join(moving)}: what they follow is a motion that friction slows down (with "
+                "0.01/fs diffusion in liquid Cu3Au came to half and less); nve and nvt-bussi do not"
+            )
+        shape = "strain" if e.type == "strain" else e.coupling
+        if shape in ("strain", "anisotropic", "flexible"):
+            stress = ["stress"] if observe.stress is not None else []
+            if stress + moving:
+                found.append(
+                    f"{', '.join(stress + moving)}: the cell changes its shape ({shape}), which "
+                    "relaxes the stresses that viscosity.csv integrates, and takes the paths of "
+                    "the atoms along; nve, nvt-bussi and coupling isotropic do not"
                 )
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,8 @@ class Start:
     """The restart that the run goes on from."""
     began_with: dict[str, Any] = field(default_factory=dict)
     """What the input said when the run began (`continuing.record`); nothing: it is not known."""
+    noise: int = 0
+    """Says by its 32 bits what the run began with: other beginnings meet other random numbers."""
     drift: float | None = None
     """Å/fs, of the centre of mass of a structure that came with velocities."""
     damaged: tuple[str, ...] = ()
@@ -70,11 +73,13 @@ def from_structure(
     replicate: Sequence[int],
     masses: Mapping[str, float],
     comm: Communicator,
+    drawn: Any = None,
 ) -> Start:
     """Atom k of copy c of the structure gets id c · n + k, in the order of ASE's `repeat`.
 
     Only rank 0 looks at `atoms`. Every rank makes its share of the copies, so that no rank ever
     holds the whole replicated system. `masses` in u by element replace those of the structure.
+    `drawn`: what its velocities are to be drawn by, if they are; it counts in `Start.noise`.
     Atoms that its constraints fix are held, in every copy.
     Raises SharedError (InputError with a single rank) for what cannot be simulated.
     """
@@ -102,7 +107,15 @@ def from_structure(
     )
     cell = unit["cell"] * np.array(replicate)[:, None]
     whole = (unit["absent"], unit["pbc"], copies * n, state)
-    return Start(cell, *whole, drift=unit["drift"])
+    return Start(cell, *whole, noise=_digest(unit, drawn), drift=unit["drift"])
+
+
+def _digest(unit: Mapping[str, Any], drawn: Any) -> int:
+    """32 bits, not all 0, of a structure, its velocities, and what may be drawn in their place."""
+    digest = hashlib.blake2b(repr(drawn).encode(), digest_size=4)
+    for name in ("types", "positions", "velocities", "cell"):
+        digest.update(np.ascontiguousarray(unit[name]).tobytes())
+    return int.from_bytes(digest.digest(), "little") or 1
 
 
 def _unit(
@@ -225,12 +238,12 @@ def _indices(given: str | list[int], n_atoms: int) -> torch.Tensor:
 
 
 def set_temperature(
-    state: State, kelvin: float, seed: int, freedom: int, comm: Communicator
+    state: State, kelvin: float, seed: int, freedom: int, comm: Communicator, still: bool = False
 ) -> None:
     """Give the atoms Maxwell-Boltzmann velocities: no total momentum, exactly `kelvin`.
 
-    `freedom`: degrees of freedom that count for the temperature. A single atom keeps its momentum,
-    and one that is held has none.
+    `freedom`: degrees of freedom that count for the temperature; `still`: no rotation either. A
+    single atom keeps its momentum, and one that is held has none.
     """
     here = state.to(CPU)  # so that they do not depend on the device
     velocities = thermal_velocities(here, kelvin, seed)
@@ -239,7 +252,32 @@ def set_temperature(
     total = torch.from_numpy(comm.reduce(torch.cat(sums).numpy(), "sum"))
     if total[4] > 1:
         velocities -= mobile * (total[:3] / total[3])
+    if still:
+        velocities = without_rotation(here, velocities, comm)
     twice_kinetic = (masses * velocities**2).sum()[None].numpy() / ACCELERATION
     found = comm.reduce(twice_kinetic, "sum")[0] / (freedom * BOLTZMANN)
     velocities = velocities * np.sqrt(kelvin / found) if found > 0 else velocities
     state.velocities = velocities.to(state.velocities.device)
+
+
+def without_rotation(state: State, velocities: torch.Tensor, comm: Communicator) -> torch.Tensor:
+    """`velocities` (n, 3) Å/fs of atoms none of which is held, less their rotation as a whole.
+
+    For systems without periodic axes, whose angular momentum stays. Every rank must ask.
+    """
+
+    def over_all(*values: torch.Tensor) -> torch.Tensor:
+        own = torch.cat([x.flatten() for x in values]).cpu().numpy()
+        return torch.from_numpy(comm.reduce(own, "sum")).to(velocities.device)
+
+    masses = state.masses[:, None]
+    sums = over_all(masses.sum(0), (masses * state.positions).sum(0), (masses * velocities).sum(0))
+    centre, drift = sums[1:4] / sums[0], sums[4:7] / sums[0]
+    r, v = state.positions - centre, velocities - drift
+    second = (masses * r).T @ r
+    sums = over_all(second, (masses * torch.linalg.cross(r, v)).sum(0))
+    second, momentum = sums[:9].view(3, 3), sums[9:]
+    inertia = second.trace() * torch.eye(3, dtype=second.dtype, device=second.device) - second
+    # atoms in a line have no inertia about it
+    turn = torch.linalg.pinv(inertia, rtol=1e-9, hermitian=True) @ momentum
+    return velocities - torch.linalg.cross(turn.expand_as(r), r)

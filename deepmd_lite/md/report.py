@@ -8,7 +8,8 @@ part; pressure is positive under compression, stress has ASE's sign (tension pos
 (xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab with its vacuum, and
 nan where a lattice vector is missing (its length is 0) or no axis is periodic. The temperature
 counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum is conserved
-(not with a Langevin thermostat, nor where atoms are held).
+(not with a Langevin thermostat, nor where atoms are held), and less 3 (2 of two atoms) for the
+rotation where no axis is periodic and the thermostat scales all velocities.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Thermo:
 
 
 class Stopwatch:
-    """Seconds of this rank by part of the work."""
+    """Seconds of this rank by part of the work; a part within another does not count in that."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -109,7 +110,11 @@ class Stopwatch:
 
     def __exit__(self, *error: object) -> None:
         part, begun = self._begun.pop()
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begun
+        spent = time.perf_counter() - begun
+        self.seconds[part] = self.seconds.get(part, 0.0) + spent
+        if self._begun:
+            around, since = self._begun[-1]
+            self._begun[-1] = around, since + spent
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ def _manifest(
         "cuts": [c.tolist() for c in now.domain.cuts],
         "type_map": list(type_map),
         "carried": now.state.widths,
+        "noise": now.noise,
         "integrator": now.integrator,
         "memory": now.memory,
         "file_sizes": now.file_sizes,
@@ -222,6 +223,7 @@ def read(path: Path, type_map: Sequence[str], comm: Communicator) -> Start:
         step=header["step"],
         time=header["time"],
         built_cell=built,
+        noise=header.get("noise", 0),  # younger than the format
         integrator=header["integrator"],
         memory=header["memory"],
         domain=Domain(built, pbc, cuts),  # type: ignore[arg-type]

@@ -174,6 +174,11 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(f"note: {line}")
     for line in _of_the_motion(simulation, config):
         log(line)
+    if simulation.is_still and simulation.n_atoms > 1:
+        log(
+            "note: no axis is periodic, and the thermostat would feed a rotation of the whole: it "
+            "has none, and the temperature does not count it"
+        )
     if simulation.n_held:
         log(
             f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "

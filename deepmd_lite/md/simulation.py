@@ -26,7 +26,7 @@ from .initial import Start, from_structure, hold, set_temperature
 from .integrate import integrator
 from .memory import check_room
 from .model_deviation import Deviating
-from .observe import Observable, System, observables
+from .observe import Observable, System, observables, sample
 from .output import Writer
 from .plumed import bias_of
 from .report import RunResult, Stopwatch, Thermo
@@ -118,7 +118,8 @@ class Simulation:
         self.engine = Engine(*ours, skin=s.skin, grid=s.grid, balance=s.balance, ghosts=s.ghosts)
         v = settings.velocities
         if v is not None and not self.resumed:
-            set_temperature(self.engine.state, v.temperature, v.seed, self.freedom, self.comm)
+            by = v.temperature, v.seed, self.freedom, self.comm
+            set_temperature(self.engine.state, *by, self.is_still)
         self.bias = bias_of(settings, self.comm, self.start, self.resumed)
         self._evaluate()
         self.integrator.prepare(self.engine, self.freedom, not self.resumed)
@@ -128,7 +129,7 @@ class Simulation:
         """Warnings and the atoms of a new run."""
         reach, type_map = self.model.rcut + s.skin, self.model.type_map
         warnings = check_room(atoms, s.replicate, s.grid, reach, self.comm, force)
-        start = from_structure(atoms, type_map, s.replicate, s.masses, self.comm)
+        start = from_structure(atoms, type_map, s.replicate, s.masses, self.comm, s.velocities)
         hold(start, s.frozen, type_map, self.comm)
         return warnings, start
 
@@ -138,10 +139,11 @@ class Simulation:
         held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
         with agreement(self.comm):
             e, known = self.ensemble, start.integrator
-            self.integrator = integrator(e, self.timestep, steps, known, start.step)
+            self.integrator = integrator(e, self.timestep, steps, known, start.step, start.noise)
             warnings = check_cell_changes(e, start.pbc, held, self.model, force)
         self.n_held, alone = held, self.integrator.conserves_momentum and not held
-        self.freedom = degrees_of_freedom(self.n_atoms - held, alone)
+        self.is_still = alone and self.integrator.scales and not any(start.pbc)
+        self.freedom = degrees_of_freedom(self.n_atoms - held, alone, self.is_still)
         return warnings
 
     def _open(self, quiet: bool, warnings: Sequence[str]) -> None:
@@ -324,9 +326,7 @@ class Simulation:
                 if self.writer is not None:
                     self.writer.trajectory(moment, slabs)
                 list(slabs)  # every rank sends its own
-            for observable in self.observables:
-                if _due(self.step, observable.every):
-                    observable.sample(self.engine, self.step, self.time)
+            sample(self.observables, self.engine, self.step, self.time)
             if trip is None and self.step and _due(self.step, self.output.restart):
                 self._save_restart()
         self._obey(trip)
@@ -362,6 +362,7 @@ class Simulation:
 
     def _result(self, steps: int, seconds: float, request: StopRequest) -> RunResult:
         parts = ("model", "neighbours", "communicate", "integrate", "output", *self.bias.parts)
+        parts += tuple(observable.name for observable in self.observables)
         own = [self.stopwatch.seconds.get(p, 0.0) for p in parts]
         spent = self.comm.reduce(np.array(own), "sum") / self.comm.size
         load = [len(self.engine.state), seconds, own[0], request.number]

@@ -128,9 +128,11 @@ _COLUMNS = {
 """Columns of each array in a packed row."""
 
 
-def degrees_of_freedom(n_atoms: int, momentum_is_conserved: bool) -> int:
-    """3N, less the three of the centre of mass where they do not take part in the motion."""
-    return 3 * n_atoms - (3 if momentum_is_conserved and n_atoms > 1 else 0)
+def degrees_of_freedom(n_atoms: int, momentum_is_conserved: bool, is_still: bool = False) -> int:
+    """3N, less the three of the centre of mass where they do not take part in the motion, and less
+    those of the rotation of what `is_still`."""
+    rotations = {1: 0, 2: 2}.get(n_atoms, 3) if is_still else 0
+    return 3 * n_atoms - (3 if momentum_is_conserved and n_atoms > 1 else 0) - rotations
 
 
 def temperature(kinetic_energy: float, freedom: int) -> float:

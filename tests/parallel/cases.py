@@ -50,7 +50,7 @@ from deepmd_lite.system import DeepmdLiteError, InputError, LocalEnv, type_indic
 
 RCUT = systems.RCUT
 MODEL = PairPotential(RCUT)
-LANGEVIN = {"type": "nvt-langevin", "temperature": 400, "friction": 0.02, "seed": 7}
+LANGEVIN = {"type": "nvt-langevin", "temperature": 400, "friction": 0.02, "seed": 5}
 THERMAL = {"temperature": [700, 900], "thermostat_time": 30}
 BAROSTAT = {**THERMAL, "pressure": ["20 kbar", "5 GPa"], "barostat_time": 100}
 STRAIN = {"type": "strain", "axis": "c", "rate": 1e-3}
@@ -644,6 +644,7 @@ CASES = {
     "a_lost_atom_is_an_error": a_lost_atom_is_an_error,
     **{f"trajectory_{k}": partial(trajectory, systems.triclinic, e) for k, e in ENSEMBLES.items()},
     **{f"trajectory_{k}": partial(trajectory, systems.cubic, e) for k, e in ORTHOGONAL.items()},
+    "trajectory_cluster": partial(trajectory, systems.cluster, ENSEMBLES["nhc"]),
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "a_bias": a_bias,

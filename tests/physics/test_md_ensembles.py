@@ -5,13 +5,14 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.units import fs
 from pair_potential import PairPotential
 from scipy.optimize import brentq
 
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.integrate.verlet import deform
 from deepmd_lite.system import Evaluation
-from deepmd_lite.units import BOLTZMANN, EV_PER_A3_IN_GPA
+from deepmd_lite.units import BOLTZMANN, EV_PER_A3_IN_GPA, KINETIC
 
 KELVIN = 400.0
 THERMAL = {"temperature": KELVIN}
@@ -342,3 +343,111 @@ def side_without_stress(c, n):
         return Simulation(atoms, PairPotential()).thermo.stress[0, 0]
 
     return brentq(stress, 0.95 * c, c)
+
+
+# --- clusters -------------------------------------------------------------------------------------
+
+
+def cluster(n=19):
+    """The `n` atoms of a crystal that are next to one of them, in nothing."""
+    atoms = bulk("Cu", cubic=True, a=3.6).repeat(4)
+    centre = atoms.positions[0] + 7.2
+    nearest = np.argsort(np.linalg.norm(atoms.positions - centre, axis=1), kind="stable")
+    atoms = atoms[nearest[:n]]
+    atoms.set_cell(None)
+    atoms.set_pbc(False)
+    return atoms
+
+
+def motion_of(simulation):
+    """Momentum, angular momentum (about the centre of mass), and twice the energy of both (eV)."""
+    atoms = simulation.atoms
+    m, v = atoms.get_masses(), atoms.get_velocities() * fs
+    r = atoms.positions - atoms.get_center_of_mass()
+    momentum, spin = m @ v, (m[:, None] * np.cross(r, v)).sum(axis=0)
+    inertia = np.einsum("i,ij,ik->jk", m, r, r)
+    inertia = np.trace(inertia) * np.eye(3) - inertia
+    return momentum, spin, KINETIC * spin @ np.linalg.pinv(inertia, rcond=1e-9) @ spin
+
+
+@pytest.mark.parametrize("kind", ["bussi", "nhc"])
+@pytest.mark.parametrize(("n", "freedom"), [(19, 51), (3, 3), (2, 1)])
+def test_a_cluster_has_no_rotation_that_a_thermostat_would_feed(kind, n, freedom):
+    thermal = {"temperature": 300, "thermostat_time": 30}
+    run = Simulation(
+        cluster(n),
+        PairPotential(),
+        ensemble={"type": f"nvt-{kind}", **thermal},
+        velocities={"temperature": 300, "seed": 3},
+        timestep=2.0,
+    )
+    assert run.freedom == freedom
+    assert run.thermo.temperature == pytest.approx(300, rel=1e-9)
+    run.run(300)
+    momentum, spin, energy = motion_of(run)
+    assert np.abs(momentum).max() < 1e-10
+    assert np.abs(spin).max() < 1e-9
+    assert energy < 1e-12
+
+
+def test_a_cluster_that_turns_is_brought_to_rest_where_velocities_are_scaled():
+    atoms = cluster()
+    rng = np.random.default_rng(2)
+    turn = np.cross([0.0, 0.0, 0.002], atoms.positions - atoms.get_center_of_mass())
+    atoms.set_velocities((turn + 0.003 * rng.normal(size=turn.shape)) / fs)
+    velocities = atoms.get_velocities() * fs
+    kept = {"nve": 3 * 19 - 3, "nvt-langevin": 3 * 19}
+    for kind, freedom in {**kept, "nvt-bussi": 3 * 19 - 6}.items():
+        keys = {} if kind == "nve" else {"temperature": 300}
+        keys |= {"friction": 0.01} if kind == "nvt-langevin" else {}
+        run = Simulation(atoms, PairPotential(), ensemble={"type": kind, **keys})
+        assert run.freedom == freedom
+        energy = motion_of(run)[2]
+        assert (energy < 1e-12) == (kind == "nvt-bussi")
+        found = run.atoms.get_velocities() * fs
+        assert np.array_equal(found, velocities) == (kind != "nvt-bussi")
+        if kind == "nvt-bussi":  # what is left is the motion within
+            rest = velocities - found
+            r = atoms.positions - atoms.get_center_of_mass()
+            distances = np.linalg.norm(r[:, None] - r, axis=2)
+            apart = np.einsum("ijk,ijk->ij", r[:, None] - r, rest[:, None] - rest)
+            assert np.abs(apart).max() < 1e-12 * distances.max()
+
+
+# --- random numbers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["langevin", "bussi"])
+def test_a_chain_of_short_runs_samples_as_one_does(kind):
+    """Each begins with the last frame of the one before, and says nothing of a seed."""
+    keys = {"langevin": {"friction": 0.02}, "bussi": {"thermostat_time": 50}}[kind]
+    ensemble = {"type": f"nvt-{kind}", "temperature": 300, **keys}
+    atoms, velocities, found = copper(2, a=3.6), {"temperature": 300, "seed": 2}, []
+    for _ in range(60):
+        run = Simulation(
+            atoms, PairPotential(), ensemble=ensemble, velocities=velocities, timestep=4.0
+        )
+        run.run(15)
+        atoms, velocities = run.atoms, None
+        found.append(run.thermo.temperature)
+    spread = 300 * np.sqrt(2 / run.freedom)
+    assert np.mean(found[5:]) == pytest.approx(300, abs=0.5 * spread)
+    assert 0.6 * spread < np.std(found[5:]) < 1.5 * spread
+
+
+def test_noise_depends_on_the_beginning_and_on_the_seed():
+    """Replicas that differ in their velocities alone do not become one; the same input repeats."""
+
+    def after(seed=1, velocities=1, steps=250, positions=0.0):
+        atoms = copper(1, a=3.6)
+        atoms.positions[0, 0] += positions
+        langevin = {"type": "nvt-langevin", "temperature": 300, "friction": 0.05, "seed": seed}
+        drawn = {"temperature": 300, "seed": velocities}
+        run = Simulation(atoms, PairPotential(), ensemble=langevin, velocities=drawn, timestep=4.0)
+        run.run(steps)
+        return run.atoms.positions
+
+    first = after()
+    assert np.array_equal(after(), first)
+    for change in ({"seed": 2}, {"velocities": 2}, {"positions": 1e-9}):
+        assert np.abs(after(**change) - first).max() > 0.02

@@ -90,6 +90,27 @@ def test_text_json_and_page(data, capsys):
     assert "leakage" in page.decode()
 
 
+def test_slabs_and_clusters_have_no_virials_to_be_missed(tmp_path):
+    frames = copper(12, seed=1)
+    for atoms, pbc in zip(frames[:2], ((True, True, False), (False, False, False)), strict=True):
+        del atoms.calc.results["stress"]
+        atoms.pbc = pbc
+    write(tmp_path / "train.extxyz", frames)
+    assert "virial-missing" not in codes(check_data({"data": [tmp_path / "train.extxyz"]}), "note")
+    del frames[2].calc.results["stress"]
+    write(tmp_path / "train.extxyz", frames)
+    (found,) = (
+        f
+        for f in check_data({"data": [tmp_path / "train.extxyz"]}).findings
+        if f.code == "virial-missing"
+    )
+    assert "virial 11/12 frames" in found.what
+    for atoms in frames:
+        atoms.calc.results.pop("stress", None)
+    write(tmp_path / "train.extxyz", frames)
+    assert "virial-missing" in codes(check_data({"data": [tmp_path / "train.extxyz"]}), "note")
+
+
 def test_quiet_prints_errors_and_warnings_alone(data, capsys):
     main(["check", "-q", "--train", str(data / "train.extxyz")])
     assert capsys.readouterr().out.strip() == ""

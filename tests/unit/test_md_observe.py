@@ -1,6 +1,7 @@
 """Observables: their input, going on with them, and what they refuse."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pair_potential import PairPotential
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.config import Output
 from deepmd_lite.md.observe import KINDS
+from deepmd_lite.md.observe.settings import VacfSettings
 from deepmd_lite.md.report import COLUMNS
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
@@ -98,7 +100,9 @@ def test_held_atoms_do_not_diffuse_and_say_what_is_at_rest(tmp_path):
     atoms = bulk("Cu", cubic=True, a=3.7).repeat(2)
     atoms.symbols[:4] = "Ag"
     atoms.set_constraint(FixAtoms(range(8)))
-    simulation = run(tmp_path / "run", {"msd": {"every": 1}, "vacf": {"every": 1}}, atoms=atoms)
+    simulation = run(
+        tmp_path / "run", {"msd": {"every": 1}, "vacf": {"every": 1, "origins": 4}}, atoms=atoms
+    )
     first = simulation.atoms
     simulation.run(30)
     last = simulation.atoms
@@ -148,3 +152,22 @@ def test_columns_are_named_with_their_units(tmp_path):
     assert heads["vacf"] == ("time_fs", "vacf_Cu_A2_per_fs2")
     assert heads["vdos"][:2] == ("frequency_THz", "wavenumber_per_cm")
     assert heads["diffusion"][:3] == ("element", "D_cm2_per_s", "error_cm2_per_s")
+
+
+def test_few_atoms_have_many_origins_of_the_velocity_correlation(tmp_path):
+    """As many as the run that is continued had, and as many as the input says."""
+    settings = VacfSettings()
+    assert [settings.settled(n, None).origins for n in (1, 400, 1000, 10**6)] == [50, 50, 20, 4]
+    assert VacfSettings(window=12).settled(1, None).origins == 12
+    assert settings.settled(1, {"origins": 4}).origins == 4
+    assert VacfSettings(origins=7).settled(1, {"origins": 4}).origins == 7
+
+
+def test_the_time_of_each_is_told(tmp_path):
+    """And does not count as that of the output besides."""
+    simulation = run(tmp_path / "run", {"rdf": {"every": 1}, "msd": {"every": 2}})
+    result = simulation.run(30)
+    assert list(result.parts)[-2:] == ["rdf", "msd"]
+    assert all(result.parts[name] > 0 for name in ("rdf", "msd", "output"))
+    assert sum(result.parts.values()) < 1.001 * result.seconds
+    assert re.search(r"rdf \d+ %, msd \d+ %", (tmp_path / "run/log").read_text())

@@ -98,6 +98,7 @@ LANGEVIN = {"type": "nvt-langevin", "temperature": 300}
 SCR = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
 BUSSI = {"type": "nvt-bussi", "temperature": 50}
 STRAIN = {"type": "strain", "axis": "c"}
+OBSERVE = {name: {} for name in ("rdf", "msd", "vacf", "stress", "heat_flux")}
 
 
 @pytest.mark.parametrize(
@@ -113,10 +114,25 @@ STRAIN = {"type": "strain", "axis": "c"}
         ({"ensemble": {**STRAIN, "rate": 0.02}}, ["rate 0.02/fs is 2e[+]13/s.* whole run 0.2;"]),
         ({"ensemble": {**STRAIN, "rate": -1e-5}}, []),
         ({"timestep": 0.1, "ensemble": {**LANGEVIN, "friction": 0.1}}, []),
+        (
+            {"ensemble": {**LANGEVIN, "friction": 0.01}, "output": {"observe": OBSERVE}},
+            ["^msd, vacf, heat_flux: .* friction slows down"],
+        ),
+        ({"ensemble": BUSSI, "output": {"observe": OBSERVE}}, []),
+        ({"ensemble": SCR, "output": {"observe": OBSERVE}}, []),
+        (
+            {"ensemble": {**SCR, "coupling": "flexible"}, "output": {"observe": OBSERVE}},
+            [r"^stress, msd, vacf, heat_flux: .* changes its shape \(flexible\)"],
+        ),
+        (
+            {"ensemble": {**STRAIN, "rate": 1e-6}, "output": {"observe": {"stress": {}}}},
+            ["^stress: the cell changes its shape"],
+        ),
+        ({"ensemble": {**SCR, "coupling": "flexible"}, "output": {"observe": {"rdf": {}}}}, []),
         ({"ensemble": {**SCR, "thermostat_time": 20, "barostat_time": 100}}, []),
     ],
 )
-def test_units_of_other_programs_are_noted(change, messages):
+def test_what_is_rarely_meant_is_noted(change, messages):
     notes = parse(MdConfig, {**MINIMAL, **change}, "md.yaml").notes()
     assert len(notes) == len(messages)
     for note, message in zip(notes, messages, strict=True):

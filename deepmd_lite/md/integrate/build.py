@@ -14,6 +14,8 @@ from .strain import StrainRate
 from .thermostat import Bussi, Langevin, Thermostat
 from .verlet import VelocityVerlet
 
+ODD = 0x9E3779B1
+"""By which seeds that follow one another become numbers far from each other."""
 Span = tuple[int, int]
 """Step at which ramps begin, and how many they go over."""
 
@@ -24,14 +26,18 @@ def integrator(
     steps: int | None = None,
     memory: Mapping[str, Any] | None = None,
     step: int = 0,
+    noise: int = 0,
 ) -> VelocityVerlet:
     """The integrator of an `Ensemble` for a `timestep` in fs.
 
     `steps` of the whole run, and `step`, at which it is: a ramp goes from the one to the other.
     `memory` of the run that is continued: a ramp of the same values goes on as it began, and if
-    that run was in another ensemble the memory is not used. Raises InputError for a ramp without
-    steps.
+    that run was in another ensemble the memory is not used. `noise`: of `Start`. Raises InputError
+    for a ramp without steps.
     """
+    if noise and ensemble.seed is not None:
+        seed = (ensemble.seed * ODD + noise) & 0xFFFFFFFF
+        ensemble = ensemble.model_copy(update={"seed": seed})
     name = "-".join(filter(None, (ensemble.type, ensemble.coupling, ensemble.thermostat)))
     known = memory if memory and memory.get("type") == name else None
     ends = [x and list(x) for x in (ensemble.temperature, ensemble.pressure)]

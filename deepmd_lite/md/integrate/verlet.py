@@ -12,6 +12,7 @@ from ...system import InputError
 from ...units import ACCELERATION
 from ..comm import agreement
 from ..engine import Engine
+from ..initial import without_rotation
 from .cell_motion import CellMotion
 from .ledger import Ledger
 from .thermostat import Thermostat
@@ -56,7 +57,7 @@ class VelocityVerlet:
         `freedom`: degrees of freedom that count for the temperature; `fresh`: a new run, not one
         that goes on. Raises SharedError (InputError with one rank) for a cell that cannot be
         deformed as asked, and for atoms at rest where a thermostat scales velocities. Where it
-        would feed a motion of the centre of mass, that motion is taken away.
+        would feed a motion of the centre of mass, or a rotation that goes on, it is taken away.
         """
         if self.cell_motion is not None:
             with agreement(engine.comm):
@@ -136,8 +137,9 @@ def deform(engine: Engine, strain: np.ndarray) -> torch.Tensor:
 
 
 def prepare_scaling(engine: Engine, conserves_momentum: bool) -> None:
-    """Velocities that a common factor can bring to a temperature: not all zero, and without
-    motion of the centre of mass unless some atoms are held. Every rank must call."""
+    """Velocities that a common factor can bring to a temperature: not all zero, and, unless some
+    atoms are held, without motion of the centre of mass, and without rotation where no axis is
+    periodic. Every rank must call."""
     state = engine.state
     momentum = (state.masses[:, None] * state.velocities).sum(0)
     held = (1.0 - state.mobile).sum()[None]
@@ -145,6 +147,8 @@ def prepare_scaling(engine: Engine, conserves_momentum: bool) -> None:
     total = engine.comm.reduce(sums.cpu().numpy(), "sum")
     if conserves_momentum and total[4] == 0 and engine.n_atoms > 1:
         state.velocities.sub_(engine.there(total[:3] / total[3]))
+        if not any(engine.pbc):
+            state.velocities.copy_(without_rotation(state, state.velocities, engine.comm))
     moving = bool(np.trace(engine.kinetic()) > 0)
     with agreement(engine.comm):
         if not moving:

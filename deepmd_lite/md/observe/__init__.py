@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..comm import agreement
@@ -12,13 +12,13 @@ from .heat_flux import HeatFlux
 from .msd import Msd
 from .profile import TemperatureProfile
 from .rdf import Rdf
-from .settings import Observe
+from .settings import Observe, VacfSettings
 from .stress import Stress
 from .vacf import Vacf
 
 KINDS: dict[str, Any] = {k.name: k for k in (Rdf, Msd, Vacf, Stress, HeatFlux, TemperatureProfile)}
 
-__all__ = ["KINDS", "Observable", "Observe", "System", "Table", "observables"]
+__all__ = ["KINDS", "Observable", "Observe", "System", "Table", "observables", "sample"]
 
 
 def observables(
@@ -36,6 +36,9 @@ def observables(
             own = getattr(settings, name)
             if own is None:
                 continue
+            if isinstance(own, VacfSettings):
+                known = memory.get(name, {}).get("settings")
+                own = own.settled(int(system.counts.sum()), known)
             observable = kind(own, system)
             observable.check(engine.model)
             if name in memory:
@@ -48,3 +51,11 @@ def observables(
     for name in set(KINDS) & set(carried) - kept:
         del carried[name]
     return found
+
+
+def sample(observables: Sequence[Observable], engine: Engine, step: int, time: float) -> None:
+    """Have those that are due at `step` take in this moment (fs); the time of each is counted."""
+    for observable in observables:
+        if step % observable.every == 0:
+            with engine.stopwatch(observable.name):
+                observable.sample(engine, step, time)

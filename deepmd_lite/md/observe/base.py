@@ -181,12 +181,13 @@ class Origins(Observable):
 
     def __init__(self, settings: Windowed, system: System) -> None:
         super().__init__(settings, system)
-        n, k = settings.window, settings.origins
-        self._starts = np.arange(k) * n // k
+        assert settings.origins is not None
+        n, self.n_origins = settings.window, settings.origins
+        self._starts = np.arange(self.n_origins) * n // self.n_origins
 
     @property
     def width(self) -> int:
-        return 3 * self.settings.origins
+        return 3 * self.n_origins
 
     @property
     def lags(self) -> np.ndarray:

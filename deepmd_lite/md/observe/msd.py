@@ -32,7 +32,7 @@ class Msd(Origins):
         self.squares = np.zeros((settings.window, n, 3))
         """Å² by lag, summed over origins, averaged over the atoms of an element that move."""
         self.counts = np.zeros(settings.window)
-        self.moments = np.zeros((settings.origins, n, 3))
+        self.moments = np.zeros((self.n_origins, n, 3))
         """Σ (t − t̄) MSD(t), fs Å², over the part of the present window that is fitted."""
         self.slopes = np.zeros((0, n, 3))
         """Å²/fs of each window that is complete."""
@@ -81,7 +81,7 @@ class Msd(Origins):
             t = self._fitted(len(mean))
             slopes = np.tensordot(t, mean, axes=1)[None] / (t @ t)
         by_axis = 0.5 * CM2_PER_S * slopes
-        found, independent = by_axis.mean(axis=(0, 2)), len(slopes) / self.settings.origins
+        found, independent = by_axis.mean(axis=(0, 2)), len(slopes) / self.n_origins
         if independent >= 2:
             error = by_axis.mean(axis=2).std(axis=0, ddof=1) / np.sqrt(independent)
         else:

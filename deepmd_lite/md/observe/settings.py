@@ -9,6 +9,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from ...schema import Section
 
+FEWEST, MOST = 4, 50
+ORIGINS_OF_ATOMS = 20_000
+"""Number of origins times atoms."""
 Origins = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -24,12 +27,12 @@ class Windowed(Sampling):
 
     window: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
     """Samples that an origin is followed; the longest time difference is one less."""
-    origins: Origins = 4
+    origins: Origins | None = 4
     """Origins followed at a time, evenly staggered; each costs three numbers for every atom."""
 
     @model_validator(mode="after")
     def _staggered(self) -> Windowed:
-        if self.origins > self.window:
+        if self.origins is not None and self.origins > self.window:
             raise ValueError(f"{self.origins} origins in a window of {self.window} samples")
         return self
 
@@ -53,6 +56,16 @@ class VacfSettings(Windowed):
     """Velocity autocorrelation and vibrational density of states."""
 
     every: PositiveInt = 2
+    origins: Origins | None = None
+    """Default: as many for all atoms together as cost little, `MOST` to `FEWEST`: of few atoms the
+    correlation at time 0, by which the spectrum is divided, is noisy."""
+
+    def settled(self, n_atoms: int, known: Mapping[str, Any] | None) -> VacfSettings:
+        """With a number of origins, for `n_atoms`, or that of a run that goes on (`known`)."""
+        if self.origins is not None:
+            return self
+        origins = min(max(FEWEST, ORIGINS_OF_ATOMS // n_atoms), MOST, self.window)
+        return self.model_copy(update={"origins": known["origins"] if known else origins})
 
 
 class Correlating(Sampling):
@@ -69,7 +82,7 @@ class StressSettings(Correlating):
 
 
 class HeatFluxSettings(Correlating):
-    """Heat flux and thermal conductivity; a sample takes as long as four steps."""
+    """Heat flux and thermal conductivity; a sample takes as long as four to nine steps."""
 
     every: PositiveInt = 10
 
