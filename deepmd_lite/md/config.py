@@ -207,7 +207,7 @@ class MdConfig(Settings):
                 "0.01/fs diffusion in liquid Cu3Au came to half and less); nve and nvt-bussi do not"
             )
         shape = "strain" if e.type == "strain" else e.coupling
-        if shape in ("strain", "anisotropic", "flexible"):
+        if shape not in (None, "isotropic"):
             stress = ["stress"] if observe.stress is not None else []
             if stress + moving:
                 found.append(

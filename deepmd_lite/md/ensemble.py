@@ -74,6 +74,11 @@ Temperatures = Annotated[
 ]
 Pressures = Annotated[tuple[float, float] | None, BeforeValidator(lambda v: _ends(v, _pressure))]
 
+# fmt: off
+Coupling = Literal[
+    "isotropic", "anisotropic", "flexible", "semi-isotropic", "x", "y", "z", "xy", "xz", "yz",
+]
+# fmt: on
 NEEDED = object()
 """Stands in `KEYS` for a value that only the user can give."""
 _BUSSI = {"temperature": NEEDED, "thermostat_time": 100.0, "seed": 1}
@@ -125,9 +130,10 @@ class Ensemble(Section):
     """GPa once read; given as a text with its unit, or first and last of a ramp."""
     barostat_time: PositiveFloat | None = None
     """fs, time constant of the barostat."""
-    coupling: Literal["isotropic", "anisotropic", "flexible"] | None = None
+    coupling: Coupling | None = None
     """How the cell follows the stress: its volume only, its extent along x, y and z each on its
-    own, or all of its shape (without rotation)."""
+    own, or all of its shape (without rotation); 'z', 'xy', …: its extent along these alone, each on
+    its own; 'semi-isotropic': along x and y together, and along z."""
     compressibility: PositiveFloat | None = None
     """1/GPa, of the material as far as known: it only sets the pace. The volume relaxes in
     barostat_time · (true compressibility / this)."""

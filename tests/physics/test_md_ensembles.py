@@ -207,28 +207,39 @@ def test_a_gas_follows_a_ramp():
 # --- pressure -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "time", "steps"), [("npt-scr", 120, 6000), ("npt-mtk", 60, 3000)])
-def test_an_ideal_gas_has_its_volume(kind, time, steps):
+@pytest.mark.parametrize(
+    ("kind", "coupling", "n", "time", "steps"),
+    [
+        ("npt-scr", "isotropic", 64, 120, 6000),
+        ("npt-mtk", "isotropic", 64, 60, 3000),
+        ("npt-scr", "y", 216, 120, 5000),
+        ("npt-mtk", "y", 64, 60, 3000),
+    ],
+)
+def test_an_ideal_gas_has_its_volume(kind, coupling, n, time, steps):
     """N atoms without total momentum: the density of V is V^(N − 1) exp(−p V/kT), a gamma
     distribution with <V> = N kT/p and <δV²> = N (kT/p)². It relaxes with the barostat's time
-    where the compressibility given is the true one, 1/p."""
-    n, timestep = 64, 3.0
+    where the compressibility given is the true one, 1/p, three times it along one axis alone."""
+    timestep, relaxation = 3.0, time * (3 if (kind, coupling) == ("npt-scr", "y") else 1)
     pressure = n * BOLTZMANN * KELVIN / 1000.0  # so that <V> is 1000 Å³
     ensemble = {
         "type": kind,
         **THERMAL,
         "pressure": f"{pressure * EV_PER_A3_IN_GPA} GPa",
+        "coupling": coupling,
         "thermostat_time": 20.0,
         "barostat_time": time,
     }
     if kind == "npt-scr":
         ensemble["compressibility"] = 1.0 / (pressure * EV_PER_A3_IN_GPA)
     options = {"ensemble": ensemble, "velocities": THERMAL, "timestep": timestep}
-    simulation = Simulation(gas(4), FreeParticles(), skin=4.0, guards=PASSING, **options)
+    simulation = Simulation(
+        gas(round(n ** (1 / 3))), FreeParticles(), skin=4.0, guards=PASSING, **options
+    )
     simulation.run(200)
     volumes = np.array([simulation.run(5).thermo.volume for _ in range(steps // 5)])
     spread = 1000.0 / np.sqrt(n)
-    independent = timestep * steps / (2 * time)
+    independent = timestep * steps / (2 * relaxation)
     assert volumes.mean() == pytest.approx(1000.0, abs=4 * spread / np.sqrt(independent))
     assert volumes.var() == pytest.approx(spread**2, rel=4 * np.sqrt(2 / independent))
     assert 4 * spread / np.sqrt(independent) < 60.0
@@ -268,6 +279,39 @@ def test_a_crystal_comes_to_its_pressure(kind, coupling):
         for i, j in ((0, 1), (0, 2), (1, 2)):
             found = stresses[:, i, j]
             assert found.mean() == pytest.approx(0.0, abs=5 * block_error(found) + 0.05)
+
+
+@pytest.mark.parametrize("kind", ["npt-scr", "npt-mtk"])
+@pytest.mark.parametrize("coupling", ["z", "xy", "semi-isotropic"])
+def test_a_cell_changes_along_the_axes_that_are_named(kind, coupling):
+    """To the pressure there; along the others it stays as it is, or follows as it is told."""
+    pressure = 3.0
+    ensemble = {"type": kind, "temperature": 100, "pressure": f"{pressure} GPa"}
+    ensemble |= {"coupling": coupling, "thermostat_time": 50, "barostat_time": 150}
+    if kind == "npt-scr":
+        ensemble["compressibility"] = 0.02
+    options = {"ensemble": ensemble, "velocities": {"temperature": 200}, "timestep": 4.0}
+    atoms = copper(3, 3.25)
+    simulation = Simulation(atoms, PairPotential(), **options)
+    first = simulation.thermo.conserved
+    simulation.run(350)
+    thermos = [simulation.run(2).thermo for _ in range(250)]
+    assert simulation.thermo.conserved == pytest.approx(first, abs=0.1)
+    stresses = -EV_PER_A3_IN_GPA * np.array([t.stress for t in thermos])
+    along = np.diagonal(stresses, axis1=1, axis2=2)
+    strain = np.diag(simulation.engine.cell) / np.diag(atoms.cell.array)
+    if coupling == "semi-isotropic":
+        assert strain[0] == pytest.approx(strain[1], abs=1e-12)
+        assert abs(strain[2] - strain[0]) > 1e-5
+        checked = [along[:, :2].mean(axis=1), along[:, 2]]
+    else:
+        moving = ["xyz".index(axis) for axis in coupling]
+        still = sorted(set(range(3)) - set(moving))
+        np.testing.assert_allclose(strain[still], 1.0, atol=1e-12)
+        assert np.abs(strain[moving] - 1.0).min() > 1e-4
+        checked = [along[:, k] for k in moving]
+    for found in checked:
+        assert found.mean() == pytest.approx(pressure, abs=5 * block_error(found) + 0.05)
 
 
 def test_anisotropic_cells_keep_their_angles():

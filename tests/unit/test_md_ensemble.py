@@ -84,7 +84,7 @@ def test_defaults_belong_to_their_type():
         ({**SCR, "pressure": "1 psi"}, "expected a number and a unit"),
         ({**SCR, "pressure": "nan bar"}, "expected a number and a unit"),
         ({"type": "npt-scr", "temperature": 3}, r"needs pressure \(text with unit\)"),
-        ({**SCR, "coupling": "cubic"}, "'isotropic', 'anisotropic' or 'flexible'"),
+        ({**SCR, "coupling": "cubic"}, "'isotropic', 'anisotropic', 'flexible', 'semi-isotropic'"),
         ({**SCR, "barostat_time": 0}, "barostat_time"),
         ({**SCR, "type": "npt-mtk", "compressibility": 1}, "has no key 'compressibility'"),
         ({"type": "strain", "axis": "c"}, r"needs rate \(1/fs\)"),

@@ -21,8 +21,13 @@ LARGEST = 0.05
 def modes(coupling: str) -> np.ndarray:
     """(k, 3, 3): orthonormal symmetric strains that a cell may undergo, change of volume first.
 
-    `coupling`: 'isotropic', 'anisotropic' (along x, y and z) or 'flexible' (without rotation).
+    `coupling`: 'isotropic', 'anisotropic' (along x, y and z), 'flexible' (without rotation),
+    'semi-isotropic' (x and y alike, and z), or those of x, y and z that change.
     """
+    if set(coupling) <= set("xyz"):
+        return np.array([np.diag([float(x == axis) for x in "xyz"]) for axis in coupling])
+    if coupling == "semi-isotropic":
+        return np.array([np.diag([1.0, 1.0, 0.0]) / math.sqrt(2.0), np.diag([0.0, 0.0, 1.0])])
     found = [np.eye(3) / math.sqrt(3.0)]
     if coupling == "isotropic":
         return np.array(found)
