@@ -14,13 +14,19 @@ import numpy as np
 from ..files import write_atomically
 from ..page import page
 from ..system import InputError
+from ..units import BOLTZMANN, EV_PER_A3_IN_GPA
 from . import figures
 from .figures import Columns
 from .report import COLUMNS
-from .statistics import block_average, slope, with_error
+from .statistics import FEWEST_BLOCKS, block_average, slope, with_error
 
 SUMMARY = re.compile(r"(\d+) steps of (\d+) atoms on (.+) in ([\d.]+) s: .*?, (\S+) ns/day")
 """The line of the log that tells how fast a run was."""
+ENSEMBLE = re.compile(
+    r"^\d+ atoms, model .*, (nvt|npt)-\w+ ([\d.e+-]+) K(?: ([\d.e+-]+) GPa)?, timestep ",
+    re.MULTILINE,
+)
+"""The line that tells in which ensemble a run was; targets that are ramps do not match."""
 Row = tuple[str, str, str]
 
 
@@ -41,7 +47,8 @@ def plot_run(directory: str | Path, skip: float = 0.2) -> Path:
     if thermo is not None:
         _need(thermo, COLUMNS[:8], directory / "thermo.csv")
         pictures.append(("thermo", "Thermodynamics", figures.thermo(thermo, n_atoms)))
-        rows = _averages(thermo, skip, n_atoms) + rows
+        found = _averages(thermo, skip, n_atoms)
+        rows = found + _fluctuations(thermo, skip, n_atoms, directory / "log") + rows
     for name, (title, draw) in figures.TABLES.items():
         table = read_table(directory / name)
         if table is None:
@@ -145,6 +152,37 @@ def _averages(thermo: Columns, skip: float, n_atoms: int | None) -> list[Row]:
             remark += "; a thermostat changes it, only in nve it tells how good the motion is"
         rows.append((label, f"{drift:.3g}", remark))
     return rows
+
+
+def _fluctuations(thermo: Columns, skip: float, n_atoms: int | None, log: Path) -> list[Row]:
+    """Heat capacity and bulk modulus from fluctuations, of an ensemble that the log tells.
+
+    Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017), section 2.5.
+    """
+    try:
+        told = ENSEMBLE.findall(log.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return []
+    if not told or not n_atoms:
+        return []
+    kind, kelvin, pressure = told[-1]
+    thermal, first = BOLTZMANN * float(kelvin), int(skip * len(thermo["step"]))
+    energy, volume = thermo["total_eV"][first:], thermo["volume_A3"][first:]
+    if thermal <= 0 or len(energy) < FEWEST_BLOCKS:
+        return []
+    name, unit, scale = "heat capacity at constant volume", "k/atom", 1.0 / (thermal**2 * n_atoms)
+    rows = []
+    if kind == "npt":
+        name = "heat capacity at constant pressure"
+        energy = energy + float(pressure) / EV_PER_A3_IN_GPA * volume
+        if all(np.ptp(thermo.get(f"{x}_A", np.zeros(1))) > 0 for x in "abc"):  # not along some
+            square, error = block_average((volume - volume.mean()) ** 2)
+            modulus = EV_PER_A3_IN_GPA * thermal * float(volume.mean()) / square
+            shown = with_error(modulus, modulus * error / square)
+            rows.append(("bulk modulus", shown, "GPa, isothermal, from fluctuations"))
+    square, error = block_average((energy - energy.mean()) ** 2)
+    shown = with_error(scale * square, scale * error)
+    return [*rows, (name, shown, f"{unit}, kinetic part included, from fluctuations")]
 
 
 def _speed(log: Path) -> tuple[int | None, list[Row]]:

@@ -12,8 +12,10 @@ from deepmd_lite.cli import main
 from deepmd_lite.deviation import md_header, row
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.plot import plot_run, read_table
+from deepmd_lite.md.report import COLUMNS
 from deepmd_lite.md.statistics import block_average, slope, with_error
 from deepmd_lite.system import InputError
+from deepmd_lite.units import BOLTZMANN, EV_PER_A3_IN_GPA
 
 OBSERVE = {
     "rdf": {},
@@ -86,6 +88,44 @@ def test_report_of_a_run(run, capsys):
     drift = slope(thermo["time_fs"][12:] / 1000, thermo["conserved_eV"][12:] * 1000 / 32)
     assert float(found["drift of the total energy"]) == pytest.approx(drift, rel=0.01)
     assert {"diffusion of Cu", "diffusion of Ag"} <= set(found)
+
+
+@pytest.mark.parametrize("ensemble", ["nvt-nhc 300 K", "npt-mtk 300 K 2 GPa"])
+def test_heat_capacity_and_bulk_modulus(tmp_path, ensemble):
+    """Of numbers whose fluctuations are known: 3 k and 5 k an atom, and 100 GPa."""
+    n_atoms, kt, v, n = 500, BOLTZMANN * 300, 8000.0, 4000
+    rng = np.random.default_rng(5)
+    pressure = 2.0 / EV_PER_A3_IN_GPA
+    volume = v + np.sqrt(kt * v * EV_PER_A3_IN_GPA / 100) * rng.normal(size=n)
+    c = 3 if ensemble.startswith("nvt") else 5
+    energy = -1900 + kt * np.sqrt(c * n_atoms) * rng.normal(size=n)
+    if c == 5:
+        energy -= pressure * volume
+    else:
+        volume[:] = v
+    columns = dict.fromkeys(COLUMNS, np.zeros(n))
+    columns |= {"step": np.arange(n), "total_eV": energy, "volume_A3": volume}
+    columns |= {f"{x}_A": np.cbrt(volume) for x in "abc"}
+    lines = [",".join(map(repr, row)) for row in np.column_stack(list(columns.values())).tolist()]
+    text = "\n".join(lines)
+    (tmp_path / "thermo.csv").write_text(",".join(COLUMNS) + "\n" + text + "\n")
+    line = f"500 atoms, model m.dpl (rcut 6 Å, float64), {ensemble}, timestep 1 fs\n"
+    (tmp_path / "log").write_text(line)
+    found = values_of(plot_run(tmp_path, skip=0))
+    name = f"heat capacity at constant {'volume' if c == 3 else 'pressure'}"
+    value, error = map(float, found[name].split(" ± "))
+    assert value == pytest.approx(c, abs=4 * error)
+    assert 0.01 * c < error < 0.08 * c
+    assert ("bulk modulus" in found) == (c == 5)
+    if c == 5:
+        value, error = map(float, found["bulk modulus"].split(" ± "))
+        assert value == pytest.approx(100, abs=4 * error)
+    if c == 5:  # along one axis it is another modulus
+        part = (tmp_path / "thermo.csv").read_text().replace("a_A", "z_A")
+        (tmp_path / "thermo.csv").write_text(part)
+        assert "bulk modulus" not in values_of(plot_run(tmp_path, skip=0))
+    (tmp_path / "log").write_text(line.replace("300 K", "300 to 600 K"))
+    assert name not in values_of(plot_run(tmp_path, skip=0))
 
 
 def test_a_running_simulation_can_be_looked_at(run, tmp_path):
