@@ -34,10 +34,12 @@ class Plumed:
         log = Path(self.given["LogFile"])
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("PLUMED, a stand-in\n")
-        if "PlumedDat" in self.given:
-            for line in Path(self.given["PlumedDat"]).read_text().splitlines():
-                if line.split("#")[0].strip():
-                    self.readInputLine(line.split("#")[0])
+        text = re.sub(r"#.*", "", Path(self.given["PlumedDat"]).read_text())
+        text = re.sub(
+            r"\.\.\.(.*?)\.\.\.", lambda m: m[1].replace("\n", " "), text, flags=re.DOTALL
+        )
+        for line in filter(str.strip, text.splitlines()):
+            self.readInputLine(line)
 
     def readInputLine(self, line):
         label, _, rest = line.rpartition(":")
@@ -57,9 +59,9 @@ class Plumed:
             if path.exists() and not self.given["Restart"]:
                 os.replace(path, path.with_name(f"bck.0.{path.name}"))
             arguments = keys["ARG"].split(",")
-            with open(path, "a") as f:
-                f.write(f"#! FIELDS time {' '.join(arguments)}\n")
-            self.prints.append((path, arguments, int(keys.get("STRIDE", 1))))
+            file = open(path, "a", buffering=1)  # noqa: SIM115
+            file.write(f"#! FIELDS time {' '.join(arguments)}\n")
+            self.prints.append((file, arguments, int(keys.get("STRIDE", 1))))
         elif name == "COMMITTOR":
             self.committor = keys["ARG"], float(keys["BASIN_LL1"]), float(keys["BASIN_UL1"])
         elif name != "FLUSH":
@@ -120,12 +122,11 @@ class Plumed:
         if self.committor is not None:
             argument, low, high = self.committor
             g["StopFlag"][0] = low < values[argument][0] < high
-        for path, arguments, stride in self.prints:
+        for file, arguments, stride in self.prints:
             if int(g["StepLong"][0]) % stride == 0:
                 time = int(g["StepLong"][0]) * g["Timestep"] * g["MDTimeUnits"]
                 row = [time, *(printed[re.sub(r"\s", "", a)] for a in arguments)]
-                with open(path, "a") as f:
-                    f.write("".join(f" {x:f}" for x in row) + "\n")
+                file.write("".join(f" {x:f}" for x in row) + "\n")
 
     def getBias(self, value):
         value[0] = self.bias

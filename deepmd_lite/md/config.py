@@ -142,6 +142,12 @@ class Settings(Section):
     guards: Guards = Guards()
     plumed: str | Annotated[list[str], Field(min_length=1)] | None = None
     """A PLUMED file, or its lines: forces on top of the model's."""
+
+    @field_validator("plumed", mode="before")
+    @classmethod
+    def _lines(cls, value: object) -> object:
+        return value.splitlines() if isinstance(value, str) and "\n" in value else value
+
     device: DeviceName = "cpu"
     """Where the model computes."""
     ghosts: Literal["auto", "host"] = "auto"

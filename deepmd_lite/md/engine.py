@@ -102,6 +102,8 @@ class Engine:
         """(n,) eV of the atoms of this rank."""
         self.virial = self._zeros(3, 3)
         """(3, 3) eV, this rank's share, with that which `push` added."""
+        self.model_virial = self.virial
+        """That of the model alone."""
         self.too_close: str | None = None
         """Atoms of this rank that have come too close for the model; forces are 0 then. Those of
         the structure raise TooClose."""
@@ -229,6 +231,7 @@ class Engine:
         self.beyond_table += self.beyond_now
         with self.stopwatch("communicate"):
             self.forces = self.model_forces = self.halo.reverse(all_forces)
+        self.model_virial = self.virial
 
     def push(self, forces: torch.Tensor, virial: torch.Tensor) -> None:
         """Add what is not of the model, until the next evaluation: `forces` (n, 3) eV/Å on the

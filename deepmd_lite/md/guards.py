@@ -95,6 +95,8 @@ class Watch:
         if strong:
             atom, force = worst(engine, engine.forces.norm(dim=1))
             limit = f"more than {guards.force:g} eV/Å (guards: force)"
+            if engine.forces is not engine.model_forces:
+                limit += ", that of PLUMED's bias included"
             return Trip(f"{atom} has a force of {force:.4g} eV/Å, {limit}")
         if beyond and guards.beyond_table == "stop":
             return Trip(

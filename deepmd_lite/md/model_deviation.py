@@ -67,14 +67,14 @@ class Deviating:
 def deviation_columns(engine: Engine, committee: Committee) -> tuple[tuple[float, ...], np.ndarray]:
     """`deviation.COLUMNS`, and the deviation of the force on each atom of this rank, (n,) eV/Å."""
     comm, env = engine.comm, engine.env
-    virials, forces = [engine.virial], [engine.forces]  # on the device of all models
+    virials, forces = [engine.model_virial], [engine.model_forces]  # on the device of all models
     if env.n_local:
         for e in committee.others(env):
             virials.append(e.virial)
             forces.append(engine.halo.reverse(e.forces.detach().double().contiguous()))
     else:  # nothing to evaluate, but ghosts that others may want back
         for _ in committee.models[1:]:
-            virials.append(torch.zeros_like(engine.virial))
+            virials.append(torch.zeros_like(engine.model_virial))
             forces.append(engine.halo.reverse(torch.zeros_like(env.positions)))
     total = comm.reduce(torch.stack(virials).double().cpu().numpy(), "sum")
     v = virial_deviation(total / engine.n_atoms)

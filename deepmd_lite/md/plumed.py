@@ -8,24 +8,26 @@ are: a bias is added to what moves the atoms, to the virial, and to the conserve
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from ..files import write_atomically
 from ..system import InputError
 from ..units import ACCELERATION, BOLTZMANN
 from .comm import Communicator, agreement
 from .config import Settings
 from .engine import Engine
 from .initial import Start
+from .output import Writer
 
 KJ_PER_MOL = 1e4 * ACCELERATION
 """1 eV in kJ/mol."""
@@ -34,8 +36,10 @@ NM, PS = 0.1, 1e-3
 OPEN = 1000.0
 """Factor of a lattice vector along which nothing is periodic, where others are: PLUMED knows boxes
 that are periodic along all vectors or none, and along this one it finds no image."""
-_DEFAULTS = {"METAD": "HILLS", "OPES": "KERNELS"}
-"""Files that actions write where FILE= is not given."""
+TAIL = 4096
+"""Bytes at the end of a file by which it is known again."""
+WHOLE = 1e-6
+"""Net force, as a share of all forces, that is no round-off."""
 
 
 class Bias:
@@ -53,6 +57,10 @@ class Bias:
     def act(self, engine: Engine, step: int) -> None:
         """Add the forces of step `step` to those that the model has just given `engine`."""
 
+    def memory(self) -> dict[str, Any]:
+        """What must survive a restart, by name, ready for JSON; of rank 0."""
+        return {}
+
 
 class Plumed(Bias):
     """What a PLUMED input does to a run. Every rank makes the same calls."""
@@ -68,43 +76,48 @@ class Plumed(Bias):
         timestep: float,
         temperature: float | None,
         log: Path | None,
-        resumed_at: int | None,
+        known: Mapping[str, Any] | None,
+        warn: Callable[[str], None],
+        counts_all: bool,
     ) -> None:
         """`source`: a PLUMED file, or its lines. `timestep` fs; `temperature` K of the ensemble,
-        None where it has none or a ramp; `log`: PLUMED's own, None: not kept. `resumed_at`: the
-        step at which an earlier run is continued: its files are taken back to there.
+        None where it has none or a ramp; `log`: PLUMED's own, None: not kept. `known`: what a run
+        that is continued remembers of PLUMED; `warn` of what may not be meant; `counts_all`: the
+        temperature counts the motion of the whole.
 
         Raises InputError where PLUMED is not installed or does not accept the input.
         """
         self._plumed: Any = None
+        self._files: list[str] = []
+        self._known, self._warn, self._counts_all = known, warn, counts_all
         with agreement(comm):
             if comm.rank:
                 return
             self._arrays = [np.zeros((n_atoms, 3)) for _ in range(2)]
             self._masses = np.ones(n_atoms)
             self._name = source if isinstance(source, str) else "plumed"
-            lines = _lines(source)
-            if resumed_at is not None:
-                take_back(lines, resumed_at, timestep)
-            read = [("setPlumedDat", source)] if isinstance(source, str) else []
-            plumed = _kernel()
+            for path in [] if known is None else take_back(known["files"]):
+                warn(f"{path}: was written anew after the restart; PLUMED takes it as it is now")
+            plumed, before, log = _kernel(), _open_files(), log or Path(os.devnull)
             settings: list[tuple[str, Any]] = [
                 *(("setMDEnergyUnits", 1.0), ("setMDLengthUnits", NM)),
                 *(("setMDTimeUnits", PS), ("setMDMassUnits", 1.0), ("setMDChargeUnits", 1.0)),
                 *(("setNatoms", n_atoms), ("setMDEngine", "deepmd_lite")),
-                *(("setTimestep", float(timestep)), ("setLogFile", str(log or os.devnull))),
-                *(("setRestart", int(resumed_at is not None)), *read),
+                *(("setTimestep", float(timestep)), ("setLogFile", str(log))),
+                ("setRestart", int(known is not None)),
             ]
             if temperature:
                 settings.append(("setKbT", KJ_PER_MOL * BOLTZMANN * temperature))
-            with self._told():
-                for key, value in settings:
+            with self._told(), _as_file(source) as path:
+                for key, value in (*settings, ("setPlumedDat", path)):
                     plumed.cmd(key, value)
                 plumed.cmd("init")
-                # the last one: rows are in the files at once
-                for line in (*([] if read else lines), "FLUSH STRIDE=1"):
-                    plumed.cmd("readInputLine", line)
+                plumed.cmd("readInputLine", "FLUSH STRIDE=1")  # rows are in the files at once
+            self._files = sorted(_open_files() - before - {os.path.realpath(log)})
             self._plumed = plumed
+
+    def memory(self) -> dict[str, Any]:
+        return {"plumed": {"files": {x: _mark(x) for x in self._files if os.path.isfile(x)}}}
 
     def act(self, engine: Engine, step: int) -> None:
         comm, wants_energy = engine.comm, False
@@ -128,6 +141,10 @@ class Plumed(Bias):
                 potential, virial = totals.potential, totals.virial
             box = _box(engine.cell, engine.pbc)
             found = self._asked(arrived, box, potential, virial)
+            self._look_at(found[1], self._arrays[0][found[0]], any(engine.pbc))
+            if self._known is not None:  # this step is in the files already
+                take_back(self._known["files"])
+                self._known = None
         ids, forces, self.virial, self.energy, self.ends = comm.share(found)
         own = engine.ids[: len(engine.state)].numpy()
         share = self.virial if comm.rank == 0 else np.zeros((3, 3))
@@ -166,6 +183,20 @@ class Plumed(Bias):
         push, virial = forces[acting] / KJ_PER_MOL, -tensor / KJ_PER_MOL - virial
         return acting, push, virial, float(bias[0]) / KJ_PER_MOL, bool(stop[0])
 
+    def _look_at(self, forces: np.ndarray, positions: np.ndarray, periodic: bool) -> None:
+        """Say once that forces (m, 3) at positions (m, 3) move or turn the system as a whole."""
+        if self._counts_all or not len(forces):
+            return
+        size = np.abs(forces).sum()
+        torque, arm = np.cross(positions, forces).sum(axis=0), 1.0 + np.abs(positions).max()
+        pushed = np.abs(forces.sum(axis=0)).max() > WHOLE * size
+        if pushed or (not periodic and np.abs(torque).max() > WHOLE * size * arm):
+            self._warn(
+                "note: PLUMED's forces move or turn the system as a whole, which the temperature "
+                "does not count: with few atoms take nvt-langevin, which counts all"
+            )
+            self._counts_all = True  # said once
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Errors of PLUMED in one line."""
@@ -174,11 +205,15 @@ class Plumed(Bias):
         except InputError:
             raise
         except Exception as e:
-            text = " ".join(re.sub(r"^\(\S+:\d+\).*$", "", str(e), flags=re.MULTILINE).split())
-            raise InputError(f"{self._name}: PLUMED says: {text}") from None
+            said, cause = [], cast(BaseException | None, e)
+            while cause is not None:  # the reason is what the last one says
+                text = re.sub(r"^\(\S+:\d+\).*$", "", str(cause), flags=re.MULTILINE)
+                said.append(" ".join(text.split()))
+                cause = cause.__cause__
+            raise InputError(f"{self._name}: PLUMED says: {': '.join(said)}") from None
 
 
-def bias_of(settings: Settings, comm: Communicator, start: Start, resumed: bool) -> Bias:
+def bias_of(settings: Settings, comm: Communicator, start: Start, writer: Writer | None) -> Bias:
     """What acts on the atoms of a run besides the model. Every rank must call."""
     if settings.plumed is None:
         return Bias()
@@ -190,7 +225,9 @@ def bias_of(settings: Settings, comm: Communicator, start: Start, resumed: bool)
         timestep=settings.timestep,
         temperature=targets.pop() if len(targets) == 1 else None,
         log=settings.output.directory / "plumed.log" if settings.output else None,
-        resumed_at=start.step if resumed else None,
+        known=start.memory.get("plumed"),
+        warn=(lambda _: None) if writer is None else writer.warn,
+        counts_all=settings.ensemble.friction is not None,
     )
 
 
@@ -212,14 +249,27 @@ def _kernel() -> Any:
         ) from None
 
 
-def _lines(source: str | Sequence[str]) -> list[str]:
-    """The lines of a PLUMED input that are more than a comment."""
+@contextmanager
+def _as_file(source: str | Sequence[str]) -> Iterator[str]:
+    """The path of a PLUMED input; lines are in a file for as long as it is read."""
     if isinstance(source, str):
-        try:
-            source = Path(source).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as e:
-            raise InputError(f"plumed: {source}: cannot be read: {e}") from None
-    return [line for line in source if line.split("#")[0].strip()]
+        if not Path(source).is_file():
+            raise InputError(f"plumed: {source}: there is no such file")
+        yield source
+        return
+    with NamedTemporaryFile("w", suffix=".dat", encoding="utf-8") as file:
+        file.write("\n".join(source) + "\n")
+        file.flush()
+        yield file.name
+
+
+def _open_files() -> set[str]:
+    """Paths of the files that this process has open."""
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.add(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+    return {path for path in found if os.path.isfile(path)}
 
 
 def _rows(engine: Engine, with_forces: bool) -> np.ndarray:
@@ -250,22 +300,25 @@ def _scattered(ids: np.ndarray, forces: np.ndarray, own: np.ndarray) -> np.ndarr
     return result
 
 
-def take_back(lines: Sequence[str], step: int, timestep: float) -> None:
-    """Drop what PLUMED's files hold beyond `step`, at which the run goes on.
+def _mark(path: str, size: int | None = None) -> list[Any]:
+    """Size of a file, or `size`, and a digest of the last bytes up to there."""
+    size = os.path.getsize(path) if size is None else size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - TAIL))
+        return [size, hashlib.sha256(file.read(min(size, TAIL))).hexdigest()]
 
-    Files of hills or kernels keep those that were added at `step`; others lose that row, which is
-    written again. Files that are not there, or are no tables over time, stay as they are.
+
+def take_back(marks: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Cut what files have grown by since they were marked; returns those that are others now.
+
+    A file that is gone is none of them.
     """
-    text = "\n".join(line.split("#")[0] for line in lines)
-    names = re.findall(r"(?:^|\s)FILE=(\S+)", text)
-    names += [name for action, name in _DEFAULTS.items() if action in text]
-    now, half = PS * timestep * step, 0.5 * PS * timestep
-    for path in map(Path, dict.fromkeys(names)):
-        rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        fields = rows[0].split() if rows else []
-        if fields[:3] != ["#!", "FIELDS", "time"]:
+    others = []
+    for path, mark in marks.items():
+        if not os.path.isfile(path):
             continue
-        end = now + half if "height" in fields else now - half
-        kept = [row for row in rows if row.startswith("#") or float(row.split()[0]) < end]
-        if len(kept) < len(rows):
-            write_atomically(path, "".join(kept).encode())
+        if _mark(path, mark[0]) != list(mark) or os.path.getsize(path) < mark[0]:
+            others.append(path)
+        elif os.path.getsize(path) > mark[0]:
+            os.truncate(path, mark[0])
+    return others

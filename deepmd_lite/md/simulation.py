@@ -120,7 +120,7 @@ class Simulation:
         if v is not None and not self.resumed:
             by = v.temperature, v.seed, self.freedom, self.comm
             set_temperature(self.engine.state, *by, self.is_still)
-        self.bias = bias_of(settings, self.comm, self.start, self.resumed)
+        self.bias = bias_of(settings, self.comm, self.start, self.writer)
         self._evaluate()
         self.integrator.prepare(self.engine, self.freedom, not self.resumed)
         self.observables = self._observables()
@@ -354,7 +354,7 @@ class Simulation:
             step=self.step,
             time=self.time,
             integrator=self.integrator.memory(self.engine),
-            memory={o.name: o.memory() for o in self.observables},
+            memory={o.name: o.memory() for o in self.observables} | self.bias.memory(),
             file_sizes=self.writer.sizes() if self.writer is not None else {},
         )
         notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
