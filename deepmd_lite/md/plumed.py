@@ -23,9 +23,9 @@ import torch
 
 from ..system import InputError
 from ..units import ACCELERATION, BOLTZMANN
-from .comm import Communicator, agreement
+from .comm import Communicator, SharedError, agreement
 from .config import Settings
-from .engine import Engine
+from .engine import Engine, Totals
 from .initial import Start
 from .output import Writer
 
@@ -108,7 +108,7 @@ class Plumed(Bias):
             ]
             if temperature:
                 settings.append(("setKbT", KJ_PER_MOL * BOLTZMANN * temperature))
-            with self._told(), _as_file(source) as path:
+            with self._told(), _gone_if_in_vain(log), _as_file(source) as path:
                 for key, value in (*settings, ("setPlumedDat", path)):
                     plumed.cmd(key, value)
                 plumed.cmd("init")
@@ -120,35 +120,39 @@ class Plumed(Bias):
         return {"plumed": {"files": {x: _mark(x) for x in self._files if os.path.isfile(x)}}}
 
     def act(self, engine: Engine, step: int) -> None:
-        comm, wants_energy = engine.comm, False
-        if self._plumed is not None:
-            wanted = np.zeros(1, dtype=np.intc)
-            with self._told():
-                self._plumed.cmd("setStepLong", np.array([step], dtype=np.int_))
-                self._plumed.cmd("prepareDependencies")
-                self._plumed.cmd("isEnergyNeeded", wanted)
-            wants_energy = bool(wanted[0])
-        wants_energy = comm.share(wants_energy)
+        comm = engine.comm
+        wants_energy = _of_rank_0(comm, lambda: self._prepared(step))
         totals = engine.totals() if wants_energy else None
         rows = _rows(engine, wants_energy)
         counts = np.zeros(comm.size, dtype=np.int64)
         counts[0] = len(rows)
         arrived = comm.redistribute(rows, counts)
-        found = None
-        if self._plumed is not None:
-            potential, virial = 0.0, np.zeros((3, 3))
-            if totals is not None:
-                potential, virial = totals.potential, totals.virial
-            box = _box(engine.cell, engine.pbc)
-            found = self._asked(arrived, box, potential, virial)
-            self._look_at(found[1], self._arrays[0][found[0]], any(engine.pbc))
-            if self._known is not None:  # this step is in the files already
-                take_back(self._known["files"])
-                self._known = None
-        ids, forces, self.virial, self.energy, self.ends = comm.share(found)
+        found = _of_rank_0(comm, lambda: self._found(arrived, engine, totals))
+        ids, forces, self.virial, self.energy, self.ends = found
         own = engine.ids[: len(engine.state)].numpy()
         share = self.virial if comm.rank == 0 else np.zeros((3, 3))
         engine.push(torch.from_numpy(_scattered(ids, forces, own)), torch.from_numpy(share))
+
+    def _prepared(self, step: int) -> bool:
+        """Whether PLUMED wants to know the energy at `step`."""
+        wanted = np.zeros(1, dtype=np.intc)
+        with self._told():
+            self._plumed.cmd("setStepLong", np.array([step], dtype=np.int_))
+            self._plumed.cmd("prepareDependencies")
+            self._plumed.cmd("isEnergyNeeded", wanted)
+        return bool(wanted[0])
+
+    def _found(self, rows: np.ndarray, engine: Engine, totals: Totals | None) -> tuple[Any, ...]:
+        """What `_asked` returns; `totals` where PLUMED wants them."""
+        potential, virial = 0.0, np.zeros((3, 3))
+        if totals is not None:
+            potential, virial = totals.potential, totals.virial
+        found = self._asked(rows, _box(engine.cell, engine.pbc), potential, virial)
+        self._look_at(found[1], self._arrays[0][found[0]], any(engine.pbc))
+        if self._known is not None:  # this step is in the files already
+            take_back(self._known["files"])
+            self._known = None
+        return found
 
     def _asked(
         self, rows: np.ndarray, box: np.ndarray, potential: float, virial: np.ndarray
@@ -231,6 +235,22 @@ def bias_of(settings: Settings, comm: Communicator, start: Start, writer: Writer
     )
 
 
+def _of_rank_0(comm: Communicator, ask: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on every rank; an error of it is raised by all of them."""
+    found: Any = None
+    if comm.rank == 0:
+        try:
+            found = ask()
+        except InputError as e:
+            if comm.size == 1:
+                raise
+            found = e
+    found = comm.share(found)
+    if isinstance(found, InputError):
+        raise SharedError(str(found))
+    return found
+
+
 def _kernel() -> Any:
     """A fresh instance of PLUMED."""
     try:
@@ -247,6 +267,18 @@ def _kernel() -> Any:
             "plumed: PLUMED's library was not found: set the environment variable PLUMED_KERNEL "
             "to its libplumedKernel.so"
         ) from None
+
+
+@contextmanager
+def _gone_if_in_vain(log: Path) -> Iterator[None]:
+    """A log that was not there before does not outlive an error."""
+    existed = log.exists()
+    try:
+        yield
+    except Exception:
+        if not existed:
+            log.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

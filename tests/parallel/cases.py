@@ -354,6 +354,9 @@ def a_bias(comm):
     assert np.abs(parallel.bias.virial).max() > 1.0
     assert free.bias.energy == 0.0
     assert "plumed" in a.parts
+    broken = [*lines[:1], "RESTRAINT ARG=nothing AT=0.5 KAPPA=1"]
+    with pytest.raises((SharedError, InputError), match=r"PLUMED says: .*nothing"):
+        Simulation(systems.triclinic(), MODEL, comm=comm, plumed=broken)
 
 
 def replicated(comm):

@@ -337,6 +337,7 @@ def test_an_input_that_plumed_does_not_accept(tmp_path, capsys):
     assert "plumed.dat: PLUMED says: " in err
     assert "out of range" in err
     assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "plumed.log").exists()
     with pytest.raises(InputError, match='plumed: PLUMED says: Action "DISTANC" is not known'):
         Simulation(copper(), MODEL, plumed=["d: DISTANC ATOMS=1,2"])
 
