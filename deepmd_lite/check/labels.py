@@ -24,20 +24,21 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
 
 def _missing(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Energies and forces that no frame, or only some, have; virials that only some have."""
-    n, role = len(which), survey.roles[survey.role[which[0]]]
+    role = survey.roles[survey.role[which[0]]]
     has = {
         "energy": np.isfinite(survey.energy[which]),
         "force": np.isfinite(survey.max_force[which]),
         "virial": np.array([survey.frames[k].virial is not None for k in which]),
     }
-    periodic = np.isfinite(survey.volume[which])  # slabs and clusters have no virial to be missed
-    has["virial"] |= ~periodic & has["virial"][periodic].any()
+    everything = which
     for label, found in has.items():
-        count = int(found.sum())
+        which = everything
+        if label == "virial":  # slabs and clusters have none to be missed
+            periodic = np.isfinite(survey.volume[which])
+            which, found = which[periodic], found[periodic]
+        n, count = len(which), int(found.sum())
         alone = survey.n_atoms[which] == 1  # an isolated atom has no force worth a label
-        if label == "force" and (found | alone).all():
-            continue
-        if count == n or (label == "virial" and not _periodic(survey, which)):
+        if count == n or (label == "force" and (found | alone).all()):
             continue
         lacking = [survey.names[k] for k in np.unique(survey.system[which[~found]])]
         severity = "note" if label == "virial" else "error" if count == 0 else "warning"
@@ -50,11 +51,6 @@ def _missing(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
         }[label]
         frames = survey.sources(which[~found]) if count else ()
         yield Finding(severity, f"{label}-missing", where, do, frames)
-
-
-def _periodic(survey: Survey, which: np.ndarray) -> bool:
-    """Whether any of the frames is periodic in three directions."""
-    return bool(np.isfinite(survey.volume[which]).any())
 
 
 def _resolution(survey: Survey, which: np.ndarray) -> Iterator[Finding]:

@@ -22,11 +22,10 @@ from .statistics import FEWEST_BLOCKS, block_average, slope, with_error
 
 SUMMARY = re.compile(r"(\d+) steps of (\d+) atoms on (.+) in ([\d.]+) s: .*?, (\S+) ns/day")
 """The line of the log that tells how fast a run was."""
-ENSEMBLE = re.compile(
-    r"^\d+ atoms, model .*, (nvt|npt)-\w+ ([\d.e+-]+) K(?: ([\d.e+-]+) GPa)?, timestep ",
-    re.MULTILINE,
-)
-"""The line that tells in which ensemble a run was; targets that are ramps do not match."""
+ANNOUNCED = re.compile(r"^\d+ atoms, model .*\), ([^,]+), timestep ", re.MULTILINE)
+"""The line of the log that tells in which ensemble a part of the run was."""
+ENSEMBLE = re.compile(r"(nvt|npt)-\w+ ([\d.e+-]+) K(?: ([\d.e+-]+) GPa)?")
+"""One at a constant temperature; targets that are ramps do not match."""
 Row = tuple[str, str, str]
 
 
@@ -155,17 +154,20 @@ def _averages(thermo: Columns, skip: float, n_atoms: int | None) -> list[Row]:
 
 
 def _fluctuations(thermo: Columns, skip: float, n_atoms: int | None, log: Path) -> list[Row]:
-    """Heat capacity and bulk modulus from fluctuations, of an ensemble that the log tells.
+    """Heat capacity and bulk modulus from fluctuations, where the log tells of one ensemble alone,
+    without a bias.
 
     Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017), section 2.5.
     """
     try:
-        told = ENSEMBLE.findall(log.read_text(encoding="utf-8"))
+        text = log.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return []
-    if not told or not n_atoms:
+    told = set(ANNOUNCED.findall(text))
+    known = ENSEMBLE.fullmatch(told.pop()) if len(told) == 1 else None
+    if known is None or not n_atoms or "forces of PLUMED" in text:
         return []
-    kind, kelvin, pressure = told[-1]
+    kind, kelvin, pressure = known.groups()
     thermal, first = BOLTZMANN * float(kelvin), int(skip * len(thermo["step"]))
     energy, volume = thermo["total_eV"][first:], thermo["volume_A3"][first:]
     if thermal <= 0 or len(energy) < FEWEST_BLOCKS:

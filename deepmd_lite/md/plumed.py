@@ -120,6 +120,10 @@ class Plumed(Bias):
         return {"plumed": {"files": {x: _mark(x) for x in self._files if os.path.isfile(x)}}}
 
     def act(self, engine: Engine, step: int) -> None:
+        with engine.stopwatch(*self.parts):
+            self._act(engine, step)
+
+    def _act(self, engine: Engine, step: int) -> None:
         comm = engine.comm
         wants_energy = _of_rank_0(comm, lambda: self._prepared(step))
         totals = engine.totals() if wants_energy else None

@@ -3,13 +3,13 @@
 Columns of `thermo.csv`: step, time_fs, temperature_K, potential_eV, kinetic_eV, total_eV,
 volume_A3, pressure_GPa, stress_xx_GPa … stress_xy_GPa, conserved_eV, a_A, b_A, c_A, alpha_deg,
 beta_deg, gamma_deg. `conserved_eV` is what the equations of motion keep constant: the total energy
-and what thermostat and barostat have taken. Pressure and stress include the kinetic
-part; pressure is positive under compression, stress has ASE's sign (tension positive) and order
-(xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab with its vacuum, and
-nan where a lattice vector is missing (its length is 0) or no axis is periodic. The temperature
-counts 3 degrees of freedom for each atom that is not held, less 3 where total momentum is conserved
-(not with a Langevin thermostat, nor where atoms are held), and less 3 (2 of two atoms) for the
-rotation where no axis is periodic and the thermostat scales all velocities.
+and what thermostat and barostat have taken, with the energy of a bias. Pressure and stress include
+the kinetic part and a bias; pressure is positive under compression, stress has ASE's sign (tension
+positive) and order (xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab
+with its vacuum, and nan where a lattice vector is missing (its length is 0) or no axis is periodic.
+The temperature counts 3 degrees of freedom for each atom that is not held, less 3 where total
+momentum is conserved (not with a Langevin thermostat, nor where atoms are held), and less 3 (2 of
+two atoms) for the rotation where no axis is periodic and the thermostat scales all velocities.
 """
 
 from __future__ import annotations

@@ -222,8 +222,7 @@ class Simulation:
         """Forces, which must be finite and bearable on every rank."""
         engine = self.engine
         engine.evaluate()
-        with engine.stopwatch("plumed"):
-            self.bias.act(engine, self.step)
+        self.bias.act(engine, self.step)
         with engine.stopwatch("communicate"):
             trip = self.watch.evaluated(engine, self.step)
         self._obey(trip)

@@ -202,6 +202,7 @@ def test_a_run_and_its_continuation_leave_the_files_of_one(tmp_path, monkeypatch
     files = [(tmp_path / name / "run" / "thermo.csv").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
     assert (tmp_path / "whole" / "run" / "plumed.log").stat().st_size > 0
+    assert re.search(r"plumed \d+ %", (tmp_path / "whole" / "run" / "log").read_text())
     assert "plumed" in (tmp_path / "whole" / "run" / "log").read_text()
     conserved = np.genfromtxt(tmp_path / "whole" / "run" / "thermo.csv", names=True, delimiter=",")
     shift = conserved["conserved_eV"] - conserved["total_eV"]

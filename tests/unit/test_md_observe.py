@@ -48,6 +48,7 @@ def run(folder, observe, steps=0, resume=None, atoms=None, timestep=2.0):
         ({"rdf": None}, "'rdf' has nothing behind it; write 'rdf: {}'"),
         ({"msd": {"window": 3}}, "key 'observe/msd/window'"),
         ({"vacf": {"window": 10, "origins": 11}}, "11 origins in a window of 10 samples"),
+        ({"msd": {"origins": None}}, "key 'observe/msd/origins'"),
         ({"temperature_profile": {"axis": 3}}, "key 'observe/temperature_profile/axis'"),
     ],
 )

@@ -17,6 +17,7 @@ from deepmd_lite.md.statistics import block_average, slope, with_error
 from deepmd_lite.system import InputError
 from deepmd_lite.units import BOLTZMANN, EV_PER_A3_IN_GPA
 
+BIASED = "forces of PLUMED on top of the model's: plumed.dat; its log is plumed.log\n"
 OBSERVE = {
     "rdf": {},
     "msd": {"every": 1, "window": 10},
@@ -124,8 +125,12 @@ def test_heat_capacity_and_bulk_modulus(tmp_path, ensemble):
         part = (tmp_path / "thermo.csv").read_text().replace("a_A", "z_A")
         (tmp_path / "thermo.csv").write_text(part)
         assert "bulk modulus" not in values_of(plot_run(tmp_path, skip=0))
-    (tmp_path / "log").write_text(line.replace("300 K", "300 to 600 K"))
-    assert name not in values_of(plot_run(tmp_path, skip=0))
+    ramp = line.replace("300 K", "300 to 600 K")
+    for log in (ramp, line + ramp, line + line.replace("300 K", "400 K"), line + BIASED):
+        (tmp_path / "log").write_text(log)
+        assert name not in values_of(plot_run(tmp_path, skip=0))
+    (tmp_path / "log").write_text(line + line)
+    assert name in values_of(plot_run(tmp_path, skip=0))
 
 
 def test_a_running_simulation_can_be_looked_at(run, tmp_path):

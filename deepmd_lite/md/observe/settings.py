@@ -27,7 +27,7 @@ class Windowed(Sampling):
 
     window: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
     """Samples that an origin is followed; the longest time difference is one less."""
-    origins: Origins | None = 4
+    origins: Origins | None
     """Origins followed at a time, evenly staggered; each costs three numbers for every atom."""
 
     @model_validator(mode="after")
@@ -48,6 +48,7 @@ class RdfSettings(Sampling):
 class MsdSettings(Windowed):
     """Mean-square displacement and diffusion."""
 
+    origins: Origins = 4
     fit_from: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     """The slope is fitted from this fraction of the window to its end."""
 
