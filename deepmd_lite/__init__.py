@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .calculator import Calculator
+    from .deep_pot import DeepPot
     from .learning import learn
     from .md import Simulation
     from .model import load_model as load
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Calculator": ("calculator", "Calculator"),
+    "DeepPot": ("deep_pot", "DeepPot"),
     "Simulation": ("md", "Simulation"),
     "add_uncertainty": ("uncertainty", "add_uncertainty"),
     "learn": ("learning", "learn"),
@@ -29,6 +31,7 @@ _PUBLIC = {
 
 __all__ = [
     "Calculator",
+    "DeepPot",
     "Simulation",
     "__version__",
     "add_uncertainty",

@@ -186,11 +186,15 @@ def write_deviations(
     Frame k of a system is step k · `frequency`. After `COLUMNS` follow the energy's deviation and,
     where `atomic`, those of all atoms. Raises InputError if the file cannot be written.
     """
-    names = [*COLUMNS, "devi_e", *(["atm_devi_f(N)"] if atomic else [])]
-    header = f"# {'step':10}" + "".join(f"{name:19}" for name in names) + "\n"
     lines = []
     for system, frames in found.items():
-        lines += [f"# {system}\n", header]
-        for k, d in enumerate(frames):
-            lines.append(row(k * frequency, [*d.columns, d.energy, *(d.atoms if atomic else ())]))
+        lines += [f"# {system}\n", *table(frames, frequency, atomic=atomic)]
     write_atomically(path, "".join(lines).encode())
+
+
+def table(frames: Sequence[Deviation], frequency: int, *, atomic: bool) -> list[str]:
+    """Header and rows of one system in that file."""
+    names = [*COLUMNS, "devi_e", *(["atm_devi_f(N)"] if atomic else [])]
+    header = f"# {'step':10}" + "".join(f"{name:19}" for name in names) + "\n"
+    rows = ([*d.columns, d.energy, *(d.atoms if atomic else ())] for d in frames)
+    return [header, *(row(k * frequency, values) for k, values in enumerate(rows))]

@@ -25,6 +25,7 @@ LAYER = {
     "training": 6,
     "evaluate": 6,
     "calculator": 6,
+    "deep_pot": 6,
     "md": 6,
     "interop": 6,
     "lammps": 6,

@@ -1,0 +1,244 @@
+"""A potential on plain arrays, with the names, shapes and signs of DeePMD-kit's `DeepPot`.
+
+For scripts that have coordinates and cells of many frames and no `ase.Atoms`: those written for
+`deepmd.infer` work with this import in place of theirs. Energies in eV, forces in eV/Å, virials in
+eV (+Σ r ⊗ f, positive under compression), lengths in Å.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .committee import loaded
+from .deviation import Relative, deviation, table
+from .files import write_atomically
+from .model import Potential
+from .neighbors import PeriodicEnv, periodic_env
+from .system import InputError, counted_once
+
+VIRTUAL = -1
+"""Type of a place without an atom, in frames of several sizes."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Real atoms of a frame, and its list."""
+
+    rows: np.ndarray
+    """Which of the caller's atoms they are."""
+    periodic: PeriodicEnv
+
+
+class DeepPot:
+    """A model of arrays: `energies, forces, virials = DeepPot("model.dpl").eval(…)`."""
+
+    def __init__(
+        self,
+        model_file: str | Path | Potential,
+        auto_batch_size: bool | int = True,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+    ) -> None:
+        """`model_file`: path of a `.dpl` file, or a loaded model; `device`, `precision` as of
+        `Calculator`. `auto_batch_size` is taken and changes nothing: frames are evaluated one at a
+        time, each by all threads.
+
+        Raises InputError for a device that is not there, ModelFileError for a bad file.
+        """
+        self.model = cast(Potential, loaded(model_file, precision, device))
+
+    def eval(
+        self,
+        coords: npt.ArrayLike,
+        cells: npt.ArrayLike | None,
+        atom_types: npt.ArrayLike,
+        atomic: bool = False,
+        fparam: npt.ArrayLike | None = None,
+        aparam: npt.ArrayLike | None = None,
+        mixed_type: bool = False,
+    ) -> tuple[np.ndarray, ...]:
+        """Energies (frames, 1), forces (frames, atoms, 3) and virials (frames, 9) of all frames.
+
+        `coords` (frames, atoms, 3) or (frames, 3 · atoms), anywhere; `cells` (frames, 9) or
+        (frames, 3, 3), rows are lattice vectors, or None for molecules; `atom_types` (atoms,) are
+        places in `get_type_map()`, with `mixed_type` (frames, atoms), where −1 is no atom. With
+        `atomic` also energies (frames, atoms, 1) and virials (frames, atoms, 9) of atoms
+        (`model.atomic_virials`), which sum to those of the frame. `fparam`, `aparam`: None, as no
+        model here has any. Raises InputError, naming the argument, for what does not fit.
+        """
+        for name, given in (("fparam", fparam), ("aparam", aparam)):
+            if given is not None and np.size(given):
+                raise InputError(
+                    f"{name}: this model has none; a model of DeePMD-kit with frame parameters is "
+                    "converted for a value of them (dpl convert --fparam)"
+                )
+        frames, n = _shape(coords, atom_types, mixed_type)
+        energies, forces, virials = np.zeros((frames, 1)), np.zeros((frames, n, 3)), []
+        own, own_virials = np.zeros((frames, n, 1)), np.zeros((frames, n, 9))
+        beyond = 0
+        for k, frame in enumerate(self._frames(coords, cells, atom_types, mixed_type)):
+            periodic, rows = frame.periodic, frame.rows
+            found = self.model.evaluate(periodic.env)
+            energies[k] = float(found.energies.sum())
+            forces[k, rows] = periodic.fold(found.forces).numpy()
+            virials.append(found.virial.numpy().ravel())
+            own[k, rows, 0] = found.energies.numpy()
+            beyond += found.beyond_table
+            if atomic:
+                each = self.model.atomic_virials(periodic.env, found.forces)
+                own_virials[k, rows] = periodic.fold(each.flatten(1)).numpy()
+        if beyond:
+            warnings.warn(
+                f"pairs of atoms closer than any in the training data: {counted_once(beyond)} in "
+                f"{frames} frames; energies there are extrapolated",
+                stacklevel=2,
+            )
+        result = energies, forces, np.reshape(virials, (frames, 9))
+        return (*result, own, own_virials) if atomic else result
+
+    def eval_descriptor(
+        self,
+        coords: npt.ArrayLike,
+        cells: npt.ArrayLike | None,
+        atom_types: npt.ArrayLike,
+        mixed_type: bool = False,
+    ) -> np.ndarray:
+        """(frames, atoms, W): what the fitting networks see of each atom; arguments of `eval`."""
+        frames, n = _shape(coords, atom_types, mixed_type)
+        found: np.ndarray | None = None
+        for k, frame in enumerate(self._frames(coords, cells, atom_types, mixed_type)):
+            own = self.model.invariants(frame.periodic.env).double().numpy()
+            if found is None:
+                found = np.zeros((frames, n, own.shape[1]))
+            found[k, frame.rows] = own
+        return np.zeros((0, n, 0)) if found is None else found
+
+    def get_type_map(self) -> list[str]:
+        """Element of each type."""
+        return list(self.model.type_map)
+
+    def get_ntypes(self) -> int:
+        """Number of elements."""
+        return len(self.model.type_map)
+
+    def get_rcut(self) -> float:
+        """Å: the cutoff."""
+        return self.model.rcut
+
+    def get_dim_fparam(self) -> int:
+        """0: models have no parameters of frames."""
+        return 0
+
+    def get_dim_aparam(self) -> int:
+        """0: models have no parameters of atoms."""
+        return 0
+
+    def get_sel_type(self) -> list[int]:
+        """All types: each atom has an energy."""
+        return list(range(self.get_ntypes()))
+
+    def _frames(
+        self,
+        coords: npt.ArrayLike,
+        cells: npt.ArrayLike | None,
+        atom_types: npt.ArrayLike,
+        mixed_type: bool,
+    ) -> Iterator[_Frame]:
+        frames, n = _shape(coords, atom_types, mixed_type)
+        positions = np.asarray(coords, dtype=np.float64).reshape(frames, n, 3)
+        types = np.broadcast_to(_types(atom_types, self.model.type_map, mixed_type), (frames, n))
+        boxes = np.asarray(np.zeros((frames, 9)) if cells is None else cells, dtype=np.float64)
+        if boxes.size != 9 * frames:
+            raise InputError(
+                f"cells: expected 9 numbers for each of {frames} frames, (frames, 9) or "
+                f"(frames, 3, 3), or None without a cell; found shape {boxes.shape}"
+            )
+        pbc = np.full(3, cells is not None)
+        each = zip(positions, boxes.reshape(-1, 3, 3), types, strict=True)
+        for k, (x, cell, own) in enumerate(each):
+            rows = np.flatnonzero(own != VIRTUAL)
+            atoms = x[rows], cell, pbc, own[rows]
+            yield _Frame(rows, periodic_env(*atoms, self.model.rcut, f"frame {k}"))
+
+
+def _shape(coords: npt.ArrayLike, atom_types: npt.ArrayLike, mixed_type: bool) -> tuple[int, int]:
+    """Frames and atoms of each; InputError where coordinates and types do not go together."""
+    types, numbers = np.asarray(atom_types), np.asarray(coords)
+    expected = "(frames, atoms), as mixed_type says" if mixed_type else "(atoms,)"
+    if types.ndim != 1 + mixed_type or not types.size:
+        raise InputError(f"atom_types: expected shape {expected}, found {types.shape}")
+    n = types.shape[-1]
+    frames, rest = divmod(numbers.size, 3 * n)
+    if rest or (mixed_type and frames != len(types)):
+        of = f"{len(types)} frames of {n} atoms" if mixed_type else f"frames of {n} atoms"
+        raise InputError(
+            f"coords: expected (frames, {n}, 3) or (frames, {3 * n}), as atom_types has {of}; "
+            f"found {numbers.size} numbers of shape {numbers.shape}"
+        )
+    return frames, n
+
+
+def _types(atom_types: npt.ArrayLike, type_map: Sequence[str], mixed_type: bool) -> np.ndarray:
+    types = np.asarray(atom_types)
+    lowest = VIRTUAL if mixed_type else 0
+    wrong = types[(types < lowest) | (types >= len(type_map)) | (types != np.floor(types))]
+    if len(wrong):
+        raise InputError(
+            f"atom_types: expected places in the type map {list(type_map)}, {lowest} to "
+            f"{len(type_map) - 1}; found {wrong[0]}"
+        )
+    return types.astype(np.int32)
+
+
+def calc_model_devi(
+    coord: npt.ArrayLike,
+    box: npt.ArrayLike | None,
+    atype: npt.ArrayLike,
+    models: Sequence[DeepPot],
+    fname: str | Path | None = None,
+    frequency: int = 1,
+    *,
+    atomic: bool = False,
+    relative: float | None = None,
+    relative_v: float | None = None,
+) -> np.ndarray:
+    """(frames, 8): step and deviations of `models`, those of the columns of `model_devi.out`.
+
+    Step, then the largest, smallest and mean deviation of virial (eV/atom) and of force (eV/Å),
+    then that of the energy (eV/atom); with `atomic` the force's of each atom as well. `coord`,
+    `box`, `atype` as of `DeepPot.eval`; frame k is step k · `frequency`; definitions and the levels
+    of `relative` and `relative_v`: see `deviation`. Written to the file `fname`, if given. Raises
+    InputError for fewer than two models, and for models that number elements differently.
+    """
+    if len(models) < 2:
+        raise InputError(f"models: expected two or more, found {len(models)}")
+    maps = [model.get_type_map() for model in models]
+    for k, other in enumerate(maps):
+        if other != maps[0]:
+            raise InputError(
+                f"models: model {k + 1} has the type map {other}, model 1 {maps[0]}: types would "
+                "mean other elements; Calculator and dpl devi go by element"
+            )
+    parts = zip(*(model.eval(coord, box, atype) for model in models), strict=True)
+    energies, forces, virials = (np.stack(part, axis=1) for part in parts)
+    virials = virials.reshape(*virials.shape[:2], 3, 3)
+    levels = Relative(relative, relative_v)
+    found = [
+        deviation(e, f, v, levels)
+        for e, f, v in zip(energies[..., 0], forces, virials, strict=True)
+    ]
+    if fname is not None:
+        write_atomically(fname, "".join(table(found, frequency, atomic=atomic)).encode())
+    rows = (
+        [k * frequency, *d.columns, d.energy, *(d.atoms if atomic else ())]
+        for k, d in enumerate(found)
+    )
+    return np.array(list(rows))
