@@ -16,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from ..schema import DeviceName, Section
@@ -143,6 +144,16 @@ class Settings(Section):
     plumed: str | Annotated[list[str], Field(min_length=1)] | None = None
     """A PLUMED file, or its lines: forces on top of the model's."""
 
+    @model_validator(mode="after")
+    def _relaxation(self) -> Settings:
+        """What is different where nothing moves in time."""
+        if self.ensemble.type == "relax":
+            if self.velocities is not None:
+                raise ValueError("'velocities': a relaxation begins and ends with atoms at rest")
+            if "force" not in self.guards.model_fields_set:  # large ones are what it is there for
+                self.guards = self.guards.model_copy(update={"force": None})
+        return self
+
     @field_validator("plumed", mode="before")
     @classmethod
     def _lines(cls, value: object) -> object:
@@ -206,6 +217,9 @@ class MdConfig(Settings):
     def _notes_on_observables(self) -> list[str]:
         """Those that say something else than their names in this ensemble."""
         found, e, observe = [], self.ensemble, self.output.observe
+        asked = [k for k in type(observe).model_fields if getattr(observe, k) is not None]
+        if e.type == "relax":
+            return [f"{', '.join(asked)}: averages over a search mean nothing"] if asked else []
         moving = [k for k in ("msd", "vacf", "heat_flux") if getattr(observe, k) is not None]
         if e.friction and moving:
             found.append(

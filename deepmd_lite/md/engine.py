@@ -53,6 +53,11 @@ class Totals:
         """eV."""
         return 0.5 * float(np.trace(self.kinetic))
 
+    @property
+    def energy(self) -> float:
+        """eV, potential and kinetic."""
+        return self.potential + self.kinetic_energy
+
     def stress(self, volume: float) -> np.ndarray:
         """(3, 3) eV/Å³, tension positive, kinetic part included; `volume` Å³."""
         return -(self.virial + self.kinetic) / volume

@@ -49,6 +49,10 @@ def _pressure(value: object) -> float:
     raise ValueError(f"expected a number and a unit, as '0.1 GPa' or '1 bar' (units: {units})")
 
 
+def _optional_pressure(value: object) -> float | None:
+    return None if value is None else _pressure(value)
+
+
 def _temperature(value: object) -> float:
     """K."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -98,6 +102,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "lateral": "fixed",
         "thermostat": "none",
     },
+    "relax": {"fmax": 0.01, "coupling": None},
 }
 """Keys of each ensemble with their defaults; `strain` has those of its thermostat besides."""
 _STRAIN_KEYS = {
@@ -106,6 +111,7 @@ _STRAIN_KEYS = {
     "bussi": _BUSSI,
     "nhc": _NOSE_HOOVER,
 }
+_RELAXED_CELL_KEYS = {"pressure": (0.0, 0.0), "smax": 0.05}
 _LATERAL_KEYS = {"barostat_time": 1000.0, "compressibility": 0.05, "seed": 1}
 _UNITS = {"temperature": "K", "friction": "1/fs", "pressure": "text with unit", "rate": "1/fs"}
 
@@ -149,6 +155,11 @@ class Ensemble(Section):
     """Thermostat of an ensemble `strain`."""
     seed: Seed | None = None
     """Seed of the random numbers of thermostat and barostat."""
+    fmax: PositiveFloat | None = None
+    """eV/Å: a relaxation ends where no force on an atom that may move is larger."""
+    smax: Annotated[PositiveFloat | None, BeforeValidator(_optional_pressure)] = None
+    """GPa once read, given as a pressure: and no stress that the cell may follow is further from
+    `pressure`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +184,9 @@ class Ensemble(Section):
                 keys |= _LATERAL_KEYS
             keys |= _STRAIN_KEYS[thermostat]
             name += f" with thermostat '{thermostat}' and lateral '{lateral}'"
+        if self.type == "relax" and self.coupling is not None:
+            keys |= _RELAXED_CELL_KEYS
+            name += " with a coupling"
         for key in type(self).model_fields:
             given = getattr(self, key)
             if key == "type" or (given is None and key not in keys):
@@ -188,12 +202,15 @@ class Ensemble(Section):
             raise ValueError(f"{name} needs {needs}")
         if self.temperature and min(self.temperature) <= 0 and "friction" not in keys:
             raise ValueError(f"{name} needs a temperature above 0 K; nvt-langevin can do 0 K")
+        if self.type == "relax" and self.has_ramp:
+            raise ValueError(f"{name}: a relaxation has one pressure, there is no time for a ramp")
         return self
 
     @property
     def changes_cell(self) -> bool:
         """Whether lattice vectors change in it."""
-        return self.type.startswith("npt-") or self.type == "strain"
+        relaxes = self.type == "relax" and self.coupling is not None
+        return self.type.startswith("npt-") or self.type == "strain" or relaxes
 
     @property
     def has_ramp(self) -> bool:

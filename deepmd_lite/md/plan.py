@@ -20,6 +20,7 @@ from ..system import InputError
 from .comm import Communicator, agreement, ranks_here
 from .config import MdConfig
 from .engine import Engine
+from .ensemble import Ensemble
 from .memory import Subdomain, mean_subdomain, size
 from .model_deviation import Deviating
 from .report import ns_per_day
@@ -202,6 +203,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         grid=config.grid if config.grid and np.prod(config.grid) == comm.size else None,
         output=None,
         guards=config.guards.model_copy(update={"deviation": None}),
+        ensemble=_endless(config.ensemble),
         plumed=None,  # it would write files, and may name atoms that are not there
         force=force,
         comm=comm,
@@ -234,6 +236,11 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         reach=simulation.model.rcut + config.skin,
         program_bytes=float(program),
     )
+
+
+def _endless(ensemble: Ensemble) -> Ensemble:
+    """The same for as many steps as the probe wants: a relaxation may be at its end at once."""
+    return ensemble.model_copy(update={"fmax": 0.0}) if ensemble.type == "relax" else ensemble
 
 
 def _deviation_seconds(engine: Engine, deviating: Deviating) -> float:

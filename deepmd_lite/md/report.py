@@ -65,6 +65,8 @@ class Thermo:
     """eV."""
     cell: np.ndarray
     """(3, 3) Å, rows are lattice vectors; zeros for one that the structure lacks."""
+    largest_force: float | None = None
+    """eV/Å, on any atom that is free to move; None but in a relaxation."""
 
     @property
     def total(self) -> float:
@@ -86,11 +88,12 @@ class Thermo:
 
     def table_row(self) -> str:
         """One line under `TABLE_HEADER`."""
+        force = self.largest_force
         return (
             f"{self.step:>10} {self.time / 1000:>10.4f} {self.temperature:>9.2f} "
             f"{self.potential:>16.6f} {self.total:>16.6f} "
             f"{self.pressure * EV_PER_A3_IN_GPA:>9.3f}"
-        )
+        ) + ("" if force is None else f"  largest force {force:.4g} eV/Å")
 
 
 class Stopwatch:

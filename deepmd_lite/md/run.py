@@ -17,6 +17,8 @@ from . import continuing, restart
 from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
 from .config import MdConfig
+from .integrate import Relaxation
+from .output import Writer
 from .plan import Plan, make_plan
 from .report import RunResult
 from .simulation import Simulation, simulation_of
@@ -144,6 +146,8 @@ def _run(
             comm, f"steps {config.steps}: the run is at step {simulation.step} already; raise steps"
         )
     result = simulation.run(remaining)
+    if simulation.writer is not None and isinstance(simulation.integrator, Relaxation):
+        _tell_of_relaxation(simulation.writer, simulation.integrator, simulation.step)
     if simulation.writer is not None and simulation.bias.ends:
         simulation.writer.log(f"PLUMED has ended the run after step {simulation.step}")
     if simulation.writer is not None and result.signal and simulation.step < config.steps:
@@ -152,6 +156,15 @@ def _run(
             "with --continue"
         )
     return result
+
+
+def _tell_of_relaxation(writer: Writer, search: Relaxation, step: int) -> None:
+    if search.ends:
+        writer.log(f"relaxed after step {step}: {search.told}")
+    else:
+        writer.warn(
+            f"not relaxed after step {step}: {search.told}; raise steps and go on with --continue"
+        )
 
 
 def raise_together(comm: Communicator, message: str) -> None:

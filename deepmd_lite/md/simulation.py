@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,8 +157,7 @@ class Simulation:
                 if source and directory and source.parents[1].resolve() == directory.resolve():
                     sizes = self.start.file_sizes  # else the run goes on in another folder
                 formats = self.output.format if self.output else ()
-                deviates = self.deviating.every > 0
-                self.writer = Writer(directory, quiet, sizes, formats, deviates)
+                self.writer = Writer(directory, quiet, sizes, formats, self.deviating.every > 0)
                 self.writer.reports_beyond_table = self.guards.beyond_table != "off"
                 damaged = [
                     f"{x}; going on from {source}, the one before" for x in self.start.damaged
@@ -185,14 +184,13 @@ class Simulation:
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
         self.bias.ends = False
-        writing: AbstractContextManager[None] = nullcontext()
-        if self.writer is not None:
-            writing = self.writer.running(steps, self.n_atoms, self.timestep)
+        w = self.writer
+        writing = nullcontext() if w is None else w.running(steps, self.n_atoms, self.timestep)
         with guarded(self.comm), StopRequest() as request, writing:
             if not self._begun:
                 self._begun = True
                 self._record()
-            while self.step < first + steps and not (request.agreed or self.bias.ends):
+            while self.step < first + steps and not (request.agreed or self._is_over):
                 with self.stopwatch("integrate"):
                     self.integrator.before_forces(engine, self.step)
                 self.step += 1
@@ -247,6 +245,10 @@ class Simulation:
         return self.engine.halo.domain
 
     @property
+    def _is_over(self) -> bool:
+        return self.bias.ends or self.integrator.ends
+
+    @property
     def time(self) -> float:
         """fs."""
         return self.start.time + (self.step - self.start.step) * self.timestep
@@ -268,7 +270,6 @@ class Simulation:
 
     def _thermo(self) -> Thermo:
         totals, volume = self.engine.totals(), self.start.volume(self.engine.cell)
-        energy = totals.potential + totals.kinetic_energy
         return Thermo(
             step=self.step,
             time=self.time,
@@ -278,8 +279,9 @@ class Simulation:
             volume=volume,
             stress=totals.stress(volume),
             beyond_table=totals.beyond_table,
-            conserved=energy + self.bias.energy + self.integrator.extra_energy(self.engine),
+            conserved=totals.energy + self.bias.energy + self.integrator.extra_energy(self.engine),
             cell=np.where(np.array(self.start.absent)[:, None], 0.0, self.engine.cell),
+            largest_force=self.integrator.largest_force,
         )
 
     def _moment(self) -> Moment:
@@ -311,24 +313,27 @@ class Simulation:
         if self.output is None:
             return
         with self.stopwatch("output"):
-            if _due(self.step, self.output.thermo):
+            if self._due(self.output.thermo):
                 thermo = self._thermo()
                 if self.writer is not None:
                     self.writer.thermo(thermo)
             trip, deviations = None, None
-            if _due(self.step, self.deviating.every):
+            if self._due(self.deviating.every):
                 columns, deviations, trip = self.deviating.look(self.engine)
                 if self.writer is not None:
                     self.writer.deviation(self.step, columns)
-            if _due(self.step, self.output.trajectory):
+            if self._due(self.output.trajectory):
                 moment, slabs = self._moment(), ordered_slabs(self.engine, deviations)
                 if self.writer is not None:
                     self.writer.trajectory(moment, slabs)
                 list(slabs)  # every rank sends its own
             sample(self.observables, self.engine, self.step, self.time)
-            if trip is None and self.step and _due(self.step, self.output.restart):
+            if trip is None and self.step and self._due(self.output.restart):
                 self._save_restart()
         self._obey(trip)
+
+    def _due(self, interval: int) -> bool:
+        return interval > 0 and (self.step % interval == 0 or self._is_over)
 
     def _observables(self) -> list[Observable]:
         """Those that the output asks for, with the memory of the run that is continued."""
@@ -356,8 +361,8 @@ class Simulation:
             memory={o.name: o.memory() for o in self.observables} | self.bias.memory(),
             file_sizes=self.writer.sizes() if self.writer is not None else {},
         )
-        notes = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
-        self.archive.write(now, self.model.type_map, notes)
+        told = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
+        self.archive.write(now, self.model.type_map, told)
 
     def _result(self, steps: int, seconds: float, request: StopRequest) -> RunResult:
         parts = ("model", "neighbours", "communicate", "integrate", "output", *self.bias.parts)
@@ -393,7 +398,3 @@ def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simu
     """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
     keys = {key: getattr(config, key) for key in Settings.model_fields}
     return Simulation(atoms, config.model, **keys | instead)
-
-
-def _due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0

@@ -118,6 +118,19 @@ def test_atoms_that_are_held(device):
     assert (np.delete(moved, [0, 3]) > 0.0).all()
 
 
+def test_a_relaxation(device):
+    ensemble = {"type": "relax", "coupling": "anisotropic"}
+    options = {"ensemble": ensemble, "skin": 0.2, "velocities": None}
+    runs = [simulation(where, **options) for where in ("cpu", "cuda", "cuda")]
+    for run in runs:
+        run.run(200)
+        assert run.integrator.ends
+    expected, found, again = (run.state.to(torch.device("cpu")) for run in runs)
+    assert torch.equal(found.positions, again.positions)
+    torch.testing.assert_close(found.positions, expected.positions, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(runs[1].engine.cell, runs[0].engine.cell, atol=1e-9)
+
+
 def test_a_bias_of_plumed(device, monkeypatch):
     """Of atoms, and of the energy, which scales the forces on all."""
     monkeypatch.setitem(sys.modules, "plumed", stand_in_plumed)

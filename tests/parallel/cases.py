@@ -47,6 +47,7 @@ from deepmd_lite.md.initial import from_structure
 from deepmd_lite.md.state import State
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import DeepmdLiteError, InputError, LocalEnv, type_indices
+from deepmd_lite.units import EV_PER_A3_IN_GPA
 
 RCUT = systems.RCUT
 MODEL = PairPotential(RCUT)
@@ -359,6 +360,23 @@ def a_bias(comm):
         Simulation(systems.triclinic(), MODEL, comm=comm, plumed=broken)
 
 
+def a_relaxation(comm):
+    """Of atoms and cell, on atoms that change ranks; it ends on all ranks at the same step."""
+    ensemble = {"type": "relax", "coupling": "flexible", "pressure": "2 GPa", "fmax": 0.005}
+    options = {"ensemble": ensemble, "skin": 0.1, "frozen": []}
+    parallel = Simulation(systems.triclinic(), MODEL, comm=comm, **options)
+    serial = Simulation(systems.triclinic(), MODEL, **options)
+    a, b = parallel.run(12), serial.run(12)
+    assert a.list_builds == b.list_builds > 1
+    assert difference(parallel, serial) < 1e-9
+    np.testing.assert_allclose(a.thermo.conserved, b.thermo.conserved, atol=1e-8)
+    np.testing.assert_allclose(a.thermo.largest_force, b.thermo.largest_force, atol=1e-8)
+    end = parallel.run(1000)
+    assert parallel.integrator.ends
+    assert end.thermo.largest_force <= 0.005
+    assert end.thermo.pressure * EV_PER_A3_IN_GPA == pytest.approx(2.0, abs=0.05)
+
+
 def replicated(comm):
     """Copies made on the ranks that share them are those of ASE."""
     unit = systems.cubic()
@@ -651,6 +669,7 @@ CASES = {
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "a_bias": a_bias,
+    "a_relaxation": a_relaxation,
     "replicated": replicated,
     "observables": partial(observables_are_those_of_one_rank, 4.0),
     "observables_far": partial(observables_are_those_of_one_rank, 7.0),

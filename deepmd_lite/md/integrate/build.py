@@ -10,6 +10,7 @@ from .cell_motion import CellMotion, StochasticCellRescaling, modes
 from .mtk import MartynaTobiasKlein
 from .nose_hoover import NoseHooverChain
 from .ramp import Ramp
+from .relaxation import Relaxation
 from .strain import StrainRate
 from .thermostat import Bussi, Langevin, Thermostat
 from .verlet import VelocityVerlet
@@ -64,6 +65,11 @@ def _motion(e: Ensemble, timestep: float, span: Span) -> VelocityVerlet:
             chain_length=_given(e.chain_length),
             allowed=modes(_given(e.coupling)),
         )
+    if e.type == "relax":
+        if e.coupling is None:
+            return Relaxation(timestep, _given(e.fmax))
+        cell = _given(e.pressure)[0], _given(e.smax), modes(e.coupling)
+        return Relaxation(timestep, _given(e.fmax), *cell)
     return VelocityVerlet(timestep, _thermostat(e, span), _cell_motion(e, timestep, span))
 
 

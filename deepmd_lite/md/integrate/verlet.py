@@ -39,6 +39,10 @@ class VelocityVerlet:
         self.given = Ledger()
         self.label: dict[str, Any] = {}
         """What tells in a restart whose memory it is."""
+        self.ends = False
+        """Whether what is looked for is found; on all ranks the same."""
+        self.largest_force: float | None = None
+        """eV/Å, on any atom that is free to move, where that is what the motion is about."""
         self._strain = np.zeros((3, 3))
 
     @property
