@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..at_frames import AtFrames
 from ..data import PreparedFrame, System, prepare
 from ..model import Potential, load_model, save_model
 from ..system import InputError
@@ -35,13 +36,15 @@ def bias_shift(
     """
     n_types = len(model.type_map)
     compositions, differences, sizes, weights = [], [], [], []
+    at = AtFrames(model)
     for p in frames:
         if p.frame.energy is None or p.frame.weight == 0:
             continue
         n_e = np.bincount(p.types, minlength=n_types)
         found = float(n_e @ model.energy_bias.numpy())
         if of_network:
-            found = float(model.evaluate(p.env).energies.sum())
+            there = at(p.frame.fparam, f"{p.frame.source}: fparam")
+            found = float(there.evaluate(p.env).energies.sum())
         compositions.append(n_e)
         differences.append(p.frame.energy - found)
         sizes.append(p.n_atoms)
