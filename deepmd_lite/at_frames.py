@@ -7,7 +7,7 @@ from typing import Any
 from .committee import Committee
 from .model import Potential
 from .model.frame_parameters import checked_fparam, fparam_of
-from .system import Model
+from .system import InputError, Model
 
 
 def n_fparam(model: Model) -> int:
@@ -37,10 +37,20 @@ class AtFrames:
         """
         if not self.takes:
             return self.model
-        key = [] if fparam is None else checked_fparam(fparam, self.takes, where).tolist()
+        key = [] if fparam is None else self.checked(fparam, where)
         if self._last is None or self._last[0] != key:
             self._last = key, _at(self.model, fparam, where)
         return self._last[1]
+
+    def checked(self, fparam: Any, where: str = "fparam") -> list[float]:
+        """A number or several as a list, if the model takes as many; else InputError."""
+        if not self.takes:
+            raise InputError(
+                f"{where}: the model takes no frame parameters (its numb_fparam is 0); leave them "
+                "out"
+            )
+        found: list[float] = checked_fparam(fparam, self.takes, where).tolist()
+        return found
 
 
 def _at(model: Model, fparam: Any | None, where: str) -> Model:
