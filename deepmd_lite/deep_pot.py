@@ -150,7 +150,9 @@ class DeepPot:
         """All types: each atom has an energy."""
         return list(range(self.get_ntypes()))
 
-    def _parameters(self, fparam: npt.ArrayLike | None, frames: int) -> Sequence[np.ndarray | None]:
+    def _parameters(
+        self, fparam: npt.ArrayLike | None, frames: int
+    ) -> Sequence[np.ndarray | None] | np.ndarray:
         """Those of each frame."""
         given = np.zeros(0) if fparam is None else np.asarray(fparam)
         k = self._at.takes
@@ -166,8 +168,7 @@ class DeepPot:
                 f"fparam: expected {k} number{'s' * (k > 1)} for all frames, or ({frames}, {k}) "
                 f"for each; found shape {given.shape}"
             )
-        each: Sequence[np.ndarray] = np.broadcast_to(given.reshape(-1, k), (frames, k))
-        return each
+        return np.broadcast_to(given.reshape(-1, k), (frames, k))
 
     def _frames(
         self,
@@ -239,9 +240,10 @@ def calc_model_devi(
 
     Step, then the largest, smallest and mean deviation of virial (eV/atom) and of force (eV/Å),
     then that of the energy (eV/atom); with `atomic` the force's of each atom as well. `coord`,
-    `box`, `atype`, `fparam` as of `DeepPot.eval`; frame k is step k · `frequency`; definitions and the levels
-    of `relative` and `relative_v`: see `deviation`. Written to the file `fname`, if given. Raises
-    InputError for fewer than two models, and for models that number elements differently.
+    `box`, `atype`, `fparam` as of `DeepPot.eval`; frame k is step k · `frequency`; definitions and
+    the levels of `relative` and `relative_v`: see `deviation`. Written to the file `fname`, if
+    given. Raises InputError for fewer than two models, and for models that number elements
+    differently.
     """
     if len(models) < 2:
         raise InputError(f"models: expected two or more, found {len(models)}")

@@ -221,7 +221,7 @@ def _forces(values: dict[str, Any], source: str) -> np.ndarray | None:
 
 def _fparam(atoms: Atoms, source: str) -> np.ndarray | None:
     """(k,), in the order in which they stand in the file."""
-    value = atoms.info.get(FPARAM_KEY)
+    value: Any = atoms.info.get(FPARAM_KEY)
     if np.shape(value) == (3, 3):  # extended XYZ makes a matrix, by columns, of nine numbers
         value = np.transpose(value)
     return None if value is None else _numbers(value, source, FPARAM_KEY)

@@ -353,8 +353,8 @@ def _check_ensembles(settings: LearnConfig, training: TrainInput) -> None:
     models trained on virials."""
     if training.model.fitting_net.numb_fparam:
         raise InputError(
-            f"{settings.train}: model/fitting_net/numb_fparam: what is explored and labelled has no "
-            "frame parameters; expected 0, with data of one state (the one of interest)"
+            f"{settings.train}: model/fitting_net/numb_fparam: structures are explored and "
+            "labelled without frame parameters; expected 0, with data of the one state of interest"
         )
     for k, entry in enumerate(settings.explore):
         ensemble = parse(MdConfig, {**entry, "model": MODEL}, f"explore/{k}").ensemble

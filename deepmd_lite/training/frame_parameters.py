@@ -39,9 +39,9 @@ def settle(frames: Sequence[Frame], f: FittingConfig, what: str) -> None:
             checked_fparam(frame.fparam, f.numb_fparam, f"{frame.source}: fparam")
         elif default is None:
             raise InputError(
-                f"{frame.source}: has no fparam; expected {f.numb_fparam} numbers, as model/"
-                "fitting_net/numb_fparam says: add fparam.npy (in extended XYZ fparam=… in the "
-                "comment line), or give default_fparam"
+                f"{frame.source}: has no fparam; expected {f.numb_fparam} number"
+                f"{'s' * (f.numb_fparam > 1)}, as model/fitting_net/numb_fparam says: add "
+                "fparam.npy (in extended XYZ fparam=… in the comment line), or give default_fparam"
             )
         else:
             frame.fparam = default
