@@ -71,10 +71,10 @@ def convert(
     reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
     if source.suffix.lower() == OWN and writer is not None:
         return _exported(_at(source, fparam), source, target, writer, without_repulsion)
-    if source.suffix.lower() == target.suffix.lower() == OWN:
-        return _fixed(source, target, fparam)
     if target.suffix.lower() == OWN and reader is not None:
         return _imported(source, target, reader, tolerance, fparam)
+    if source.suffix.lower() == target.suffix.lower() == OWN:
+        return _fixed(source, target, fparam)
     if source.suffix.lower() == OWN and target.suffix.lower() in READERS:
         between = target.with_suffix(".dp")
         raise InputError(
