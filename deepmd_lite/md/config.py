@@ -145,8 +145,11 @@ class Settings(Section):
     """A PLUMED file, or its lines: forces on top of the model's."""
 
     @model_validator(mode="after")
-    def _relaxation(self) -> Settings:
-        """What is different where nothing moves in time."""
+    def _fits_the_ensemble(self) -> Settings:
+        """Refuse what has no meaning in it; what is different where nothing moves in time."""
+        observe = self.output.observe if self.output else None
+        if observe and observe.conduction and self.ensemble.type != "heat-flow":
+            raise ValueError("'output/observe/conduction' needs ensemble 'heat-flow'")
         if self.ensemble.type == "relax":
             if self.velocities is not None:
                 raise ValueError("'velocities': a relaxation begins and ends with atoms at rest")

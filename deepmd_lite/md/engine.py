@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from .halo import Halo, decompose
 from .initial import Start
 from .report import Stopwatch
 from .state import CPU, State
+
+if TYPE_CHECKING:
+    from .baths import Baths
 
 UNEVEN = 1.05
 """Largest load of a rank over the mean at which the planes are left where they are."""
@@ -109,6 +112,8 @@ class Engine:
         """(3, 3) eV, this rank's share, with that which `push` added."""
         self.model_virial = self.virial
         """That of the model alone."""
+        self.baths: Baths | None = None
+        """Where heat flows between two of them."""
         self.too_close: str | None = None
         """Atoms of this rank that have come too close for the model; forces are 0 then. Those of
         the structure raise TooClose."""

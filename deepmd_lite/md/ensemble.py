@@ -102,6 +102,10 @@ KEYS: dict[str, dict[str, Any]] = {
         "lateral": "fixed",
         "thermostat": "none",
     },
+    "heat-flow": {
+        **{"axis": NEEDED, "hot": NEEDED, "cold": NEEDED, "width": NEEDED},
+        **{"friction": 0.01, "seed": 1},
+    },
     "relax": {"fmax": 0.01, "coupling": None},
 }
 """Keys of each ensemble with their defaults; `strain` has those of its thermostat besides."""
@@ -114,6 +118,7 @@ _STRAIN_KEYS = {
 _RELAXED_CELL_KEYS = {"pressure": (0.0, 0.0), "smax": 0.05}
 _LATERAL_KEYS = {"barostat_time": 1000.0, "compressibility": 0.05, "seed": 1}
 _UNITS = {"temperature": "K", "friction": "1/fs", "pressure": "text with unit", "rate": "1/fs"}
+_UNITS |= {"hot": "K", "cold": "K", "width": "Å"}
 
 
 class Ensemble(Section):
@@ -155,6 +160,12 @@ class Ensemble(Section):
     """Thermostat of an ensemble `strain`."""
     seed: Seed | None = None
     """Seed of the random numbers of thermostat and barostat."""
+    hot: PositiveFloat | None = None
+    """K, in the slab around the beginning of the axis,"""
+    cold: PositiveFloat | None = None
+    """K, and in that around its middle."""
+    width: PositiveFloat | None = None
+    """Å, of each of the two slabs."""
     fmax: PositiveFloat | None = None
     """eV/Å: a relaxation ends where no force on an atom that may move is larger."""
     smax: Annotated[PositiveFloat | None, BeforeValidator(_optional_pressure)] = None
@@ -202,6 +213,8 @@ class Ensemble(Section):
             raise ValueError(f"{name} needs {needs}")
         if self.temperature and min(self.temperature) <= 0 and "friction" not in keys:
             raise ValueError(f"{name} needs a temperature above 0 K; nvt-langevin can do 0 K")
+        if self.hot is not None and self.cold is not None and not self.hot > self.cold:
+            raise ValueError(f"{name}: 'hot' {self.hot:g} K is not above 'cold' {self.cold:g} K")
         if self.type == "relax" and self.has_ramp:
             raise ValueError(f"{name}: a relaxation has one pressure, there is no time for a ramp")
         return self
@@ -226,7 +239,8 @@ class Ensemble(Section):
             for v, unit in units
             if v is not None
         )
-        return " ".join([self.type, *targets])
+        flow = [f"{self.hot:g} to {self.cold:g} K"] if self.hot and self.cold else []
+        return " ".join([self.type, *targets, *flow])
 
 
 class Frozen(Section):

@@ -137,6 +137,29 @@ def _green_kubo(
     return png(figure)
 
 
+def conduction(table: Columns) -> bytes:
+    """Heats against time, equal and straight once the flow is steady, and the conductivity."""
+    figure, (left, right) = panels(2)
+    t, kappa = 1e-3 * table["time_fs"], table["conductivity_W_per_m_K"]
+    left.plot(t, table["heat_hot_eV"], lw=1.1, label="given to the hot slab")
+    left.plot(t, -table["heat_cold_eV"], lw=1.1, label="taken from the cold slab")
+    left.set(xlabel="time (ps)", ylabel="heat (eV)")
+    left.legend(frameon=False, fontsize=8)
+    right.plot(t, kappa, lw=1.1)
+    error = table["error_W_per_m_K"]
+    right.fill_between(t, kappa - error, kappa + error, alpha=0.2, lw=0)
+    right.set(xlabel="time (ps)", ylabel="thermal conductivity (W/(m K))")
+    return png(figure)
+
+
+def conduction_profile(table: Columns) -> bytes:
+    """Temperature along the axis."""
+    figure, (axis,) = panels(1)
+    axis.plot(table["position_A"], table["temperature_K"], "o-", ms=3, lw=1.0)
+    axis.set(xlabel="position (Å)", ylabel="temperature (K)")
+    return png(figure)
+
+
 def temperature_profile(table: Columns) -> bytes:
     """Temperature and density along the axis."""
     figure, (left, right) = panels(2)
@@ -168,6 +191,8 @@ TABLES: dict[str, tuple[str, Callable[[Columns], bytes]]] = {
     "vdos.csv": ("Vibrational density of states", vdos),
     "viscosity.csv": ("Shear stress and viscosity", viscosity),
     "thermal_conductivity.csv": ("Heat flux and thermal conductivity", thermal_conductivity),
+    "conduction.csv": ("Heat flow between two slabs", conduction),
+    "conduction_profile.csv": ("Temperature between two slabs", conduction_profile),
     "temperature_profile.csv": ("Profile along an axis", temperature_profile),
 }
 """Title and picture of each table that a run writes besides thermo.csv."""

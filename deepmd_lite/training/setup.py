@@ -311,10 +311,12 @@ def initial_potential(
     learned = {k: v for k, v in arrays if not k.startswith(own)}
     potential.load_state_dict({**potential.state_dict(), **learned})
     if finetune:
-        shift, _ = bias_shift(model, data.frames)
-        potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift))
-        shifts = zip(model.type_map, shift, strict=True)
+        shift = bias_shift(model, data.frames)
+        potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift.values))
+        shifts = zip(model.type_map, shift.values, strict=True)
         log.info("energy bias shifted by %s", ", ".join(f"{e} {x:+.4f} eV" for e, x in shifts))
+        if shift.alike:
+            log.warning(shift.note)
     else:
         _warn_of_another_zero(model, data.frames, init_model)
     _report_close_atoms(potential)

@@ -32,6 +32,7 @@ ENSEMBLES = {
     "chain": {"type": "nvt-nhc", "temperature": 900},
     "rescaled cell": {"type": "npt-scr", "temperature": 900, "pressure": "5 GPa"},
     "mtk": {"type": "npt-mtk", "temperature": 900, "pressure": "5 GPa"},
+    "heat flow": {"type": "heat-flow", "axis": "b", "hot": 900, "cold": 300, "width": 1.2},
     "strain": {"type": "strain", "axis": "a", "rate": 1e-3},
 }
 OBSERVE = {

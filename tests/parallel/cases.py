@@ -73,6 +73,7 @@ ENSEMBLES = {
 }
 ORTHOGONAL = {
     "scr_anisotropic": {"type": "npt-scr", **BAROSTAT, "coupling": "anisotropic"},
+    "heat_flow": {"type": "heat-flow", "axis": "b", "hot": 2000, "cold": 500, "width": 2.7},
     "strain_free": {**STRAIN, **FREE, "thermostat": "bussi"},
 }
 """With those above every ensemble, with ramps where they may have them."""

@@ -234,7 +234,7 @@ def test_a_ramp_that_is_continued_keeps_its_length():
 def test_another_ensemble_does_not_use_the_memory():
     chain = integrator(Ensemble(type="nvt-nhc", temperature=300), 1.0)
     chain.thermostat.chain.velocities[:] = 0.5
-    memory = {**chain.label, "given": 3, **chain.thermostat.memory()}
+    memory = {**chain.label, "given": 3, **chain.thermostat.memory(None)}
     again = integrator(Ensemble(type="nvt-nhc", temperature=300), 1.0, memory=memory)
     assert again.thermostat.chain.velocities.tolist() == [0.5] * 3
     other = integrator(Ensemble(**{**SCR, "type": "npt-mtk"}), 1.0, memory=memory)

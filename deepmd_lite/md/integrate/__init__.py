@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .build import integrator
 from .cell_motion import StochasticCellRescaling
+from .heat_flow import HeatFlow
 from .mtk import MartynaTobiasKlein
 from .nose_hoover import NoseHooverChain
 from .ramp import Ramp
@@ -18,6 +19,7 @@ from .verlet import VelocityVerlet
 
 __all__ = [
     "Bussi",
+    "HeatFlow",
     "Langevin",
     "MartynaTobiasKlein",
     "NoseHooverChain",

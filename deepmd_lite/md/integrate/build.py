@@ -7,6 +7,7 @@ from typing import Any
 
 from ..ensemble import Ensemble
 from .cell_motion import CellMotion, StochasticCellRescaling, modes
+from .heat_flow import HeatFlow
 from .mtk import MartynaTobiasKlein
 from .nose_hoover import NoseHooverChain
 from .ramp import Ramp
@@ -79,6 +80,10 @@ def _thermostat(e: Ensemble, span: Span) -> Thermostat | None:
         return Langevin(_ramp(e.temperature, span), _given(e.friction), _given(e.seed))
     if kind == "bussi":
         return Bussi(_ramp(e.temperature, span), _given(e.thermostat_time), _given(e.seed))
+    if kind == "heat-flow":
+        axis, width = "abc".index(_given(e.axis)), _given(e.width)
+        kelvins = _given(e.hot), _given(e.cold)
+        return HeatFlow(axis, *kelvins, width, _given(e.friction), _given(e.seed))
     if kind == "nhc":
         length = _given(e.chain_length)
         return NoseHooverChain(_ramp(e.temperature, span), _given(e.thermostat_time), length)

@@ -134,7 +134,7 @@ class NoseHooverChain(Thermostat):
     def extended_energy(self) -> float:
         return self.chain.energy(self.freedom, self._thermal) - self._work
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self, engine: Engine) -> dict[str, Any]:
         return {"chain": self.chain.memory(), "thermal": self._thermal, "work": self._work}
 
     def recall(self, memory: Mapping[str, Any]) -> None:

@@ -38,6 +38,9 @@ class Thermostat:
         self.freedom = 0
         """Degrees of freedom of the atoms; set before the first step."""
 
+    def prepare(self, engine: Engine) -> None:
+        """Learn of the system once its forces are known."""
+
     def first(self, engine: Engine, step: int, half_step: float) -> Energy:
         """At the beginning of step number `step`, for half a step (fs)."""
         return 0.0
@@ -54,7 +57,7 @@ class Thermostat:
         """eV, of variables of the thermostat's own."""
         return 0.0
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self, engine: Engine) -> dict[str, Any]:
         """What must survive a restart, ready for JSON, on every rank the same."""
         return {}
 

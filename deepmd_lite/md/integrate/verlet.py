@@ -68,6 +68,7 @@ class VelocityVerlet:
                 self.cell_motion.check(engine.cell)
         if self.thermostat is not None:
             self.thermostat.freedom = freedom
+            self.thermostat.prepare(engine)
             if fresh and self.scales:
                 prepare_scaling(engine, self.conserves_momentum)
 
@@ -118,7 +119,7 @@ class VelocityVerlet:
 
     def memory(self, engine: Engine) -> dict[str, Any]:
         """What must survive a restart, ready for JSON, on every rank the same."""
-        kept = {} if self.thermostat is None else self.thermostat.memory()
+        kept = {} if self.thermostat is None else self.thermostat.memory(engine)
         return {**self.label, "given": self.given.units(engine.comm), **kept}
 
     def recall(self, memory: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ..comm import agreement
 from ..engine import Engine
 from .base import Observable, System, Table
+from .conduction import Conduction
 from .heat_flux import HeatFlux
 from .msd import Msd
 from .profile import TemperatureProfile
@@ -16,7 +17,8 @@ from .settings import Observe, VacfSettings
 from .stress import Stress
 from .vacf import Vacf
 
-KINDS: dict[str, Any] = {k.name: k for k in (Rdf, Msd, Vacf, Stress, HeatFlux, TemperatureProfile)}
+_ALL = (Rdf, Msd, Vacf, Stress, HeatFlux, TemperatureProfile, Conduction)
+KINDS: dict[str, Any] = {k.name: k for k in _ALL}
 
 __all__ = ["KINDS", "Observable", "Observe", "System", "Table", "observables", "sample"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ...schema import Section
 
@@ -95,6 +95,15 @@ class ProfileSettings(Sampling):
     bins: Annotated[int, Field(ge=1, le=100_000)] = 20
 
 
+class ConductionSettings(Sampling):
+    """Thermal conductivity in an ensemble `heat-flow`."""
+
+    bins: Annotated[int, Field(ge=10, le=100_000)] = 40
+    """Slices of the cell along the axis."""
+    after: NonNegativeInt = 0
+    """Step from which on samples count: the flow takes its time to become steady."""
+
+
 class Observe(Section):
     """Which observables a run samples."""
 
@@ -104,6 +113,7 @@ class Observe(Section):
     stress: StressSettings | None = None
     heat_flux: HeatFluxSettings | None = None
     temperature_profile: ProfileSettings | None = None
+    conduction: ConductionSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
