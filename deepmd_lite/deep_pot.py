@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from .at_frames import AtFrames
 from .committee import loaded
 from .deviation import Relative, deviation, table
 from .files import write_atomically
@@ -54,6 +55,7 @@ class DeepPot:
         Raises InputError for a device that is not there, ModelFileError for a bad file.
         """
         self.model = cast(Potential, loaded(model_file, precision, device))
+        self._at = AtFrames(self.model)
 
     def eval(
         self,
@@ -71,29 +73,28 @@ class DeepPot:
         (frames, 3, 3), rows are lattice vectors, or None for molecules; `atom_types` (atoms,) are
         places in `get_type_map()`, with `mixed_type` (frames, atoms), where −1 is no atom. With
         `atomic` also energies (frames, atoms, 1) and virials (frames, atoms, 9) of atoms
-        (`model.atomic_virials`), which sum to those of the frame. `fparam`, `aparam`: None, as no
-        model here has any. Raises InputError, naming the argument, for what does not fit.
+        (`model.atomic_virials`), which sum to those of the frame. `fparam`: frame parameters
+        (frames, k), or (k,) of all frames, default: the model's own; `aparam`: None, as no model
+        here has any. Raises InputError, naming the argument, for what does not fit.
         """
-        for name, given in (("fparam", fparam), ("aparam", aparam)):
-            if given is not None and np.size(given):
-                raise InputError(
-                    f"{name}: this model has none; a model of DeePMD-kit with frame parameters is "
-                    "converted for a value of them (dpl convert --fparam)"
-                )
+        if aparam is not None and np.size(aparam):
+            raise InputError("aparam: models here have no parameters of atoms; leave them out")
         frames, n = _shape(coords, atom_types, mixed_type)
+        parameters = self._parameters(fparam, frames)
         energies, forces, virials = np.zeros((frames, 1)), np.zeros((frames, n, 3)), []
         own, own_virials = np.zeros((frames, n, 1)), np.zeros((frames, n, 9))
         beyond = 0
         for k, frame in enumerate(self._frames(coords, cells, atom_types, mixed_type)):
             periodic, rows = frame.periodic, frame.rows
-            found = self.model.evaluate(periodic.env)
+            model = cast(Potential, self._at(parameters[k]))
+            found = model.evaluate(periodic.env)
             energies[k] = float(found.energies.sum())
             forces[k, rows] = periodic.fold(found.forces).numpy()
             virials.append(found.virial.numpy().ravel())
             own[k, rows, 0] = found.energies.numpy()
             beyond += found.beyond_table
             if atomic:
-                each = self.model.atomic_virials(periodic.env, found.forces)
+                each = model.atomic_virials(periodic.env, found.forces)
                 own_virials[k, rows] = periodic.fold(each.flatten(1)).numpy()
         if beyond:
             warnings.warn(
@@ -134,8 +135,12 @@ class DeepPot:
         return self.model.rcut
 
     def get_dim_fparam(self) -> int:
-        """0: models have no parameters of frames."""
-        return 0
+        """Numbers of a frame that its energy depends on beside the atoms."""
+        return self._at.takes
+
+    def has_default_fparam(self) -> bool:
+        """Whether the model knows the numbers of frames for which none are given."""
+        return bool(self.model.config.fitting_net.default_fparam)
 
     def get_dim_aparam(self) -> int:
         """0: models have no parameters of atoms."""
@@ -144,6 +149,26 @@ class DeepPot:
     def get_sel_type(self) -> list[int]:
         """All types: each atom has an energy."""
         return list(range(self.get_ntypes()))
+
+    def _parameters(
+        self, fparam: npt.ArrayLike | None, frames: int
+    ) -> Sequence[np.ndarray | None] | np.ndarray:
+        """Those of each frame."""
+        given = np.zeros(0) if fparam is None else np.asarray(fparam)
+        k = self._at.takes
+        if not given.size:
+            return [None] * frames
+        if not k:
+            raise InputError(
+                "fparam: this model has none (its numb_fparam is 0); one of DeePMD-kit with frame "
+                "parameters is converted for a value of them (dpl convert --fparam)"
+            )
+        if given.size not in (k, frames * k):
+            raise InputError(
+                f"fparam: expected {k} number{'s' * (k > 1)} for all frames, or ({frames}, {k}) "
+                f"for each; found shape {given.shape}"
+            )
+        return np.broadcast_to(given.reshape(-1, k), (frames, k))
 
     def _frames(
         self,
@@ -209,14 +234,16 @@ def calc_model_devi(
     atomic: bool = False,
     relative: float | None = None,
     relative_v: float | None = None,
+    fparam: npt.ArrayLike | None = None,
 ) -> np.ndarray:
     """(frames, 8): step and deviations of `models`, those of the columns of `model_devi.out`.
 
     Step, then the largest, smallest and mean deviation of virial (eV/atom) and of force (eV/Å),
     then that of the energy (eV/atom); with `atomic` the force's of each atom as well. `coord`,
-    `box`, `atype` as of `DeepPot.eval`; frame k is step k · `frequency`; definitions and the levels
-    of `relative` and `relative_v`: see `deviation`. Written to the file `fname`, if given. Raises
-    InputError for fewer than two models, and for models that number elements differently.
+    `box`, `atype`, `fparam` as of `DeepPot.eval`; frame k is step k · `frequency`; definitions and
+    the levels of `relative` and `relative_v`: see `deviation`. Written to the file `fname`, if
+    given. Raises InputError for fewer than two models, and for models that number elements
+    differently.
     """
     if len(models) < 2:
         raise InputError(f"models: expected two or more, found {len(models)}")
@@ -227,7 +254,7 @@ def calc_model_devi(
                 f"models: model {k + 1} has the type map {other}, model 1 {maps[0]}: types would "
                 "mean other elements; Calculator and dpl devi go by element"
             )
-    parts = zip(*(model.eval(coord, box, atype) for model in models), strict=True)
+    parts = zip(*(model.eval(coord, box, atype, fparam=fparam) for model in models), strict=True)
     energies, forces, virials = (np.stack(part, axis=1) for part in parts)
     virials = virials.reshape(*virials.shape[:2], 3, 3)
     levels = Relative(relative, relative_v)

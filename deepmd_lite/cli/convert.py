@@ -25,7 +25,7 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="X",
         help="values at which the frame parameters of a model are fixed (default: its own "
-        "default_fparam, if it has one)",
+        "default_fparam, if it has one); from .dpl to .dpl nothing else happens",
     )
     p.add_argument(
         "--without-repulsion",

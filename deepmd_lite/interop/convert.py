@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..model import Potential, load_model, refine_table, save_model
+from ..model import Potential, load_model, read_header, refine_table, save_model
 from ..model.fading import FadingEmbedding
 from ..model.structures import gas
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
@@ -60,7 +60,8 @@ def convert(
     """Convert the model file `source` to `target`, one of which is ours (`.dpl`).
 
     `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. `fparam`: the
-    values at which the frame parameters of a model are fixed, by default its `default_fparam`.
+    values at which the frame parameters of a model are fixed, by default its `default_fparam`; that
+    is also what is done where both are ours.
     `without_repulsion`: on the way to DeePMD-kit, which cannot express it, leave it out.
     Returns the potential and what a user should know of the new file, one line each. Raises
     ModelFileError for a file that cannot be read or holds a model that cannot be expressed,
@@ -69,11 +70,11 @@ def convert(
     source, target = Path(source), Path(target)
     reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
     if source.suffix.lower() == OWN and writer is not None:
-        if fparam is not None:
-            raise InputError(f"fparam {list(fparam)}: {source} takes no frame parameters")
-        return _exported(source, target, writer, without_repulsion)
+        return _exported(_at(source, fparam), source, target, writer, without_repulsion)
     if target.suffix.lower() == OWN and reader is not None:
         return _imported(source, target, reader, tolerance, fparam)
+    if source.suffix.lower() == target.suffix.lower() == OWN:
+        return _fixed(source, target, fparam)
     if source.suffix.lower() == OWN and target.suffix.lower() in READERS:
         between = target.with_suffix(".dp")
         raise InputError(
@@ -158,10 +159,34 @@ def _exact(potential: Potential) -> str:
     return "tables of the file, whose networks are lost: no training" if lost else "networks"
 
 
-def _exported(
-    source: Path, target: Path, writer: Writer, without_repulsion: bool
-) -> tuple[Potential, list[str]]:
+def _at(source: Path, fparam: Sequence[float] | None) -> Potential:
+    """One of ours, at frame parameters if it takes any."""
     potential = load_model(source)
+    if fparam is not None and potential.frame_parameters is None:
+        raise InputError(f"fparam {list(fparam)}: {source} takes no frame parameters")
+    try:
+        return potential.at(fparam)
+    except InputError as e:
+        raise InputError(f"{source}: {e}") from None
+
+
+def _fixed(
+    source: Path, target: Path, fparam: Sequence[float] | None
+) -> tuple[Potential, list[str]]:
+    """One of ours, from which only its frame parameters are to go."""
+    if read_header(source)["config"]["fitting_net"].get("numb_fparam", 0) == 0:
+        raise InputError(
+            f"{source} → {target}: both are models of deepmd_lite, and this one takes no frame "
+            "parameters that --fparam could fix; copy the file instead"
+        )
+    potential = _at(source, fparam)
+    save_model(potential, target, potential.provenance)
+    return potential, [f"frame parameters fixed at fparam {potential.provenance['fparam']}"]
+
+
+def _exported(
+    potential: Potential, source: Path, target: Path, writer: Writer, without_repulsion: bool
+) -> tuple[Potential, list[str]]:
     left_out = None
     if without_repulsion and potential.repulsion is not None:
         left_out = potential.repulsion.summary(potential.type_map)
@@ -178,6 +203,8 @@ def _exported(
     ]
     if potential.shared is not None and potential.shared.type_embedding.fades:
         notes.append("with smooth_type_embedding its PyTorch (.pth) alone agrees")
+    if "fparam" in potential.provenance:
+        notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
     if left_out is not None:
         notes.append(f"without the repulsion (ZBL), which begins at: {left_out}")
     if potential.members is not None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..at_frames import AtFrames
 from ..data import PreparedFrame, System, prepare
 from ..model import Potential, load_model, save_model
 from ..system import InputError
@@ -59,11 +60,15 @@ def bias_shift(
     """
     n_types = len(model.type_map)
     compositions, differences, sizes, weights = [], [], [], []
+    at = AtFrames(model)
     for p in frames:
         if p.frame.energy is None or p.frame.weight == 0:
             continue
         n_e = np.bincount(p.types, minlength=n_types)
-        found = float(model.evaluate(p.env).energies.sum()) if of_network else 0.0
+        found = 0.0
+        if of_network:
+            there = at(p.frame.fparam, f"{p.frame.source}: fparam")
+            found = float(there.evaluate(p.env).energies.sum())
         compositions.append(n_e)
         differences.append(p.frame.energy - found)
         sizes.append(p.n_atoms)

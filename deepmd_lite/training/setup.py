@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..at_frames import AtFrames
 from ..data import (
     Batch,
     BatchSampler,
@@ -25,6 +26,7 @@ from ..data import (
 )
 from ..free_memory import available_bytes
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
+from ..model.frame_parameters import FrameParameters
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
@@ -40,6 +42,7 @@ from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
+from .frame_parameters import settle, stacked
 from .pace import set_paces
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
 from .systems import read_systems, without_large
@@ -153,6 +156,7 @@ def _prepared(
     if data is not None and data.most_atoms is not None:
         systems = without_large(systems, data.most_atoms, f"training/{what}_data")
     frames = [frame for system in systems for frame in system.frames]
+    settle(frames, settings.model.fitting_net, what)
     if settings.training.check:
         refuse_errors(frames, settings, what)
     found = {symbol for frame in frames for symbol in frame.symbols}
@@ -235,7 +239,7 @@ def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
 
 
 def data_hash(frames: Iterable[PreparedFrame]) -> str:
-    """SHA-256 of structures, labels and weights, in order."""
+    """SHA-256 of structures, frame parameters, labels and weights, in order."""
     digest = hashlib.sha256()
     for frame in (f.frame for f in frames):
         digest.update(" ".join(frame.symbols).encode())
@@ -250,6 +254,8 @@ def data_hash(frames: Iterable[PreparedFrame]) -> str:
         ):
             absent = value is None
             digest.update(b"none" if absent else np.ascontiguousarray(value, dtype="<f8").tobytes())
+        if frame.fparam is not None:
+            digest.update(b"fparam" + np.ascontiguousarray(frame.fparam, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -279,7 +285,8 @@ def initial_potential(
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]
         plain = plain_config(settings.model)
-        statistics = statistics_from(environments(data.frames), plain, weights)
+        parameters = stacked(data.frames)
+        statistics = statistics_from(environments(data.frames), plain, weights, parameters)
         potential = potential_for_training(settings.model, statistics, settings.training.seed)
         begin(potential, settings.training, data.table_sample)
         _report_close_atoms(potential)
@@ -296,7 +303,8 @@ def initial_potential(
     if not settings._keeps_table:
         short_range = ShortRange.from_input(settings.model, model.energy_bias)
     scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
-    statistics = Statistics(scales, model.energy_bias, nearest, repulsion, short_range)
+    close = repulsion, short_range
+    statistics = Statistics(scales, model.energy_bias, nearest, *close, model.frame_parameters)
     potential = potential_for_training(settings.model, statistics, seed=None)
     own = ("repulsion.", "short_range.")
     arrays = learned_by(model, settings.model).items()
@@ -320,8 +328,9 @@ def _warn_of_another_zero(
 ) -> None:
     """Energies that differ by constants would be learned at the cost of the forces."""
     labelled = [(f, f.frame.energy) for f in frames if f.frame.energy is not None]
+    at = AtFrames(model)
     per_atom = [
-        abs(energy - float(model.evaluate(f.env).energies.sum())) / f.n_atoms
+        abs(energy - float(at(f.frame.fparam).evaluate(f.env).energies.sum())) / f.n_atoms
         for f, energy in labelled[:: max(1, len(labelled) // 8)]
     ]
     if per_atom and float(np.median(per_atom)) > ANOTHER_ZERO:
@@ -366,7 +375,9 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     bias = torch.zeros(n_types, dtype=torch.float64)
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
     short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
-    statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion, short_range)
+    k, close = settings.model.fitting_net.numb_fparam, (repulsion, short_range)
+    parameters = FrameParameters.unset(k) if k else None
+    statistics = Statistics(scales, bias, checkpoint.min_distance, *close, parameters)
     grids = [Grid(**g) for g in checkpoint.grid]
     potential = potential_for_training(settings.model, statistics, None, grids)
     set_paces(potential, checkpoint.paces)
