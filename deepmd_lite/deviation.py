@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from .committee import Committee
 from .data import Frame, System
 from .files import write_atomically
 from .neighbors import periodic_env
+from .progress import Progress
 from .system import type_indices
 
 COLUMNS = ("max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "min_devi_f", "avg_devi_f")
@@ -140,7 +140,7 @@ def deviations(
     """
     found: dict[str, list[Deviation]] = {}
     total = sum(len(system.frames) for system in systems)
-    with tqdm(total=total, unit="frame", desc="evaluating", disable=quiet or None) as bar:
+    with Progress("evaluating", total, quiet=quiet) as told:
         for system in systems:
             for frame in system.frames:
                 types = np.array(type_indices(frame.symbols, committee.type_map, frame.source))
@@ -157,7 +157,7 @@ def deviations(
                     else deviation(energies, forces, virials, relative)
                 )
                 found.setdefault(system.name, []).append(one)
-                bar.update()
+                told.advance()
     return found
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data import Frame
 from ..elements import covalent_radius
 from ..neighbors import periodic_env
+from ..progress import progress
 from ..system import InputError
 
 FEATURES = 6
@@ -45,7 +45,7 @@ class Geometry:
 
 
 def scan(frames: Sequence[Frame], elements: Sequence[str], quiet: bool = True) -> Geometry:
-    """Measure all frames, with a bar on a terminal unless `quiet`."""
+    """Measure all frames, and tell how far that is unless `quiet`."""
     radii = radii_of(elements)
     n, n_pairs = len(elements), len(elements) * (len(elements) + 1) // 2
     sums = radii[:, None] + radii
@@ -60,8 +60,7 @@ def scan(frames: Sequence[Frame], elements: Sequence[str], quiet: bool = True) -
     )
     index = {e: i for i, e in enumerate(elements)}
     types_of: dict[tuple[str, ...], np.ndarray] = {}
-    bar = tqdm(frames, desc="checking", unit="frame", disable=quiet or None, leave=False)
-    for k, frame in enumerate(bar):
+    for k, frame in enumerate(progress(frames, "checking", quiet=quiet)):
         types = types_of.get(frame.symbols)
         if types is None:
             types = types_of[frame.symbols] = np.array([index[s] for s in frame.symbols])

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..at_frames import AtFrames
 from ..data import Frame, System, load
 from ..model import load_model
 from ..neighbors import periodic_env
+from ..progress import Progress
 from ..system import InputError, Model, counted_once, type_indices
 
 
@@ -146,7 +146,7 @@ def evaluate(
     """Predict every frame of `systems` with `model`, at the frame's own parameters if it takes any.
 
     `model`: a `.dpl` file or anything with `rcut`, `type_map` and `evaluate(env)`; `systems`:
-    loaded systems, or paths as `data.load` takes them. Shows a progress bar unless `quiet`.
+    loaded systems, or paths as `data.load` takes them. Tells how far it is unless `quiet`.
     Raises InputError for unreadable data or an element that the model does not know.
     """
     if isinstance(model, str | Path):
@@ -155,17 +155,17 @@ def evaluate(
         systems = [systems]
     items: list[Any] = list(systems)
     if not all(isinstance(item, System) for item in items):
-        items = load(items, type_map=model.type_map)
+        items = load(items, type_map=model.type_map, quiet=quiet)
     total = sum(len(system.frames) for system in items)
     if total == 0:
         raise InputError("evaluate: expected at least one frame, found none")
     results, at = [], AtFrames(model)
-    with tqdm(total=total, unit="frame", desc="evaluating", disable=quiet or None) as bar:
+    with Progress("evaluating", total, quiet=quiet) as told:
         for system in items:
             for frame in system.frames:
                 model = at(frame.fparam, f"{frame.source}: fparam")
                 results.append(_predicted(model, system.name, frame))
-                bar.update()
+                told.advance()
     return Report(results)
 
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..committee import Committee
 from ..data import System, load, prepare
 from ..files import write_atomically
@@ -16,6 +14,7 @@ from ..model import Potential, load_model, save_model
 from ..model.frame_parameters import refuse_free
 from ..model.members import Members
 from ..page import png
+from ..progress import progress
 from ..system import InputError
 from .calibration import Calibration, compared, picture
 from .posterior import Information, draw
@@ -78,13 +77,13 @@ def add_uncertainty(
             "(training with a shorter type_map from this model)"
         )
     elements = potential.type_map if elements is None else elements
-    train = _read(data, elements)
+    train = _read(data, elements, quiet)
     _check_elements(train, potential, str(model))
-    held_out = _read(validation, elements) if validation is not None else None
+    held_out = _read(validation, elements, quiet) if validation is not None else None
     potential.members = _drawn(potential, train, n_members, seed, quiet)
     frames = [frame for system in held_out or train for frame in system.frames]
-    bar = tqdm(frames, unit="frame", desc="calibrating", disable=quiet or None)
-    each = (prepare([frame], potential.type_map, potential.rcut)[0] for frame in bar)
+    told = progress(frames, "calibrating", quiet=quiet)
+    each = (prepare([frame], potential.type_map, potential.rcut)[0] for frame in told)
     calibration = compared(Committee.of_members(potential), each)
     factor = calibration.factor
     calibration = calibration.scaled(factor)
@@ -108,11 +107,11 @@ def add_uncertainty(
     return Fitted(fitted, calibration)
 
 
-def _read(data: Data, elements: Sequence[str]) -> list[System]:
+def _read(data: Data, elements: Sequence[str], quiet: bool) -> list[System]:
     if isinstance(data, (str, Path)):
-        return load(data, elements)
+        return load(data, elements, quiet=quiet)
     systems = [d for d in data if isinstance(d, System)]
-    return systems or load([d for d in data if not isinstance(d, System)], elements)
+    return systems or load([d for d in data if not isinstance(d, System)], elements, quiet=quiet)
 
 
 def _check_elements(systems: Sequence[System], potential: Potential, where: str) -> None:
@@ -132,8 +131,7 @@ def _drawn(
     if not any(frame.forces is not None for frame in frames):
         raise InputError("uncertainty: expected data with forces, found none")
     information = Information(potential)
-    with tqdm(total=len(frames), unit="frame", desc="fitting", disable=quiet or None) as bar:
-        for frame, rows in each_frame(potential, frames, seed):
-            information.add(potential, frame, rows)
-            bar.update()
+    each = each_frame(potential, frames, seed)
+    for frame, rows in progress(each, "fitting", len(frames), quiet=quiet):
+        information.add(potential, frame, rows)
     return draw(potential, information, n_members, seed)
