@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import Frame, System, load_each
+from ..data.formats import BrokenFrames
 from ..system import InputError
 from . import cells, consistency, copies, distances, elements, energies, forces, labels
 from .finding import SEVERITIES, Finding
@@ -33,8 +34,9 @@ def check_data(
 
     `sets`: paths as `deepmd_lite.data.load` takes them, by the name of their set ('training',
     'validation', 'test' or 'data'). `cutoff` (Å) and `type_map` are those of the model to come.
-    `quiet`: without a progress bar. `source`: dpdata's name of the format of all. What cannot be
-    read is a finding, and the rest is checked without it. Raises InputError where nothing is named.
+    `quiet`: without progress. `source`: dpdata's name of the format of all. What cannot be read, a
+    frame say, is a finding, and the rest is checked without it. Raises InputError where nothing is
+    named.
     """
     started = time.monotonic()
     if not any(sets.values()):
@@ -43,9 +45,10 @@ def check_data(
     found: list[Finding] = []
     for role, paths in sets.items():
         systems = []
-        for item in load_each(paths, type_map, source):
+        for item in load_each(paths, type_map, source, quiet=quiet):
             if isinstance(item, InputError):
-                found.append(Finding("error", "unreadable", str(item)))
+                frames = item.sources if isinstance(item, BrokenFrames) else ()
+                found.append(Finding("error", "unreadable", str(item), frames=frames))
             elif item.frames:
                 systems.append(item)
         if systems:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from .checks import check_frame
 from .dft_output import check_steps, code_of, converged, other_readers
 from .frames import Frame, System
 from .text_files import DAMAGED, OPENERS, lines_of, open_text
+from .xyz_blocks import Block, blocks
 
 _VOIGT_STRESS = re.compile(r'(?<!\S)stress\s*=\s*(["\'{\[])([^"\'}\]]*)["\'}\]]')
 _STRUCTURE = re.compile(r"(?<!\S)(lattice|properties|pbc)(?=\s*=)", re.IGNORECASE)
 _SPELLED = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 DUMP = "lammps-dump"
 """ASE's formats of LAMMPS: text and binary."""
+Heard = Callable[[float | None], None]
+"""What is told of each frame: the share of the file that was read; None where nobody knows."""
 
 
 def read_ase_file(
@@ -32,13 +36,16 @@ def read_ase_file(
     type_map: Sequence[str] | None = None,
     labels: Mapping[str, str] = NO_CHOICE,
     kind: str | None = None,
+    heard: Heard = lambda share: None,
+    broken: list[InputError] | None = None,
 ) -> System:
     """Every frame of the file; elements are checked against `type_map`.
 
     `labels`: names that are the labels whatever other names the file has (`places.LABELS`).
     `kind`: ASE's name of the format, where the file's name does not tell. Steps of a DFT code that
-    did not converge are left out. Raises InputError naming the file (and frame) for whatever is
-    wrong.
+    did not converge are left out. `heard` is told of each frame. Raises InputError naming the file
+    (and frame) for whatever is wrong; with a list `broken`, frames that are wrong are left out, and
+    entered there with what is wrong.
     """
     path = Path(path)
     frames: list[Frame] = []
@@ -46,10 +53,16 @@ def read_ase_file(
     found: set[str] = set()
     states: set[tuple[Any, ...]] = set()
     kind = _kind(path) if kind is None else kind
-    for number, atoms in enumerate(_images(path, kind)):
+    for number, atoms in _images(path, kind, heard, broken):
         source = f"{path}, frame {number}"
-        frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
-        check_frame(frame, type_map)
+        try:
+            frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
+            check_frame(frame, type_map)
+        except InputError as e:
+            if broken is None:
+                raise
+            broken.append(e)
+            continue
         results = {} if atoms.calc is None else atoms.calc.results
         found |= {*atoms.arrays, *atoms.info, *results} - {"numbers", "positions"}
         states.add(tuple(str(atoms.info.get(key, "not given")) for key in STATES))
@@ -60,6 +73,8 @@ def read_ase_file(
     if code is not None:
         check_steps(frames, code)
         frames, of_steps = converged(frames, path, code)
+    if not frames and broken:
+        return System(str(path), [])
     if not frames:
         raise InputError(
             f"{path}: has no frames: ASE finds none, reading it as {kind}{other_readers(code)}"
@@ -89,22 +104,23 @@ def _kind(path: Path) -> str:
         raise InputError(_reading_error(path, 0, "unknown format", e)) from None
 
 
-def _images(path: Path, kind: str) -> Iterator[Atoms]:
-    """Images of a file in order; what a reader raises becomes an InputError."""
+def _images(
+    path: Path, kind: str, heard: Heard, broken: list[InputError] | None
+) -> Iterator[tuple[int, Atoms]]:
+    """Images of a file in order, numbered; what a reader raises becomes an InputError."""
     number = 0
     try:
         if kind.startswith(DUMP):
             _check_dump(path)
+        if kind == "extxyz":
+            yield from _extxyz_images(path, heard, broken)
+            return
         # parallel=False: under MPI, ASE would otherwise read on one rank and broadcast
-        images = (
-            _extxyz_images(path)
-            if kind == "extxyz"
-            else iread(str(path), ":", kind, parallel=False, do_not_split_by_at_sign=True)
-        )
-        for atoms in images:
+        for atoms in iread(str(path), ":", kind, parallel=False, do_not_split_by_at_sign=True):
             if kind.startswith(DUMP) and atoms.calc is not None:
                 atoms.calc.results.pop("energy", None)  # which ASE says is 0
-            yield atoms
+            heard(None)
+            yield number, atoms
             number += 1
     except InputError:
         raise
@@ -141,19 +157,43 @@ def _check_dump(path: Path) -> None:
         )
 
 
-def _extxyz_images(path: Path) -> Iterator[Atoms]:
-    """Images of an extended XYZ file, all of it: ASE itself stops in silence at an empty line."""
+def _extxyz_images(
+    path: Path, heard: Heard, broken: list[InputError] | None
+) -> Iterator[tuple[int, Atoms]]:
+    """Images of an extended XYZ file, numbered, all of it and frame by frame: ASE itself stops in
+    silence at an empty line, and cannot say which frame of many it does not understand."""
     with open_text(path) as stream:
-        read = 0
-        for atoms in read_xyz(stream, slice(None), _comment_line):
-            yield atoms
-            read += 1
-        rest = stream.read(10_000).strip()
-        if rest:
-            raise InputError(
-                f"{path}, frame {read}: expected a number of atoms, found an empty line and "
-                f"then more text ({rest.splitlines()[0][:40]!r}); remove the empty line"
-            )
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        number = 0
+        try:
+            for block in blocks(stream):
+                number = block.number
+                try:
+                    atoms = _image_of(block, path)
+                except InputError as e:
+                    if broken is None:
+                        raise
+                    broken.append(e)
+                else:
+                    heard(block.end / size)
+                    yield number, atoms
+        except InputError:
+            raise
+        except (OSError, ValueError) as e:  # of the file, not of a frame: no text
+            raise InputError(_reading_error(path, number, "extxyz", e)) from None
+
+
+def _image_of(block: Block, path: Path) -> Atoms:
+    """Raises InputError, naming frame and line, for one that ASE cannot read."""
+    if block.problem:
+        raise InputError(f"{path}, frame {block.number}: {block.problem}")
+    try:
+        (atoms,) = read_xyz(io.StringIO(block.text), slice(None), _comment_line)
+    except Exception as e:  # its parser raises whatever it stumbled over
+        message = _reading_error(path, block.number, "extxyz", e)
+        raise InputError(f"{message}; {block.odd_row()}") from None
+    return atoms
 
 
 def _comment_line(line: str) -> dict[str, Any]:

@@ -103,16 +103,25 @@ class _Set:
     """(frames, k)."""
 
 
-def read_deepmd_npy(folder: str | Path, type_map: Sequence[str] | None = None) -> System:
+def read_deepmd_npy(
+    folder: str | Path,
+    type_map: Sequence[str] | None = None,
+    broken: list[InputError] | None = None,
+) -> System:
     """The system in `folder`; see `read_system`."""
-    return read_system(NpyFolder(folder), type_map)
+    return read_system(NpyFolder(folder), type_map, broken)
 
 
-def read_system(store: Store, type_map: Sequence[str] | None = None) -> System:
+def read_system(
+    store: Store,
+    type_map: Sequence[str] | None = None,
+    broken: list[InputError] | None = None,
+) -> System:
     """The system in a folder or an HDF5 group.
 
     One without `type_map.raw` means `type_map`, against which every frame's elements are
-    checked in any case. Raises InputError naming the file (and frame) for whatever is wrong.
+    checked in any case. Raises InputError naming the file (and frame) for whatever is wrong; with a
+    list `broken`, single frames that are wrong are left out, and entered there with what is wrong.
     """
     types = _read_types(store)
     sets = store.sets()
@@ -132,12 +141,20 @@ def read_system(store: Store, type_map: Sequence[str] | None = None) -> System:
     if not mixed:
         _check_types(types, names, 0, store.where("type.raw"))
     periodic = not store.has("nopbc")
-    frames: list[Frame] = []
+    read: list[Frame] = []
     for part in sets:
         arrays = _read_set(store, part, len(types), periodic, bool(mixed))
-        frames += _frames(store.where(part), arrays, types, names, periodic)
-    for frame in frames:
-        check_frame(frame, type_map)
+        read += _frames(store.where(part), arrays, types, names, periodic)
+    frames = []
+    for frame in read:
+        try:
+            check_frame(frame, type_map)
+        except InputError as e:
+            if broken is None:
+                raise
+            broken.append(e)
+        else:
+            frames.append(frame)
     notes = _notes(store, sets)
     if not store.has("type_map.raw"):
         meaning = ", ".join(f"{k} = {name}" for k, name in enumerate(names))
