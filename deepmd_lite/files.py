@@ -65,6 +65,19 @@ def results_folder(path: str | Path) -> Iterator[None]:
         raise
 
 
+def check_writable(path: str | Path, *, file: bool = False) -> None:
+    """Raise InputError where nothing can be written into the folder `path`, or, with `file`, no
+    such file: before the work whose results are to be there. Nothing is left there."""
+    folder = Path(path).parent if file else Path(path)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    trial = folder / f".{Path(path).name or 'results'}.{os.getpid()}"
+    with writing(path):
+        with open(trial, "xb"):
+            pass
+        trial.unlink()
+
+
 class InUse:
     """A folder of results that one process writes into at a time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..data import System
+
+log = logging.getLogger(__name__)
 
 EPILOG = "Units: eV, Å, fs, K, GPa. Stress has ASE's sign: tension positive."
 SOURCE = "read data through dpdata: vasp/outcar, cp2k/output, qe/pw/scf, abacus/scf, …"
@@ -55,6 +58,7 @@ def set_threads(threads: int | None) -> None:
 def keep(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
     """Raises InputError, before any work, where an output would take the place of an input or
     cannot be written."""
+    from ..files import check_writable
     from ..system import InputError
 
     kept = {Path(path).resolve() for path in inputs}
@@ -65,6 +69,8 @@ def keep(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
             raise InputError(f"{output}: expected the name of a file to write")
         if output is not None and not output.parent.is_dir():
             raise InputError(f"{output}: there is no folder {output.parent}; make it first")
+        if output is not None:
+            check_writable(output, file=True)
 
 
 def picture(name: str) -> Path:
@@ -105,6 +111,16 @@ def named_data(args: argparse.Namespace, needed: bool = True) -> list[str]:
     if needed and not named:
         raise InputError("no data: name files or folders, or give -s DATA")
     return named
+
+
+def warn_of_lacking(systems: Sequence[System]) -> None:
+    """Tell of systems without energies or forces, which the others have."""
+    from ..data import lacking_in_words
+
+    for label in ("energy", "forces"):
+        line = lacking_in_words(systems, label)
+        if line:
+            log.warning("note: %s; their errors are those of the other labels", line)
 
 
 def first_frames(systems: Sequence[System], n: int, seed: int | None = None) -> list[System]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 from .common import EPILOG, SOURCE, common
 
@@ -37,17 +36,19 @@ def add_convert_data(verbs: argparse._SubParsersAction) -> None:
 
 def _convert_data(args: argparse.Namespace) -> int:
     from ..data import describe, load
-    from ..data.writing import write_systems
+    from ..data.writing import target_of, write_systems
     from ..system import InputError
 
     if len(args.paths) < 2:
         raise InputError("expected data to read and then a file or folder to write")
     *sources, out = args.paths
-    systems = load(sources, type_map=args.type_map, labelled=False, source=args.source)
+    path, kind = target_of(out, args.to)
+    given = {"type_map": args.type_map, "labelled": False, "source": args.source}
+    systems = load(sources, **given, quiet=args.quiet)
     for system in systems:
         for note in system.notes:
             log.info("note: %s: %s", system.name, note)
-    for note in write_systems(systems, Path(out), args.to, args.type_map):
+    for note in write_systems(systems, path, kind, args.type_map):
         log.warning("note: %s", note)
     print(f"{describe(systems).splitlines()[-1]}\nwritten: {out}")
     return 0

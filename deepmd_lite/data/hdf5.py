@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,19 +32,19 @@ def is_hdf5(path: str | Path) -> bool:
     return not Path(path).exists() and Path(name).is_file()
 
 
+_ERRNO = re.compile(r"\berrno = (\d+)")
+
+
 @contextmanager
-def opened(path: str | Path, mode: str = "r") -> Iterator[Any]:
-    """The file, as h5py has it.
+def opened(path: str | Path) -> Iterator[Any]:
+    """The file, as h5py has it, to be read.
 
     Raises InputError if it cannot be opened or, within the block, turns out to be damaged, and
     where h5py is not installed.
     """
+    h5py = _h5py(path)
     try:
-        import h5py
-    except ImportError:
-        raise InputError(f"{path}: HDF5 files need h5py: pip install 'deepmd_lite[hdf5]'") from None
-    try:
-        file = h5py.File(path, mode)
+        file = h5py.File(path, "r")
     except OSError as e:
         reason = str(e).split("(")[-1].rstrip(")") or "not an HDF5 file"
         raise InputError(f"{path}: cannot be opened as HDF5: {reason}") from None
@@ -51,9 +54,15 @@ def opened(path: str | Path, mode: str = "r") -> Iterator[Any]:
         except InputError:
             raise
         except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as e:
-            if mode != "r":
-                raise
             raise InputError(f"{path}: is damaged, or holds no systems: {_one_line(e)}") from None
+
+
+def _h5py(path: str | Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(f"{path}: HDF5 files need h5py: pip install 'deepmd_lite[hdf5]'") from None
+    return h5py
 
 
 def _one_line(error: Exception) -> str:
@@ -139,12 +148,20 @@ class Hdf5Group:
 def write_groups(path: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the pieces of each system to a group of its own in a new file.
 
-    Pieces by their path in a system: arrays, lists of words, or None for an empty marker.
+    Pieces by their path in a system: arrays, lists of words, or None for an empty marker. Raises
+    OSError, in the words of the system, where the file cannot be written.
     """
-    with opened(path, "w") as file:
-        for name, pieces in systems.items():
-            for piece, value in pieces.items():
-                data = np.array([], dtype=np.int8) if value is None else value
-                if isinstance(value, list):
-                    data = np.array([word.encode() for word in value])
-                file[f"{name}/{piece}"] = data
+    h5py = _h5py(path)
+    try:
+        with h5py.File(path, "w") as file:
+            for name, pieces in systems.items():
+                for piece, value in pieces.items():
+                    data = np.array([], dtype=np.int8) if value is None else value
+                    if isinstance(value, list):
+                        data = np.array([word.encode() for word in value])
+                    file[f"{name}/{piece}"] = data
+    except (OSError, RuntimeError) as e:  # h5py's have the state of its library in them
+        number = getattr(e, "errno", None)
+        if number is None:
+            number = int(found[1]) if (found := _ERRNO.search(str(e))) else errno.EIO
+        raise OSError(number, os.strerror(number)) from None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..elements import no_elements
-from ..files import writing
+from ..files import check_writable, writing
 from ..system import InputError
 from .frames import Frame, System, elements_of
 from .hdf5 import SUFFIXES, write_groups
@@ -45,6 +45,21 @@ def format_of(path: Path) -> str:
     return "extxyz" if suffix in (".extxyz", ".xyz") else "deepmd/npy"
 
 
+def target_of(path: str | Path, kind: str | None = None) -> tuple[Path, str]:
+    """Where and in which format (default: by the name) `write_systems` writes.
+
+    Raises InputError where something is there already, or nothing can be written.
+    """
+    path = Path(path).resolve() if Path(path).name in ("", "..") else Path(path)
+    kind = kind or format_of(path)
+    if kind not in FORMATS:
+        raise InputError(f"--to {kind}: expected one of {', '.join(FORMATS)}")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path}: exists already; give another name, or remove it")
+    check_writable(path, file=True)
+    return path, kind
+
+
 def write_systems(
     systems: Sequence[System],
     path: str | Path,
@@ -57,12 +72,7 @@ def write_systems(
     all of it. Raises InputError where something is there already, for elements that `type_map`
     lacks, and for frames that the format cannot hold.
     """
-    path = Path(path).resolve() if Path(path).name in ("", "..") else Path(path)
-    kind = kind or format_of(path)
-    if kind not in FORMATS:
-        raise InputError(f"--to {kind}: expected one of {', '.join(FORMATS)}")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already; give another name, or remove it")
+    path, kind = target_of(path, kind)
     frames = [frame for system in systems for frame in system.frames]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     notes: list[str] = []

@@ -299,6 +299,7 @@ def test_the_virial_of_vasp_through_dpdata_and_through_ase(tmp_path, capsys):
     stress = read(out).get_stress(voigt=False)
     np.testing.assert_allclose(stress, -pressure, rtol=1e-5)  # tension positive
     capsys.readouterr()
+    out.unlink()
     assert main([*argv[:-3], "--from", "vasp/outcarr"]) == 1
     assert "does not know this format; did you mean 'vasp/outcar'?" in capsys.readouterr().err
     assert main([*argv[:-3], "--from", "qqq"]) == 1
