@@ -80,7 +80,7 @@ def _check_models(args: argparse.Namespace, models: list[str]) -> int:
     from ..data import load
     from ..files import write_atomically
 
-    systems = load(args.data, labelled=False) if args.data else []
+    systems = load(args.data, labelled=False, quiet=args.quiet) if args.data else []
     found = []
     for path in models:
         certificate = certify(

@@ -18,6 +18,7 @@ from .common import (
     picture,
     positive,
     set_threads,
+    warn_of_lacking,
 )
 
 if TYPE_CHECKING:
@@ -95,13 +96,15 @@ def _test(args: argparse.Namespace) -> int:
     if args.rand_seed is not None and not args.shuffle_test:
         raise InputError("--rand-seed: only with --shuffle-test")
     source = args.train_data or args.valid_data
-    of_input = _systems_of_input(source, args.train_data is not None) if source else []
+    trained = args.train_data is not None
+    of_input = _systems_of_input(source, trained, args.quiet) if source else []
     data = named_data(args, needed=not of_input)
     details = args.detail and Path(f"{args.detail}.e.out")  # the first of them
     outputs = [args.json, args.plot, args.html, details]
     keep([args.model, *data, *(s.name for s in of_input)], outputs)
     model = load_model(args.model, args.precision).to_device(args.device)
-    systems = [*of_input, *(load(data, type_map=model.type_map) if data else [])]
+    systems = [*of_input, *(load(data, type_map=model.type_map, quiet=args.quiet) if data else [])]
+    warn_of_lacking(systems)
     seed = (args.rand_seed or 0) if args.shuffle_test else None
     systems = first_frames(systems, args.numb_test, seed)
     report = evaluate(model, systems, quiet=args.quiet)
@@ -118,12 +121,14 @@ def _test(args: argparse.Namespace) -> int:
     return 0
 
 
-def _systems_of_input(source: Path, trained: bool) -> list[System]:
+def _systems_of_input(source: Path, trained: bool, quiet: bool) -> list[System]:
     """What the input of a training trains on, or validates on."""
     from ..training import read_input, training_systems, validation_systems
 
     settings = read_input(source)[0]
-    return training_systems(settings) if trained else validation_systems(settings, source)
+    if trained:
+        return training_systems(settings, quiet)
+    return validation_systems(settings, source, quiet)
 
 
 # --- devi -----------------------------------------------------------------------------------
@@ -188,7 +193,8 @@ def _devi(args: argparse.Namespace) -> int:
     models = [loaded(path, None, args.device) for path in args.models]
     several = len(models) > 1
     committee = Committee(models, args.models) if several else Committee.of_members(models[0])
-    systems = load(args.system, type_map=committee.type_map, labelled=args.real_error)
+    told = {"labelled": args.real_error, "quiet": args.quiet}
+    systems = load(args.system, type_map=committee.type_map, **told)
     relative = Relative(args.relative, args.relative_v)
     found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)
     write_deviations(found, args.output, args.frequency, atomic=args.atomic)

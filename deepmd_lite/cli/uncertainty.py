@@ -84,7 +84,7 @@ def _data(args: argparse.Namespace) -> tuple[Data, Data]:
         return named_data(args), args.validation or []
     if args.paths or args.system or args.datafile or args.validation:
         raise InputError("--input: names the data; give it or data, not both")
-    systems, held = read_systems(read_input(args.input)[0])
+    systems, held = read_systems(read_input(args.input)[0], args.quiet)
     return systems, held or []
 
 

@@ -2,7 +2,7 @@
 
 from .batches import Batch, PreparedFrame, collate, environments, label_counts, prepare
 from .formats import load, load_each
-from .frames import Frame, System, describe
+from .frames import Frame, System, describe, lacking_in_words
 from .sampler import BatchSampler
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "describe",
     "environments",
     "label_counts",
+    "lacking_in_words",
     "load",
     "load_each",
     "prepare",

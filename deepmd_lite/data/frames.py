@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+MANY, FIRST, MOST_ODD = 20, 5, 10
+"""Of more systems than that, so many are described, and so many of those that are odd."""
+NAMED = 3
+"""Systems that a line names before it counts the others."""
+LABELS = ("energy", "forces", "virial")
+
 
 @dataclass
 class Frame:
@@ -74,11 +80,18 @@ def elements_of(frames: Iterable[Frame]) -> list[str]:
 
 
 def describe(systems: Sequence[System]) -> str:
-    """One line for each system, its notes indented below it, and a line of totals."""
+    """One line for each system, its notes indented below it, and a line of totals.
+
+    Of many systems: the first ones, those that are odd (with a note that none before has, or
+    without a label that others have) as far as they are few, and the number of the others.
+    """
+    shown = list(systems) if len(systems) <= MANY else _telling(systems)
     lines = []
-    for system in systems:
+    for system in shown:
         lines.append(system.summary())
         lines += [f"  note: {note}" for note in system.notes]
+    if len(shown) < len(systems):
+        lines.append(f"… and {_counted(len(systems) - len(shown), 'system')} more")
     frames = [frame for system in systems for frame in system.frames]
     n_atoms = sum(frame.n_atoms for frame in frames)
     lines.append(
@@ -86,6 +99,48 @@ def describe(systems: Sequence[System]) -> str:
         f"{_counted(n_atoms, 'atom')}, elements {' '.join(elements_of(frames))}, {_labels(frames)}"
     )
     return "\n".join(lines)
+
+
+def _telling(systems: Sequence[System]) -> list[System]:
+    """Those that `describe` shows of many."""
+    shown = list(systems[:FIRST])
+    told = {note for system in shown for note in system.notes}
+    without = {id(s) for label in LABELS for s in lacking(systems, label)}
+    for system in systems[FIRST:]:
+        if len(shown) == FIRST + MOST_ODD:
+            break
+        if id(system) in without or not told.issuperset(system.notes):
+            shown.append(system)
+            told |= set(system.notes)
+    return shown
+
+
+def lacking(systems: Sequence[System], label: str) -> list[System]:
+    """Systems no frame of which has a label that most of them have.
+
+    Single atoms have no forces to be missed, and open systems no virial.
+    """
+    able = [s for s in systems if any(_may_have(frame, label) for frame in s.frames)]
+    without = [s for s in able if all(getattr(f, label) is None for f in s.frames)]
+    return without if 2 * len(without) < len(able) else []
+
+
+def _may_have(frame: Frame, label: str) -> bool:
+    if label == "forces":
+        return frame.n_atoms > 1
+    return label != "virial" or bool(frame.pbc.all())
+
+
+def lacking_in_words(systems: Sequence[System], label: str) -> str:
+    """A line on the systems that lack a label which others have; empty where none does."""
+    without = lacking(systems, label)
+    if not without:
+        return ""
+    names = ", ".join(system.name for system in without[:NAMED])
+    more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+    n = sum(len(system.frames) for system in without)
+    others = _counted(len(systems) - len(without), "other system")
+    return f"{names}{more}: no {label} in {_counted(n, 'frame')}, which {others} have"
 
 
 def _counted(n: int, noun: str) -> str:

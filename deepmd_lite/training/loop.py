@@ -7,7 +7,6 @@ frames each time), `checkpoint.safetensors`, `lcurve.out`, `train.jsonl`, `learn
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -19,19 +18,21 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..files import InUse, results_folder, write_atomically
+from ..data import System
+from ..files import InUse, check_writable, results_folder, write_atomically
 from ..kernels import cuda
 from ..model import ModelConfig
-from ..schema import is_input, parse
+from ..schema import parse
 from ..system import InputError
 from .adopt import adopt_architecture, adopt_elements, adopt_model, drop_elements
 from .checkpoint import Checkpoint, changed_keys
 from .clock import Clock, format_duration
 from .config import TrainInput, read_input
+from .deadline import Deadline, tell_what_is_left
 from .diverged import SLOWER, TIMES, Diverged, TrainingError
+from .given import complete_input, content_of, starting_model
 from .interrupt import Interrupt
 from .parallel import Ranks, joined_ranks
-from .presets import input_of
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
     check_table,
@@ -101,26 +102,26 @@ def train(
     or a time limit leaves no time for a step; OtherRankError where another rank failed.
     """
     clock = Clock(started)
-    if sum((restart, init_model is not None, finetune is not None)) > 1:
-        raise InputError("restart, init_model and finetune each bring weights; give one of them")
-    start = init_model if finetune is None else finetune
-    if use_pretrain_script and start is None and not restart:
-        raise InputError("use_pretrain_script: there is no model; give init_model or finetune")
+    start = starting_model(restart, init_model, finetune, use_pretrain_script)
     with joined_ranks() as ranks:
         quiet, output = quiet or not ranks.is_first, Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
+        watch = Deadline.of_text(clock, None if restart else time_limit)
+        check_writable(output)
+        config, read = content_of(config, quiet, watch)
         settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script, start)
+        watch.limit = None if restart else settings.training.time_limit
         if settings.training.device != "cpu":  # one that is missing is said before data are read
             cuda.device(ranks.device(settings.training.device))
         with results_folder(output):
             if checkpoint is not None:
-                trainer = _restarted(settings, checkpoint, output / CHECKPOINT, clock, ranks, quiet)
+                trainer = _restarted(settings, checkpoint, output, clock, ranks, quiet, read)
             else:
                 if start is not None:
                     adopt_model(settings, start, use_pretrain_script)
-                complete = _complete_input(settings)
-                data = load_data(settings, quiet, new_elements=start is None)
-                potential = initial_potential(settings, data, start, finetune is not None)
+                complete = complete_input(settings)
+                data = load_data(settings, quiet, start is None, watch, read)
+                potential = initial_potential(settings, data, start, bool(finetune), quiet, watch)
                 trainer = Trainer(settings, data, potential, clock, ranks, start is not None)
             trainer.begin()
             with InUse(output) if ranks.is_first else nullcontext():
@@ -137,22 +138,8 @@ def train(
     return output / MODEL
 
 
-def _complete_input(settings: TrainInput) -> bytes:
-    """The input with all its values, and with data where they are from any folder."""
-    content = settings.model_dump(mode="json")
-    training = content["training"]
-    if settings.training.step_limit is None:
-        del training["numb_steps"]  # it would be a second limit
-    for name in ("training_data", "validation_data"):
-        if training[name] is not None:
-            training[name]["systems"] = [os.path.abspath(p) for p in training[name]["systems"]]
-    if settings.model.use_srtab is not None:
-        content["model"]["use_srtab"] = os.path.abspath(settings.model.use_srtab)
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def _settings(
-    config: Mapping[str, Any] | str | Path | Sequence[str | Path],
+    config: Mapping[str, Any] | str | Path,
     time_limit: str | float | None,
     preset: str | None,
     checkpoint: Checkpoint | None,
@@ -164,8 +151,6 @@ def _settings(
     from_model = start is not None
     if checkpoint is not None:  # the rate of what is restarted
         from_model = checkpoint.from_model
-    if not (isinstance(config, Mapping) or is_input(config)):
-        config = input_of(config)
     settings, notes = read_input(config, time_limit, preset, from_model)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
         limit = checkpoint.config["training"].get("time_limit")
@@ -196,6 +181,7 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
             with_virial=trainer.config.loss.trains_virials,
             after_step=begun if restart else None,
         )
+    tell_what_is_left(trainer.clock)
     limits = settings.step_limit, settings.time_limit
     progress = Progress(*limits, begun, trainer.progress, quiet)
     shown_at, shown_step = trainer.clock.seconds(), begun
@@ -314,12 +300,14 @@ def _judge(trainer: Trainer, output: Path) -> None:
 def _restarted(
     settings: TrainInput,
     checkpoint: Checkpoint,
-    path: Path,
+    output: Path,
     clock: Clock,
     ranks: Ranks,
     quiet: bool,
+    read: list[System] | None,
 ) -> Trainer:
     """The training that a checkpoint was written by, with `settings` checked against its input."""
+    path = output / CHECKPOINT
     # keys that are younger than the checkpoint had their defaults
     began_with = parse(TrainInput, checkpoint.config, str(path)).model_dump(mode="json")
     ignored: tuple[str, ...] = (
@@ -344,11 +332,11 @@ def _restarted(
         if key.startswith("model/"):
             raise InputError(
                 f"{path}: was written with another {key}; restore the input and its preset (dpl "
-                f"train --restart -o {path.parent} has them of itself), or start anew"
+                f"train --restart -o {output} has them of itself), or start anew"
             )
         log.warning("note: %s differs from the input that the training began with", key)
     check_table(settings, checkpoint, str(path))
-    data = load_data(settings, quiet)
+    data = load_data(settings, quiet, read=read)
     if data.hash != checkpoint.data_hash:
         raise InputError(
             f"{path}: was written with other training data (sha256 {checkpoint.data_hash[:12]}, "

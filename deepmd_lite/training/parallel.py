@@ -24,6 +24,13 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables by which torchrun tells a process where it stands."""
 
 
+def ranks_of_machine() -> int:
+    """How many processes of this training share the memory of this machine, this one included."""
+    if any(name not in os.environ for name in _NEEDED):
+        return 1
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 class OtherRankError(DeepmdLiteError):
     """This process ended because another one did."""
 
@@ -166,7 +173,7 @@ def joined_ranks() -> Iterator[Ranks]:
     level = package.level
     if rank > 0:
         package.setLevel(logging.ERROR)
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    beside = ranks_of_machine()
     if "OMP_NUM_THREADS" not in os.environ and beside > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // beside))
     log.info("%d ranks share each batch, %d threads each", size, torch.get_num_threads())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..check import findings_in_sample
 from ..data import Frame, PreparedFrame
@@ -16,17 +16,28 @@ MOST_WARNINGS = 5
 """Of a data set, that are shown before a training."""
 
 
-def refuse_errors(frames: Sequence[Frame], settings: TrainInput, what: str) -> None:
+LABELS = {"energy": "energy", "force": "forces", "virial": "virial"}
+"""As the loss calls them, and as frames do."""
+
+
+def trained_labels(settings: TrainInput) -> list[str]:
+    """Those with a part in the loss, by its names."""
+    parts = zip(LABELS, settings.loss.starts, settings.loss.limits, strict=True)
+    return [name for name, start, limit in parts if start + limit > 0]
+
+
+def refuse_errors(
+    frames: Sequence[Frame], settings: TrainInput, what: str, told: Collection[str] = ()
+) -> None:
     """Raise InputError with a line for each error in a data set, which is called `what`.
 
-    Warnings are told, a line each, the first few of many.
+    Warnings are told, a line each, the first few of many; `told`: labels of which it was told that
+    some frames lack them.
     A set without a label is left to the note on the loss, where that label is not trained, and
     energy zeros to `dpl check`: molecules beside a crystal can look like them.
     """
-    names = ("energy", "force", "virial")
-    parts = zip(names, settings.loss.starts, settings.loss.limits, strict=True)
-    exempt = {f"{name}-missing" for name, start, limit in parts if start + limit == 0}
-    exempt |= {"energy-zeros"}
+    unasked = (set(LABELS) - set(trained_labels(settings))) | set(told)
+    exempt = {f"{name}-missing" for name in unasked} | {"energy-zeros"}
     found = [
         finding
         for finding in findings_in_sample(frames, what, cutoff=settings.model.descriptor.rcut)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data import load
+from ..data import System, load
 from ..data.frames import elements_of
 from ..system import InputError
 
@@ -110,14 +110,18 @@ def _filled(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, An
     return found
 
 
-def input_of(data: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+def input_of(
+    data: str | Path | Sequence[str | Path], systems: Sequence[System] | None = None
+) -> dict[str, Any]:
     """The content of an input that trains on `data`, paths as for `data.load`.
 
-    It has a preset, the elements of the data, and a tenth of the frames held out. Raises InputError
-    for data that are missing or wrong, or have no labels.
+    It has a preset, the elements of the data, and a tenth of the frames held out. `systems`: the
+    data, where they were read. Raises InputError for data that are missing or wrong, or have no
+    labels.
     """
     paths = [data] if isinstance(data, (str, Path)) else list(data)
-    frames = [frame for system in load(paths) for frame in system.frames]
+    read = load(paths) if systems is None else systems
+    frames = [frame for system in read for frame in system.frames]
     without = {} if any(f.virial is not None for f in frames) else _WITHOUT_VIRIALS
     return {
         "preset": DEFAULT,

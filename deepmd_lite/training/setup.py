@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..at_frames import AtFrames
 from ..data import (
@@ -20,11 +19,8 @@ from ..data import (
     PreparedFrame,
     System,
     collate,
-    describe,
     environments,
-    prepare,
 )
-from ..free_memory import available_bytes
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.frame_parameters import FrameParameters
 from ..model.pair_table import read_pair_table
@@ -35,22 +31,21 @@ from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
 from ..model.typed import learned_by, plain_config, potential_for_training
+from ..progress import Watch, progress
 from ..system import InputError, LocalEnv
-from .adopt import NO_NEW_ELEMENTS, check_architecture, drop_elements
+from .adopt import check_architecture
 from .beginning import begin
 from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
-from .data_config import DataConfig
-from .frame_parameters import settle, stacked
+from .frame_parameters import stacked
+from .loading import loaded_frames
 from .pace import set_paces
-from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
-from .systems import read_systems, without_large
+from .precheck import refuse_nothing_to_learn, warn_of_leakage
+from .systems import read_systems
 
 log = logging.getLogger(__name__)
 
-SHARE_FOR_LISTS = 0.25
-"""Of the free memory: neighbour lists beyond it are made anew when they are needed."""
 VALIDATION_BATCH_ATOMS = 256
 """Validation frames are evaluated in batches of about this many atoms."""
 ANOTHER_ZERO = 0.5
@@ -80,15 +75,23 @@ class TrainingData:
     """(n_frames,) probabilities that a frame is drawn; None: each once in an epoch."""
 
 
-def load_data(settings: TrainInput, quiet: bool, new_elements: bool = False) -> TrainingData:
+def load_data(
+    settings: TrainInput,
+    quiet: bool,
+    new_elements: bool = False,
+    watch: Watch | None = None,
+    read: list[System] | None = None,
+) -> TrainingData:
     """Read and check the data sets of an input, and build every neighbour list once.
 
     `new_elements`: networks begin here, so that `settings` lose the elements without data.
+    `watch` is asked on the way; `read`: the training data, where they were read.
     """
     training, loss = settings.training, settings.loss
-    systems, held = read_systems(settings)
-    frames, shares = _prepared(
-        systems, training.training_data, settings, "training", quiet, new_elements
+    systems, held = read_systems(settings, quiet, watch, read)
+    telling = quiet, watch
+    frames, shares = loaded_frames(
+        *(systems, training.training_data, settings, "training", new_elements), *telling
     )
     refuse_nothing_to_learn(frames, settings.model.rcut)
     if training.num_epoch is not None:
@@ -115,7 +118,9 @@ def load_data(settings: TrainInput, quiet: bool, new_elements: bool = False) -> 
         )
     validation: list[Batch] = []
     if held is not None:
-        prepared, _ = _prepared(held, training.validation_data, settings, "validation", quiet)
+        prepared, _ = loaded_frames(
+            *(held, training.validation_data, settings, "validation", False), *telling
+        )
         if training.check:
             warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
         validation = _validation_sample(prepared, frames, settings)
@@ -138,52 +143,6 @@ def batch_sampler(
     training = settings.training
     sizes = [f.n_atoms for f in frames]
     return BatchSampler(sizes, training.training_data.batch_size, training.seed, shares)
-
-
-def _prepared(
-    systems: list[System],
-    data: DataConfig | None,
-    settings: TrainInput,
-    what: str,
-    quiet: bool,
-    new_elements: bool = False,
-) -> tuple[list[PreparedFrame], np.ndarray | None]:
-    """All frames of a data set with their neighbour lists, and the probability of each.
-
-    `data`: how it is divided into batches; None for frames that were held out.
-    """
-    log.info("%s data\n%s", what, describe(systems))
-    if data is not None and data.most_atoms is not None:
-        systems = without_large(systems, data.most_atoms, f"training/{what}_data")
-    frames = [frame for system in systems for frame in system.frames]
-    settle(frames, settings.model.fitting_net, what)
-    if settings.training.check:
-        refuse_errors(frames, settings, what)
-    found = {symbol for frame in frames for symbol in frame.symbols}
-    if new_elements:
-        drop_elements(settings, found)
-    dropped = sorted(found & (set(settings.elements) - set(settings.model.type_map)))
-    if dropped:
-        why = f"which the model does not know; {NO_NEW_ELEMENTS}"
-        if what != "training":
-            why = (
-                "of which there are none in the training data; leave these frames out, or train "
-                "on some of them"
-            )
-        raise InputError(f"{what} data: have atoms of {', '.join(dropped)}, {why}")
-    bar = tqdm(frames, desc="neighbour lists", unit="frame", disable=quiet or None, leave=False)
-    room = SHARE_FOR_LISTS * (available_bytes() or math.inf)
-    prepared = prepare(bar, settings.model.type_map, settings.model.rcut, room)
-    new = sum(not p.is_kept for p in prepared)
-    if new:
-        log.info(
-            "neighbour lists of %d of %d frames are made anew for each step, as the others take "
-            "%.1f GB, %.0f %% of the free memory",
-            *(new, len(prepared), room / 1e9, 100 * SHARE_FOR_LISTS),
-        )
-    sizes = [len(system.frames) for system in systems]
-    shares = None if data is None else data.shares(sizes, f"training/{what}_data")
-    return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
 
 
 def _validation_sample(
@@ -276,17 +235,21 @@ def initial_potential(
     data: TrainingData,
     init_model: str | Path | None,
     finetune: bool = False,
+    quiet: bool = True,
+    watch: Watch | None = None,
 ) -> Potential:
     """Random weights on the statistics of the data, or those of a model file.
 
-    `finetune`: the model's energy bias is fitted to the data first. Raises InputError where the
+    `finetune`: the model's energy bias is fitted to the data first; `watch` is asked on the way.
+    Raises InputError where the
     model file has another architecture than the input.
     """
+    each = progress(data.frames, "statistics", quiet=quiet, watch=watch)
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]
         plain = plain_config(settings.model)
         parameters = stacked(data.frames)
-        statistics = statistics_from(environments(data.frames), plain, weights, parameters)
+        statistics = statistics_from(environments(each), plain, weights, parameters)
         potential = potential_for_training(settings.model, statistics, settings.training.seed)
         begin(potential, settings.training, data.table_sample)
         _report_close_atoms(potential)
@@ -294,7 +257,7 @@ def initial_potential(
     model = load_model(init_model, settings.model.precision)
     check_architecture(model, settings.model, f"{init_model}")
     n_types, rcut = len(model.type_map), model.rcut
-    distances = smallest_distances((f.env for f in data.frames), n_types, rcut)
+    distances = smallest_distances((f.env for f in each), n_types, rcut)
     nearest = min(model.min_distance, float(distances.min()))
     repulsion = None
     if settings.model.repulsion is not None:

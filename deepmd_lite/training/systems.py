@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import System, load
+from ..progress import Watch
 from ..system import InputError
 from .config import TrainInput
 from .data_config import DataConfig
@@ -17,41 +18,50 @@ from .data_config import DataConfig
 log = logging.getLogger(__name__)
 
 
-def read_systems(settings: TrainInput) -> tuple[list[System], list[System] | None]:
+def read_systems(
+    settings: TrainInput,
+    quiet: bool = True,
+    watch: Watch | None = None,
+    read: list[System] | None = None,
+) -> tuple[list[System], list[System] | None]:
     """Training and validation data of a checked input; None where it names none to validate on.
 
-    Raises InputError for data that are missing or wrong.
+    `read`: the training data, where they were read; `quiet`, `watch`: as for `data.load`. Raises
+    InputError for data that are missing or wrong.
     """
-    validation = settings.training.validation_data
-    if settings.training.held_out > 0:
-        return _divided(settings)
-    return training_systems(settings), None if validation is None else _named(validation, settings)
-
-
-def training_systems(settings: TrainInput) -> list[System]:
-    """What a checked input trains on. Raises InputError for data that are missing or wrong."""
-    if settings.training.held_out > 0:
-        return _divided(settings)[0]
-    return _named(settings.training.training_data, settings)
-
-
-def validation_systems(settings: TrainInput, where: str | Path) -> list[System]:
-    """What a checked input validates on. Raises InputError, naming `where`, if that is nothing."""
-    if settings.training.held_out > 0:
-        return _divided(settings)[1]
-    if settings.training.validation_data is None:
-        raise InputError(f"{where}: training/validation_data is missing")
-    return _named(settings.training.validation_data, settings)
-
-
-def _named(data: DataConfig, settings: TrainInput) -> list[System]:
-    return load(data.systems, type_map=settings.elements)
-
-
-def _divided(settings: TrainInput) -> tuple[list[System], list[System]]:
     training = settings.training
-    systems = _named(training.training_data, settings)
-    return divided(systems, training.held_out, training.seed)
+    data, validation = training.training_data, training.validation_data
+    systems = _named(data, settings, quiet, watch) if read is None else read
+    if training.held_out > 0:
+        return divided(systems, training.held_out, training.seed)
+    held = None if validation is None else _named(validation, settings, quiet, watch)
+    return systems, held
+
+
+def training_systems(settings: TrainInput, quiet: bool = True) -> list[System]:
+    """What a checked input trains on. Raises InputError for data that are missing or wrong."""
+    training = settings.training
+    systems = _named(training.training_data, settings, quiet)
+    if training.held_out > 0:
+        return divided(systems, training.held_out, training.seed)[0]
+    return systems
+
+
+def validation_systems(settings: TrainInput, where: str | Path, quiet: bool = True) -> list[System]:
+    """What a checked input validates on. Raises InputError, naming `where`, if that is nothing."""
+    training = settings.training
+    if training.held_out > 0:
+        systems = _named(training.training_data, settings, quiet)
+        return divided(systems, training.held_out, training.seed)[1]
+    if training.validation_data is None:
+        raise InputError(f"{where}: training/validation_data is missing")
+    return _named(training.validation_data, settings, quiet)
+
+
+def _named(
+    data: DataConfig, settings: TrainInput, quiet: bool, watch: Watch | None = None
+) -> list[System]:
+    return load(data.systems, type_map=settings.elements, quiet=quiet, watch=watch)
 
 
 def divided(
