@@ -40,8 +40,9 @@ def _valences(survey: Survey) -> Iterator[Finding]:
     swapped: dict[tuple[str, str], list[tuple[str, str]]] = {}
     crowded: dict[str, list[str]] = {}
     sample = int(np.clip(MOST_FRAMES // len(survey.names), LEAST_SAMPLE, SAMPLE))
-    for k, system in enumerate(survey.names):
-        frames = np.flatnonzero((survey.system == k) & (survey.n_atoms > 1))
+    several = np.flatnonzero(survey.n_atoms > 1)
+    for k, own in survey.by_system(several).items():
+        system, frames = survey.names[k], several[own]
         if len(frames) > sample:
             frames = frames[np.linspace(0, len(frames) - 1, sample).astype(int)]
         wrong = _violations(survey, frames, survey.elements)

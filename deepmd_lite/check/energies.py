@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import offsets
+from .exchanged import CHANCE, Usual, exchange
 from .finding import Finding, counted, named
 from .survey import Survey, robust_fit, spread
 
@@ -109,20 +110,26 @@ def _constant(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
 
 
 def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]:
-    """Systems whose energies lie apart from the others', with neighbourhoods like theirs."""
-    system = survey.system[explained.which]
-    members = [k for k in np.unique(system) if (system == k).sum() >= 3]
+    """Systems whose energies lie apart from the others', with neighbourhoods like theirs.
+
+    Of few systems the first is told, of many each that is exchanged.
+    """
+    which = explained.which
+    members = {k: own for k, own in survey.by_system(which).items() if len(own) >= 3}
     if len(members) < 2:
         return
-    shares = survey.counts[explained.which] / survey.n_atoms[explained.which][:, None]
-    per_atom = survey.energy[explained.which] / survey.n_atoms[explained.which]
-    typical = survey.geometry.typical[explained.which]
-    apart = {k: abs(np.median(explained.by_composition[system == k])) for k in members}
-    suspects = sorted(members, key=lambda k: -apart[k])[:MOST_SUSPECTS]
-    for k in sorted(suspects, key=lambda k: (system == k).sum()):
-        own = system == k
+    shares = survey.counts[which] / survey.n_atoms[which][:, None]
+    per_atom = survey.energy[which] / survey.n_atoms[which]
+    typical = survey.geometry.typical[which]
+    apart = {k: float(np.median(explained.by_composition[own])) for k, own in members.items()}
+    suspects = sorted(members, key=lambda k: -abs(apart[k]))[:MOST_SUSPECTS]
+    exchanged = False
+    zeros: list[Finding] = []
+    for k in sorted(suspects, key=lambda k: len(members[k])):
+        own = np.zeros(len(which), dtype=bool)
+        own[members[k]] = True
         others = ~own
-        if others.sum() < 3:
+        if others.sum() < 3 or own.sum() > others.sum():
             continue
         constants, _ = robust_fit(shares[others], per_atom[others])
         if not _known(shares[others], shares[own]):
@@ -135,9 +142,8 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         alike = _alike(typical[own], typical[others])
         if not (alike and outside) or abs(shift) < max(ZERO_WARNING, 3 * width):
             continue
-        if own.sum() > others.sum():
-            continue
-        swap = _exchanged(survey, shares[own], per_atom[own], constants, abs(shift))
+        usual = Usual.of([x for j, x in apart.items() if j != k])
+        swap = exchange(survey, k, (shares[own], per_atom[own], constants), shift, usual)
         if swap:
             yield Finding(
                 "error",
@@ -146,15 +152,21 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
                 f"systems, and right with {swap} exchanged",
                 "check the order of its type_map.raw",
             )
-            return
-        yield Finding(
-            "error" if abs(shift) > ZERO_ERROR else "warning",
-            "energy-zeros",
-            f"{survey.names[k]}: energies lie {shift:+.3f} eV/atom from those of the other "
-            f"systems for their compositions (spread {width:.3g} eV/atom)",
-            ONE_ZERO,
-        )
-        return
+            exchanged = True
+        elif usual.so_far_off(shift) < CHANCE:
+            zeros.append(
+                Finding(
+                    "error" if abs(shift) > ZERO_ERROR else "warning",
+                    "energy-zeros",
+                    f"{survey.names[k]}: energies lie {shift:+.3f} eV/atom from those of the other "
+                    f"systems for their compositions (spread {width:.3g} eV/atom)",
+                    ONE_ZERO,
+                )
+            )
+        if not usual.known and (swap or zeros):
+            break
+    if not exchanged:
+        yield from zeros[:1]
 
 
 def _known(given: np.ndarray, wanted: np.ndarray) -> bool:
@@ -173,20 +185,6 @@ def _width(values: np.ndarray) -> float:
     """Half of what the middle 90 % of the values span."""
     low, high = np.quantile(values, [0.05, 0.95])
     return 0.5 * float(high - low)
-
-
-def _exchanged(
-    survey: Survey, shares: np.ndarray, per_atom: np.ndarray, constants: np.ndarray, shift: float
-) -> str:
-    """'A and B' where exchanging them removes a shift (eV/atom) of a system."""
-    for i in range(len(survey.elements)):
-        for j in range(i + 1, len(survey.elements)):
-            other = shares.copy()
-            other[:, [i, j]] = other[:, [j, i]]
-            left = float(np.median(per_atom - other @ constants))
-            if abs(left) < 0.05 * shift and np.abs(other - shares).max() > 1e-6:
-                return f"{survey.elements[i]} and {survey.elements[j]}"
-    return ""
 
 
 def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:

@@ -57,8 +57,9 @@ def _resolution(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Energies that were float32 at some time: large totals leave steps between them."""
     coarsest: dict[bool, tuple[float, int]] = {}
     names: dict[bool, list[str]] = {True: [], False: []}
-    for k in np.unique(survey.system[which]):
-        own = which[(survey.system[which] == k) & np.isfinite(survey.energy[which])]
+    known = which[np.isfinite(survey.energy[which])]
+    for k, places in survey.by_system(known).items():
+        own = known[places]
         step = _single_precision_step(survey.energy[own], survey.n_atoms[own])
         if len(own) < LEAST_FRAMES or step < 1e-6 or _coarse_steps(survey.energy[own])[0]:
             continue
@@ -88,8 +89,9 @@ def _single_precision_step(energy: np.ndarray, n_atoms: np.ndarray) -> float:
 
 def _rounded(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Energies that are whole numbers, or were float16 at some time."""
-    for k in np.unique(survey.system[which]):
-        own = which[(survey.system[which] == k) & np.isfinite(survey.energy[which])]
+    known = which[np.isfinite(survey.energy[which])]
+    for k, places in survey.by_system(known).items():
+        own = known[places]
         what, steps = _coarse_steps(survey.energy[own])
         if what:
             step = float(np.median(steps / survey.n_atoms[own]))

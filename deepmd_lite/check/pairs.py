@@ -8,13 +8,14 @@ virial W = −∂E/∂ε: what forces and virials say about the energy, up to th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..data import Frame
+from ..progress import progress
 from .survey import Survey
 
 GROUP = 400
@@ -27,6 +28,8 @@ NEAR, FARTHEST = 0.4, 0.8
 so near, and where there are not."""
 ENOUGH = 60
 LARGEST_STRAIN = 0.06
+CHUNK = 200_000
+"""Atoms of the pairs that are treated at once."""
 THIRD_ORDER, RESOLUTION = 0.1, 1e-3
 """Assumed errors of the rule: 10 % of the second order, and 1 meV for one atom."""
 LEFT_OUT = 20
@@ -92,7 +95,7 @@ def near_pairs(survey: Survey, frames: np.ndarray) -> Pairs:
             state = () if frame.fparam is None else tuple(frame.fparam)
             groups[survey.system[k], frame.symbols, tuple(frame.pbc), state].append(int(k))
     rows = []
-    for members in groups.values():
+    for members in progress(groups.values(), "near pairs", unit="group", quiet=survey.quiet):
         if len(members) > 1:
             spread = np.linspace(0, len(members) - 1, min(len(members), GROUP)).astype(int)
             rows += _of_group(survey, [members[i] for i in spread])
@@ -119,24 +122,21 @@ def _of_group(survey: Survey, members: list[int]) -> list[tuple[Any, ...]]:
     cells = np.array([f.cell.ravel() for f in frames])
     size = np.abs(cells).max() or 1.0
     other = np.abs(cells[:, None] - cells[None]).max(axis=2) > 1e-4 * size
-    chosen = set()
+    chosen = []
     for alike in (likeness, np.where(other, likeness, -np.inf)):
-        for i, row in enumerate(alike):
-            for j in np.argsort(row)[::-1][:PARTNERS]:
-                if np.isfinite(row[j]):
-                    chosen.add((min(i, int(j)), max(i, int(j))))
-    rows = []
-    for i, j in sorted(chosen):
-        row = _work(frames[i], frames[j])
-        if row is not None:
-            rows.append((row[0], members[i], members[j], *row[1:]))
-    return rows
+        partner = np.argsort(alike, axis=1)[:, ::-1][:, :PARTNERS]
+        own = np.broadcast_to(np.arange(len(frames))[:, None], partner.shape)
+        finite = np.isfinite(np.take_along_axis(alike, partner, axis=1))
+        chosen.append(np.sort(np.stack([own[finite], partner[finite]], axis=1), axis=1))
+    pairs = np.unique(np.concatenate(chosen), axis=0)
+    return [(far, members[i], members[j], *row) for i, j, far, *row in _works(frames, pairs)]
 
 
 def _likeness(frames: list[Frame]) -> np.ndarray:
     """(n, n): larger for frames whose atoms are in nearer places, relative to their cells."""
     if frames[0].pbc.all():
-        scaled = np.array([f.positions @ np.linalg.inv(f.cell) for f in frames])
+        cells = np.linalg.inv(np.array([f.cell for f in frames]))
+        scaled = np.array([f.positions for f in frames]) @ cells
         phase = 2 * np.pi * (scaled - scaled[:, :1]).reshape(len(frames), -1)
         features = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
         return features @ features.T
@@ -155,10 +155,7 @@ def displacement(a: Frame, b: Frame) -> np.ndarray:
     if a.pbc.all():
         mean = 0.5 * (a.cell + b.cell)
         scaled = b.positions @ np.linalg.inv(b.cell) - a.positions @ np.linalg.inv(a.cell)
-        for reference in (scaled[0], None):  # an atom first, then the mean of what is left
-            scaled = scaled - (scaled.mean(axis=0) if reference is None else reference)
-            scaled = scaled - np.round(scaled)
-        return scaled @ mean
+        return _nearest(scaled) @ mean
     moved = b.positions - a.positions
     return moved - moved.mean(axis=0)
 
@@ -170,34 +167,55 @@ def moved_between(a: Frame, b: Frame) -> np.ndarray:
     return displacement(a, b)
 
 
-def _work(a: Frame, b: Frame) -> tuple[Any, ...] | None:
-    """The largest displacement, and the fields of `Pairs`; None if the two are not near."""
-    partly = a.pbc.any() and not a.pbc.all()
-    if partly and np.abs(a.cell - b.cell).max() > 1e-9:
-        return None
-    moved = moved_between(a, b)
-    farthest = float(np.sqrt((moved**2).sum(axis=1).max()))
-    if farthest > FARTHEST:
-        return None
-    strain, turn, volume = np.zeros((3, 3)), 0.0, np.nan
-    if a.pbc.all():
-        mean = 0.5 * (a.cell + b.cell)
-        gradient = np.linalg.solve(mean, b.cell - a.cell)
-        strain, turn = 0.5 * (gradient + gradient.T), float(np.abs(gradient - gradient.T).max())
-        volume = abs(float(np.linalg.det(mean)))
-    if np.abs(strain).max() > LARGEST_STRAIN or turn > 2 * LARGEST_STRAIN:
-        return None
-    labels = (a.energy, a.forces, b.energy, b.forces)
-    energy_a, forces_a, energy_b, forces_b = (np.asarray(x, dtype=float) for x in labels)
-    work = -0.5 * float(((forces_a + forces_b) * moved).sum())
-    curvature = float(((forces_a - forces_b) * moved).sum())
-    second = -curvature
-    virial = np.full((3, 3), np.nan)
-    if a.virial is not None and b.virial is not None:
-        virial = 0.5 * (a.virial + b.virial)
-        second += float(((b.virial - a.virial) * strain).sum())
-    uncertainty = THIRD_ORDER * 0.5 * abs(second) + RESOLUTION * np.sqrt(a.n_atoms)
-    difference = float(energy_b - energy_a)
-    size = float((moved**2).sum())
-    fields = (difference, work, uncertainty, curvature, virial, strain, a.n_atoms, volume, size)
-    return farthest, *fields
+def _works(frames: list[Frame], pairs: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Of those `pairs` (P, 2) of frames of the same atoms that are near: their two numbers, the
+    largest displacement, and the other fields of `Pairs`."""
+    pbc, n = frames[0].pbc, frames[0].n_atoms
+    cells = np.array([f.cell for f in frames])
+    positions = np.array([f.positions for f in frames])
+    if pbc.all():
+        positions = positions @ np.linalg.inv(cells)
+    forces = np.array([f.forces for f in frames])
+    energies = np.array([f.energy for f in frames], dtype=float)
+    unknown = np.full((3, 3), np.nan)
+    virials = np.array([unknown if f.virial is None else f.virial for f in frames])
+    size = max(1, CHUNK // n)
+    for start in range(0, len(pairs), size):
+        a, b = pairs[start : start + size].T
+        near = np.ones(len(a), dtype=bool)
+        mean, strain, volume = 0.5 * (cells[a] + cells[b]), np.zeros((len(a), 3, 3)), None
+        moved = positions[b] - positions[a]
+        if pbc.all():
+            moved = _nearest(moved) @ mean
+            gradient = np.linalg.solve(mean, cells[b] - cells[a])
+            turned = np.swapaxes(gradient, 1, 2)
+            strain, volume = 0.5 * (gradient + turned), np.abs(np.linalg.det(mean))
+            near &= np.abs(strain).max(axis=(1, 2)) <= LARGEST_STRAIN
+            near &= np.abs(gradient - turned).max(axis=(1, 2)) <= 2 * LARGEST_STRAIN
+        elif pbc.any():
+            near &= np.abs(cells[a] - cells[b]).max(axis=(1, 2)) <= 1e-9
+        else:
+            moved -= moved.mean(axis=1, keepdims=True)
+        farthest = np.sqrt((moved**2).sum(axis=2).max(axis=1))
+        near &= farthest <= FARTHEST
+        work = -0.5 * ((forces[a] + forces[b]) * moved).sum(axis=(1, 2))
+        curvature = ((forces[a] - forces[b]) * moved).sum(axis=(1, 2))
+        second = ((virials[b] - virials[a]) * strain).sum(axis=(1, 2))
+        second = np.where(np.isnan(second), 0.0, second) - curvature
+        uncertainty = THIRD_ORDER * 0.5 * np.abs(second) + RESOLUTION * np.sqrt(n)
+        virial = 0.5 * (virials[a] + virials[b])
+        square = (moved**2).sum(axis=(1, 2))
+        for k in np.flatnonzero(near):
+            fields = work[k], uncertainty[k], curvature[k], virial[k], strain[k], n
+            last = np.nan if volume is None else volume[k], square[k]
+            difference = energies[b[k]] - energies[a[k]]
+            yield a[k], b[k], farthest[k], difference, *fields, *last
+
+
+def _nearest(scaled: np.ndarray) -> np.ndarray:
+    """Differences (…, n, 3) in units of the cell, to the nearest images, a common translation taken
+    out: that of an atom first, then the mean of what is left."""
+    scaled = scaled - scaled[..., :1, :]
+    scaled -= np.round(scaled)
+    scaled -= scaled.mean(axis=-2, keepdims=True)
+    return scaled - np.round(scaled)

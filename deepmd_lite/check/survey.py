@@ -37,13 +37,13 @@ class Survey:
     volume: np.ndarray
     """(F,) Å³, NaN unless periodic in three directions."""
     geometry: Geometry
+    quiet: bool = True
+    """Whether checks that take long say how far they are."""
 
     @classmethod
     def of(cls, sets: dict[str, list[System]], quiet: bool = True) -> Survey:
-        """Measure the frames of `sets`: systems by the name of their set.
-
-        `quiet`: without a progress bar.
-        """
+        """Measure the frames of `sets`: systems by the name of their set; `quiet`: without telling
+        how far that is."""
         systems = [(role, s) for role, members in enumerate(sets.values()) for s in members]
         frames = [f for _, s in systems for f in s.frames]
         sizes = [len(s.frames) for _, s in systems]
@@ -62,7 +62,16 @@ class Survey:
             energy=np.array([np.nan if f.energy is None else f.energy for f in frames]),
             volume=np.where(periodic, volumes, np.nan),
             geometry=scan(frames, elements, quiet),
+            quiet=quiet,
         )
+
+    def by_system(self, which: np.ndarray) -> dict[int, np.ndarray]:
+        """Places in `which` (frame numbers) of the frames of each system that has some there."""
+        system = self.system[which]
+        order = np.argsort(system, kind="stable")
+        numbers, first = np.unique(system[order], return_index=True)
+        parts = np.split(order, first[1:]) if len(order) else []
+        return {int(k): own for k, own in zip(numbers, parts, strict=True)}
 
     def __len__(self) -> int:
         return len(self.frames)
