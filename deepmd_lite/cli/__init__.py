@@ -40,32 +40,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         # processor of its own needs: ten times slower on a busy machine, no faster on a free one.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     started = time.monotonic()
-    args = _parsed(argv)
-    args.started = started  # a time limit includes the imports below
+    name = "dpl"
+    try:
+        args = _parsed(argv)
+        name = f"dpl {args.verb}"
+        args.started = started  # a time limit includes the imports below
+        return _run(args, name)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace, name: str) -> int:
+    from ..system import DeepmdLiteError  # torch, which tells more if it ends with a logger set up
+
     logging.raiseExceptions = False  # whoever reads the output may leave (| head): work goes on
     logging.basicConfig(
         level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO,
         format="%(message)s",
         stream=sys.stdout,
     )
-    from ..system import DeepmdLiteError
-
     try:
         return int(args.run(args) or 0)
     except DeepmdLiteError as e:
-        print(f"dpl {args.verb}: error: {e}", file=sys.stderr)
+        print(f"{name}: error: {e}", file=sys.stderr)
         return 1
     except MemoryError as e:
-        print(f"dpl {args.verb}: error: out of memory: {e}", file=sys.stderr)
+        print(f"{name}: error: out of memory: {e}", file=sys.stderr)
         return 1
     except RuntimeError as e:
         if type(e).__name__ != "OutOfMemoryError":  # torch's, of a GPU
             raise
-        print(f"dpl {args.verb}: error: out of memory: {str(e).splitlines()[0]}", file=sys.stderr)
+        print(f"{name}: error: out of memory: {str(e).splitlines()[0]}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"dpl {args.verb}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output went away (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

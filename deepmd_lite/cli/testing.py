@@ -82,7 +82,7 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from ..data import load
+    from ..data import OfModel, load
     from ..evaluate import evaluate, format_report, plot_parity, write_details, write_page
     from ..files import write_atomically
     from ..model import load_model
@@ -103,7 +103,7 @@ def _test(args: argparse.Namespace) -> int:
     outputs = [args.json, args.plot, args.html, details]
     keep([args.model, *data, *(s.name for s in of_input)], outputs)
     model = load_model(args.model, args.precision).to_device(args.device)
-    systems = [*of_input, *(load(data, type_map=model.type_map, quiet=args.quiet) if data else [])]
+    systems = [*of_input, *(load(data, OfModel(model.type_map), quiet=args.quiet) if data else [])]
     warn_of_lacking(systems)
     seed = (args.rand_seed or 0) if args.shuffle_test else None
     systems = first_frames(systems, args.numb_test, seed)
@@ -185,7 +185,7 @@ def add_devi(verbs: argparse._SubParsersAction) -> None:
 
 def _devi(args: argparse.Namespace) -> int:
     from ..committee import Committee, loaded
-    from ..data import load
+    from ..data import OfModel, load
     from ..deviation import Relative, deviations, write_deviations
 
     set_threads(args.threads)
@@ -194,7 +194,7 @@ def _devi(args: argparse.Namespace) -> int:
     several = len(models) > 1
     committee = Committee(models, args.models) if several else Committee.of_members(models[0])
     told = {"labelled": args.real_error, "quiet": args.quiet}
-    systems = load(args.system, type_map=committee.type_map, **told)
+    systems = load(args.system, OfModel(committee.type_map), **told)
     relative = Relative(args.relative, args.relative_v)
     found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)
     write_deviations(found, args.output, args.frequency, atomic=args.atomic)

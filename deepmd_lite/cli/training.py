@@ -165,7 +165,7 @@ def add_change_bias(verbs: argparse._SubParsersAction) -> None:
 
 
 def _change_bias(args: argparse.Namespace) -> int:
-    from ..data import load
+    from ..data import OfModel, load
     from ..model import read_header
     from ..system import InputError
     from ..training.bias import change_bias
@@ -174,10 +174,18 @@ def _change_bias(args: argparse.Namespace) -> int:
     keep([args.model], [args.output])
     systems = None
     if args.bias_value is None:
-        elements = read_header(args.model)["config"]["type_map"]
-        systems = first_frames(load(named_data(args), type_map=elements), args.numb_batch)
+        elements = OfModel(read_header(args.model)["config"]["type_map"])
+        systems = load(named_data(args), type_map=elements, quiet=args.quiet)
+        systems = first_frames(systems, args.numb_batch)
     elif args.paths or args.system or args.datafile:
         raise InputError("--bias-value: no data are used with it; give one or the other")
-    lines = change_bias(args.model, args.output, systems, values=args.bias_value, mode=args.mode)
+    lines = change_bias(
+        args.model,
+        args.output,
+        systems,
+        values=args.bias_value,
+        mode=args.mode,
+        quiet=args.quiet,
+    )
     print("\n".join(lines))
     return 0

@@ -1,6 +1,7 @@
 """Reference data: reading, checking, and dividing it into batches."""
 
 from .batches import Batch, PreparedFrame, collate, environments, label_counts, prepare
+from .checks import OfModel
 from .formats import load, load_each
 from .frames import Frame, System, describe, lacking_in_words
 from .sampler import BatchSampler
@@ -9,6 +10,7 @@ __all__ = [
     "Batch",
     "BatchSampler",
     "Frame",
+    "OfModel",
     "PreparedFrame",
     "System",
     "collate",

@@ -21,6 +21,10 @@ _HEADER_READERS = {
 }
 
 
+class OfModel(tuple[str, ...]):
+    """The elements of a model, as the type map of data: nobody can add any to it."""
+
+
 def read_npy(path: Path, shapes: Sequence[tuple[int | None, ...]]) -> np.ndarray:
     """The array of numbers in `path`, of one of `shapes` (None: any length), unchanged in dtype.
 
@@ -152,6 +156,12 @@ def check_elements(symbols: Sequence[str], type_map: Sequence[str] | None, where
     present = set(symbols)
     if type_map is not None:
         unknown = sorted(present - set(type_map))
+        if unknown and isinstance(type_map, OfModel):
+            raise InputError(
+                f"{where}: the model has no element {', '.join(unknown)} (it has "
+                f"{', '.join(type_map)}), and cannot be given new ones; leave this data out, or "
+                "train a model on data with all of them"
+            )
         if unknown:
             raise InputError(
                 f"{where}: element {', '.join(unknown)} is not in the type map {list(type_map)}; "

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..at_frames import AtFrames
-from ..data import Frame, System, load
+from ..data import Frame, OfModel, System, load
 from ..model import load_model
 from ..neighbors import periodic_env
 from ..progress import Progress
@@ -155,7 +155,7 @@ def evaluate(
         systems = [systems]
     items: list[Any] = list(systems)
     if not all(isinstance(item, System) for item in items):
-        items = load(items, type_map=model.type_map, quiet=quiet)
+        items = load(items, type_map=OfModel(model.type_map), quiet=quiet)
     total = sum(len(system.frames) for system in items)
     if total == 0:
         raise InputError("evaluate: expected at least one frame, found none")

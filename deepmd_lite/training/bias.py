@@ -8,7 +8,7 @@ change is taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from ..at_frames import AtFrames
 from ..data import PreparedFrame, System, prepare
 from ..model import Potential, load_model, save_model
+from ..progress import progress
 from ..system import InputError
 
 SINGULAR = 1e-8
@@ -50,7 +51,7 @@ class Shift(NamedTuple):
 
 
 def bias_shift(
-    model: Potential, frames: Sequence[PreparedFrame], *, of_network: bool = True
+    model: Potential, frames: Iterable[PreparedFrame], *, of_network: bool = True
 ) -> Shift:
     """What to add to the bias of each element so that energies fit best.
 
@@ -102,6 +103,7 @@ def change_bias(
     *,
     values: Sequence[float] | None = None,
     mode: str = "change",
+    quiet: bool = True,
 ) -> list[str]:
     """Write the model file `source` to `output` with another energy bias; returns what to tell.
 
@@ -122,8 +124,10 @@ def change_bias(
         how = "given"
     else:
         frames = [frame for system in systems or () for frame in system.frames]
-        prepared = prepare(frames, model.type_map, model.rcut)
-        shift = bias_shift(model, prepared, of_network=mode == "change")
+        each = progress(frames, "neighbour lists", quiet=quiet)
+        prepared = prepare(each, model.type_map, model.rcut)
+        told = progress(prepared, "evaluating", quiet=quiet)
+        shift = bias_shift(model, told, of_network=mode == "change")
         new = old + shift.values
         how = f"{mode}, least squares of {len(shift.rest)} frames"
         lines.append(f"{how}; RMSE left {1e3 * np.sqrt(np.mean(shift.rest**2)):.3f} meV/atom")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..committee import Committee
-from ..data import System, load, prepare
+from ..data import OfModel, System, load, prepare
 from ..files import write_atomically
 from ..model import Potential, load_model, save_model
 from ..model.frame_parameters import refuse_free
@@ -76,7 +76,7 @@ def add_uncertainty(
             f"layers, at most {MOST_PARAMETERS} can be treated; drop elements that are not needed "
             "(training with a shorter type_map from this model)"
         )
-    elements = potential.type_map if elements is None else elements
+    elements = OfModel(potential.type_map) if elements is None else elements
     train = _read(data, elements, quiet)
     _check_elements(train, potential, str(model))
     held_out = _read(validation, elements, quiet) if validation is not None else None
