@@ -53,7 +53,8 @@ def read_ase_file(
     found: set[str] = set()
     states: set[tuple[Any, ...]] = set()
     kind = _kind(path) if kind is None else kind
-    for number, atoms in _images(path, kind, heard, broken):
+    for number, atoms, share in _images(path, kind, broken):
+        heard(share)  # which may end it all
         source = f"{path}, frame {number}"
         try:
             frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
@@ -105,22 +106,22 @@ def _kind(path: Path) -> str:
 
 
 def _images(
-    path: Path, kind: str, heard: Heard, broken: list[InputError] | None
-) -> Iterator[tuple[int, Atoms]]:
-    """Images of a file in order, numbered; what a reader raises becomes an InputError."""
+    path: Path, kind: str, broken: list[InputError] | None
+) -> Iterator[tuple[int, Atoms, float | None]]:
+    """Images of a file in order: number, image, and the share of the file up to it, where it is
+    known. What a reader raises becomes an InputError."""
     number = 0
     try:
         if kind.startswith(DUMP):
             _check_dump(path)
         if kind == "extxyz":
-            yield from _extxyz_images(path, heard, broken)
+            yield from _extxyz_images(path, broken)
             return
         # parallel=False: under MPI, ASE would otherwise read on one rank and broadcast
         for atoms in iread(str(path), ":", kind, parallel=False, do_not_split_by_at_sign=True):
             if kind.startswith(DUMP) and atoms.calc is not None:
                 atoms.calc.results.pop("energy", None)  # which ASE says is 0
-            heard(None)
-            yield number, atoms
+            yield number, atoms, None
             number += 1
     except InputError:
         raise
@@ -158,9 +159,9 @@ def _check_dump(path: Path) -> None:
 
 
 def _extxyz_images(
-    path: Path, heard: Heard, broken: list[InputError] | None
-) -> Iterator[tuple[int, Atoms]]:
-    """Images of an extended XYZ file, numbered, all of it and frame by frame: ASE itself stops in
+    path: Path, broken: list[InputError] | None
+) -> Iterator[tuple[int, Atoms, float]]:
+    """As `_images`, of an extended XYZ file, all of it and frame by frame: ASE itself stops in
     silence at an empty line, and cannot say which frame of many it does not understand."""
     with open_text(path) as stream:
         size = stream.seek(0, io.SEEK_END)
@@ -176,8 +177,7 @@ def _extxyz_images(
                         raise
                     broken.append(e)
                 else:
-                    heard(block.end / size)
-                    yield number, atoms
+                    yield number, atoms, block.end / size
         except InputError:
             raise
         except (OSError, ValueError) as e:  # of the file, not of a frame: no text

@@ -75,13 +75,13 @@ def _problem_of(lines: _Lines, at: int, count: int, rows: list[str]) -> str:
     Rows that belong to the next frame are put back; lines `VEC` are added to `rows`.
     """
     short = next((k for k, row in enumerate(rows[1:], 1) if _count(row) is not None), None)
-    said = f"line {at} says {count} atoms"
+    said = f"line {at} says {count} atom{'' if count == 1 else 's'}"
     if short is not None:
         lines.put_back(rows[short:])
         del rows[short:]
         return (
-            f"{said}, and {_rows(short - 1)} follow before the next frame begins (line "
-            f"{lines.number + 1}); correct the number, or add what is missing"
+            f"{said}, with {_rows(short - 1)} before the next frame begins in line "
+            f"{lines.number + 1}; correct the number, or add what is missing"
         )
     if len(rows) < count + 1:
         return f"{said}, and the file ends after {_rows(max(0, len(rows) - 1))}"
@@ -89,8 +89,8 @@ def _problem_of(lines: _Lines, at: int, count: int, rows: list[str]) -> str:
         rows.append(row)
     if row:
         lines.put_back([row])
-    if not row.strip() or _count(row) is not None:
-        return ""
+    if _count(row) is not None or len(row.split()) != len(rows[-1].split()):
+        return ""  # no row: whatever is wrong with it, it is not of this frame
     following = lines.number + 1
     lines.skip()
     return (

@@ -1,0 +1,146 @@
+"""How far long work is: what is told where there is no terminal, on one, and to whom it may end."""
+
+import io
+import logging
+
+import pytest
+from copper import settings, written
+
+from deepmd_lite.progress import SECONDS, Progress, progress
+from deepmd_lite.training import TrainingError, clock, train
+from deepmd_lite.training.clock import Clock
+from deepmd_lite.training.deadline import Deadline, tell_what_is_left
+
+
+class Ticks:
+    """A clock whose time is set."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture(name="plain", autouse=True)
+def _plain(monkeypatch, caplog):
+    """Standard error is no terminal."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    caplog.set_level(logging.INFO)
+
+
+def test_a_line_now_and_then_and_none_at_first(caplog):
+    ticks = Ticks()
+    with Progress("checking", 1000, clock=ticks) as told:
+        for _ in range(100):
+            ticks.now += SECONDS / 100 - 1e-6
+            told.advance()
+        assert caplog.messages == []
+        ticks.now += 1.0
+        told.advance()
+        assert caplog.messages == ["checking: 101 of 1000 frames, 04:35 left"]
+        ticks.now += SECONDS - 1.0
+        told.advance()
+        assert len(caplog.messages) == 1
+    assert len(caplog.messages) == 1
+
+
+def test_a_total_that_is_estimated_or_unknown(caplog):
+    ticks = Ticks()
+    told = Progress("reading data", None, clock=ticks)
+    ticks.now = 40.0
+    told.advance(200)
+    assert caplog.messages[-1] == "reading data: 200 frames in 00:40"
+    ticks.now = 80.0
+    told.advance(100, share=0.25)
+    assert caplog.messages[-1] == "reading data: 300 of about 1200 frames, 04:00 left"
+
+
+def test_quiet_says_nothing(caplog):
+    ticks = Ticks()
+    told = Progress("checking", 10, quiet=True, clock=ticks)
+    ticks.now = 1000.0
+    told.advance()
+    assert caplog.messages == []
+
+
+def test_a_bar_on_a_terminal(monkeypatch, caplog):
+    monkeypatch.setattr("sys.stderr", terminal := io.StringIO())
+    terminal.isatty = lambda: True
+    assert list(progress(range(3), "checking")) == [0, 1, 2]
+    assert "checking" in terminal.getvalue()
+    monkeypatch.setattr("sys.stderr", silent := io.StringIO())
+    silent.isatty = lambda: True
+    assert list(progress(iter(range(3)), "checking", 3, quiet=True)) == [0, 1, 2]
+    assert silent.getvalue() == ""
+
+
+# --- time limits ------------------------------------------------------------------------------
+
+
+def test_a_limit_that_loading_would_use_up_ends_it_soon():
+    watch = Deadline(Clock(), 60.0)
+    watch("reading data", 0.5, 4.0)  # too early to tell
+    watch("reading data", 0.1, 6.0)  # 60 s: not sure
+    with pytest.raises(TrainingError) as caught:
+        watch("neighbour lists", 0.05, 10.0)
+    said = str(caught.value)
+    assert "time_limit: 1m are over before the first step" in said
+    assert "takes about 3m10s or longer (neighbour lists: 5% done" in said
+    assert "DATA@::10" in said
+    Deadline(Clock(), None)("reading data", 0.05, 1e6)
+
+
+def test_a_training_asks_while_it_loads(tmp_path, monkeypatch):
+    data, asked = written(tmp_path), []
+    monkeypatch.setattr(Deadline, "__call__", lambda self, what, done, seconds: asked.append(what))
+    config = settings(data, time_limit=600.0, numb_steps=1)
+    train(config, output=tmp_path / "a", quiet=True)
+    assert list(dict.fromkeys(asked)) == [
+        "reading data",
+        "neighbour lists, training data",
+        "neighbour lists, validation data",
+        "statistics",
+    ]
+
+
+@pytest.mark.parametrize("given", ["input", "data"])
+def test_a_limit_that_is_over_ends_the_reading(tmp_path, monkeypatch, given):
+    """Each look at the clock of the work is 7 s later."""
+    data = written(tmp_path)
+    seconds = iter(range(0, 10_000, 7))
+    monkeypatch.setitem(Progress.__init__.__kwdefaults__, "clock", lambda: float(next(seconds)))
+    what = settings(data, time_limit=50.0) if given == "input" else data / "train.extxyz"
+    limit = "50s" if given == "data" else None
+    before = clock.monotonic() - 100.0
+    with pytest.raises(TrainingError, match=r"^time_limit: 50s are over .* \(reading data: "):
+        train(what, output=tmp_path / "a", time_limit=limit, started=before, quiet=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_data_alone_are_read_once(tmp_path, monkeypatch):
+    from deepmd_lite.data import formats
+
+    data, read, original = written(tmp_path), [], formats._read
+    monkeypatch.setattr(formats, "_read", lambda *a: read.append(a[0].path) or original(*a))
+    limits = {"time_limit": "600s", "preset": "fast"}
+    monkeypatch.setattr("deepmd_lite.training.loop._run", lambda *_: None)
+    train(data / "train.extxyz", output=tmp_path / "a", quiet=True, **limits)
+    assert read == [data / "train.extxyz"]
+
+
+def test_a_restart_says_what_is_left_of_a_limit(caplog):
+    time = Clock()
+    time.limit, time.earlier, time.reserve = 120.0, 60.0, 59.0
+    time._started -= 30.0
+    tell_what_is_left(time)
+    (line,) = caplog.messages
+    assert "time limit of 2m" in line
+    assert "1m passed before this restart, 30s were needed to load the data again, 0s are" in line
+    assert line.endswith("give a longer one")
+    time.limit = 1200.0
+    tell_what_is_left(time)
+    assert caplog.messages[-1].endswith("are left for steps")
+    time.earlier = 0.0
+    tell_what_is_left(time)
+    assert len(caplog.messages) == 2
