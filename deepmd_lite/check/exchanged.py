@@ -19,8 +19,9 @@ from .survey import Survey, spread
 LEAST_SYSTEMS, MANY_SYSTEMS = 20, 300
 """From which on the deviations of systems tell what is usual; from which on their last per cent
 does."""
-CHANCE = 0.05
-"""Systems expected by chance where one is told."""
+CHANCE, CHANCE_OF_FEW = 0.01, 0.05
+"""Systems expected by chance where one is told; part of a shift that an exchange leaves, of few
+systems, of which nobody knows what is usual."""
 
 
 @dataclass
@@ -85,9 +86,10 @@ def exchange(
     if not found:
         return ""
     left, pair = min(found)
-    expected = usual.so_far_off(shift) if usual.known else 1.0
-    chance = expected * len(found) * max(left, usual.width) / abs(shift)
-    return pair if chance < CHANCE else ""
+    chance = len(found) * max(left, usual.width) / abs(shift)
+    if usual.known:
+        return pair if usual.so_far_off(shift) * chance < CHANCE else ""
+    return pair if chance < CHANCE_OF_FEW else ""
 
 
 def _type_map(name: str) -> set[str] | None:

@@ -1,0 +1,115 @@
+"""Checks of many systems: what chance makes of so many, and what is wrong all the same."""
+
+import numpy as np
+import pytest
+
+from deepmd_lite.check import energies, exchanged
+from deepmd_lite.check.exchanged import Usual
+from deepmd_lite.check.pairs import near_pairs
+from deepmd_lite.check.survey import Survey
+from deepmd_lite.data import Frame, System
+
+ELEMENTS = ("Ag", "Au", "Cu", "Pd", "Pt")
+ENERGIES = np.array([-2.0, -3.5, -4.0, -1.0, -8.0])
+
+
+def alloys(n, seed, folder=None):
+    """Systems of 4 frames of 8 atoms, two or three elements; energies have a bond term of their
+    own, exponentially distributed as what compositions do not explain is, and a type map each."""
+    random = np.random.default_rng(seed)
+    places = 2.9 * np.argwhere(np.ones((2, 2, 2))).astype(float)
+    found = []
+    for k in range(n):
+        own = random.choice(5, size=random.integers(2, 4), replace=False)
+        types = random.choice(own, size=8)
+        types[0], types[1] = own[0], own[1]
+        bond = random.exponential(0.12)
+        name = str(k)
+        if folder is not None:
+            name = str(folder / f"{k}")
+            (folder / f"{k}").mkdir()
+            (folder / f"{k}" / "type_map.raw").write_text("\n".join(ELEMENTS[a] for a in own))
+        frames = [
+            Frame(
+                tuple(ELEMENTS[a] for a in types),
+                places + random.normal(scale=0.02, size=(8, 3)),
+                5.8 * np.eye(3),
+                np.ones(3, dtype=bool),
+                energy=float(ENERGIES[types].sum() + 8 * (bond + random.normal(scale=0.01))),
+                source=f"{name}, frame {j}",
+            )
+            for j in range(4)
+        ]
+        found.append(System(name, frames))
+    return found
+
+
+def swap(system, first, second):
+    other = {first: second, second: first}
+    for frame in system.frames:
+        frame.symbols = tuple(other.get(s, s) for s in frame.symbols)
+
+
+def told(systems):
+    survey = Survey.of({"data": systems})
+    every = np.arange(len(survey))
+    return [f for f in energies.findings(survey, every) if f.code != "energy-outlier"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_farthest_of_many_right_systems_is_not_accused(seed):
+    assert told(alloys(400, seed)) == []
+
+
+def test_true_exchanges_among_many_are_found(tmp_path):
+    systems = alloys(400, 5, tmp_path)
+    counts = [[x.frames[0].symbols.count(s) for s in ("Pd", "Pt")] for x in systems]
+    wrong = [k for k, (a, b) in enumerate(counts) if min(a, b) and abs(a - b) >= 3][:3]
+    assert len(wrong) == 3
+    for k in wrong:
+        swap(systems[k], "Pd", "Pt")
+    found = told(systems)
+    assert {f.code for f in found} == {"element-swapped"}
+    assert {f.what.partition(":")[0] for f in found} == {systems[k].name for k in wrong}
+    assert all("right with Pd and Pt exchanged" in f.what for f in found)
+
+
+def test_pairs_are_of_the_type_map_of_the_system(tmp_path):
+    (tmp_path / "type_map.raw").write_text("Cu\nAg\n")
+    assert exchanged._type_map(str(tmp_path)) == {"Cu", "Ag"}
+    assert exchanged._type_map(str(tmp_path / "set.000")) == {"Cu", "Ag"}
+    assert exchanged._type_map(str(tmp_path / "set.000" / "x")) is None
+
+
+def test_what_is_usual():
+    random = np.random.default_rng(0)
+    usual = Usual.of(random.exponential(0.1, size=3000).tolist())
+    assert usual.known
+    assert 0.02 < usual.so_far_off(1.15) < 3
+    assert usual.so_far_off(2.5) < 1e-3
+    assert usual.so_far_off(0.0) == pytest.approx(30)
+    few = Usual.of([0.1, 0.2])
+    assert not few.known
+    assert few.so_far_off(0.1) == 0.0
+
+
+def test_frames_of_each_system():
+    systems = alloys(3, 1)
+    survey = Survey.of({"a": systems[:1], "b": systems[1:]})
+    chosen = np.array([9, 0, 3, 11, 8])
+    places = survey.by_system(chosen)
+    assert {k: v.tolist() for k, v in places.items()} == {0: [1, 2], 2: [0, 3, 4]}
+    assert survey.by_system(np.array([], dtype=int)) == {}
+
+
+def test_pairs_are_the_same_in_pieces(monkeypatch):
+    systems = alloys(2, 1)
+    for frame in (f for s in systems for f in s.frames):
+        frame.forces = np.random.default_rng(3).normal(size=(8, 3))
+    survey = Survey.of({"a": systems})
+    whole = near_pairs(survey, np.arange(8))
+    monkeypatch.setattr("deepmd_lite.check.pairs.CHUNK", 8)
+    pieces = near_pairs(survey, np.arange(8))
+    assert len(whole) == 12
+    for name in ("first", "second", "force_work", "uncertainty", "strain", "volume", "moved"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
