@@ -1,6 +1,8 @@
 """The command as a person meets it: results, and one clear line for bad input."""
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from models import random_potential
 
 from deepmd_lite.calculator import Calculator
 from deepmd_lite.cli import _parsed, main
+from deepmd_lite.files import check_writable
 from deepmd_lite.model import load_model, save_model
 
 
@@ -421,3 +424,54 @@ def test_a_reader_that_leaves_early(tmp_path, model):
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr == ""
     assert (tmp_path / "run" / "thermo.csv").read_text().count("\n") == 22
+
+
+@pytest.mark.parametrize("verb", ["test", "check", "train"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tmp_path, capsys, model, monkeypatch, verb
+):
+    """As on a file system for reading alone."""
+    data, original = npy_system(tmp_path / "data"), open
+
+    def refused(path, *mode, **more):
+        if "x" in "".join(mode):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return original(path, *mode, **more)
+
+    monkeypatch.setattr("deepmd_lite.files.open", refused, raising=False)
+    monkeypatch.setattr("deepmd_lite.data.formats._read", lambda *_: pytest.fail("was read"))
+    out = tmp_path / "out.json"
+    argv = {
+        "test": ("test", model, data, "--json", out),
+        "check": ("check", data, "--json", out),
+        "train": ("train", data, "-o", out),
+    }
+    said = fails(capsys, *argv[verb])
+    assert f"{out}: cannot be written: Read-only file system" in said
+
+
+def test_trying_a_place_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a.json", file=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_be_done_about_an_element_that_a_model_lacks(tmp_path, capsys, model):
+    data = npy_system(tmp_path / "data")
+    (data / "type_map.raw").write_text("Ge\n")
+    for verb in (("change-bias", model, data, "-o", tmp_path / "b.dpl"), ("test", model, data)):
+        said = fails(capsys, *verb)
+        assert "frame 0: the model has no element Ge (it has Si), and cannot be given new" in said
+        assert "leave this data out, or train a model on data with all of them" in said
+
+
+def test_an_interrupt_during_imports_is_one_line(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepmd_lite.cli._run", interrupted)
+    assert main(["check", "x"]) == 130
+    assert capsys.readouterr().err == "dpl check: interrupted\n"
+    monkeypatch.setattr("deepmd_lite.cli._parsed", interrupted)
+    assert main(["check", "x"]) == 130
+    assert capsys.readouterr().err == "dpl: interrupted\n"

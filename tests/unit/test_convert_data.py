@@ -442,3 +442,33 @@ def test_links_to_other_files_are_not_followed(tmp_path):
         file["a/set.000/coord.npy"] = h5py.ExternalLink(other, "a/set.000/coord.npy")
     with pytest.raises(InputError, match="is a link"):
         load([path])
+
+
+@pytest.mark.parametrize("where", ["open", "write"])
+def test_hdf5_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, where):
+    """h5py says so in several lines about the state of its library."""
+    said = (
+        "Can't synchronously write data (file write failed: time = Mon\n, filename = 'x', file "
+        "descriptor = 3, errno = 28, error message = 'No space left on device', buf = 0x55)"
+    )
+
+    def full(self, *_):
+        raise OSError(said) if where == "open" else OSError(28, said)
+
+    monkeypatch.setattr(h5py.File if where == "open" else h5py.Group, "__setitem__", full)
+    path = tmp_path / "out.hdf5"
+    with pytest.raises(InputError) as caught:
+        write_systems([System("x", FRAMES[:1])], path)
+    assert str(caught.value) == f"{path}: cannot be written: No space left on device"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_place_is_tried_before_data_are_read(tmp_path, capsys):
+    path = tmp_path / "there.extxyz"
+    path.write_text("x")
+    for target, message in (
+        (path, "exists already"),
+        (path / "x.hdf5", "cannot be written: Not a"),
+    ):
+        assert main(["convert-data", str(tmp_path / "none.xyz"), str(target)]) == 1
+        assert message in capsys.readouterr().err
