@@ -11,9 +11,10 @@ import numpy as np
 
 from ..data import Frame, System, load_each
 from ..data.formats import BrokenFrames
+from ..data.frames import MANY
 from ..system import InputError
 from . import cells, consistency, copies, distances, elements, energies, forces, labels
-from .finding import SEVERITIES, Finding
+from .finding import SEVERITIES, Finding, named
 from .report import Report
 from .survey import Survey
 
@@ -122,8 +123,13 @@ def _read_notes(systems: Sequence[System]) -> Iterator[Finding]:
         if without:
             of = f"{without} of {len(system.frames)} frames"
             yield Finding("note", "weight", f"{system.name}: {of} have weight 0: not looked at")
+    names: dict[tuple[str, str], list[str]] = {}
+    for system in systems:
         for note in system.notes:
-            yield Finding("note", "reading", f"{system.name}: {note}")
+            each = system.name if len(systems) <= MANY else ""
+            names.setdefault((each, note), []).append(system.name)
+    for (_, note), those in names.items():
+        yield Finding("note", "reading", f"{named(those)}: {note}")
 
 
 def _type_maps(sets: Mapping[str, Sequence[System]]) -> Iterator[Finding]:

@@ -206,6 +206,8 @@ def _read(
     broken: list[InputError] | None = None,
 ) -> System:
     path, place = piece.path, piece.place
+    if place.frames != slice(None):  # their numbers would be others
+        broken = None
     if place.labels and (source is not None or path.is_dir() or is_hdf5(path)):
         raise InputError(f"{path}{place.rest}: its labels have names of their own; leave out '#'")
     if source is not None:

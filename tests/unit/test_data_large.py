@@ -197,3 +197,24 @@ def test_lists_of_all_ranks_of_a_machine_share_its_memory(monkeypatch):
     assert ranks_of_machine() == 1  # not by torchrun
     monkeypatch.setenv("MASTER_PORT", "1")
     assert ranks_of_machine() == 4
+
+
+def test_a_note_of_many_systems_is_one_finding(tmp_path, capsys):
+    write(tmp_path / "a.extxyz", copper(1, 1))
+    for k in range(22):
+        (tmp_path / f"{k}.extxyz").write_text((tmp_path / "a.extxyz").read_text())
+        argv = ["convert-data", str(tmp_path / f"{k}.extxyz"), str(tmp_path / "npy" / str(k))]
+        assert main([*argv, "-q"]) == 0
+    for folder in (tmp_path / "npy").glob("*/*/set.000"):
+        np.save(folder / "hessian.npy", np.zeros(1))
+    main(["check", str(tmp_path / "npy")])
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note [reading]")]
+    assert len(lines) == 1
+    assert lines[0].endswith("and 21 more: not used: hessian.npy")
+
+
+def test_a_choice_of_frames_is_never_shifted_by_broken_ones(tmp_path):
+    path = tmp_path / "a.extxyz"
+    path.write_text(good().replace("1 1 1", "1 nan 1") + good(3))
+    (error,) = load_each([f"{path}@2"])
+    assert "frame 0: positions of atom 1" in str(error)
