@@ -25,7 +25,7 @@ from .export import tree_of
 from .graph_file import read_graph
 from .short_range import learned
 from .short_range import notes as notes_on_table
-from .torch_file import read_torch
+from .torch_file import COMPRESSED, read_torch
 from .type_embedding import DPA1
 
 OWN = ".dpl"
@@ -122,6 +122,11 @@ def _imported(
         f"eV/atom of the {_exact(potential)}",
         f"DeePMD-kit keeps at most {_kept(tree, potential)}; here all count",
     ]
+    if tree.get(COMPRESSED) and _has_steps(potential):
+        notes.append(
+            "DeePMD-kit's PyTorch makes wrong tables of embeddings with resnet_dt when it "
+            "compresses: energies here are those of the model before that"
+        )
     if "fparam" in potential.provenance:
         notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
     if potential.short_range is not None:
@@ -129,6 +134,10 @@ def _imported(
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes
+
+
+def _has_steps(potential: Potential) -> bool:
+    return any(d.config.resnet_dt for d in potential.descriptors)
 
 
 def _kept(tree: dict[str, Any], potential: Potential) -> str:

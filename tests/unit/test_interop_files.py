@@ -3,6 +3,7 @@
 import json
 import lzma
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -93,7 +94,20 @@ def test_a_compressed_archive_has_its_networks(tmp_path):
     distance = ours.pop("@variables")["min_nbor_dist"]
     theirs.pop("@variables")
     assert distance == pytest.approx(1.2375425)
+    assert ours.pop("compressed") is True
     assert list(differences(ours, theirs)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("one_sided_compressed.pth", True), ("two_sided.pth", False)]
+)
+def test_a_compression_that_is_wrong_is_told(tmp_path, monkeypatch, name, told):
+    """DeePMD-kit's PyTorch compresses embeddings with resnet_dt to other energies."""
+    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
+    assert not any("wrong tables" in note for note in convert(source, target)[1])
+    module = sys.modules["deepmd_lite.interop.convert"]
+    monkeypatch.setattr(module, "_has_steps", lambda potential: True)
+    assert any("wrong tables" in note for note in convert(source, target)[1]) == told
 
 
 def test_tables_of_a_compressed_graph(tmp_path):
