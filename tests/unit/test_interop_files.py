@@ -290,3 +290,26 @@ def test_how_many_neighbours_the_other_program_sees(tmp_path):
     ):
         _, notes = convert(unpacked(name, tmp_path), tmp_path / "x.dpl", 1e-4)
         assert any(words in note for note in notes)
+
+
+def test_types_that_are_no_elements_are_told_and_named(tmp_path, capsys):
+    """One to one, in the order of the model, on the way in and afterwards: the same model."""
+    source = unpacked("two_sided.pb", tmp_path)
+    first, own, named = (tmp_path / f"{name}.dpl" for name in ("first", "own", "named"))
+    old = convert(source, first)[0].type_map
+    odd = [f"{name}W" for name in old]
+    potential, notes = convert(source, own, type_map=odd)
+    assert potential.type_map == odd
+    assert any(f"no elements: {', '.join(odd)}" in note for note in notes)
+    assert main(["convert", str(own), str(named), "--type-map", *old]) == 0
+    assert "named anew" in capsys.readouterr().out
+    again = load_model(named)
+    assert again.type_map == list(again.config.type_map) == old
+    assert again.provenance["types were"] == odd
+    for name, values in load_model(first).state_dict().items():
+        assert torch.equal(again.state_dict()[name], values)
+    for wrong in (old[:1], [old[0]] * len(old)):
+        with pytest.raises(InputError, match=f"expected {len(old)} different names"):
+            convert(own, named, type_map=wrong)
+    with pytest.raises(InputError, match="copy the file instead"):
+        convert(own, named)
