@@ -29,7 +29,7 @@ _BACKENDS = (
     *("tf", "tensorflow", "tf2", "tensorflow2", "pt", "pytorch", "pt-expt", "pytorch-exportable"),
     *("pd", "paddle", "jax", "dp", "dpmodel", "np", "numpy"),
 )
-"""Names of its backends, which are flags as well."""
+_FLAGS = {f"{before}{name}" for name in _BACKENDS for before in ("--", "--backend=")}
 
 
 def without_backend(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -38,14 +38,11 @@ def without_backend(words: Sequence[str]) -> tuple[list[str], list[str]]:
     notes = []
     left = iter(enumerate(words))
     for place, word in left:
-        name, equals, value = word.partition("=")
         following = words[place + 1] if place + 1 < len(words) else ""
         if word == "--":  # what follows are names of files
             kept += words[place:]
             break
-        if word.startswith("--") and word[2:] in _BACKENDS:
-            said = word
-        elif name == "--backend" and equals and value in _BACKENDS:
+        if word in _FLAGS:
             said = word
         elif word in ("-b", "--backend") and following in _BACKENDS:
             said = f"{word} {following}"

@@ -79,7 +79,7 @@ def test_a_frozen_model_to_begin_with(tmp_path, capsys):
 
 def test_a_fitting_network_that_should_begin_anew(capsys):
     with pytest.raises(SystemExit) as stop:
-        _parsed("train x.json --finetune m.dpl --model-branch RANDOM".split())
+        _parsed(["train", "x.json", "--finetune", "m.dpl", "--model-branch", "RANDOM"])
     assert stop.value.code == 2
     assert "a fitting network that begins anew is not supported" in capsys.readouterr().err
 
