@@ -118,7 +118,7 @@ def _output(args: argparse.Namespace) -> Path:
     from ..system import InputError
     from ..training import CHECKPOINT, OUT_JSON
 
-    if is_input(args.output) and not args.output.is_dir():
+    if is_input(args.output) and not Path(args.output).is_dir():
         raise InputError(
             f"--output {args.output}: is the folder of the results here, in which {OUT_JSON} is "
             "the input with all its values; give the name of a folder"
