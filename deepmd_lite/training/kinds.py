@@ -21,8 +21,8 @@ _MODELS = {
 }
 """Type of model → what there is instead."""
 _SEVERAL = {
-    "": ("loss_dict", "learning_rate_dict"),
     "model": ("model_dict", "shared_dict", "fitting_net_dict"),
+    "": ("loss_dict", "learning_rate_dict"),
     "training": ("data_dict", "fitting_weight", "model_prob", "num_epoch_dict"),
 }
 """Section → keys of a training of several models at once."""
