@@ -101,7 +101,7 @@ def _test(args: argparse.Namespace) -> int:
         args.model, *args.paths = args.paths
     if args.model is None:
         raise InputError("no model: give it first, or as -m MODEL")
-    if args.rand_seed is not None and not args.shuffle_test:
+    if args.rand_seed is not None and not (args.shuffle_test or args.quiet):
         tell(["--rand-seed has no effect without --shuffle-test"])
     source = args.train_data or args.valid_data
     of_input = _systems_of_input(source, args.train_data is not None) if source else []

@@ -63,24 +63,32 @@ def _problems(source: Mapping[str, Any]) -> Iterator[str]:
         kind = _section(source, section).get(key) or "SOAP"
         if kind not in ("SOAP", "Adam"):
             yield _not_here(f"{section}/{key}", kind, "'SOAP' and 'Adam'")
-    for part in ("descriptor", "fitting_net", "type_embedding"):
-        trained = _section(model, part).get("trainable", True)
+    for name, network in _networks(model):
+        trained = network.get("trainable", True)
         if trained is False or (isinstance(trained, list) and False in trained):
             yield (
-                f"model/{part}/trainable: false is not supported, every layer is trained; leave "
+                f"model/{name}/trainable: false is not supported, every layer is trained; leave "
                 "the key out"
             )
+
+
+def _networks(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Sections of networks, with their names."""
+    for name in ("descriptor", "fitting_net", "type_embedding"):
+        yield name, _section(model, name)
+    parts = _section(model, "descriptor").get("list")
+    for k, part in enumerate(parts if isinstance(parts, list) else []):
+        if isinstance(part, Mapping):
+            yield f"descriptor/list/{k}", part
 
 
 def _of_descriptor(descriptor: Mapping[str, Any]) -> Iterator[str]:
     kind = descriptor.get("type", "se_e2_a")
     if kind == HYBRID:
-        parts = descriptor.get("list")
-        for k, part in enumerate(parts if isinstance(parts, list) else []):
-            of_part = part.get("type", "se_e2_a") if isinstance(part, Mapping) else "se_e2_a"
-            if of_part not in (*_DESCRIPTORS, *SHORT_NAMES):
-                place = f"model/descriptor/list/{k}/type"
-                yield _not_here(place, of_part, "se_e2_a, se_e2_r and se_e2_q")
+        for name, part in _networks({"descriptor": descriptor}):
+            of_part = part.get("type", "se_e2_a")
+            if "/" in name and of_part not in (*_DESCRIPTORS, *SHORT_NAMES):
+                yield _not_here(f"model/{name}/type", of_part, "se_e2_a, se_e2_r and se_e2_q")
     elif kind not in (*_DESCRIPTORS, *SHORT_NAMES, *DPA1):
         yield _not_here(
             "model/descriptor/type",

@@ -192,6 +192,10 @@ def test_a_key_that_is_wrong_is_named(folder, section, keys, message):
         ({"fitting_net": {"numb_aparam": 1}}, "numb_aparam: parameters of atoms are not supported"),
         ({"fitting_net": {"trainable": [True, False]}}, "model/fitting_net/trainable: false is"),
         ({"descriptor": {"trainable": False}}, "model/descriptor/trainable: false is not supp"),
+        (
+            {"descriptor": {"type": "hybrid", "list": [{"type": "se_r", "trainable": False}]}},
+            "model/descriptor/list/0/trainable: false is not supported",
+        ),
         ({"type": "linear_ener", "models": [], "weights": "mean"}, "model/use_srtab"),
         ({"type": "frozen", "model_file": "graph.pb"}, "dpl convert it and give --init-model"),
         ({"fitting_net_dict": {"a": {}}}, "model/fitting_net_dict is not supported; one model"),
