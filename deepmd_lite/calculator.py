@@ -11,6 +11,8 @@ is asked for: `calculator.get_property("uncertainty", atoms)`.
     uncertainty  eV/Å: the largest of them
     energy_var   eV²: variance of the total energy over the models
     forces_comm  (n_models, n, 3) eV/Å: forces of every model
+
+A model with frame parameters takes those of `atoms.info["fparam"]`, else the calculator's.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from ase import Atoms
 from ase.calculators.calculator import (
@@ -35,13 +38,14 @@ from ase.calculators.calculator import (
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
+from .at_frames import AtFrames
 from .committee import Committee, ModelOrPath, has_members, loaded
 from .deviation import force_deviation
 from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
 from .system import Evaluation, InputError, LocalEnv, Model, counted_once, type_indices
 
-ARGUMENTS = "model", "device", "precision", "skin"
+ARGUMENTS = "model", "device", "precision", "skin", "fparam"
 OF_ASE = {"atoms", "label", "directory", "restart"}
 DEVIATIONS = ["forces_std", "uncertainty", "energy_var", "forces_comm"]
 
@@ -74,6 +78,7 @@ class Calculator(AseCalculator):
         device: str | None = None,
         precision: str | None = None,
         skin: float = 0.5,
+        fparam: npt.ArrayLike | None = None,
         **of_ase: Any,
     ) -> None:
         """Attach a model, or several that measure their deviation.
@@ -81,7 +86,9 @@ class Calculator(AseCalculator):
         `model`: path of a `.dpl` file, or a `Potential`, or a list of those; `device` 'cpu', or a
         GPU: 'cuda' or 'cuda:N' (a `Potential` that is given is moved there, for all who have it;
         default: where it is, and the CPU for a file); `precision`
-        'float64' or 'float32' of the arithmetic (default: the model's); `skin` Å; `of_ase`: what
+        'float64' or 'float32' of the arithmetic (default: the model's); `skin` Å;
+        `fparam`: the frame parameters, a number or a list, of atoms that have none in their `info`
+        (default: the model's `default_fparam`); `of_ase`: what
         every calculator of ASE takes (`atoms`, `label`, `directory`, `restart`). Raises
         InputError for other arguments and for a device that is not there, saying what is missing,
         ModelFileError for a bad file.
@@ -99,6 +106,14 @@ class Calculator(AseCalculator):
             raise InputError(f"skin {skin!r}: expected a number of Å that is not negative")
         self.model = cast(Potential | Committee, loaded(model, precision, device))
         self.parameters.update(model=_described(model), precision=precision)
+        self._at = AtFrames(self.model)
+        self._fparam: list[float] | None = None
+        """Of atoms that have none."""
+        self._seen_fparam: list[float] | None = None
+        """Of the atoms of the last results."""
+        if fparam is not None:
+            self._fparam = self._at.checked(fparam, "Calculator: fparam")
+            self.parameters.update(fparam=self._fparam)
         self.skin = skin
         self._members: Committee | None = None
         self._list: _ReusedList | None = None
@@ -177,7 +192,8 @@ class Calculator(AseCalculator):
         own = self.atoms
         if own is None:
             return list(all_changes)
-        return [
+        other_state = self._seen_fparam != self._fparam_of(atoms)
+        return ["fparam"] * other_state + [
             name
             for name, before, now in (
                 ("positions", own.positions, atoms.positions),
@@ -214,12 +230,13 @@ class Calculator(AseCalculator):
         assert self._evaluated is not None
         periodic, env, evaluation = self._evaluated
         if "stresses" in wanted:
-            rows = self.model.atomic_virials(env, evaluation.forces)
+            model = cast(Potential | Committee, self._at(self._seen_fparam))
+            rows = model.atomic_virials(env, evaluation.forces)
             virials = periodic.fold(rows.flatten(1)).unflatten(1, (3, 3)).numpy()
             stresses = -virials / atoms.get_volume()
             self.results["stresses"] = full_3x3_to_voigt_6_stress(stresses)
         if isinstance(self.model, Committee):
-            self._add_deviation(self.model, periodic, env)
+            self._add_deviation(cast(Committee, self._at(self._seen_fparam)), periodic, env)
         elif wanted & set(DEVIATIONS):
             if self._members is None:
                 self._members = _committee_of(self.model)
@@ -230,6 +247,13 @@ class Calculator(AseCalculator):
         """The model, or the first of several."""
         first = self.model.models[0] if isinstance(self.model, Committee) else self.model
         return cast(Potential, first)
+
+    def _fparam_of(self, atoms: Atoms) -> list[float] | None:
+        """Frame parameters of the atoms; None: the model's default, or it takes none."""
+        given = atoms.info.get("fparam") if self._at.takes else None
+        if given is None:
+            return self._fparam
+        return self._at.checked(given, 'atoms.info["fparam"]')
 
     def _warn_of_stress(self) -> None:
         """Once, of one that was not trained."""
@@ -244,7 +268,8 @@ class Calculator(AseCalculator):
         """Everything that one evaluation gives."""
         periodic = self._neighbors(atoms)
         env = self._env(periodic, atoms)
-        evaluation = self.model.evaluate(env)
+        self._seen_fparam = self._fparam_of(atoms)
+        evaluation = self._at(self._seen_fparam).evaluate(env)
         if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
             self._warned_of = evaluation.beyond_table
             n_pairs = counted_once(evaluation.beyond_table)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..data import Frame
 from .finding import Finding, counted, named
 from .pairs import displacement
 from .survey import Survey, spread
@@ -87,6 +88,8 @@ def copies(survey: Survey) -> list[Copy]:
         same &= (survey.counts[a] == survey.counts[b]).all(axis=1)
         for i, j in zip(a[same], b[same], strict=True):
             first, second = sorted((int(i), int(j)))
+            if not _same_fparam(survey.frames[first], survey.frames[second]):
+                continue
             moved, alike = _moved(survey, first, second), _same_labels(survey, first, second)
             same_atoms = moved < SAME_PLACE
             if not same_atoms and not (alike and np.isfinite(survey.energy[[first, second]]).all()):
@@ -97,6 +100,13 @@ def copies(survey: Survey) -> list[Copy]:
             if known is None or _rank(copy) < _rank(known):
                 found[second] = copy
     return list(found.values())
+
+
+def _same_fparam(a: Frame, b: Frame) -> bool:
+    """Whether a model could tell the frames apart by their parameters."""
+    if a.fparam is None or b.fparam is None:
+        return a.fparam is b.fparam
+    return np.array_equal(a.fparam, b.fparam)
 
 
 def _rank(copy: Copy) -> int:

@@ -25,7 +25,13 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="X",
         help="values at which the frame parameters of a model are fixed (default: its own "
-        "default_fparam, if it has one)",
+        "default_fparam, if it has one); from .dpl to .dpl nothing else happens",
+    )
+    p.add_argument(
+        "--type-map",
+        nargs="+",
+        metavar="NAME",
+        help="other names of the model's types, in its order: elements for types such as OW HW",
     )
     p.add_argument(
         "--without-repulsion",
@@ -44,6 +50,7 @@ def _convert(args: argparse.Namespace) -> int:
         args.target,
         args.tolerance,
         args.fparam,
+        type_map=args.type_map,
         without_repulsion=args.without_repulsion,
     )
     if not args.quiet:

@@ -56,6 +56,13 @@ def _info_of_model(args: argparse.Namespace) -> int:
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "precision": f"trained in {model.config.precision}",
     }
+    if model.frame_parameters is not None:
+        default = "give them, or fix them: dpl convert --fparam"
+        if f.default_fparam:
+            default = f"by default {' '.join(map(str, f.default_fparam))}"
+        rows["frame parameters"] = (
+            f"{f.numb_fparam} (fparam), in training {model.frame_parameters.summary()}; {default}"
+        )
     if model.shared is not None:
         types = model.shared.type_embedding
         rows["elements"] += (

@@ -44,6 +44,8 @@ _KEYS_OF = {
 NO_CHOICE: Mapping[str, str] = MappingProxyType({})
 SPELLING = {key.lower(): key for key in _LABELS}
 """Labels are found in any case: `Forces`, `DFT_energy`."""
+FPARAM_KEY = "fparam"
+"""In `info`, a number or several: frame parameters."""
 WEIGHT_KEYS = ("weight", "config_weight")
 LABEL_WEIGHTS = {
     "config_energy_weight": "energy",
@@ -101,6 +103,7 @@ def frame_from_atoms(
         cell=cell,
         pbc=pbc,
         **read,
+        fparam=_fparam(atoms, source),
         weight=_agreed(weights, 1e-6, source, "") if weights else 1.0,
         config_type=None if config_type is None else str(config_type),
         source=source,
@@ -214,6 +217,14 @@ def _forces(values: dict[str, Any], source: str) -> np.ndarray | None:
     if len(set(shapes.values())) > 1:
         raise InputError(f"{source}: forces of different shapes: {shapes}; keep one of them")
     return _agreed(found, 1e-4, source, "eV/Å") if found else None
+
+
+def _fparam(atoms: Atoms, source: str) -> np.ndarray | None:
+    """(k,), in the order in which they stand in the file."""
+    value: Any = atoms.info.get(FPARAM_KEY)
+    if np.shape(value) == (3, 3):  # extended XYZ makes a matrix, by columns, of nine numbers
+        value = np.transpose(value)
+    return None if value is None else _numbers(value, source, FPARAM_KEY)
 
 
 def _virial(

@@ -125,6 +125,8 @@ class Batch:
     """(n_frames,) bool."""
     weights: torch.Tensor
     """(n_frames,) float64: weights of the frames."""
+    fparam: torch.Tensor | None
+    """(n_frames, k) float64: frame parameters; None where not all frames have as many."""
 
     @property
     def n_frames(self) -> int:
@@ -188,7 +190,15 @@ def collate(prepared: Sequence[PreparedFrame]) -> Batch:
         frame_of_row=torch.from_numpy(frame_of_row),
         n_atoms=torch.from_numpy(n_atoms),
         **_labels([p.frame for p in prepared]),
+        fparam=_fparam([p.frame for p in prepared]),
     )
+
+
+def _fparam(frames: Sequence[Frame]) -> torch.Tensor | None:
+    each = [f.fparam for f in frames if f.fparam is not None]
+    if len(each) < len(frames) or len({len(x) for x in each}) != 1:
+        return None
+    return torch.from_numpy(np.stack(each))
 
 
 def _locals_then_ghosts(parts: list[torch.Tensor], n_atoms: np.ndarray) -> torch.Tensor:

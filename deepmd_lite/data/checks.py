@@ -92,8 +92,8 @@ def check_frame(frame: Frame, type_map: Sequence[str] | None = None) -> None:
     """Raise InputError, naming file and frame, for a frame that cannot be trained on.
 
     Checked: at least one atom; positions and forces of shape (n, 3), virial and cell (3, 3); every
-    number finite; the weight not negative; a periodic cell with a volume; elements, which must be
-    in `type_map` or, without one, be chemical symbols.
+    number finite, and one at least of an `fparam`; the weight not negative; a periodic cell with a
+    volume; elements, which must be in `type_map` or, without one, be chemical symbols.
     """
     n, where = frame.n_atoms, frame.source
     if n == 0:
@@ -112,11 +112,24 @@ def check_frame(frame: Frame, type_map: Sequence[str] | None = None) -> None:
             raise InputError(
                 f"{where}: the virial is not finite ({frame.virial.tolist()}); remove the frame"
             )
+    if frame.fparam is not None:
+        _check_fparam(frame.fparam, where)
     if not (math.isfinite(frame.weight) and frame.weight >= 0):
         raise InputError(f"{where}: weight: expected a number ≥ 0, found {frame.weight}")
     if frame.pbc.any():
         checked_cell(frame.cell, frame.pbc, where)
     check_elements(frame.symbols, type_map, where)
+
+
+def _check_fparam(values: np.ndarray, where: str) -> None:
+    """`values` is (k,), with k at least 1, and finite."""
+    if values.ndim != 1 or not len(values):
+        raise InputError(
+            f"{where}: fparam: expected one number or a list of them, found shape "
+            f"{_shown(np.shape(values))}"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"{where}: fparam is not finite ({values.tolist()}); remove the frame")
 
 
 def _check_rows(values: np.ndarray, n: int, where: str, what: str) -> None:

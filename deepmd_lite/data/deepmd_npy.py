@@ -5,6 +5,7 @@
     set.*/coord.npy (frames, 3n) Å             set.*/box.npy  (frames, 9) Å, rows lattice vectors
     set.*/energy.npy (frames,) eV              set.*/force.npy (frames, 3n) eV/Å
     set.*/virial.npy (frames, 9) eV, −volume · stress, positive under compression
+    set.*/fparam.npy (frames, k): frame parameters; also (frames, 1, k) and (frames,)
     set.*/real_atom_types.npy (frames, n): mixed format; −1 marks a virtual atom, which is dropped
 
 Arrays may be float32 or float64, and (frames, n, 3), (frames, 3, 3), (frames, 1) are understood.
@@ -24,7 +25,7 @@ from ..system import InputError
 from .checks import check_frame, read_npy
 from .frames import Frame, System
 
-_READ = {"coord", "box", "energy", "force", "virial", "real_atom_types"}
+_READ = {"coord", "box", "energy", "force", "virial", "fparam", "real_atom_types"}
 
 
 class Store(Protocol):
@@ -98,6 +99,8 @@ class _Set:
     """(frames, n, 3) eV/Å."""
     virials: np.ndarray | None
     """(frames, 3, 3) eV."""
+    fparams: np.ndarray | None
+    """(frames, k)."""
 
 
 def read_deepmd_npy(folder: str | Path, type_map: Sequence[str] | None = None) -> System:
@@ -195,6 +198,11 @@ def _read_set(store: Store, part: str, n: int, periodic: bool, mixed: bool) -> _
         array = store.array(part, f"{name}.npy", [(n_frames, *shape) for shape in shapes])
         return array.reshape(n_frames, *shapes[-1]).astype(np.float64)
 
+    def parameters() -> np.ndarray:
+        shapes: list[tuple[int | None, ...]] = [(n_frames,), (n_frames, None), (n_frames, 1, None)]
+        found = store.array(part, "fparam.npy", shapes)
+        return found.reshape(n_frames, found.size // n_frames).astype(np.float64)
+
     def optional(name: str, shapes: list[tuple[int, ...]]) -> np.ndarray | None:
         return read(name, shapes) if store.has(part, f"{name}.npy") else None
 
@@ -212,6 +220,7 @@ def _read_set(store: Store, part: str, n: int, periodic: bool, mixed: bool) -> _
         energies=optional("energy", [(1,), ()]),
         forces=optional("force", [(3 * n,), (n, 3)]),
         virials=optional("virial", matrices),
+        fparams=parameters() if store.has(part, "fparam.npy") else None,
     )
 
 
@@ -240,6 +249,7 @@ def _frames(
                 energy=None if arrays.energies is None else float(arrays.energies[i]),
                 forces=forces,
                 virial=None if arrays.virials is None else arrays.virials[i],
+                fparam=None if arrays.fparams is None else arrays.fparams[i],
                 source=f"{path}, frame {i}",
             )
         )

@@ -26,6 +26,9 @@ class Frame:
     """(n, 3) float64, eV/Å."""
     virial: np.ndarray | None = None
     """(3, 3) float64, eV: +Σ r ⊗ f = −volume · stress (ASE's sign), positive under compression."""
+    fparam: np.ndarray | None = None
+    """(k,) float64: what the energy depends on beside the atoms, an electronic temperature say, in
+    whatever units the data have."""
     weight: float = 1.0
     """Factor of the frame's terms in the loss."""
     config_type: str | None = None
@@ -94,4 +97,7 @@ def _labels(frames: Sequence[Frame]) -> str:
     energies = sum(frame.energy is not None for frame in frames)
     forces = sum(frame.forces is not None for frame in frames)
     virials = sum(frame.virial is not None for frame in frames)
-    return f"energy {energies}/{n} frames, forces {forces}/{n}, virial {virials}/{n}"
+    fparams = sum(frame.fparam is not None for frame in frames)
+    return f"energy {energies}/{n} frames, forces {forces}/{n}, virial {virials}/{n}" + (
+        f", fparam {fparams}/{n}" if fparams else ""
+    )

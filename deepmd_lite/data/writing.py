@@ -1,7 +1,7 @@
 """Writing frames: deepmd/npy (plain and mixed), the like in HDF5, and extended XYZ.
 
-Everything is float64. Frames of unlike atoms, periodicity or labels become systems of their own,
-named by their formula (mixed: by their number of atoms).
+Everything is float64. Frames of unlike atoms, periodicity or labels, or of another number of frame
+parameters, become systems of their own, named by their formula (mixed: by their number of atoms).
 """
 
 from __future__ import annotations
@@ -124,8 +124,9 @@ def _pieces(
                 "write extended XYZ"
             )
         labels = tuple(x is not None for x in (frame.energy, frame.forces, frame.virial))
+        n_fparam = 0 if frame.fparam is None else len(frame.fparam)
         atoms = frame.n_atoms if mixed else frame.symbols
-        groups.setdefault((atoms, bool(frame.pbc.all()), labels), []).append(frame)
+        groups.setdefault((atoms, bool(frame.pbc.all()), labels, n_fparam), []).append(frame)
     systems: dict[str, dict[str, Any]] = {}
     for group in groups.values():
         name = str(group[0].n_atoms) if mixed else _formula(group[0].symbols)
@@ -154,7 +155,7 @@ def _system(group: Sequence[Frame], names: Sequence[str], mixed: bool) -> dict[s
         pieces[f"{part}/real_atom_types.npy"] = types
     if first.energy is not None:
         pieces[f"{part}/energy.npy"] = np.array([f.energy for f in group], dtype=np.float64)
-    for name, label in (("force", "forces"), ("virial", "virial")):
+    for name, label in (("force", "forces"), ("virial", "virial"), ("fparam", "fparam")):
         if getattr(first, label) is not None:
             values = np.stack([getattr(f, label) for f in group])
             pieces[f"{part}/{name}.npy"] = values.reshape(n, -1)
@@ -220,6 +221,9 @@ def _comment(frame: Frame) -> str:
             words.append(f'stress="{_numbers(stress)}"')
         else:
             words.append(f'virial="{_numbers(virial)}"')
+    if frame.fparam is not None:
+        numbers = _numbers(frame.fparam)
+        words.append(f'fparam="{numbers}"' if len(frame.fparam) > 1 else f"fparam={numbers}")
     if frame.weight != 1.0:
         words.append(f"weight={float(frame.weight)!r}")
     if frame.config_type is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..at_frames import AtFrames
 from ..data import Frame, System, load
 from ..model import load_model
 from ..neighbors import periodic_env
@@ -146,7 +147,7 @@ def evaluate(
     *,
     quiet: bool = True,
 ) -> Report:
-    """Predict every frame of `systems` with `model`.
+    """Predict every frame of `systems` with `model`, at the frame's own parameters if it takes any.
 
     `model`: a `.dpl` file or anything with `rcut`, `type_map` and `evaluate(env)`; `systems`:
     loaded systems, or paths as `data.load` takes them. Shows a progress bar unless `quiet`.
@@ -162,10 +163,11 @@ def evaluate(
     total = sum(len(system.frames) for system in items)
     if total == 0:
         raise InputError("evaluate: expected at least one frame, found none")
-    results = []
+    results, at = [], AtFrames(model)
     with tqdm(total=total, unit="frame", desc="evaluating", disable=quiet or None) as bar:
         for system in items:
             for frame in system.frames:
+                model = at(frame.fparam, f"{frame.source}: fparam")
                 results.append(_predicted(model, system.name, frame))
                 bar.update()
     return Report(results)

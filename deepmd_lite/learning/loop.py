@@ -349,7 +349,13 @@ def _sampled(runs: Sequence[Run], most: int, seed: int) -> list[Atoms]:
 
 
 def _check_ensembles(settings: LearnConfig, training: TrainInput) -> None:
-    """Before anything is labelled: cells change only with models trained on virials."""
+    """Before anything is labelled: dynamics know no frame parameters, and change cells only with
+    models trained on virials."""
+    if training.model.fitting_net.numb_fparam:
+        raise InputError(
+            f"{settings.train}: model/fitting_net/numb_fparam: structures are explored and "
+            "labelled without frame parameters; expected 0, with data of the one state of interest"
+        )
     for k, entry in enumerate(settings.explore):
         ensemble = parse(MdConfig, {**entry, "model": MODEL}, f"explore/{k}").ensemble
         if ensemble.changes_cell and not training.loss.trains_virials:

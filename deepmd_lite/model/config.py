@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import (
     Field,
+    FiniteFloat,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
@@ -40,7 +41,6 @@ class FittingConfig(Vocabulary):
 
     aliases = {"n_neuron": "neuron"}
     refused = {
-        "default_fparam": "there are no frame parameters",
         "dim_case_embd": "one model is trained on one data set",
         "layer_name": "no layers are shared",
         "use_aparam_as_mask": "there are no atomic parameters",
@@ -61,7 +61,10 @@ class FittingConfig(Vocabulary):
     The network's energy is added to it, for an isolated atom too, whose energy is therefore near
     this only as far as the data hold such atoms.
     """
-    numb_fparam: Literal[0] = 0
+    numb_fparam: int = Field(0, ge=0)
+    """Numbers of a frame that its energy depends on beside positions (see `frame_parameters`)."""
+    default_fparam: list[FiniteFloat] | None = None
+    """Those of frames that have none of their own."""
     numb_aparam: Literal[0] = 0
 
     _check_precision = field_validator("precision")(checked_precision)
@@ -73,6 +76,23 @@ class FittingConfig(Vocabulary):
     def _all_layers(cls, value: Any) -> Any:
         return all(value) if isinstance(value, list) else value
 
+    @model_validator(mode="after")
+    def _check_default_fparam(self) -> FittingConfig:
+        given = self.default_fparam or []
+        if given and len(given) != self.numb_fparam:
+            raise ValueError(
+                f"default_fparam has {len(given)} numbers, expected {self.numb_fparam}, as "
+                "numb_fparam says"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _known_to_earlier_releases(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        if not self.default_fparam:
+            found.pop("default_fparam", None)
+        return found
+
 
 class TableConfig(Section):
     """Where the embedding is tabulated. Not a DeePMD-kit section; the defaults measure."""
@@ -83,13 +103,13 @@ class TableConfig(Section):
     """Largest node spacing in normalised s to start from; refined by measured error at saving."""
 
 
-def _check_first_layer(where: str, width: int, n_free: int, n_told: int) -> None:
-    """Raises ValueError where a first layer would add its inputs, vectors of elements among them,
-    to its output (see `networks`)."""
+def _check_first_layer(where: str, width: int, n_free: int, n_told: int, what: str) -> None:
+    """Raises ValueError where a first layer would add its inputs, `n_told` constant ones among
+    them, to its output (see `networks`); `what` brings these."""
     n_in = n_free + n_told
     if width in (n_in, 2 * n_in, n_free, 2 * n_free):
         raise ValueError(
-            f"{where}/neuron begins with {width}: with a type embedding such a layer would add its "
+            f"{where}/neuron begins with {width}: with {what} such a layer would add its "
             f"{n_in} inputs to its output, which is not supported; give another width"
         )
 
@@ -217,9 +237,23 @@ class ModelConfig(Vocabulary):
         types, d, f = self.type_embedding, self.descriptor, self.fitting_net
         told = types.neuron[-1] * (1 if d.type_one_side else 2)
         if types.tebd_input_mode == "concat":
-            _check_first_layer("descriptor", d.neuron[0], 1, told)
+            _check_first_layer("descriptor", d.neuron[0], 1, told, "a type embedding")
         if types.concat_output_tebd:
-            _check_first_layer("fitting_net", f.neuron[0], d.width, types.neuron[-1])
+            told = types.neuron[-1]
+            _check_first_layer("fitting_net", f.neuron[0], d.width, told, "a type embedding")
+        return self
+
+    @model_validator(mode="after")
+    def _check_frame_parameters(self) -> ModelConfig:
+        f, width = self.fitting_net, sum(d.width for d in self.descriptors)
+        if f.numb_fparam and self.type_embedding is not None:
+            raise ValueError(
+                f"fitting_net/numb_fparam {f.numb_fparam}: not with a type embedding; give each "
+                "element its own networks, or leave the frame parameters out"
+            )
+        if f.numb_fparam:
+            told = f.numb_fparam
+            _check_first_layer("fitting_net", f.neuron[0], width, told, "frame parameters")
         return self
 
     def _check_descriptor(self, d: DescriptorConfig, where: str) -> None:

@@ -18,6 +18,8 @@ descriptors begin with `descriptors.K.`, and the header lists sel and grid of ea
 `members`), with the header's `members` on how they came about. `shared.…`: networks that all
 elements shared in the training, with the header's `shared` on how they did (see `typed`); the
 networks of each element say the same, so that only a training looks at them.
+`frame_parameters.average`, `frame_parameters.deviation` (k,) and `fitting.A.weight_fparam`
+(k, width): see `frame_parameters`; the reference frames then are at the average.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from . import members, reference_frames, typed
 from .activations import Jet
 from .arrays import check_arrays
 from .config import ModelConfig
+from .frame_parameters import FrameParameters, at_mean
 from .potential import Potential, prefixes_of
 from .repulsion import Repulsion
 from .short_range import ShortRange, intervals_of
@@ -47,11 +50,11 @@ from .statistics import Scales, Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 """2 added the repulsion, which models of version 1 do not have; 3 embeddings without networks; 4
 `env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs; 6
-members; 7 `se_e2_q`; 8 its `cubic_neuron`; 9 its `l_max`; 10 shared networks. A model is written as
-of the first version, from 5 on, that knows it."""
+members; 7 `se_e2_q`; 8 its `cubic_neuron`; 9 its `l_max`; 10 shared networks; 11 frame
+parameters. A model is written as of the first version, from 5 on, that knows it."""
 TABLE_TOLERANCE = 1e-6
 """eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
@@ -65,9 +68,10 @@ FINEST = 4096
 def measure_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
     """Largest difference between table and networks on `env`, in the potential's own precision.
 
+    At the mean frame parameters of a model that takes some.
     Keys: `energy_ev_per_atom`, `force_ev_per_a`, `virial_ev_per_atom`.
     """
-    results = []
+    results, potential = [], at_mean(potential)
     for energies_of in (potential.energies, potential.exact_energies):
         positions = env.positions.detach().requires_grad_()
         energies = energies_of(env, positions)
@@ -182,6 +186,8 @@ def _check_sum(path: Path, text: str) -> None:
 
 
 def _version_of(potential: Potential) -> int:
+    if potential.frame_parameters is not None:
+        return 11
     if potential.shared is not None:
         return 10
     if any(d.config.degree > 2 for d in potential.descriptors):
@@ -247,7 +253,9 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
         bias = torch.empty(n_types, dtype=torch.float64)
         repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
         short_range = ShortRange.unset(config, intervals_of(arrays))
-        statistics = Statistics(scales, bias, min_distance, repulsion, short_range)
+        k = config.fitting_net.numb_fparam
+        own = FrameParameters.unset(k) if k else None
+        statistics = Statistics(scales, bias, min_distance, repulsion, short_range, own)
         potential = Potential(config, statistics, None, grids, embeddings)
     for prefix in potential.prefixes:
         arrays.pop(f"{prefix}table.nodes", None)
@@ -260,7 +268,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     potential.load_state_dict(arrays, assign=True)
     if any(d.davg[:, 1:].any() or not (d.dstd > 0).all() for d in potential.descriptors):
         raise ModelFileError(f"{path}: davg must be 0 but in its first column, and dstd positive")
-    for part in (potential.repulsion, potential.short_range):
+    for part in (potential.repulsion, potential.short_range, potential.frame_parameters):
         try:
             if part is not None:
                 part.check()

@@ -48,7 +48,7 @@ def member(potential: Potential, k: int) -> Potential:
     Tables and hidden layers are shared, not copied: choose precision and device before.
     """
     assert potential.members is not None
-    one = _shallow(potential)
+    one = shallow(potential)
     one.members, one.reference_frames, one._compiled = None, (), None
     changes = zip(potential.members.weights[k], potential.members.biases[k], strict=True)
     one.fitting = nn.ModuleList(
@@ -59,7 +59,7 @@ def member(potential: Potential, k: int) -> Potential:
 
 
 def _with_last_layer(fitting: nn.Module, weights: torch.Tensor, bias: torch.Tensor) -> nn.Module:
-    one = _shallow(fitting)
+    one = shallow(fitting)
     for name, change in (("weight_out", weights), ("bias_out", bias.view(1))):
         own = fitting.get_parameter(name)
         value = (own.detach().double() + change).to(own.dtype)
@@ -67,7 +67,7 @@ def _with_last_layer(fitting: nn.Module, weights: torch.Tensor, bias: torch.Tens
     return one
 
 
-def _shallow(module: Any) -> Any:
+def shallow(module: Any) -> Any:
     """A copy whose parameters and parts can be replaced without a trace in `module`."""
     one = copy.copy(module)
     for parts in ("_parameters", "_buffers", "_modules"):

@@ -148,8 +148,18 @@ class Fitting(Layers):
         activation: str,
         resnet_dt: bool,
         generator: torch.Generator | None,
+        n_told: int = 0,
     ) -> None:
+        """`n_told`: frame parameters, further inputs of the first layer; `at` fixes them."""
         super().__init__(1, n_in, widths, activation, resnet_dt, generator)
+        self.weight_fparam: nn.Parameter | None = None
+        """(n_told, width of the first layer), or None."""
+        if n_told:
+            n_out = widths[0]
+            std = (n_in + n_told + n_out) ** -0.5
+            self.weight_fparam = random_weights((n_told, n_out), std, generator)
+            if generator is not None:  # drawn as of n_in inputs alone
+                self.get_parameter("weight_0").data *= std * (n_in + n_out) ** 0.5
         self.weight_out = random_weights((widths[-1],), (widths[-1] + 1) ** -0.5, generator)
         self.bias_out = random_weights((1,), 0.0, generator)
         self.pace = 1.0
@@ -173,6 +183,39 @@ class Fitting(Layers):
             weight_out=self.weight_out,
             bias_out=self.bias_out,
         )
+
+    def at(self, inputs: torch.Tensor) -> Shifted:
+        """The same at frame parameters `inputs` (n_told,), as they are normalised: a view, which is
+        differentiable in the weights of this one."""
+        assert self.weight_fparam is not None
+        return Shifted(self, inputs.to(self.weight_fparam.dtype) @ self.weight_fparam)
+
+
+class Shifted(Fitting):
+    """Another fitting network with a larger bias of the first layer; no parameters of its own."""
+
+    def __init__(self, network: Fitting, shift: torch.Tensor | None) -> None:
+        """`shift` (width of the first layer,): what its bias is more than that of `network`."""
+        nn.Module.__init__(self)
+        self._network, self._shift = (network,), shift  # in a tuple: not a part
+        self.copies, self.widths = 1, network.widths
+        self.activation, self.resnet_dt = network.activation, network.resnet_dt
+
+    def parameters_of(
+        self, layer: int, dtype: torch.dtype | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        weight, bias, step = self._network[0].parameters_of(layer, dtype)
+        if layer == 0 and self._shift is not None:
+            bias = bias + self._shift.to(bias.dtype)
+        return weight, bias, step
+
+    @property
+    def weight_out(self) -> nn.Parameter:  # type: ignore[override]
+        return self._network[0].weight_out
+
+    @property
+    def bias_out(self) -> nn.Parameter:  # type: ignore[override]
+        return self._network[0].bias_out
 
 
 def generator_of(

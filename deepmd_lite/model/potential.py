@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from ..system import Evaluation, InputError, LocalEnv
 from .atomic_virials import atomic_virials, weighted_gradient
 from .config import ModelConfig
 from .descriptor import AnyEmbedding, Descriptor, Descriptors
+from .frame_parameters import at, distinct, fparam_of
 from .members import Members, member
 from .networks import Fitting, generator_of
 from .statistics import Statistics
@@ -66,6 +67,8 @@ class Potential(nn.Module):
         self.register_buffer("energy_bias", statistics.energy_bias)
         statistics.check_against(config)
         self.repulsion, self.short_range = statistics.repulsion, statistics.short_range
+        self.frame_parameters = statistics.frame_parameters
+        """Scales of the numbers of a frame that its energy depends on; None without any."""
         parts = list(zip(config.descriptors, statistics.scales, strict=True))
         self.descriptors = Descriptors(
             Descriptor(
@@ -82,7 +85,9 @@ class Potential(nn.Module):
         f, width = config.fitting_net, sum(d.width for d in config.descriptors)
         generator = generator_of(seed, f.seed, 2)
         self.fitting: nn.ModuleList | TypedFitting = nn.ModuleList(
-            Fitting(width, f.neuron, f.activation_function, f.resnet_dt, generator)
+            Fitting(
+                *(width, f.neuron, f.activation_function, f.resnet_dt, generator, f.numb_fparam)
+            )
             for _ in self.type_map
         )
         self.type_embedding: TypeVectors | None = None
@@ -198,11 +203,11 @@ class Potential(nn.Module):
 
     def _fit(self, moments: Sequence[torch.Tensor], types: torch.Tensor) -> torch.Tensor:
         """(n,) float64 eV from each descriptor's moments (n, columns, M); atoms of `types` (n,)."""
-        descriptor = self._joined(moments)
-        if len(self.fitting) == 1:
-            return self.fitting[0](descriptor).double() + self.energy_bias[0]
+        descriptor, networks = self._joined(moments), self._networks()
+        if len(networks) == 1:
+            return networks[0](descriptor).double() + self.energy_bias[0]
         energies = self.energy_bias[types.long()]
-        for a, fitting in enumerate(self.fitting):
+        for a, fitting in enumerate(networks):
             mine = (types == a).nonzero()[:, 0]
             energies = energies.index_add(0, mine, fitting(descriptor[mine]).double())
         return energies
@@ -242,12 +247,22 @@ class Potential(nn.Module):
             return energies
         return energies + self.repulsion.energies(env, positions)
 
-    def energies_and_forces(self, env: LocalEnv) -> tuple[torch.Tensor, torch.Tensor]:
+    def energies_and_forces(
+        self,
+        env: LocalEnv,
+        fparam: torch.Tensor | None = None,
+        frame_of_atom: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(n_local,) float64 eV and (n_all, 3) float64 eV/Å, differentiable in the parameters.
 
-        What training is made of: `energies` and minus its gradient, in fewer passes.
+        What training is made of: `energies` and minus its gradient, in fewer passes. `fparam`
+        (n_frames, k) of the frames in `env`, of which each atom is in `frame_of_atom` (n_local,)
+        int64: taken by a model with frame parameters, and ignored by others.
         """
         types, home = env.types[: env.n_local], env.positions.device
+        values, places = None, types
+        if self.frame_parameters is not None and fparam is not None and frame_of_atom is not None:
+            values, places = distinct(fparam, frame_of_atom, types, len(self.type_map))
         positions = env.positions.detach()
         on: Any = kernels  # the same functions there and on a GPU
         if self.device != "cpu":
@@ -255,7 +270,7 @@ class Potential(nn.Module):
         tables = [d.coefficients() for d in self.descriptors]
         parts = list(zip(self.descriptors, tables, strict=True))
         moments = [d.moments(env, positions, table, on) for d, table in parts]
-        energies, gradients = on.energies_and_gradients(moments, types, self._fitting())
+        energies, gradients = on.energies_and_gradients(moments, places, self._fitting(values))
         weights = None if self.short_range is None else self.short_range.weights(env)
         forces = torch.zeros_like(positions)
         atoms = (positions, env.types, env.offsets, env.indices)
@@ -319,6 +334,11 @@ class Potential(nn.Module):
 
         return atomic_virials(env, forces, weighted)
 
+    def at(self, fparam: float | Sequence[float] | torch.Tensor | None = None) -> Potential:
+        """The potential without frame parameters that this one is at `fparam` (k,), by default at
+        `default_fparam`; it shares all else. See `frame_parameters.at`."""
+        return at(self, fparam)
+
     def member(self, k: int) -> Potential:
         """Member k of `members`, as a potential of its own that shares all but the last layer."""
         return member(self, k)
@@ -359,16 +379,22 @@ class Potential(nn.Module):
         device = kernels.cuda.device(self.device)
         return kernels.cuda.CudaPotential(device, parts, fitting, repulsion, short_range)
 
-    def _fitting(self) -> kernels.Fitting:
+    def _fitting(self, values: torch.Tensor | None = None) -> kernels.Fitting:
         """Descriptors and networks as the kernels take them, differentiable in the parameters."""
         shapes = [d.shape() for d in self.descriptors]
         activation = self.config.fitting_net.activation_function
-        return kernels.Fitting(shapes, activation, self.fitting_networks())
+        return kernels.Fitting(shapes, activation, [n.as_network() for n in self._networks(values)])
+
+    def _networks(self, values: torch.Tensor | None = None) -> list[Fitting]:
+        """That of each element, at the default frame parameters; or of all elements at the first of
+        `values` (m, k), then at the second and so on."""
+        networks = cast(list[Fitting], list(self.fitting))
+        if self.frame_parameters is None:
+            return networks
+        if values is None:
+            values = fparam_of(self.config.fitting_net, None)[None]
+        return [n.at(x) for x in self.frame_parameters.inputs(values) for n in networks]
 
     def fitting_networks(self) -> list[kernels.Network]:
         """The network from descriptor to energy of each element, without its bias."""
-        networks = []
-        for fitting in self.fitting:
-            assert isinstance(fitting, Fitting)
-            networks.append(fitting.as_network())
-        return networks
+        return [network.as_network() for network in self._networks()]

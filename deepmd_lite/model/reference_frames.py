@@ -2,7 +2,7 @@
 
 They are evaluated again whenever the file is read, on the machine and in the precision in use:
 what differs there from where the model was made, a damaged file, a build that computes something
-else, is an error at once and not a wrong simulation.
+else, is an error at once and not a wrong simulation. Frame parameters are at their mean.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from .. import kernels
 from ..system import ModelFileError
+from .frame_parameters import at_mean
 from .structures import Structure, evaluated
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def remembered(potential: Potential) -> tuple[ReferenceFrame, ...]:
     """The reference frames of `potential` with what it says about them now, in float64."""
     if not potential.reference_frames:
         return ()
-    exact = copy.deepcopy(potential).to_precision("float64").freeze()
+    exact = at_mean(copy.deepcopy(potential).to_precision("float64").freeze())
     frames = []
     for frame in potential.reference_frames:
         found = evaluated(exact, frame)
@@ -66,7 +67,7 @@ def check(potential: Potential, frames: Sequence[ReferenceFrame], where: str) ->
 
     Raises ModelFileError, naming `where`, for a result that is not the one remembered.
     """
-    tolerance = TOLERANCE[potential.precision]
+    tolerance, potential = TOLERANCE[potential.precision], at_mean(potential)
     for frame in frames:
         assert frame.forces is not None
         assert frame.energies is not None

@@ -18,6 +18,7 @@ from ..kernels.reference import COLUMNS, MOST_DEGREE, NORMS, switch
 from ..system import InputError, LocalEnv
 from .config import ModelConfig
 from .descriptor_config import DescriptorConfig
+from .frame_parameters import FrameParameters
 from .repulsion import Repulsion
 from .short_range import ShortRange
 
@@ -61,12 +62,19 @@ class Statistics:
     """Inside the smallest distance of each pair of elements; None where the model has none."""
     short_range: ShortRange | None = None
     """What `use_srtab` names; None where the model has none."""
+    frame_parameters: FrameParameters | None = None
+    """Scales of the parameters of frames; None where the model takes none."""
 
     def check_against(self, config: ModelConfig) -> None:
         """Raises InputError where they hold what `config` has not, or lack what it has."""
         for key, given, held, what in (
             ("repulsion", config.repulsion, self.repulsion, "radii"),
             ("use_srtab", config.use_srtab, self.short_range, "table"),
+            (
+                "fitting_net/numb_fparam",
+                config.fitting_net.numb_fparam or None,
+                *(self.frame_parameters, "scales"),
+            ),
         ):
             if (given is None) != (held is None):
                 raise InputError(
@@ -153,10 +161,12 @@ def statistics_from(
     frames: Iterable[tuple[LocalEnv, float | None]],
     config: ModelConfig,
     weights: Iterable[float] = repeat(1.0),
+    fparam: torch.Tensor | None = None,
 ) -> Statistics:
     """Statistics of (environment, energy in eV or None) pairs in one pass.
 
-    `weights`: of each frame in the fit of the energy bias, as in the loss.
+    `weights`: of each frame in the fit of the energy bias, as in the loss; `fparam`: the frame
+    parameters (n_frames, k), where the model takes some.
 
     Raises InputError for an element of the type map that no frame contains, and as
     `ShortRange.from_input`.
@@ -189,7 +199,8 @@ def statistics_from(
         repulsion = Repulsion.beyond_data(config.type_map, distances, rcut)
     energy_bias = torch.from_numpy(bias)
     short_range = ShortRange.from_input(config, energy_bias)
-    return Statistics(scales, energy_bias, nearest, repulsion, short_range)
+    own = None if fparam is None else FrameParameters.of_frames(fparam)
+    return Statistics(scales, energy_bias, nearest, repulsion, short_range, own)
 
 
 def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:

@@ -21,7 +21,7 @@ from .activations import Jet
 from .config import FittingConfig, ModelConfig
 from .descriptor_config import DescriptorConfig
 from .fading import Distances, FadingEmbedding
-from .networks import Embedding, Fitting, Layers, random_weights
+from .networks import Embedding, Fitting, Layers, Shifted, random_weights
 from .statistics import Scales
 from .table import Grid
 from .tabulated import ScaledEmbedding
@@ -193,35 +193,8 @@ class TypedFitting(nn.Module):
     def __iter__(self) -> Iterator[Fitting]:
         shifts = None if self.type_weight is None else self.told() @ self.type_weight
         for a in range(len(self)):
-            yield _OfElement(self.network, None if shifts is None else shifts[a])
+            yield Shifted(self.network, None if shifts is None else shifts[a])
 
     def told(self) -> torch.Tensor:
         """(n_types, n_told): what each of them is told."""
         return self._types[0]()
-
-
-class _OfElement(Fitting):
-    """The network of one element, without parameters of its own."""
-
-    def __init__(self, network: Fitting, shift: torch.Tensor | None) -> None:
-        """`shift` (width of the first layer,): what its bias is more than that of `network`."""
-        nn.Module.__init__(self)
-        self._network, self._shift = (network,), shift
-        self.copies, self.widths = 1, network.widths
-        self.activation, self.resnet_dt = network.activation, network.resnet_dt
-
-    def parameters_of(
-        self, layer: int, dtype: torch.dtype | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        weight, bias, step = self._network[0].parameters_of(layer, dtype)
-        if layer == 0 and self._shift is not None:
-            bias = bias + self._shift.to(bias.dtype)
-        return weight, bias, step
-
-    @property
-    def weight_out(self) -> nn.Parameter:  # type: ignore[override]
-        return self._network[0].weight_out
-
-    @property
-    def bias_out(self) -> nn.Parameter:  # type: ignore[override]
-        return self._network[0].bias_out

@@ -124,6 +124,7 @@ def check_architecture(model: Potential, wanted: ModelConfig, where: str) -> Non
     found = trained_config(model) if shared else model.config
     free = (
         *("seed", "precision", "/sel", "atom_ener", "rcond", "set_davg_zero"),
+        "default_fparam",
         *CLOSE_ATOMS,
     )
     differing = [

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ..at_frames import AtFrames
 from ..data import PreparedFrame, System, prepare
 from ..model import Potential, load_model, save_model
 from ..system import InputError
@@ -21,27 +23,52 @@ from ..system import InputError
 SINGULAR = 1e-8
 """Relative size of singular values that count as 0, of columns of equal length: compositions that
 do not vary. A rare element still counts."""
+TOLD = 1e-6
+"""By how much the part of an element that compositions show may fall short of all of it."""
+
+
+class Shift(NamedTuple):
+    """A change of the energy bias."""
+
+    values: np.ndarray
+    """(n_types,) eV."""
+    rest: np.ndarray
+    """(n,) eV/atom: what is left of the difference of each frame that counts."""
+    alike: tuple[str, ...]
+    """Elements that the compositions of the data do not tell apart."""
+
+    @property
+    def note(self) -> str:
+        """On the elements that are alike; empty without."""
+        if not self.alike:
+            return ""
+        return (
+            f"note: the compositions do not tell {', '.join(self.alike)} apart: of all biases that "
+            "fit the energies these are the smallest; for other compositions give values (dpl "
+            "change-bias -b), or data of several"
+        )
 
 
 def bias_shift(
     model: Potential, frames: Sequence[PreparedFrame], *, of_network: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """What to add to the bias of each element so that energies fit best: (n_types,) eV.
+) -> Shift:
+    """What to add to the bias of each element so that energies fit best.
 
     `of_network`: with the network as it is; otherwise the new bias alone has to fit the energies
-    (as before a training). Frames count by their weights. Returns the shift, and what is left of
-    the difference of each frame that counts, (n,) eV/atom. Raises InputError where none does: no
-    frame of a weight above 0 has an energy.
+    (as before a training), and that is the smallest. Frames count by their weights. Raises
+    InputError where none does: no frame of a weight above 0 has an energy.
     """
     n_types = len(model.type_map)
     compositions, differences, sizes, weights = [], [], [], []
+    at = AtFrames(model)
     for p in frames:
         if p.frame.energy is None or p.frame.weight == 0:
             continue
         n_e = np.bincount(p.types, minlength=n_types)
-        found = float(n_e @ model.energy_bias.numpy())
+        found = 0.0
         if of_network:
-            found = float(model.evaluate(p.env).energies.sum())
+            there = at(p.frame.fparam, f"{p.frame.source}: fparam")
+            found = float(there.evaluate(p.env).energies.sum())
         compositions.append(n_e)
         differences.append(p.frame.energy - found)
         sizes.append(p.n_atoms)
@@ -50,12 +77,22 @@ def bias_shift(
         raise InputError("energy bias: no frame has an energy (and a weight above 0) to fit it to")
     matrix, target = np.array(compositions, dtype=float), np.array(differences)
     roots = np.sqrt(weights)
-    weighted = matrix * roots[:, None]
-    lengths = np.linalg.norm(weighted, axis=0)
-    scaled = weighted / np.where(lengths > 0, lengths, 1.0)
-    shift = np.linalg.lstsq(scaled, target * roots, rcond=SINGULAR)[0]
-    shift /= np.where(lengths > 0, lengths, 1.0)
-    return shift, (target - matrix @ shift) / np.array(sizes)
+    found_e, told = _smallest(matrix * roots[:, None], target * roots)
+    rest = (target - matrix @ found_e) / np.array(sizes)
+    alike = tuple(e for e, one in zip(model.type_map, told, strict=True) if not one)
+    return Shift(found_e if of_network else found_e - model.energy_bias.numpy(), rest, alike)
+
+
+def _smallest(matrix: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest of all x for which |matrix x − target| is least; which numbers of it every such
+    x has (bool), those of empty columns among them."""
+    lengths = np.linalg.norm(matrix, axis=0)
+    u, s, v = np.linalg.svd(matrix / np.where(lengths > 0, lengths, 1.0), full_matrices=False)
+    rank = int((s > SINGULAR * s[0]).sum())
+    # the rank is that of columns of equal length; what these leave open is chosen for x itself
+    equations, values = v[:rank] * lengths, (u.T @ target)[:rank] / s[:rank]
+    told = (v[:rank] ** 2).sum(axis=0) > 1.0 - TOLD
+    return np.linalg.lstsq(equations, values, rcond=None)[0], told | (lengths == 0)
 
 
 def change_bias(
@@ -86,10 +123,11 @@ def change_bias(
     else:
         frames = [frame for system in systems or () for frame in system.frames]
         prepared = prepare(frames, model.type_map, model.rcut)
-        shift, rest = bias_shift(model, prepared, of_network=mode == "change")
-        new = old + shift
-        how = f"{mode}, least squares of {len(rest)} frames"
-        lines.append(f"{how}; RMSE left {1e3 * np.sqrt(np.mean(rest**2)):.3f} meV/atom")
+        shift = bias_shift(model, prepared, of_network=mode == "change")
+        new = old + shift.values
+        how = f"{mode}, least squares of {len(shift.rest)} frames"
+        lines.append(f"{how}; RMSE left {1e3 * np.sqrt(np.mean(shift.rest**2)):.3f} meV/atom")
+        lines += [shift.note] if shift.alike else []
     model.set_energy_bias(torch.from_numpy(new))
     save_model(model, output, {**model.provenance, "energy bias": how})
     for element, before, after in zip(model.type_map, old, new, strict=True):

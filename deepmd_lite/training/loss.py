@@ -115,7 +115,8 @@ def predict(
 ) -> Prediction:
     """Evaluate `batch`; with `training`, differentiable in the parameters."""
     with torch.set_grad_enabled(training):
-        atomic, all_forces = potential.energies_and_forces(batch.env)
+        parameters = batch.fparam, batch.frame_of_atom
+        atomic, all_forces = potential.energies_and_forces(batch.env, *parameters)
         return Prediction(
             _frame_sums(atomic, batch),
             batch.fold(all_forces) if forces else None,

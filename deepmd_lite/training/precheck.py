@@ -71,5 +71,6 @@ def warn_of_leakage(training: Sequence[Frame], validation: Sequence[Frame]) -> N
         )
 
 
-def _structure(frame: Frame) -> tuple[tuple[str, ...], bytes, bytes]:
-    return frame.symbols, frame.positions.tobytes(), frame.cell.tobytes()
+def _structure(frame: Frame) -> tuple[tuple[str, ...], bytes, bytes, bytes]:
+    fparam = b"" if frame.fparam is None else frame.fparam.tobytes()
+    return frame.symbols, frame.positions.tobytes(), frame.cell.tobytes(), fparam

@@ -13,6 +13,7 @@ import torch
 
 from ..model import Potential
 from ..model.file import FINEST
+from ..model.frame_parameters import at_mean
 from ..model.table import Grid
 from ..system import LocalEnv
 
@@ -32,7 +33,7 @@ def excess(potential: Potential, env: LocalEnv) -> float:
 
     By comparison with tables of twice the intervals, whose own error is some thirty times smaller.
     """
-    grids = [d.grid for d in potential.descriptors]
+    grids, potential = [d.grid for d in potential.descriptors], at_mean(potential)
     energies, forces = potential.energies_and_forces(env)
     try:
         set_grids(potential, [grid.refined(2.0) for grid in grids])

@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..at_frames import AtFrames
 from ..data import (
     Batch,
     BatchSampler,
     PreparedFrame,
     System,
-    collate,
     describe,
     environments,
     prepare,
 )
 from ..free_memory import available_bytes
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
+from ..model.frame_parameters import FrameParameters
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
@@ -41,22 +42,20 @@ from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
 from .differences import differences
+from .frame_parameters import settle, stacked
 from .pace import set_paces
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
+from .samples import table_sample, validation_sample
 from .systems import read_systems, without_large
 
 log = logging.getLogger(__name__)
 
 SHARE_FOR_LISTS = 0.25
 """Of the free memory: neighbour lists beyond it are made anew when they are needed."""
-VALIDATION_BATCH_ATOMS = 256
-"""Validation frames are evaluated in batches of about this many atoms."""
 ANOTHER_ZERO = 0.5
 """eV/atom between data and a model of them that no accuracy explains."""
 TELLING_FORCE = 0.01
 """eV/Å on some atom of a frame by which a model is known again."""
-TABLE_SAMPLE_EDGES = 20_000
-"""Neighbour pairs on which the table's error is measured when a model is written."""
 
 
 @dataclass
@@ -116,11 +115,11 @@ def load_data(settings: TrainInput, quiet: bool, new_elements: bool = False) -> 
         prepared, _ = _prepared(held, training.validation_data, settings, "validation", quiet)
         if training.check:
             warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
-        validation = _validation_sample(prepared, frames, settings)
+        validation = validation_sample(prepared, frames, settings)
     return TrainingData(
         frames,
         validation,
-        _table_sample(frames),
+        table_sample(frames),
         data_hash(frames),
         _summary(frames),
         loss.trains_virials and has_virials,
@@ -154,6 +153,7 @@ def _prepared(
     if data is not None and data.most_atoms is not None:
         systems = without_large(systems, data.most_atoms, f"training/{what}_data")
     frames = [frame for system in systems for frame in system.frames]
+    settle(frames, settings.model.fitting_net, what)
     if settings.training.check:
         refuse_errors(frames, settings, what)
     found = {symbol for frame in frames for symbol in frame.symbols}
@@ -183,42 +183,6 @@ def _prepared(
     return prepared, None if shares is None else np.repeat(shares / sizes, sizes)
 
 
-def _validation_sample(
-    prepared: list[PreparedFrame], trained: list[PreparedFrame], settings: TrainInput
-) -> list[Batch]:
-    """The frames that every validation uses, the same each time, as batches of a good size."""
-    training, config = settings.training, settings.training.validation_data
-    if config is not None and config.numb_btch is not None:
-        n = config.numb_btch * _typical_batch(config.batch_size, prepared)
-    else:
-        between = training.disp_freq * _typical_batch(training.training_data.batch_size, trained)
-        n = max(8, math.ceil(between / 10))
-    order = np.random.default_rng(training.seed).permutation(len(prepared))
-    sample = [prepared[i] for i in sorted(order[:n])]
-    log.info("validation: %d of %d frames", len(sample), len(prepared))
-    batches: list[list[PreparedFrame]] = [[]]
-    for frame in sample:
-        if sum(f.n_atoms for f in batches[-1]) >= VALIDATION_BATCH_ATOMS:
-            batches.append([])
-        batches[-1].append(frame)
-    return [collate(frames) for frames in batches]
-
-
-def _typical_batch(batch_size: int | str, frames: list[PreparedFrame]) -> int:
-    """Frames in a batch of frames of average size."""
-    if isinstance(batch_size, int):
-        return batch_size
-    atoms = int(batch_size.partition(":")[2] or 32)
-    return max(1, math.ceil(atoms / (sum(f.n_atoms for f in frames) / len(frames))))
-
-
-def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
-    """Frames from all over the data with about `TABLE_SAMPLE_EDGES` neighbour pairs in total."""
-    n = max(1, round(TABLE_SAMPLE_EDGES * len(frames) / sum(f.n_edges for f in frames)))
-    spread = np.unique(np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int))
-    return collate([frames[i] for i in spread]).env
-
-
 def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
     # forces that a symmetry makes zero are so in any model
     forces = [(p, p.frame.forces) for p in frames]
@@ -236,7 +200,7 @@ def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
 
 
 def data_hash(frames: Iterable[PreparedFrame]) -> str:
-    """SHA-256 of structures, labels and weights, in order."""
+    """SHA-256 of structures, frame parameters, labels and weights, in order."""
     digest = hashlib.sha256()
     for frame in (f.frame for f in frames):
         digest.update(" ".join(frame.symbols).encode())
@@ -251,6 +215,8 @@ def data_hash(frames: Iterable[PreparedFrame]) -> str:
         ):
             absent = value is None
             digest.update(b"none" if absent else np.ascontiguousarray(value, dtype="<f8").tobytes())
+        if frame.fparam is not None:
+            digest.update(b"fparam" + np.ascontiguousarray(frame.fparam, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -282,7 +248,8 @@ def initial_potential(
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]
         plain = plain_config(settings.model)
-        statistics = statistics_from(environments(data.frames), plain, weights)
+        parameters = stacked(data.frames)
+        statistics = statistics_from(environments(data.frames), plain, weights, parameters)
         potential = potential_for_training(settings.model, statistics, settings.training.seed)
         begin(potential, settings.training, data.table_sample)
         _report_close_atoms(potential)
@@ -299,17 +266,20 @@ def initial_potential(
     if not settings._keeps_table:
         short_range = ShortRange.from_input(settings.model, model.energy_bias)
     scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
-    statistics = Statistics(scales, model.energy_bias, nearest, repulsion, short_range)
+    close = repulsion, short_range
+    statistics = Statistics(scales, model.energy_bias, nearest, *close, model.frame_parameters)
     potential = potential_for_training(settings.model, statistics, seed=None)
     own = ("repulsion.", "short_range.")
     arrays = learned_by(model, settings.model).items()
     learned = {k: v for k, v in arrays if not k.startswith(own)}
     potential.load_state_dict({**potential.state_dict(), **learned})
     if finetune:
-        shift, _ = bias_shift(model, data.frames)
-        potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift))
-        shifts = zip(model.type_map, shift, strict=True)
+        shift = bias_shift(model, data.frames)
+        potential.set_energy_bias(potential.energy_bias + torch.from_numpy(shift.values))
+        shifts = zip(model.type_map, shift.values, strict=True)
         log.info("energy bias shifted by %s", ", ".join(f"{e} {x:+.4f} eV" for e, x in shifts))
+        if shift.alike:
+            log.warning(shift.note)
     else:
         _warn_of_another_zero(model, data.frames, init_model)
     _report_close_atoms(potential)
@@ -321,8 +291,9 @@ def _warn_of_another_zero(
 ) -> None:
     """Energies that differ by constants would be learned at the cost of the forces."""
     labelled = [(f, f.frame.energy) for f in frames if f.frame.energy is not None]
+    at = AtFrames(model)
     per_atom = [
-        abs(energy - float(model.evaluate(f.env).energies.sum())) / f.n_atoms
+        abs(energy - float(at(f.frame.fparam).evaluate(f.env).energies.sum())) / f.n_atoms
         for f, energy in labelled[:: max(1, len(labelled) // 8)]
     ]
     if per_atom and float(np.median(per_atom)) > ANOTHER_ZERO:
@@ -367,7 +338,9 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     bias = torch.zeros(n_types, dtype=torch.float64)
     repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
     short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
-    statistics = Statistics(scales, bias, checkpoint.min_distance, repulsion, short_range)
+    k, close = settings.model.fitting_net.numb_fparam, (repulsion, short_range)
+    parameters = FrameParameters.unset(k) if k else None
+    statistics = Statistics(scales, bias, checkpoint.min_distance, *close, parameters)
     grids = [Grid(**g) for g in checkpoint.grid]
     potential = potential_for_training(settings.model, statistics, None, grids)
     set_paces(potential, checkpoint.paces)

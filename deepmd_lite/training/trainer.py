@@ -259,7 +259,7 @@ class Trainer:
 
     # --- validation -------------------------------------------------------------------------
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within it the model has the weights that count: the averaged ones where they are."""
         return nullcontext() if self.average is None else self.average.in_place()
 
@@ -270,7 +270,7 @@ class Trainer:
         # the batch of the last step was weighted by the prefactors of that step
         prefactors = self.prefactors
         e, f, v = map(max, prefactors, self.fixed_weights)  # measured if either wants it
-        with self._averaged():
+        with self.averaged():
             own = [Errors.of_nothing(prefactors)]
             own += [
                 self._loss(b, (e, f, v), training=False)[1]
@@ -388,7 +388,7 @@ class Trainer:
 
     def _refined_copy(self, state: dict[str, torch.Tensor] | None) -> Potential:
         """The model to be written: training goes on with its own table."""
-        with self._averaged():
+        with self.averaged():
             potential = copy.deepcopy(self.potential).to_device("cpu")
         if state is not None:
             potential.load_state_dict(state)

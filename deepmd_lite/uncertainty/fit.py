@@ -13,6 +13,7 @@ from ..committee import Committee
 from ..data import System, load, prepare
 from ..files import write_atomically
 from ..model import Potential, load_model, save_model
+from ..model.frame_parameters import refuse_free
 from ..model.members import Members
 from ..page import png
 from ..system import InputError
@@ -67,6 +68,7 @@ def add_uncertainty(
     if seed < 0:
         raise InputError(f"seed: expected 0 or more, found {seed}")
     potential = load_model(model, "float64")
+    refuse_free(potential, str(model))
     potential.members = None
     parameters = n_parameters(potential)
     if parameters > MOST_PARAMETERS:

@@ -15,6 +15,8 @@ from test_cuda_kernels import BOTH, ONE_SIDED, TOLERANCE, Case
 
 from deepmd_lite import kernels, load, train
 from deepmd_lite.kernels.cuda import operations
+from deepmd_lite.model import ModelConfig, Potential, statistics_from
+from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
 
@@ -129,9 +131,9 @@ def test_what_is_refused(device):
         on.moments(*arguments(case, case.coefficients))
 
 
-def gradients(potential, env):
+def gradients(potential, env, *parameters):
     """Energies, forces and what a loss on both gives every parameter."""
-    energies, forces = potential.energies_and_forces(env)
+    energies, forces = potential.energies_and_forces(env, *parameters)
     assert energies.device == forces.device == env.positions.device
     virial = env.positions.T @ forces
     loss = energies.square().mean() + forces.square().mean() + 0.1 * virial.square().mean()
@@ -159,15 +161,30 @@ def test_a_loss_gives_shared_networks_their_gradient(device, mode):
     assert_same_gradients(*typed_potential(dpa1(mode)), "float64")
 
 
-def assert_same_gradients(potential, env, precision):
-    expected = gradients(potential, env)
-    found = gradients(potential.to_device("cuda"), env)
+def test_a_loss_gives_frame_parameters_their_gradient(device):
+    """Of two frames, here halves of one, which differ in theirs."""
+    section = {
+        "type_map": ["Si", "C"],
+        "descriptor": {"rcut": 4.0, "rcut_smth": 1.0, "neuron": [6, 12], "axis_neuron": 4},
+        "fitting_net": {"neuron": [20, 20], "numb_fparam": 2},
+    }
+    config = parse(ModelConfig, section, "test")
+    env = environment_of(random_atoms("Si8C8", 7.0, seed=4), ["Si", "C"], 4.0).env
+    fparam = torch.tensor([[0.3, 1.0], [0.5, -1.0]], dtype=torch.float64)
+    potential = Potential(config, statistics_from([(env, -16.0)], config, fparam=fparam), seed=1)
+    halves = torch.arange(16) % 2
+    assert_same_gradients(potential, env, "float64", fparam, halves)
+
+
+def assert_same_gradients(potential, env, precision, *parameters):
+    expected = gradients(potential, env, *parameters)
+    found = gradients(potential.to_device("cuda"), env, *parameters)
     assert found.keys() == expected.keys()
     assert len(expected) > 12
     tolerance = {"float64": 1e-9, "float32": 2e-3}[precision]
     assert_same(found, expected, tolerance)
     with torch.no_grad():  # as in a validation
-        energies, forces = potential.energies_and_forces(env)
+        energies, forces = potential.energies_and_forces(env, *parameters)
     assert torch.equal(energies, found["energies"])
     assert torch.equal(forces, found["forces"])
     assert TOLERANCE[torch.float64] < tolerance

@@ -134,8 +134,8 @@ def test_without_type_map_raw_the_models_is_meant(tmp_path):
 
 
 def test_unused_label_files_are_noted(tmp_path):
-    content = {**arrays(1), "fparam": np.ones((1, 1))}
-    assert read_deepmd_npy(write(tmp_path, [content])).notes == ["not used: fparam.npy"]
+    content = {**arrays(1), "aparam": np.ones((1, 4))}
+    assert read_deepmd_npy(write(tmp_path, [content])).notes == ["not used: aparam.npy"]
 
 
 def with_value(content, name, index, value):

@@ -22,6 +22,7 @@ LAYER = {
     "check": 4,
     "committee": 4,
     "deviation": 5,
+    "at_frames": 5,
     "training": 6,
     "evaluate": 6,
     "calculator": 6,

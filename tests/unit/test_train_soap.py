@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepmd_lite.training import soap as module
-from deepmd_lite.training.soap import LARGEST_WHOLE, RANK, Soap
+from deepmd_lite.training.soap import LARGEST_WHOLE, RANK, Soap, most_of_a_step
 
 
 def problem(seed=0):
@@ -59,6 +59,43 @@ def test_a_vector_is_stepped_as_by_adam():
         if t > 0:
             reference.step()
     torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
+
+
+def test_what_is_absent_from_most_batches_takes_no_leaps(directions):
+    """An element in every seventh frame, with neighbours of another element each time: gradients
+    that are exactly 0 between, and in most rows."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.nn.Parameter(torch.zeros(40, 12, dtype=torch.float64))
+    optimizer = Soap([weight], lr=0.01)
+    largest = 0.0
+    for k in range(200):
+        weight.grad = torch.zeros_like(weight)
+        if k % 7 == 0:
+            rows = slice(10 * (k // 7 % 4), 10 * (k // 7 % 4) + 10)
+            weight.grad[rows] = torch.randn(10, 12, generator=generator, dtype=torch.float64)
+        before = weight.detach().clone()
+        optimizer.step()
+        largest = max(largest, float((weight.detach() - before).norm()))
+    most = 0.01 * most_of_a_step(optimizer.betas) * weight.numel() ** 0.5
+    assert 0.2 * most < largest <= most * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.99), (0.5, 0.5), (0.0, 0.9)])
+def test_no_gradients_make_a_larger_step(betas):
+    """Adam's own steps, of gradients that grow as the bound's worst case does, come close to it."""
+    first, second = betas
+    value = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer, rate = Soap([value], lr=0.01, betas=betas), 0.01
+    steps = []
+    for k in range(400):
+        size = (second / first) ** k if first else float(k == 399)
+        value.grad = torch.tensor([size], dtype=torch.float64)
+        before = float(value.detach())
+        optimizer.step()
+        steps.append(abs(float(value.detach()) - before) / rate)
+    assert max(steps) <= most_of_a_step(betas) * (1 + 1e-5)
+    assert max(steps) > 0.95 * most_of_a_step(betas)
+    assert most_of_a_step((0.9, 0.8)) == float("inf")
 
 
 @pytest.mark.parametrize(

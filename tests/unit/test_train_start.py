@@ -242,8 +242,11 @@ def test_a_shift_of_each_element_is_found(tmp_path):
     potential = random_potential(("Si", "O", "C"))
     path = water_like(potential, tmp_path, (12.0, -3.25))
     (system,) = load(path)
-    shift, rest = bias_shift(potential, prepare(system.frames, potential.type_map, potential.rcut))
+    shift, rest, alike = bias_shift(
+        potential, prepare(system.frames, potential.type_map, potential.rcut)
+    )
     np.testing.assert_allclose(shift, [12.0, 0.0, -3.25], atol=1e-5)
+    assert alike == ()
     assert np.abs(rest).max() < 1e-5
 
 
@@ -253,7 +256,7 @@ def test_a_frame_without_weight_does_not_move_the_bias(tmp_path):
     prepared = prepare(system.frames, potential.type_map, potential.rcut)
     prepared[0].frame.energy += 1000.0
     prepared[0].frame.weight = 0.0
-    shift, rest = bias_shift(potential, prepared)
+    shift, rest, _alike = bias_shift(potential, prepared)
     np.testing.assert_allclose(shift, [12.0, -3.25], atol=1e-5)
     assert len(rest) == len(prepared) - 1
 
@@ -263,9 +266,30 @@ def test_one_composition_gets_the_smallest_change(tmp_path):
     path = water_like(potential, tmp_path, (3.0, 1.0))
     (system,) = load(path)
     prepared = prepare(system.frames[:1], potential.type_map, potential.rcut)
-    shift, rest = bias_shift(potential, prepared)
+    shift, rest, alike = bias_shift(potential, prepared)
     np.testing.assert_allclose(shift, [2.0, 2.0], atol=1e-5)
     assert np.abs(rest).max() < 1e-9
+    assert alike == ("Si", "C")
+
+
+def test_the_smallest_change_is_that_of_energies_not_of_shares():
+    """Of water: as DeePMD-kit, with whose formula these numbers were found; and where some
+    elements are told apart, those that are not."""
+    frames = [_Counted(np.array(c), e) for c, e in (((64, 128), 320.0), ((64, 128), 320.0))]
+    model = random_potential(("O", "H"))
+    found = bias_shift(model, frames, of_network=False)
+    counts, energies = np.array([[64.0, 128.0]] * 2), np.array([320.0] * 2)
+    expected = np.linalg.lstsq(counts, energies, rcond=None)[0]
+    np.testing.assert_allclose(expected, [1.0, 2.0])
+    np.testing.assert_allclose(found.values + model.energy_bias.numpy(), expected, atol=1e-12)
+    assert "do not tell O, H apart" in found.note
+    three = random_potential(("O", "H", "C"))
+    counts = [(1, 2, 0), (2, 4, 1), (3, 6, 5)]
+    frames = [_Counted(np.array(c), c[0] * 5.0 + c[2] * 7.0) for c in counts]
+    found = bias_shift(three, frames, of_network=False)
+    values = found.values + three.energy_bias.numpy()
+    np.testing.assert_allclose(values, [1.0, 2.0, 7.0], atol=1e-9)
+    assert found.alike == ("O", "H")
 
 
 def test_the_command_changes_the_bias_and_nothing_else(tmp_path, capsys):
@@ -306,7 +330,7 @@ def test_a_rare_element_gets_its_shift_too():
     """Three atoms of it among 128,000."""
     counts = [(64, 0)] * 1997 + [(63, 1)] * 3
     frames = [_Counted(np.array(c), c[0] * 1.0 + c[1] * 5.0) for c in counts]
-    shift, left = bias_shift(random_potential(("Si", "C")), frames, of_network=False)
+    shift, left, _alike = bias_shift(random_potential(("Si", "C")), frames, of_network=False)
     expected = np.array([1.0, 5.0]) - random_potential(("Si", "C")).energy_bias.numpy()
     np.testing.assert_allclose(shift, expected, atol=1e-6)
     assert np.abs(left).max() < 1e-8
@@ -318,7 +342,7 @@ class _Counted:
     def __init__(self, counts, energy):
         self.n_atoms = int(counts.sum())
         self.frame = SimpleNamespace(energy=energy, weight=1.0)
-        self.types = np.repeat([0, 1], counts)
+        self.types = np.repeat(np.arange(len(counts)), counts)
 
 
 def test_excluded_pairs_go_by_name_when_the_model_orders_elements():
