@@ -60,9 +60,13 @@ class Scores:
     virial_rmse_per_atom: float
     """eV/atom."""
     virial_mae_per_atom: float
+    stress_rmse: float
+    """eV/Å³, over the 9 components, of frames with a cell."""
+    stress_mae: float
     energy_frames: int
     force_atoms: int
     virial_frames: int
+    stress_frames: int
 
 
 OTHER_ZERO = 0.5
@@ -191,6 +195,10 @@ def scores(results: Sequence[FrameResult]) -> Scores:
     f_rmse, f_mae = _rms_and_mean([found - label for label, found, _ in force])
     v_rmse, v_mae = _rms_and_mean([found - label for label, found, _ in virial])
     va_rmse, va_mae = _rms_and_mean([(found - label) / n for label, found, n in virial])
+    periodic = [r for r in results if r.frame.virial is not None and r.frame.pbc.all()]
+    s_rmse, s_mae = _rms_and_mean(
+        [(r.virial - r.frame.virial) / abs(np.linalg.det(r.frame.cell)) for r in periodic]
+    )
     return Scores(
         frames=len(results),
         atoms=sum(r.frame.n_atoms for r in results),
@@ -204,9 +212,12 @@ def scores(results: Sequence[FrameResult]) -> Scores:
         virial_mae=v_mae,
         virial_rmse_per_atom=va_rmse,
         virial_mae_per_atom=va_mae,
+        stress_rmse=s_rmse,
+        stress_mae=s_mae,
         energy_frames=len(energy),
         force_atoms=sum(n for _, _, n in force),
         virial_frames=len(virial),
+        stress_frames=len(periodic),
     )
 
 

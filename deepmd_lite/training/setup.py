@@ -41,6 +41,7 @@ from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
 from .data_config import DataConfig
+from .differences import differences
 from .frame_parameters import settle, stacked
 from .pace import set_paces
 from .precheck import refuse_errors, refuse_nothing_to_learn, warn_of_leakage
@@ -242,6 +243,8 @@ def initial_potential(
     `finetune`: the model's energy bias is fitted to the data first. Raises InputError where the
     model file has another architecture than the input.
     """
+    if (told := differences(settings, init_model is not None)) is not None:
+        log.info("note: %s", told)
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]
         plain = plain_config(settings.model)

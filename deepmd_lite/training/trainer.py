@@ -27,6 +27,7 @@ from .interrupt import Interrupt
 from .loss import Errors, loss_of, predict
 from .pace import optimizer_of, paces_of
 from .parallel import Ranks
+from .penalties import Penalties
 from .resolution import CHECK_STEPS, excess, refine, set_grids
 from .schedule import Schedule
 from .setup import TrainingData, batch_sampler
@@ -65,6 +66,7 @@ class Trainer:
             if self.clock.limit is None
             else Schedule.over_share(config.learning_rate)
         )
+        self.penalties = Penalties.from_config(config.loss)
         self.optimizer = optimizer_of(config, self.potential)
         self.sampler = batch_sampler(config, data.frames, data.shares)
         decay = config.training.ema_decay
@@ -224,7 +226,7 @@ class Trainer:
             virials=p_virial > 0 and bool(batch.has_virial.any()),
             training=training,
         )
-        return loss_of(prediction, batch, prefactors, totals)
+        return loss_of(prediction, batch, prefactors, totals, self.penalties)
 
     def _not_finite(
         self, frames: list[PreparedFrame], loss_finite: bool, errors: Errors

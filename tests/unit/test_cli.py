@@ -141,7 +141,6 @@ def test_test_takes_frames_by_chance_and_data_of_an_input(tmp_path, capsys, mode
     assert all(len(d) == 2 and set(d) <= set(whole) for d in drawn)
     assert len({tuple(d) for d in drawn}) > 1
     np.testing.assert_array_equal(drawn[0], tested("-s", one, "--shuffle-test", "-n", 2))
-    assert "--shuffle-test" in fails(capsys, *command, "-s", one, "-r", 1)
 
     path = train_input(tmp_path, one)
     assert "validation_data is missing" in fails(capsys, *command, "--valid-data", path)
