@@ -72,6 +72,9 @@ class Scores:
 OTHER_ZERO = 0.5
 """eV/atom: errors that are as large, and the same in all frames, are no errors of a fit."""
 
+WRONG_FORCES = 0.7
+"""Error of forces in units of the forces from which on they have little to do with each other."""
+
 
 @dataclass
 class Report:
@@ -111,6 +114,11 @@ class Report:
                 squares.setdefault(element, []).append(error[symbols == element])
         each = {name: np.concatenate(parts) for name, parts in sorted(squares.items())}
         return {name: (len(e), float(np.sqrt(e.mean()))) for name, e in each.items()}
+
+    def force_size(self) -> float:
+        """Root mean square of the labels, eV/Å, over components; nan without."""
+        labels = [label for label, _, _ in pairs(self.results, "forces")]
+        return _rms_and_mean(labels)[0]
 
     def energy_shift(self) -> tuple[float, float]:
         """Mean of prediction − label over frames, and its standard deviation, eV/atom."""

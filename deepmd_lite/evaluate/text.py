@@ -10,7 +10,7 @@ import numpy as np
 
 from ..files import write_atomically
 from ..system import InputError
-from .errors import OTHER_ZERO, FrameResult, Report, Scores
+from .errors import OTHER_ZERO, WRONG_FORCES, FrameResult, Report, Scores
 
 _DP_TEST = (
     ("Energy MAE         : {} eV", "energy_mae", "energy_frames"),
@@ -99,10 +99,19 @@ def _summary(report: Report, total: Scores) -> list[str]:
 def _warnings(report: Report) -> list[str]:
     lines = []
     shift, spread = report.energy_shift()
-    if abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread:
+    off = f"all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom besides"
+    shifted = abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread
+    error, size = report.total().force_rmse, report.force_size()
+    if error > WRONG_FORCES * size:  # a shift would hide that of one composition
         lines.append(
-            f"warning: all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom "
-            "besides: another zero of energy; dpl change-bias fits the model's to these data"
+            f"warning: forces are off by {1e3 * error:.0f} meV/Å, and they are {1e3 * size:.0f} "
+            f"meV/Å themselves{f'; {off}' if shifted else ''}: other elements, units or structures "
+            "than the model knows; dpl check looks at the data, their type_map first"
+        )
+    elif shifted:
+        lines.append(
+            f"warning: {off}: another zero of energy; dpl change-bias fits the model's to these "
+            "data"
         )
     if report.beyond_table:
         lines.append(

@@ -394,6 +394,13 @@ def test_another_zero_of_energy_is_said(tmp_path, capsys, model):
     shown = capsys.readouterr().out
     assert "+100.0000 eV/atom off" in shown
     assert "dpl change-bias" in shown
+    forces = system / "set.000" / "force.npy"
+    np.save(forces, -np.load(forces))
+    assert main(["test", str(model), str(system), "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: forces are off by" in shown
+    assert "+100.0000 eV/atom off" in shown
+    assert "dpl change-bias" not in shown
 
 
 def test_the_architecture_of_a_model(tmp_path, capsys, model):
