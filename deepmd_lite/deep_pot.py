@@ -15,26 +15,52 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from .at_frames import AtFrames
 from .committee import loaded
 from .deviation import Relative, deviation, table
 from .files import write_atomically
+from .kernels import neighbor_list
 from .model import Potential
 from .neighbors import PeriodicEnv, periodic_env
-from .system import InputError, counted_once
+from .system import Evaluation, InputError, LocalEnv, counted_once
 
 VIRTUAL = -1
 """Type of a place without an atom, in frames of several sizes."""
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """Real atoms of a frame, and its list."""
+MOLECULES = 2048
+"""Atoms of as many molecules as are evaluated at a time."""
+APART = 1.0
+"""Å beyond the cutoff, between molecules that share a list."""
 
-    rows: np.ndarray
-    """Which of the caller's atoms they are."""
-    periodic: PeriodicEnv
+
+@dataclass(frozen=True)
+class _Batch:
+    """Frames that are evaluated together: one with a cell, or many molecules."""
+
+    frame: np.ndarray
+    """(n_local,) number of the frame that each local atom is of."""
+    atom: np.ndarray
+    """(n_local,) which of its atoms."""
+    env: LocalEnv
+    periodic: PeriodicEnv | None
+    """Of a frame with a cell."""
+
+    def fold(self, rows: torch.Tensor) -> np.ndarray:
+        """(n_local, k): rows (n_all, k) added up onto the atoms that own them."""
+        return (rows if self.periodic is None else self.periodic.fold(rows)).numpy()
+
+    def virials(self, found: Evaluation, n_frames: int) -> np.ndarray:
+        """(n_frames, 9) eV, of the frames that are here."""
+        sums = np.zeros((n_frames, 9))
+        if self.periodic is not None:
+            sums[self.frame[:1]] = found.virial.numpy().ravel()
+        else:
+            products = self.env.positions[:, :, None] * found.forces[:, None, :]
+            np.add.at(sums, self.frame, products.flatten(1).numpy())
+        return sums
 
 
 class DeepPot:
@@ -49,8 +75,8 @@ class DeepPot:
         precision: str | None = None,
     ) -> None:
         """`model_file`: path of a `.dpl` file, or a loaded model; `device`, `precision` as of
-        `Calculator`. `auto_batch_size` is taken and changes nothing: frames are evaluated one at a
-        time, each by all threads.
+        `Calculator`. `auto_batch_size` is taken and changes nothing: frames with a cell are
+        evaluated one at a time, molecules many at a time, each by all threads.
 
         Raises InputError for a device that is not there, ModelFileError for a bad file.
         """
@@ -81,28 +107,29 @@ class DeepPot:
             raise InputError("aparam: models here have no parameters of atoms; leave them out")
         frames, n = _shape(coords, atom_types, mixed_type)
         parameters = self._parameters(fparam, frames)
-        energies, forces, virials = np.zeros((frames, 1)), np.zeros((frames, n, 3)), []
+        forces, virials = np.zeros((frames, n, 3)), np.zeros((frames, 9))
         own, own_virials = np.zeros((frames, n, 1)), np.zeros((frames, n, 9))
         beyond = 0
-        for k, frame in enumerate(self._frames(coords, cells, atom_types, mixed_type)):
-            periodic, rows = frame.periodic, frame.rows
-            model = cast(Potential, self._at(parameters[k]))
-            found = model.evaluate(periodic.env)
-            energies[k] = float(found.energies.sum())
-            forces[k, rows] = periodic.fold(found.forces).numpy()
-            virials.append(found.virial.numpy().ravel())
-            own[k, rows, 0] = found.energies.numpy()
+        for batch in self._batches(coords, cells, atom_types, mixed_type, parameters):
+            if not batch.env.n_local:
+                continue
+            model = cast(Potential, self._at(parameters[batch.frame[0]]))
+            found = model.evaluate(batch.env)
+            here = batch.frame, batch.atom
+            own[here] = found.energies.numpy()[:, None]
+            forces[here] = batch.fold(found.forces)
+            virials += batch.virials(found, frames)
             beyond += found.beyond_table
             if atomic:
-                each = model.atomic_virials(periodic.env, found.forces)
-                own_virials[k, rows] = periodic.fold(each.flatten(1)).numpy()
+                each = model.atomic_virials(batch.env, found.forces)
+                own_virials[here] = batch.fold(each.flatten(1))
         if beyond:
             warnings.warn(
                 f"pairs of atoms closer than any in the training data: {counted_once(beyond)} in "
                 f"{frames} frames; energies there are extrapolated",
                 stacklevel=2,
             )
-        result = energies, forces, np.reshape(virials, (frames, 9))
+        result = own.sum(axis=1), forces, virials
         return (*result, own, own_virials) if atomic else result
 
     def eval_descriptor(
@@ -115,11 +142,11 @@ class DeepPot:
         """(frames, atoms, W): what the fitting networks see of each atom; arguments of `eval`."""
         frames, n = _shape(coords, atom_types, mixed_type)
         found: np.ndarray | None = None
-        for k, frame in enumerate(self._frames(coords, cells, atom_types, mixed_type)):
-            own = self.model.invariants(frame.periodic.env).double().numpy()
+        for batch in self._batches(coords, cells, atom_types, mixed_type, [None] * frames):
+            own = self.model.invariants(batch.env).double().numpy()
             if found is None:
                 found = np.zeros((frames, n, own.shape[1]))
-            found[k, frame.rows] = own
+            found[batch.frame, batch.atom] = own
         return np.zeros((0, n, 0)) if found is None else found
 
     def get_type_map(self) -> list[str]:
@@ -170,28 +197,64 @@ class DeepPot:
             )
         return np.broadcast_to(given.reshape(-1, k), (frames, k))
 
-    def _frames(
+    def _batches(
         self,
         coords: npt.ArrayLike,
         cells: npt.ArrayLike | None,
         atom_types: npt.ArrayLike,
         mixed_type: bool,
-    ) -> Iterator[_Frame]:
+        parameters: Sequence[np.ndarray | None] | np.ndarray,
+    ) -> Iterator[_Batch]:
+        """All frames, those of a batch at the same of their `parameters`."""
         frames, n = _shape(coords, atom_types, mixed_type)
         positions = np.asarray(coords, dtype=np.float64).reshape(frames, n, 3)
         types = np.broadcast_to(_types(atom_types, self.model.type_map, mixed_type), (frames, n))
-        boxes = np.asarray(np.zeros((frames, 9)) if cells is None else cells, dtype=np.float64)
+        if cells is None:
+            for these in _runs(parameters, max(1, MOLECULES // n)):
+                yield self._molecules(positions[these], types[these], these.start)
+            return
+        boxes = np.asarray(cells, dtype=np.float64)
         if boxes.size != 9 * frames:
             raise InputError(
                 f"cells: expected 9 numbers for each of {frames} frames, (frames, 9) or "
                 f"(frames, 3, 3), or None without a cell; found shape {boxes.shape}"
             )
-        pbc = np.full(3, cells is not None)
         each = zip(positions, boxes.reshape(-1, 3, 3), types, strict=True)
         for k, (x, cell, own) in enumerate(each):
             rows = np.flatnonzero(own != VIRTUAL)
-            atoms = x[rows], cell, pbc, own[rows]
-            yield _Frame(rows, periodic_env(*atoms, self.model.rcut, f"frame {k}"))
+            atoms = x[rows], cell, np.full(3, True), own[rows]
+            periodic = periodic_env(*atoms, self.model.rcut, f"frame {k}")
+            yield _Batch(np.full(len(rows), k), rows, periodic.env, periodic)
+
+    def _molecules(self, positions: np.ndarray, types: np.ndarray, first: int) -> _Batch:
+        """Frames (n, atoms, 3) without cells, numbered from `first`: one list for all of them, made
+        where they stand side by side, too far apart to see each other."""
+        real = types != VIRTUAL
+        frame, atom = np.nonzero(real)
+        rows = positions[frame, atom]
+        bad = frame[~np.isfinite(rows).all(axis=1)]
+        if len(bad):
+            raise InputError(f"frame {first + bad[0]}: a coordinate is not finite")
+        x = positions[:, :, 0]
+        low = np.where(real, x, np.inf).min(axis=1)
+        length = np.where(real, x, -np.inf).max(axis=1) - low + self.model.rcut + APART
+        length = np.where(real.any(axis=1), length, 0.0)
+        apart = rows.copy()
+        apart[:, 0] += ((np.cumsum(length) - length) - low)[frame]
+        of_rows = torch.from_numpy(types[frame, atom])
+        listed = torch.from_numpy(apart), of_rows, len(rows), self.model.rcut
+        env = LocalEnv(torch.from_numpy(rows), of_rows, len(rows), *neighbor_list(*listed))
+        return _Batch(frame + first, atom, env, None)
+
+
+def _runs(parameters: Sequence[np.ndarray | None] | np.ndarray, most: int) -> Iterator[slice]:
+    """Frames that follow one another and have the same parameters, at most so many."""
+    first = 0
+    for k in range(1, len(parameters) + 1):
+        ends = k == len(parameters) or k - first == most
+        if ends or not np.array_equal(parameters[k], parameters[first]):  # type: ignore[arg-type]
+            yield slice(first, k)
+            first = k
 
 
 def _shape(coords: npt.ArrayLike, atom_types: npt.ArrayLike, mixed_type: bool) -> tuple[int, int]:

@@ -103,6 +103,8 @@ def _images(
     An atom in the cell can only see points nearer than `cutoff` to every face plane, so the test
     is made one axis at a time, each time on the images kept so far.
     """
+    if not pbc.any():
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 3))
     margin = cutoff / cell_heights(cell)
     estimate = len(fractional) * np.prod(np.where(pbc, 1.0 + 2.0 * margin, 1.0))
     free = available_bytes() if estimate > MANY_IMAGES else None
@@ -115,14 +117,13 @@ def _images(
     shifts = np.zeros((len(fractional), 3))
     for axis in np.flatnonzero(pbc):
         reach = int(np.ceil(margin[axis]))
-        kept = [(owner, shifts)]
-        for k in [*range(-reach, 0), *range(1, reach + 1)]:
-            place = fractional[owner, axis] + k
-            near = (place >= -margin[axis]) & (place < 1.0 + margin[axis])
-            moved = shifts[near].copy()
-            moved[:, axis] = k
-            kept.append((owner[near], moved))
-        owner = np.concatenate([o for o, _ in kept])
-        shifts = np.concatenate([s for _, s in kept])
+        steps = np.array([*range(-reach, 0), *range(1, reach + 1)])
+        places = fractional[owner, axis] + steps[:, None]
+        near = (places >= -margin[axis]) & (places < 1.0 + margin[axis])
+        step, rows = np.nonzero(near)
+        moved = shifts[rows]
+        moved[:, axis] = steps[step]
+        owner = np.concatenate([owner, owner[rows]])
+        shifts = np.concatenate([shifts, moved])
     n = len(fractional)
     return owner[n:], shifts[n:]

@@ -53,7 +53,7 @@ class Vocabulary(Section):
         for key, value in data.items():
             name = cls.aliases.get(key, key)
             if name in cls.refused:
-                if value and value != cls.harmless.get(name):
+                if not _is_off(value) and value != cls.harmless.get(name):
                     raise ValueError(f"'{key}' is not supported; {cls.refused[name]}")
             elif name not in cls.ignored:
                 if name in kept:
@@ -68,6 +68,11 @@ class Vocabulary(Section):
             return []
         given = [key for key, value in data.items() if key in cls.ignored and value]
         return [f"{where}/{key} is ignored: {cls.ignored[key]}".lstrip("/") for key in given]
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a value says that something is not wanted, a section by its `enable`."""
+    return not value or (isinstance(value, Mapping) and value.get("enable") is False)
 
 
 S = TypeVar("S", bound=Section)

@@ -14,6 +14,7 @@ from .check import add_check, add_doctor
 from .common import EPILOG
 from .convert import add_convert
 from .data import add_convert_data
+from .deepmd_kit import VERBS, tell, without_backend
 from .dynamics import add_md, add_plot
 from .info import add_info
 from .lammps import add_lammps
@@ -21,15 +22,6 @@ from .learn import add_learn
 from .testing import add_devi, add_test
 from .training import add_change_bias, add_train
 from .uncertainty import add_uncertainty
-
-OF_DEEPMD_KIT = {
-    "freeze": "not needed: a training writes model.dpl, which everything takes",
-    "compress": "not needed: the embedding is a table from the first step on",
-    "show": "use dpl info MODEL",
-    "neighbor-stat": "not needed: sel cuts no neighbour off",
-    "convert-from": "use dpl convert MODEL OUT.dpl",
-}
-"""Its verb → what there is instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,15 +74,17 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; a verb with free `paths` takes them before, between and after its options,
     where argparse by itself would take those before the first option alone."""
     parser = _parser()
-    first = (sys.argv[1:] if argv is None else list(argv))[:1]
-    if first and first[0] in OF_DEEPMD_KIT:
-        parser.error(f"{first[0]}: {OF_DEEPMD_KIT[first[0]]}")
-    args, rest = parser.parse_known_args(argv)
+    words, notes = without_backend(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in VERBS:
+        parser.error(f"{words[0]}: {VERBS[words[0]]}")
+    args, rest = parser.parse_known_args(words)
     wrong = [r for r in rest if r.startswith("-")] if hasattr(args, "paths") else rest
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:
         args.paths += rest
+    if not getattr(args, "quiet", False):
+        tell([*notes, *(getattr(args, "notes", None) or [])])
     return args
 
 

@@ -28,6 +28,12 @@ def add_convert(verbs: argparse._SubParsersAction) -> None:
         "default_fparam, if it has one); from .dpl to .dpl nothing else happens",
     )
     p.add_argument(
+        "--type-map",
+        nargs="+",
+        metavar="NAME",
+        help="other names of the model's types, in its order: elements for types such as OW HW",
+    )
+    p.add_argument(
         "--without-repulsion",
         action="store_true",
         help="leave out the repulsion of close pairs, which DeePMD-kit cannot express",
@@ -44,6 +50,7 @@ def _convert(args: argparse.Namespace) -> int:
         args.target,
         args.tolerance,
         args.fparam,
+        type_map=args.type_map,
         without_repulsion=args.without_repulsion,
     )
     if not args.quiet:

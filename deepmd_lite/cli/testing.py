@@ -20,6 +20,7 @@ from .common import (
     set_threads,
     warn_of_lacking,
 )
+from .deepmd_kit import ignored, ignored_branch, ignored_logging, tell
 
 if TYPE_CHECKING:
     from ..data import System
@@ -78,7 +79,15 @@ def add_test(verbs: argparse._SubParsersAction) -> None:
     )
     device(p)
     common(p)
+    _accept_options_of_dp_test(p)
     p.set_defaults(run=_test)
+
+
+def _accept_options_of_dp_test(p: argparse.ArgumentParser) -> None:
+    ignored_logging(p)
+    ignored_branch(p, "--head", "--model-branch")
+    ignored(p, "-S", "--set-prefix", value=True, why="every set.* folder is read")
+    ignored(p, "-a", "--atomic", why="there are no labels of single atoms' energies")
 
 
 def _test(args: argparse.Namespace) -> int:
@@ -93,8 +102,8 @@ def _test(args: argparse.Namespace) -> int:
         args.model, *args.paths = args.paths
     if args.model is None:
         raise InputError("no model: give it first, or as -m MODEL")
-    if args.rand_seed is not None and not args.shuffle_test:
-        raise InputError("--rand-seed: only with --shuffle-test")
+    if args.rand_seed is not None and not (args.shuffle_test or args.quiet):
+        tell(["--rand-seed has no effect without --shuffle-test"])
     source = args.train_data or args.valid_data
     trained = args.train_data is not None
     of_input = _systems_of_input(source, trained, args.quiet) if source else []
@@ -180,6 +189,8 @@ def add_devi(verbs: argparse._SubParsersAction) -> None:
     )
     device(p)
     common(p)
+    ignored_logging(p)
+    ignored(p, "-S", "--set-prefix", value=True, why="every set.* folder is read")
     p.set_defaults(run=_devi)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .common import EPILOG, common, first_frames, keep, more_data, named_data, set_threads
+from .deepmd_kit import ignored, ignored_branch, ignored_logging
 
 
 def add_train(verbs: argparse._SubParsersAction) -> None:
@@ -67,14 +68,25 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         help="90s, 30m, 2h, 1h30m: end by then; the learning rate follows the time",
     )
     common(p)
+    start.add_argument("-f", "--init-frz-model", nargs="?", const="", help=argparse.SUPPRESS)
+    ignored_logging(p)
+    ignored_branch(p, "--model-branch")
+    ignored(p, "-m", "--mpi-log", value=True, why="the first process tells what there is to tell")
+    ignored(p, "--skip-neighbor-stat", why="sel cuts no neighbour off")
+    ignored(p, "--force-load", why="a model is read whole, or refused")
     p.set_defaults(run=_train, wrong_usage=p.error)
 
 
 def _train(args: argparse.Namespace) -> int:
     from ..schema import is_input
+    from ..system import InputError
     from ..training import OUT_JSON, train
 
     set_threads(args.threads)
+    if args.init_frz_model is not None:
+        raise InputError(
+            "--init-frz-model: dpl convert that model to a .dpl file, and give it as --init-model"
+        )
     if not args.paths and args.restart is not None and is_input(args.restart):
         args.paths, args.restart = [args.restart], Path()  # --restart INPUT
     output = _output(args)
@@ -102,9 +114,15 @@ def _train(args: argparse.Namespace) -> int:
 
 def _output(args: argparse.Namespace) -> Path:
     """The folder of the results; a restart goes on where its checkpoint is."""
+    from ..schema import is_input
     from ..system import InputError
-    from ..training import CHECKPOINT
+    from ..training import CHECKPOINT, OUT_JSON
 
+    if is_input(args.output) and not Path(args.output).is_dir():
+        raise InputError(
+            f"--output {args.output}: is the folder of the results here, in which {OUT_JSON} is "
+            "the input with all its values; give the name of a folder"
+        )
     if args.restart in (None, Path()):
         output = args.output or Path()
         if args.restart is not None and not args.paths and not (output / CHECKPOINT).is_file():
@@ -161,6 +179,8 @@ def add_change_bias(verbs: argparse._SubParsersAction) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUT", help="the new model, a .dpl file"
     )
     common(p)
+    ignored_logging(p)
+    ignored_branch(p, "--model-branch")
     p.set_defaults(run=_change_bias)
 
 

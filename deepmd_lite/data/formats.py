@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..progress import Progress, Watch
 from ..system import InputError
-from .deepmd_npy import read_deepmd_npy, read_system
+from .deepmd_npy import NpyFolder, Store, read_deepmd_npy, read_system
 from .frames import System
 from .hdf5 import Hdf5Group, groups, is_hdf5, opened
 from .places import Place, place_of
@@ -196,6 +196,29 @@ class _Reading:
         """All `n` frames of a piece were read."""
         share = (self._before + self._own) / self._total
         self._progress.advance(max(0, n - self._heard), share)
+
+
+def type_maps(paths: Sequence[str | Path]) -> dict[str, list[str]]:
+    """Name of every system that `paths` name → the words of its `type_map.raw`, none without one.
+
+    Files of other formats have no integers to give a meaning to, and none either. Raises InputError
+    for paths that lead nowhere.
+    """
+
+    def words(store: Store) -> list[str]:
+        return store.words("type_map.raw") if store.has("type_map.raw") else []
+
+    found = {}
+    for given in paths:
+        for path in _expanded(place_of(given).path):
+            if path.is_dir():
+                found[str(path)] = words(NpyFolder(path))
+            elif is_hdf5(path):
+                with opened(str(path).partition("#")[0]) as file:
+                    found[str(path)] = words(Hdf5Group(file, str(path)))
+            else:
+                found[str(path)] = []
+    return found
 
 
 def _read(

@@ -60,13 +60,20 @@ class Scores:
     virial_rmse_per_atom: float
     """eV/atom."""
     virial_mae_per_atom: float
+    stress_rmse: float
+    """eV/Å³, over the 9 components, of frames with a cell."""
+    stress_mae: float
     energy_frames: int
     force_atoms: int
     virial_frames: int
+    stress_frames: int
 
 
 OTHER_ZERO = 0.5
 """eV/atom: errors that are as large, and the same in all frames, are no errors of a fit."""
+
+WRONG_FORCES = 0.7
+"""Error of forces in units of the forces from which on they have little to do with each other."""
 
 
 @dataclass
@@ -107,6 +114,11 @@ class Report:
                 squares.setdefault(element, []).append(error[symbols == element])
         each = {name: np.concatenate(parts) for name, parts in sorted(squares.items())}
         return {name: (len(e), float(np.sqrt(e.mean()))) for name, e in each.items()}
+
+    def force_size(self) -> float:
+        """Root mean square of the labels, eV/Å, over components; nan without."""
+        labels = [label for label, _, _ in pairs(self.results, "forces")]
+        return _rms_and_mean(labels)[0]
 
     def energy_shift(self) -> tuple[float, float]:
         """Mean of prediction − label over frames, and its standard deviation, eV/atom."""
@@ -191,6 +203,10 @@ def scores(results: Sequence[FrameResult]) -> Scores:
     f_rmse, f_mae = _rms_and_mean([found - label for label, found, _ in force])
     v_rmse, v_mae = _rms_and_mean([found - label for label, found, _ in virial])
     va_rmse, va_mae = _rms_and_mean([(found - label) / n for label, found, n in virial])
+    periodic = [r for r in results if r.frame.virial is not None and r.frame.pbc.all()]
+    s_rmse, s_mae = _rms_and_mean(
+        [(r.virial - r.frame.virial) / abs(np.linalg.det(r.frame.cell)) for r in periodic]
+    )
     return Scores(
         frames=len(results),
         atoms=sum(r.frame.n_atoms for r in results),
@@ -204,9 +220,12 @@ def scores(results: Sequence[FrameResult]) -> Scores:
         virial_mae=v_mae,
         virial_rmse_per_atom=va_rmse,
         virial_mae_per_atom=va_mae,
+        stress_rmse=s_rmse,
+        stress_mae=s_mae,
         energy_frames=len(energy),
         force_atoms=sum(n for _, _, n in force),
         virial_frames=len(virial),
+        stress_frames=len(periodic),
     )
 
 

@@ -10,56 +10,115 @@ import numpy as np
 
 from ..files import write_atomically
 from ..system import InputError
-from .errors import OTHER_ZERO, FrameResult, Report, Scores
+from .errors import OTHER_ZERO, WRONG_FORCES, FrameResult, Report, Scores
+
+_DP_TEST = (
+    ("Energy MAE         : {} eV", "energy_mae", "energy_frames"),
+    ("Energy RMSE        : {} eV", "energy_rmse", "energy_frames"),
+    ("Energy MAE/Natoms  : {} eV", "energy_mae_per_atom", "energy_frames"),
+    ("Energy RMSE/Natoms : {} eV", "energy_rmse_per_atom", "energy_frames"),
+    ("Force  MAE         : {} eV/Å", "force_mae", "force_atoms"),
+    ("Force  RMSE        : {} eV/Å", "force_rmse", "force_atoms"),
+    ("Virial MAE         : {} eV", "virial_mae", "virial_frames"),
+    ("Virial RMSE        : {} eV", "virial_rmse", "virial_frames"),
+    ("Virial MAE/Natoms  : {} eV", "virial_mae_per_atom", "virial_frames"),
+    ("Virial RMSE/Natoms : {} eV", "virial_rmse_per_atom", "virial_frames"),
+    ("Stress MAE         : {} eV/Å³", "stress_mae", "stress_frames"),
+    ("Stress RMSE        : {} eV/Å³", "stress_rmse", "stress_frames"),
+)
+"""Line, the error in it, and the number of labels without which there is no such line."""
+_RULE = "# ----------------------------------------------- "
 
 
 def format_report(report: Report) -> str:
-    """A table by system (and configuration type) and the totals with the names of `dp test`."""
+    """Lines that scripts read, as `dp test` of DeePMD-kit 3.2 has them, then those for people.
+
+    The former: a block for each system, and one with the averages over all. The latter, in meV: a
+    table by system where there are several, by configuration type, and the errors over all, in
+    words that a search for the former does not find.
+    """
     total = report.total()
     groups = report.by_system()
     lines = []
+    for name, scores in groups.items():
+        lines += [
+            "# ---------------output of dp test--------------- ",
+            f"# testing system : {name}",
+            f"# number of test data : {scores.frames} ",
+            *_lines_of_dp_test(scores),
+            _RULE,
+        ]
+    lines += [
+        "# ----------weighted average of errors----------- ",
+        f"# number of systems : {len(groups)}",
+        *_lines_of_dp_test(total),
+        _RULE,
+        "",
+    ]
     if len(groups) > 1:
         lines += _table("system", groups)
     by_type = report.by_config_type()
     if by_type:
         lines += _table("config_type", by_type)
-    lines.append(
+    return "\n".join([*lines, *_summary(report, total), *_warnings(report)])
+
+
+def _lines_of_dp_test(scores: Scores) -> list[str]:
+    return [
+        line.format(f"{getattr(scores, error):e}")
+        for line, error, labels in _DP_TEST
+        if getattr(scores, labels)
+    ]
+
+
+def _summary(report: Report, total: Scores) -> list[str]:
+    """How many labels there were, and the errors over all of them in meV."""
+    lines = [
         f"{total.frames} frames, {total.atoms} atoms; labels: energy {total.energy_frames} frames, "
         f"force {total.force_atoms} atoms, virial {total.virial_frames} frames"
-    )
-    rows = (
-        ("Energy RMSE", total.energy_rmse, "eV", None),
-        ("Energy MAE", total.energy_mae, "eV", None),
-        ("Energy RMSE/Natoms", total.energy_rmse_per_atom, "eV", "meV/atom"),
-        ("Energy MAE/Natoms", total.energy_mae_per_atom, "eV", "meV/atom"),
-        ("Force  RMSE", total.force_rmse, "eV/Å", "meV/Å"),
-        ("Force  MAE", total.force_mae, "eV/Å", "meV/Å"),
-        ("Virial RMSE", total.virial_rmse, "eV", None),
-        ("Virial MAE", total.virial_mae, "eV", None),
-        ("Virial RMSE/Natoms", total.virial_rmse_per_atom, "eV", "meV/atom"),
-        ("Virial MAE/Natoms", total.virial_mae_per_atom, "eV", "meV/atom"),
-    )
-    for name, value, unit, small in rows:
-        if name.startswith("Virial") and total.virial_frames == 0:
-            continue
-        also = f"  = {1e3 * value:.3f} {small}" if small else ""
-        lines.append(f"{name:<19}: {value:.6e} {unit}{also}")
+    ]
+    for name, kind in (("root mean square", "rmse"), ("mean absolute", "mae")):
+        quantities = (
+            ("energy", f"energy_{kind}_per_atom", "meV/atom", total.energy_frames),
+            ("force", f"force_{kind}", "meV/Å", total.force_atoms),
+            ("virial", f"virial_{kind}_per_atom", "meV/atom", total.virial_frames),
+        )
+        shown = [
+            f"{quantity} {1e3 * getattr(total, error):.3f} {unit}"
+            for quantity, error, unit, labels in quantities
+            if labels
+        ]
+        lines.append(f"{f'{name} errors':<24}: {', '.join(shown)}")
     by_element = report.force_by_element()
     if len(by_element) > 1:
-        shown = ", ".join(f"{name} {1e3 * rmse:.2f}" for name, (_, rmse) in by_element.items())
-        lines.append(f"Force  RMSE of each element: {shown} meV/Å")
+        shown = [f"{name} {1e3 * rmse:.2f}" for name, (_, rmse) in by_element.items()]
+        lines.append(f"{'of forces, by element':<24}: {', '.join(shown)} meV/Å (root mean square)")
+    return lines
+
+
+def _warnings(report: Report) -> list[str]:
+    lines = []
     shift, spread = report.energy_shift()
-    if abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread:
+    off = f"all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom besides"
+    shifted = abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread
+    error, size = report.total().force_rmse, report.force_size()
+    if error > WRONG_FORCES * size:  # a shift would hide that of one composition
         lines.append(
-            f"warning: all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom "
-            "besides: another zero of energy; dpl change-bias fits the model's to these data"
+            f"warning: forces are off by {1e3 * error:.0f} meV/Å, and they are {1e3 * size:.0f} "
+            f"meV/Å themselves{f'; {off}' if shifted else ''}: other elements, units or structures "
+            "than the model knows; dpl check looks at the data, their type_map first"
+        )
+    elif shifted:
+        lines.append(
+            f"warning: {off}: another zero of energy; dpl change-bias fits the model's to these "
+            "data"
         )
     if report.beyond_table:
         lines.append(
             f"warning: {report.beyond_table} pairs are closer than anything the model was made "
             "for; its predictions there are extrapolations"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _table(title: str, groups: dict[str, Scores]) -> list[str]:

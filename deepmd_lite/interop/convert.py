@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..elements import no_elements
 from ..model import Potential, load_model, read_header, refine_table, save_model
 from ..model.fading import FadingEmbedding
 from ..model.structures import gas
@@ -25,7 +26,7 @@ from .export import tree_of
 from .graph_file import read_graph
 from .short_range import learned
 from .short_range import notes as notes_on_table
-from .torch_file import read_torch
+from .torch_file import COMPRESSED, read_torch
 from .type_embedding import DPA1
 
 OWN = ".dpl"
@@ -55,26 +56,28 @@ def convert(
     tolerance: float | None = None,
     fparam: Sequence[float] | None = None,
     *,
+    type_map: Sequence[str] | None = None,
     without_repulsion: bool = False,
 ) -> tuple[Potential, list[str]]:
     """Convert the model file `source` to `target`, one of which is ours (`.dpl`).
 
     `tolerance`, eV/Å, of the forces that the table gives, by default `TOLERANCE`. `fparam`: the
     values at which the frame parameters of a model are fixed, by default its `default_fparam`; that
-    is also what is done where both are ours.
+    is also what is done where both are ours. `type_map`: other names of its types, in order.
     `without_repulsion`: on the way to DeePMD-kit, which cannot express it, leave it out.
     Returns the potential and what a user should know of the new file, one line each. Raises
     ModelFileError for a file that cannot be read or holds a model that cannot be expressed,
-    InputError for suffixes that are not known and frame parameters that do not fit.
+    InputError for suffixes that are not known, frame parameters and names that do not fit.
     """
     source, target = Path(source), Path(target)
     reader, writer = _reader(source), WRITERS.get(target.suffix.lower())
     if source.suffix.lower() == OWN and writer is not None:
-        return _exported(_at(source, fparam), source, target, writer, without_repulsion)
+        model = _renamed(_at(source, fparam), type_map, source)
+        return _exported(model, source, target, writer, without_repulsion)
     if target.suffix.lower() == OWN and reader is not None:
-        return _imported(source, target, reader, tolerance, fparam)
+        return _imported(source, target, reader, tolerance, fparam, type_map)
     if source.suffix.lower() == target.suffix.lower() == OWN:
-        return _fixed(source, target, fparam)
+        return _changed(source, target, fparam, type_map)
     if source.suffix.lower() == OWN and target.suffix.lower() in READERS:
         between = target.with_suffix(".dp")
         raise InputError(
@@ -102,9 +105,10 @@ def _imported(
     reader: Reader,
     tolerance: float | None,
     fparam: Sequence[float] | None,
+    type_map: Sequence[str] | None,
 ) -> tuple[Potential, list[str]]:
     tree = reader(source)
-    potential = potential_from_tree(tree, str(source), fparam)
+    potential = _renamed(potential_from_tree(tree, str(source), fparam), type_map, source)
     wanted = TOLERANCE[potential.precision] if tolerance is None else tolerance
     if not 0 < wanted < math.inf:
         raise InputError(f"tolerance {wanted} eV/Å: expected a positive number, such as 1e-9")
@@ -122,6 +126,17 @@ def _imported(
         f"eV/atom of the {_exact(potential)}",
         f"DeePMD-kit keeps at most {_kept(tree, potential)}; here all count",
     ]
+    if tree.get(COMPRESSED) and _has_steps(potential):
+        notes.append(
+            "DeePMD-kit's PyTorch makes wrong tables of embeddings with resnet_dt when it "
+            "compresses: energies here are those of the model before that"
+        )
+    unknown = no_elements(potential.type_map)
+    if unknown:
+        notes.append(
+            f"no elements: {', '.join(unknown)}; ASE and dpl md go by element: --type-map names "
+            "the types anew, in this order"
+        )
     if "fparam" in potential.provenance:
         notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
     if potential.short_range is not None:
@@ -129,6 +144,10 @@ def _imported(
     if error["force_ev_per_a"] > wanted:
         notes.append(f"no finer table is made: {wanted:.0e} eV/Å are not reached")
     return potential, notes
+
+
+def _has_steps(potential: Potential) -> bool:
+    return any(d.config.resnet_dt for d in potential.descriptors)
 
 
 def _kept(tree: dict[str, Any], potential: Potential) -> str:
@@ -170,18 +189,39 @@ def _at(source: Path, fparam: Sequence[float] | None) -> Potential:
         raise InputError(f"{source}: {e}") from None
 
 
-def _fixed(
-    source: Path, target: Path, fparam: Sequence[float] | None
+def _renamed(potential: Potential, names: Sequence[str] | None, source: Path) -> Potential:
+    """The same with other names of its types."""
+    if names is None:
+        return potential
+    old = list(potential.type_map)
+    if len(names) != len(old) or len(set(names)) < len(names) or not all(names):
+        raise InputError(
+            f"type_map {' '.join(names)}: expected {len(old)} different names, for the types "
+            f"{' '.join(old)} of {source}, in this order"
+        )
+    potential.config = potential.config.model_copy(update={"type_map": list(names)})
+    potential.type_map = list(names)
+    potential.provenance = {**potential.provenance, "types were": old}
+    return potential
+
+
+def _changed(
+    source: Path, target: Path, fparam: Sequence[float] | None, names: Sequence[str] | None
 ) -> tuple[Potential, list[str]]:
-    """One of ours, from which only its frame parameters are to go."""
-    if read_header(source)["config"]["fitting_net"].get("numb_fparam", 0) == 0:
+    """One of ours, whose frame parameters are to be fixed, or types to be named anew."""
+    takes = read_header(source)["config"]["fitting_net"].get("numb_fparam", 0) > 0
+    if not takes and (names is None or fparam is not None):
         raise InputError(
             f"{source} → {target}: both are models of deepmd_lite, and this one takes no frame "
             "parameters that --fparam could fix; copy the file instead"
         )
-    potential = _at(source, fparam)
+    fixes = takes and (names is None or fparam is not None)
+    potential = _renamed(_at(source, fparam) if fixes else load_model(source), names, source)
     save_model(potential, target, potential.provenance)
-    return potential, [f"frame parameters fixed at fparam {potential.provenance['fparam']}"]
+    notes = [f"types {' '.join(potential.provenance['types were'])} named anew"] if names else []
+    if fixes:
+        notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
+    return potential, notes
 
 
 def _exported(

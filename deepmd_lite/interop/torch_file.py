@@ -18,6 +18,8 @@ from .pickled import Archive, ArchiveError, Module
 from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
 from .table_parts import TableParts
 
+COMPRESSED = "compressed"
+"""Key of the tree of a file that was compressed and holds its networks all the same."""
 _CHECKPOINT = "model.Default."
 _ALONE = "atomic_model."
 _BESIDE_TABLE = "atomic_model.models.0."
@@ -46,9 +48,17 @@ def read_torch(path: str | Path) -> Tree:
         table = _short_range(state, section)
         if table is not None:
             state = _State(state.values, state.prefix, _BESIDE_TABLE)
-        return {"backend": "PyTorch", **assembled(_parts(state, section, table))}
+        found = {"backend": "PyTorch", **assembled(_parts(state, section, table))}
+        return {**found, COMPRESSED: True} if _is_compressed(state, section) else found
     except PartsError as e:
         raise ModelFileError(f"{path}: {brief(e)}") from None
+
+
+def _is_compressed(state: _State, section: Tree) -> bool:
+    """Whether DeePMD-kit evaluates tables in the place of an embedding."""
+    several = section["descriptor"].get("list", ())
+    places = [_DESCRIPTOR, *(f"{_DESCRIPTOR}.descrpt_list.{k}" for k in range(len(several)))]
+    return any(state.find(f"{place}.compress") is True for place in places)
 
 
 class _State:

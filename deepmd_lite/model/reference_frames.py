@@ -79,12 +79,20 @@ def check(potential: Potential, frames: Sequence[ReferenceFrame], where: str) ->
         bias = potential.energy_bias.double().cpu().numpy()[frame.types]
         size = max(1.0, float(np.abs(frame.energies - bias).max(initial=0.0)))
         if not (force <= tolerance and energy <= tolerance * size):
+            rough = (
+                ""
+                if potential.precision == "float64"
+                else (
+                    "; a model that has only begun to learn may be too rough for float32: "
+                    "precision float64 takes it"
+                )
+            )
             raise ModelFileError(
                 f"{where}: its reference frame ({frame.name}) gives other results here than when "
                 f"the file was written: forces differ by {force * scale:.1e} eV/Å, energies by "
                 f"{energy:.1e} eV/atom (allowed: {tolerance * scale:.0e}, {tolerance * size:.0e}; "
                 f"{potential.precision}, {kernels.instruction_set()}); copy the file again, or "
-                "reinstall deepmd_lite"
+                f"reinstall deepmd_lite{rough}"
             )
 
 

@@ -22,101 +22,12 @@ from ..model.pair_table import read_pair_table
 from ..schema import DeviceName, Vocabulary, located, parse, read_mapping
 from .clock import parse_duration
 from .data_config import DataConfig, ValidationConfig
+from .kinds import refuse_other_kinds
 from .legacy import modern
+from .loss_config import LossConfig
+from .own_elements import with_elements
 from .presets import PresetName, with_preset
-
-
-class LearningRateConfig(Vocabulary):
-    """Exponential decay of the learning rate; see `training.schedule.Schedule`."""
-
-    ignored = {"scale_by_worker": "batch_size is that of all processes together"}
-    refused = dict.fromkeys(
-        ("warmup_steps", "warmup_ratio", "warmup_start_factor", "decay_phase_ratio"),
-        "the schedule is a plain exponential decay from start_lr to stop_lr",
-    )
-
-    type: str = "exp"
-    start_lr: float = Field(1e-3, gt=0)
-    stop_lr: float = Field(1e-8, gt=0)
-    stop_lr_ratio: float | None = Field(None, gt=0, le=1)
-    """stop_lr / start_lr, instead of stop_lr."""
-    decay_steps: int = Field(5000, ge=1)
-    decay_rate: float | None = Field(None, gt=0, le=1)
-    """Factor per decay_steps; by default such that stop_lr is reached at the last step."""
-    smooth: bool = True
-    """False: constant within each decay_steps (DeePMD-kit's default)."""
-
-    @field_validator("type")
-    @classmethod
-    def _check_type(cls, value: str) -> str:
-        if value != "exp":
-            raise ValueError(
-                "the schedule is an exponential decay from start_lr to stop_lr: give 'exp' or "
-                "leave the key out"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _check_together(self) -> LearningRateConfig:
-        if self.stop_lr_ratio is not None:
-            if "stop_lr" in self.model_fields_set:
-                raise ValueError("give stop_lr or stop_lr_ratio, not both")
-        elif self.stop_lr > self.start_lr:
-            raise ValueError(f"stop_lr {self.stop_lr} exceeds start_lr {self.start_lr}")
-        return self
-
-    @property
-    def final_lr(self) -> float:
-        """The learning rate at the last step (with `decay_rate`: the smallest one)."""
-        if self.stop_lr_ratio is None:
-            return self.stop_lr
-        return self.stop_lr_ratio * self.start_lr
-
-
-class LossConfig(Vocabulary):
-    """Prefactors of the squared errors of energy, force and virial; see `training.loss`."""
-
-    refused = dict.fromkeys(
-        (
-            *("start_pref_ae", "limit_pref_ae", "start_pref_pf", "limit_pref_pf"),
-            *("start_pref_gf", "limit_pref_gf", "numb_generalized_coord"),
-            *("start_pref_h", "limit_pref_h", "relative_f", "enable_atom_ener_coeff"),
-            *("use_huber", "use_l1_all", "f_use_norm", "use_default_pf"),
-            "intensive_ener_virial",
-        ),
-        "training is on energies, forces and virials with squared errors",
-    )
-    ignored = {"huber_delta": "use_huber is off", "inference": "it has no meaning in training"}
-
-    type: Literal["ener"] = "ener"
-    start_pref_e: float = Field(0.02, ge=0)
-    limit_pref_e: float = Field(1.0, ge=0)
-    start_pref_f: float = Field(1000.0, ge=0)
-    limit_pref_f: float = Field(1.0, ge=0)
-    start_pref_v: float = Field(0.0, ge=0)
-    limit_pref_v: float = Field(0.0, ge=0)
-    loss_func: Literal["mse"] = "mse"
-
-    @model_validator(mode="after")
-    def _check_together(self) -> LossConfig:
-        if not any(self.limits) and not any(self.starts):
-            raise ValueError("all prefactors are 0: nothing would be trained")
-        return self
-
-    @property
-    def trains_virials(self) -> bool:
-        """Whether the virial's prefactor is positive at some step."""
-        return self.start_pref_v > 0 or self.limit_pref_v > 0
-
-    @property
-    def starts(self) -> tuple[float, float, float]:
-        """Prefactors of energy, force and virial at the first step."""
-        return self.start_pref_e, self.start_pref_f, self.start_pref_v
-
-    @property
-    def limits(self) -> tuple[float, float, float]:
-        """Prefactors of energy, force and virial in the limit of a vanishing learning rate."""
-        return self.limit_pref_e, self.limit_pref_f, self.limit_pref_v
+from .rate_config import LearningRateConfig
 
 
 class OptimizerConfig(Vocabulary):
@@ -174,7 +85,7 @@ class TrainingConfig(Vocabulary):
     refused = {
         "mixed_precision": "choose model/fitting_net/precision float32 or float64",
         "change_bias_after_training": "the energy bias is fitted before the training",
-        "warmup_steps": "the schedule is a plain exponential decay",
+        "warmup_steps": "it is a key of learning_rate",
         "data_dict": "one model is trained on one data set",
         "fitting_weight": "one model is trained on one data set",
         "model_prob": "one model is trained on one data set",
@@ -190,7 +101,8 @@ class TrainingConfig(Vocabulary):
     validated on, where there is no validation_data."""
     numb_steps: int = Field(100_000, ge=1)
     num_epoch: float | None = Field(None, gt=0)
-    """Passes through the training data, instead of numb_steps: times the batches of the first."""
+    """Passes through the training data: times the batches of the first. It counts where numb_steps
+    is given as well."""
     seed: int = Field(1, ge=0)
     """Seed of the initial weights and of the order of frames."""
     disp_file: str = "lcurve.out"
@@ -311,11 +223,11 @@ class TrainInput(Vocabulary):
 
     @model_validator(mode="after")
     def _one_schedule(self) -> TrainInput:
-        rate = self.learning_rate
-        if self.training.time_limit is not None and not (rate.smooth and rate.decay_rate is None):
+        counts = self.learning_rate.counts_steps
+        if self.training.time_limit is not None and counts is not None:
             raise ValueError(
-                "learning_rate/decay_rate and smooth false count steps, but with a time limit the "
-                "learning rate follows the time; remove them"
+                f"learning_rate/{counts} counts steps, but with a time limit the learning rate "
+                "follows the time; leave it out"
             )
         return self
 
@@ -340,8 +252,8 @@ def read_input(
     model/use_srtab in it are relative to the working directory (as in DeePMD-kit) or, where nothing
     is there, to the input file's folder. `time_limit` replaces training/time_limit, `preset`
     preset. `from_model`: it is for a training that begins with a model. Raises InputError for an
-    unknown key (naming the nearest known one), an unsupported one, a value out of range, a path
-    that leads nowhere, or a short-range table that does not fit.
+    unknown key (naming the nearest known one), an unsupported one, a model of another kind, a value
+    out of range, a path that leads nowhere, or a short-range table that does not fit.
     """
     folder = None
     where = "input"
@@ -349,6 +261,8 @@ def read_input(
         folder, where = Path(source).resolve().parent, str(source)
         source = read_mapping(source)
     source, old = modern(source, where)
+    refuse_other_kinds(source, where)
+    source, found = with_elements(source, folder, where)
     if time_limit is not None and isinstance(source.get("training"), Mapping):
         source = {**source, "training": {**source["training"], "time_limit": time_limit}}
     if preset is not None:
@@ -365,7 +279,7 @@ def read_input(
     if model.use_srtab is not None:
         model.use_srtab = located(model.use_srtab, folder, f"{where}: model/use_srtab")
         read_pair_table(model.use_srtab, model.type_map, model.rcut)  # while it is early
-    return config, old + _notes(config, source)
+    return config, old + found + _notes(config, source)
 
 
 def _notes(config: TrainInput, source: Mapping[str, Any]) -> list[str]:
@@ -382,6 +296,8 @@ def _notes(config: TrainInput, source: Mapping[str, Any]) -> list[str]:
         (ValidationConfig, training.get("validation_data"), "training/validation_data"),
     ]
     found = config.model.notes()
+    if config.training.num_epoch is not None and "numb_steps" in config.training.model_fields_set:
+        found.append("training/numb_steps is ignored: num_epoch says how many there are")
     for section, data, where in sections:
         found += section.ignored_notes(data, where)
     return found

@@ -57,8 +57,8 @@ class DataConfig(Vocabulary):
         if isinstance(value, list):
             if len(set(map(str, value))) != 1:
                 raise ValueError(
-                    "sizes differ between systems, but frames of all systems are shuffled "
-                    "together; give one number or 'auto'"
+                    "sizes differ between systems, but a batch may hold frames of several; give "
+                    "one number, or 'auto:ATOMS', by which large frames come in smaller batches"
                 )
             value = value[0]
         if isinstance(value, str):

@@ -48,8 +48,8 @@ def complete_input(settings: TrainInput) -> bytes:
     """The input with all its values, and with data where they are from any folder."""
     content = settings.model_dump(mode="json")
     training = content["training"]
-    if settings.training.step_limit is None:
-        del training["numb_steps"]  # it would be a second limit
+    if settings.training.step_limit is None or settings.training.num_epoch is not None:
+        del training["numb_steps"]  # it would be a second limit, or is not known yet
     for name in ("training_data", "validation_data"):
         if training[name] is not None:
             training[name]["systems"] = [os.path.abspath(p) for p in training[name]["systems"]]

@@ -32,21 +32,26 @@ _FITTING = {
     "resnet_dt": "resnet_dt",
 }
 _RATE = ("start_lr", "decay_steps", "decay_rate")
-_DROPPED = (
-    *("use_smooth", "axis_rule", "sel_r", "restart", "load_ckpt"),
-    *("coord_norm", "type_fitting_net"),
-)
-"""Without a meaning for the smooth descriptor, or for a new training, or as it is today anyway."""
+_DROPPED = {
+    "axis_rule": "the smooth descriptor has no axes",
+    "sel_r": "the smooth descriptor sees all neighbours alike",
+    "restart": "to go on, dpl train --restart",
+    "load_ckpt": "to start from a model, dpl train --init-model",
+    "coord_norm": "what the descriptor is made of is always normalised",
+    "type_fitting_net": "every element has a network of its own",
+}
+"""Key without a meaning for the smooth descriptor or a new training → the note that is given."""
 
 
 def modern(source: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], list[str]]:
-    """The input in version 2's sections, and a note if it was older.
+    """The input in version 2's sections, and notes if it was older.
 
     Raises InputError, naming `where`, for a version 0 input of the descriptor without smoothing.
     """
     training = source.get("training")
     if "model" not in source and "training" not in source and "systems" in source:
-        return _from_0(source, where), ["read as an input of DeePMD-kit 0"]
+        notes = [f"{key} is ignored: {why}" for key, why in _DROPPED.items() if source.get(key)]
+        return _from_0(source, where), ["read as an input of DeePMD-kit 0", *notes]
     if isinstance(training, Mapping) and "systems" in training:
         return {**source, "training": _with_data(training)}, ["read as an input of DeePMD-kit 1"]
     return source, []
@@ -85,7 +90,7 @@ def _from_0(source: Mapping[str, Any], where: str) -> dict[str, Any]:
             rate[key] = value
         elif key.startswith(("start_pref_", "limit_pref_")):
             loss[key] = value
-        elif key not in _DROPPED:
+        elif key not in (*_DROPPED, "use_smooth"):
             training[key] = value
     model["descriptor"].setdefault("rcut_smth", source.get("rcut"))
     if "seed" in source:

@@ -8,14 +8,12 @@ frames each time), `checkpoint.safetensors`, `lcurve.out`, `train.jsonl`, `learn
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data import System
@@ -32,6 +30,7 @@ from .deadline import Deadline, tell_what_is_left
 from .diverged import SLOWER, TIMES, Diverged, TrainingError
 from .given import complete_input, content_of, starting_model
 from .interrupt import Interrupt
+from .judge import judge
 from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
@@ -50,10 +49,6 @@ MODEL = "model.dpl"
 JSONL = "train.jsonl"
 OUT_JSON = "out.json"
 PICTURE = "learning_curve.png"
-NOT_LEARNT = 0.9
-"""Error of the forces, in units of the forces, that is told of."""
-MUCH_WORSE = 1.3
-"""Validation loss of the last weights, in units of the lowest one, that is told of."""
 
 
 def train(
@@ -262,39 +257,12 @@ def _finish(trainer: Trainer, output: Path) -> None:
             best["step"],
             output / BEST_MODEL,
         )
-        _judge(trainer, output)
+        judge(trainer, output / MODEL, output / BEST_MODEL)
     log.info("model after step %d: %s", done, output / MODEL)
     try:
         plot_learning_curve(output / settings.disp_file, output / PICTURE)
     except InputError:
         log.info("no learning curve yet: no step was displayed")
-
-
-def _judge(trainer: Trainer, output: Path) -> None:
-    """Warn of a model that is not what a training is for, by its last validation."""
-    best, last = trainer.best, trainer.last_errors
-    if best is None or last is None:
-        return
-    loss = last.loss(trainer.fixed_weights)
-    if loss > MUCH_WORSE * best["loss"]:
-        log.warning(
-            "%s is worse than it was on the way: its validation loss is %.4g; %s is the better "
-            "model%s",
-            output / MODEL,
-            loss,
-            output / BEST_MODEL,
-            "" if best["step"] > 1 else ", which the training did not improve",
-        )
-    labelled = [b.forces[b.has_forces[b.frame_of_atom]] for b in trainer.data.validation]
-    size = math.sqrt(float(torch.cat(labelled).square().mean())) if labelled else 0.0
-    if trainer.complete and last.force > NOT_LEARNT * size > 0:
-        log.warning(
-            "the model has not learnt the forces: they are off by %.0f meV/Å, and they are %.0f "
-            "meV/Å themselves (RMS, validation); the usual reasons are too few steps, a "
-            "learning_rate/start_lr that is too high (here %g; 0.01 is usual with SOAP, 0.001 with "
-            "Adam), or labels that belong to other structures (dpl check)",
-            *(1e3 * last.force, 1e3 * size, trainer.config.learning_rate.start_lr),
-        )
 
 
 def _restarted(

@@ -8,7 +8,7 @@ each mean being over the frames (or the 3 components of all atoms of the frames)
 label. For frames of one size this is DeePMD-kit's `EnergyStdLoss`, where energies and virials are
 squared as totals and divided by N once: p_e · MSE(E)/N + p_f · MSE(F) + p_v · MSE(Ξ)/N. A term is
 active where its prefactor is not zero at the step (DeePMD-kit drops it for good where either its
-first or its last prefactor is 0).
+first or its last prefactor is 0). An input may want something else than squares: `penalties`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 
 from ..data import Batch
 from ..model import Potential
+from .penalties import SQUARES, Penalties
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Errors:
     """Mean squared errors of one or more batches, in the order energy, force, virial."""
 
     terms: tuple[float, ...]
-    """Means of the loss without prefactors, eV², (eV/Å)², eV²; nan without a label."""
+    """Means of the loss without prefactors, of squares eV², (eV/Å)², eV²; nan without a label."""
     squares: tuple[float, ...]
     """Mean squares of errors per atom (energy, virial: eV/atom) and of force components (eV/Å)."""
     counts: tuple[int, ...]
@@ -134,6 +135,7 @@ def loss_of(
     batch: Batch,
     prefactors: tuple[float, float, float],
     totals: tuple[int, int, int] | None = None,
+    penalties: Penalties = SQUARES,
 ) -> tuple[torch.Tensor, Errors]:
     """The loss (a scalar) of a prediction, and its errors.
 
@@ -147,20 +149,20 @@ def loss_of(
     squares: list[torch.Tensor | None] = [None, None, None]
     own = _present(batch.has_energy)
     if own is not None:
-        square = (prediction.energies - batch.energy)[own] ** 2
-        weighted[0] = weights[own] * square / n_atoms[own]
-        squares[0] = square / n_atoms[own] ** 2
+        error, size = (prediction.energies - batch.energy)[own], n_atoms[own]
+        weighted[0] = weights[own] * penalties.of_frames(error, size, 0)
+        squares[0] = error.detach() ** 2 / size**2
     own = _present(batch.has_forces, batch.frame_of_atom)
     if prediction.forces is not None and own is not None:
-        square = (prediction.forces - batch.forces)[own] ** 2
-        weighted[1] = weights[batch.frame_of_atom[own]][:, None] * square
-        squares[1] = square
+        error = (prediction.forces - batch.forces)[own]
+        penalty = penalties.of_forces(error, batch.forces[own])
+        weighted[1] = weights[batch.frame_of_atom[own]][:, None] * penalty
+        squares[1] = error.detach() ** 2
     own = _present(batch.has_virial)
     if prediction.virials is not None and own is not None:
-        square = (prediction.virials - batch.virial)[own] ** 2
-        size = n_atoms[own][:, None, None]
-        weighted[2] = weights[own][:, None, None] * square / size
-        squares[2] = square / size**2
+        error, size = (prediction.virials - batch.virial)[own], n_atoms[own][:, None, None]
+        weighted[2] = weights[own][:, None, None] * penalties.of_frames(error, size, 2)
+        squares[2] = error.detach() ** 2 / size**2
 
     loss = prediction.energies.sum() * 0.0  # a graph to every parameter whatever is masked
     terms = [None if w is None else w.mean() for w in weighted]
@@ -170,7 +172,7 @@ def loss_of(
             loss = loss + prefactor * (term if own_n == n else term * (own_n / n))
     return loss, Errors(
         tuple(math.nan if t is None else t.item() for t in terms),
-        tuple(math.nan if s is None else s.detach().mean().item() for s in squares),
+        tuple(math.nan if s is None else s.mean().item() for s in squares),
         counts,
         prefactors,
     )

@@ -18,7 +18,6 @@ from ..data import (
     BatchSampler,
     PreparedFrame,
     System,
-    collate,
     environments,
 )
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
@@ -38,22 +37,20 @@ from .beginning import begin
 from .bias import bias_shift
 from .checkpoint import Checkpoint
 from .config import TrainInput
+from .differences import differences
 from .frame_parameters import stacked
 from .loading import loaded_frames
 from .pace import set_paces
 from .precheck import refuse_nothing_to_learn, warn_of_leakage
+from .samples import table_sample, validation_sample
 from .systems import read_systems
 
 log = logging.getLogger(__name__)
 
-VALIDATION_BATCH_ATOMS = 256
-"""Validation frames are evaluated in batches of about this many atoms."""
 ANOTHER_ZERO = 0.5
 """eV/atom between data and a model of them that no accuracy explains."""
 TELLING_FORCE = 0.01
 """eV/Å on some atom of a frame by which a model is known again."""
-TABLE_SAMPLE_EDGES = 20_000
-"""Neighbour pairs on which the table's error is measured when a model is written."""
 
 
 @dataclass
@@ -123,11 +120,11 @@ def load_data(
         )
         if training.check:
             warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
-        validation = _validation_sample(prepared, frames, settings)
+        validation = validation_sample(prepared, frames, settings)
     return TrainingData(
         frames,
         validation,
-        _table_sample(frames),
+        table_sample(frames),
         data_hash(frames),
         _summary(frames),
         loss.trains_virials and has_virials,
@@ -143,42 +140,6 @@ def batch_sampler(
     training = settings.training
     sizes = [f.n_atoms for f in frames]
     return BatchSampler(sizes, training.training_data.batch_size, training.seed, shares)
-
-
-def _validation_sample(
-    prepared: list[PreparedFrame], trained: list[PreparedFrame], settings: TrainInput
-) -> list[Batch]:
-    """The frames that every validation uses, the same each time, as batches of a good size."""
-    training, config = settings.training, settings.training.validation_data
-    if config is not None and config.numb_btch is not None:
-        n = config.numb_btch * _typical_batch(config.batch_size, prepared)
-    else:
-        between = training.disp_freq * _typical_batch(training.training_data.batch_size, trained)
-        n = max(8, math.ceil(between / 10))
-    order = np.random.default_rng(training.seed).permutation(len(prepared))
-    sample = [prepared[i] for i in sorted(order[:n])]
-    log.info("validation: %d of %d frames", len(sample), len(prepared))
-    batches: list[list[PreparedFrame]] = [[]]
-    for frame in sample:
-        if sum(f.n_atoms for f in batches[-1]) >= VALIDATION_BATCH_ATOMS:
-            batches.append([])
-        batches[-1].append(frame)
-    return [collate(frames) for frames in batches]
-
-
-def _typical_batch(batch_size: int | str, frames: list[PreparedFrame]) -> int:
-    """Frames in a batch of frames of average size."""
-    if isinstance(batch_size, int):
-        return batch_size
-    atoms = int(batch_size.partition(":")[2] or 32)
-    return max(1, math.ceil(atoms / (sum(f.n_atoms for f in frames) / len(frames))))
-
-
-def _table_sample(frames: list[PreparedFrame]) -> LocalEnv:
-    """Frames from all over the data with about `TABLE_SAMPLE_EDGES` neighbour pairs in total."""
-    n = max(1, round(TABLE_SAMPLE_EDGES * len(frames) / sum(f.n_edges for f in frames)))
-    spread = np.unique(np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int))
-    return collate([frames[i] for i in spread]).env
 
 
 def _reference_frames(frames: Sequence[PreparedFrame]) -> tuple[Structure, ...]:
@@ -244,6 +205,8 @@ def initial_potential(
     Raises InputError where the
     model file has another architecture than the input.
     """
+    if (told := differences(settings, init_model is not None)) is not None:
+        log.info("note: %s", told)
     each = progress(data.frames, "statistics", quiet=quiet, watch=watch)
     if init_model is None:
         weights = [f.frame.weight for f in data.frames]

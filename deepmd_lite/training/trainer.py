@@ -27,6 +27,7 @@ from .interrupt import Interrupt
 from .loss import Errors, loss_of, predict
 from .pace import optimizer_of, paces_of
 from .parallel import Ranks
+from .penalties import Penalties
 from .resolution import CHECK_STEPS, excess, refine, set_grids
 from .schedule import Schedule
 from .setup import TrainingData, batch_sampler
@@ -65,6 +66,7 @@ class Trainer:
             if self.clock.limit is None
             else Schedule.over_share(config.learning_rate)
         )
+        self.penalties = Penalties.from_config(config.loss)
         self.optimizer = optimizer_of(config, self.potential)
         self.sampler = batch_sampler(config, data.frames, data.shares)
         decay = config.training.ema_decay
@@ -224,7 +226,7 @@ class Trainer:
             virials=p_virial > 0 and bool(batch.has_virial.any()),
             training=training,
         )
-        return loss_of(prediction, batch, prefactors, totals)
+        return loss_of(prediction, batch, prefactors, totals, self.penalties)
 
     def _not_finite(
         self, frames: list[PreparedFrame], loss_finite: bool, errors: Errors
@@ -257,7 +259,7 @@ class Trainer:
 
     # --- validation -------------------------------------------------------------------------
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within it the model has the weights that count: the averaged ones where they are."""
         return nullcontext() if self.average is None else self.average.in_place()
 
@@ -268,7 +270,7 @@ class Trainer:
         # the batch of the last step was weighted by the prefactors of that step
         prefactors = self.prefactors
         e, f, v = map(max, prefactors, self.fixed_weights)  # measured if either wants it
-        with self._averaged():
+        with self.averaged():
             own = [Errors.of_nothing(prefactors)]
             own += [
                 self._loss(b, (e, f, v), training=False)[1]
@@ -386,7 +388,7 @@ class Trainer:
 
     def _refined_copy(self, state: dict[str, torch.Tensor] | None) -> Potential:
         """The model to be written: training goes on with its own table."""
-        with self._averaged():
+        with self.averaged():
             potential = copy.deepcopy(self.potential).to_device("cpu")
         if state is not None:
             potential.load_state_dict(state)

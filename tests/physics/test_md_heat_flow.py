@@ -94,7 +94,10 @@ def test_the_conductivity_from_the_frames(tmp_path):
     between = (x - height / 48 >= half) & (x + height / 48 <= height / 2 - half)
     beyond = (x - height / 48 >= height / 2 + half) & (x + height / 48 <= height - half)
     assert between.sum() == beyond.sum() >= 3
-    down, up = (np.polyfit(x[where], kelvin[where], 1)[0] for where in (between, beyond))
+    down, up = (
+        np.polyfit(x[where], np.nan_to_num(kelvin)[where], 1, w=np.sqrt(atoms[where]))[0]
+        for where in (between, beyond)
+    )
     steep = 0.5 * (up - down)
     assert found["slope_K_per_A"] == pytest.approx(steep, rel=1e-5)
     area = 2 * np.linalg.norm(np.cross(*crystal().cell.array[[0, 2]])) * 1e-20
@@ -103,6 +106,16 @@ def test_the_conductivity_from_the_frames(tmp_path):
     assert found["flux_W_per_m2"] == pytest.approx(power / area, rel=1e-9)
     kappa = power / area / (steep * 1e10)
     assert found["conductivity_W_per_m_K"] == pytest.approx(kappa, rel=1e-5)
+
+
+def test_slices_between_the_planes_of_a_crystal(tmp_path):
+    """Most of them hold no atom at all."""
+    flowing(tmp_path / "run", conduction={"bins": 120}).run(20 + 5 * 3 * SAMPLES_OF_BLOCK)
+    profile = rows(tmp_path / "run/conduction_profile.csv")
+    empty = sum(np.isnan(row["temperature_K"]) for row in profile)
+    assert empty > 20
+    (*_, last) = rows(tmp_path / "run/conduction.csv")
+    assert np.isfinite(list(last.values())).all()
 
 
 def test_in_parts_it_is_the_same(tmp_path):

@@ -144,7 +144,6 @@ def test_test_takes_frames_by_chance_and_data_of_an_input(tmp_path, capsys, mode
     assert all(len(d) == 2 and set(d) <= set(whole) for d in drawn)
     assert len({tuple(d) for d in drawn}) > 1
     np.testing.assert_array_equal(drawn[0], tested("-s", one, "--shuffle-test", "-n", 2))
-    assert "--shuffle-test" in fails(capsys, *command, "-s", one, "-r", 1)
 
     path = train_input(tmp_path, one)
     assert "validation_data is missing" in fails(capsys, *command, "--valid-data", path)
@@ -398,6 +397,13 @@ def test_another_zero_of_energy_is_said(tmp_path, capsys, model):
     shown = capsys.readouterr().out
     assert "+100.0000 eV/atom off" in shown
     assert "dpl change-bias" in shown
+    forces = system / "set.000" / "force.npy"
+    np.save(forces, -np.load(forces))
+    assert main(["test", str(model), str(system), "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: forces are off by" in shown
+    assert "+100.0000 eV/atom off" in shown
+    assert "dpl change-bias" not in shown
 
 
 def test_the_architecture_of_a_model(tmp_path, capsys, model):
@@ -440,7 +446,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
 
     monkeypatch.setattr("deepmd_lite.files.open", refused, raising=False)
     monkeypatch.setattr("deepmd_lite.data.formats._read", lambda *_: pytest.fail("was read"))
-    out = tmp_path / "out.json"
+    out = tmp_path / ("out" if verb == "train" else "out.json")
     argv = {
         "test": ("test", model, data, "--json", out),
         "check": ("check", data, "--json", out),

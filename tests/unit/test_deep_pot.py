@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from models import random_atoms, random_potential
 
 import deepmd_lite as dpl
@@ -56,6 +57,35 @@ def test_molecules_have_no_cell(pot):
     assert e[0, 0] == pytest.approx(free.get_potential_energy(), abs=1e-12)
     np.testing.assert_allclose(f[0], free.get_forces(), atol=1e-12)
     np.testing.assert_allclose(v[0], np.einsum("ia,ib->ab", COORDS[0], f[0]).ravel(), atol=1e-11)
+
+
+def test_many_molecules_at_a_time(pot, monkeypatch):
+    """Each as if it were alone, wherever they stand, in as many batches as it takes."""
+    monkeypatch.setattr("deepmd_lite.deep_pot.MOLECULES", 24)
+    random = np.random.default_rng(1)
+    coords = random.uniform(0, 3.5, (8, 6, 3)) + random.uniform(-50, 50, (8, 1, 3))
+    types = random.integers(0, 2, (8, 6))
+    types[2, 3] = types[5, 0] = -1
+    types[4] = -1
+    found = pot.eval(coords, None, types, atomic=True, mixed_type=True)
+    descriptors = pot.eval_descriptor(coords, None, types, mixed_type=True)
+    for k in range(8):
+        real = types[k] >= 0
+        if not real.any():
+            assert not any(x[k].any() for x in found)
+            continue
+        alone = Atoms([("Si", "C")[t] for t in types[k, real]], coords[k, real])
+        alone = asked(pot, alone)
+        assert found[0][k, 0] == pytest.approx(alone.get_potential_energy(), abs=1e-12)
+        np.testing.assert_allclose(found[1][k, real], alone.get_forces(), atol=1e-11)
+        virial = np.einsum("ia,ib->ab", coords[k, real], found[1][k, real])
+        np.testing.assert_allclose(found[2][k], virial.ravel(), atol=1e-10)
+        np.testing.assert_allclose(found[4][k].sum(axis=0), found[2][k], atol=1e-10)
+        own = dpl.Calculator(pot.model).get_descriptors(alone)
+        np.testing.assert_allclose(descriptors[k, real], own, atol=1e-12)
+    coords[6, 2, 1] = np.nan
+    with pytest.raises(InputError, match="frame 6: a coordinate is not finite"):
+        pot.eval(coords, None, types, mixed_type=True)
 
 
 def test_frames_of_several_sizes(pot):

@@ -70,13 +70,51 @@ def test_groups(report):
     assert by_type["cold"].force_mae < 1e-6
 
 
-def test_the_report_says_what_dp_test_says_and_in_practical_units(report):
+def test_the_report_says_what_dp_test_says(report):
+    """Line for line, with nothing behind the units."""
+    lines = format_report(report).splitlines()
+    one, two = report.by_system()
+    total = report.total()
+    ends = lines.index("# ----------weighted average of errors----------- ")
+    assert lines[0] == "# ---------------output of dp test--------------- "
+    assert lines[1:3] == [f"# testing system : {one}", "# number of test data : 1 "]
+    assert f"# testing system : {two}" in lines[:ends]
+    assert lines[ends + 1 : ends + 15] == [
+        "# number of systems : 2",
+        f"Energy MAE         : {total.energy_mae:e} eV",
+        f"Energy RMSE        : {total.energy_rmse:e} eV",
+        f"Energy MAE/Natoms  : {total.energy_mae_per_atom:e} eV",
+        f"Energy RMSE/Natoms : {total.energy_rmse_per_atom:e} eV",
+        f"Force  MAE         : {total.force_mae:e} eV/Å",
+        f"Force  RMSE        : {total.force_rmse:e} eV/Å",
+        f"Virial MAE         : {total.virial_mae:e} eV",
+        f"Virial RMSE        : {total.virial_rmse:e} eV",
+        f"Virial MAE/Natoms  : {total.virial_mae_per_atom:e} eV",
+        f"Virial RMSE/Natoms : {total.virial_rmse_per_atom:e} eV",
+        f"Stress MAE         : {total.stress_mae:e} eV/Å³",
+        f"Stress RMSE        : {total.stress_rmse:e} eV/Å³",
+        "# ----------------------------------------------- ",
+    ]
+    assert len([line for line in lines if line.startswith("Force  RMSE")]) == 3
+
+
+def test_the_report_says_it_in_practical_units_too(report):
     text = format_report(report)
-    for name in ("Energy RMSE/Natoms", "Force  RMSE", "Virial RMSE/Natoms", "Energy MAE/Natoms"):
-        assert f"{name:<19}: " in text
-    assert f"= {1e3 * report.total().force_rmse:.3f} meV/Å" in text
-    assert "cold" in text
+    practical = text[text.rindex("# ---") :]
+    total = report.total()
+    assert f"force {1e3 * total.force_rmse:.3f} meV/Å" in practical
+    assert f"energy {1e3 * total.energy_mae_per_atom:.3f} meV/atom" in practical
+    assert "cold" in practical
+    assert not any(f"{q} {e}" in practical for q in ("Energy", "Force ") for e in ("RMSE", "MAE"))
     assert "warning" not in text
+
+
+def test_errors_of_the_stress_are_those_of_the_virial_over_the_volume(report):
+    one = report.by_system()
+    first = next(iter(one.values()))
+    volume = abs(np.linalg.det(report.results[0].frame.cell))
+    assert first.stress_mae == pytest.approx(0.4 / volume, rel=1e-6)
+    assert first.stress_frames == 1
 
 
 def test_details_are_the_files_of_dp_test(report, tmp_path):
@@ -174,7 +212,7 @@ def test_forces_of_each_element(model, tmp_path):
     assert found["C"][1] == pytest.approx(0.3, abs=1e-6)
     assert found["Si"][1] == pytest.approx(0.01, abs=1e-6)
     assert report.errors()["force_rmse_by_element"]["C"] == pytest.approx(0.3, abs=1e-6)
-    assert "C 300.00, Si 10.00 meV/Å" in format_report(report)
+    assert ": C 300.00, Si 10.00 meV/Å" in format_report(report)
 
 
 def test_page(report, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import lzma
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -93,7 +94,20 @@ def test_a_compressed_archive_has_its_networks(tmp_path):
     distance = ours.pop("@variables")["min_nbor_dist"]
     theirs.pop("@variables")
     assert distance == pytest.approx(1.2375425)
+    assert ours.pop("compressed") is True
     assert list(differences(ours, theirs)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("one_sided_compressed.pth", True), ("two_sided.pth", False)]
+)
+def test_a_compression_that_is_wrong_is_told(tmp_path, monkeypatch, name, told):
+    """DeePMD-kit's PyTorch compresses embeddings with resnet_dt to other energies."""
+    source, target = unpacked(name, tmp_path), tmp_path / "model.dpl"
+    assert not any("wrong tables" in note for note in convert(source, target)[1])
+    module = sys.modules["deepmd_lite.interop.convert"]
+    monkeypatch.setattr(module, "_has_steps", lambda potential: True)
+    assert any("wrong tables" in note for note in convert(source, target)[1]) == told
 
 
 def test_tables_of_a_compressed_graph(tmp_path):
@@ -276,3 +290,26 @@ def test_how_many_neighbours_the_other_program_sees(tmp_path):
     ):
         _, notes = convert(unpacked(name, tmp_path), tmp_path / "x.dpl", 1e-4)
         assert any(words in note for note in notes)
+
+
+def test_types_that_are_no_elements_are_told_and_named(tmp_path, capsys):
+    """One to one, in the order of the model, on the way in and afterwards: the same model."""
+    source = unpacked("two_sided.pb", tmp_path)
+    first, own, named = (tmp_path / f"{name}.dpl" for name in ("first", "own", "named"))
+    old = convert(source, first)[0].type_map
+    odd = [f"{name}W" for name in old]
+    potential, notes = convert(source, own, type_map=odd)
+    assert potential.type_map == odd
+    assert any(f"no elements: {', '.join(odd)}" in note for note in notes)
+    assert main(["convert", str(own), str(named), "--type-map", *old]) == 0
+    assert "named anew" in capsys.readouterr().out
+    again = load_model(named)
+    assert again.type_map == list(again.config.type_map) == old
+    assert again.provenance["types were"] == odd
+    for name, values in load_model(first).state_dict().items():
+        assert torch.equal(again.state_dict()[name], values)
+    for wrong in (old[:1], [old[0]] * len(old)):
+        with pytest.raises(InputError, match=f"expected {len(old)} different names"):
+            convert(own, named, type_map=wrong)
+    with pytest.raises(InputError, match="copy the file instead"):
+        convert(own, named)

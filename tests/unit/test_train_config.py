@@ -139,23 +139,32 @@ def test_glob_patterns_are_paths(folder):
         ("learning_rate", {"start_Lr": 1}, "did you mean 'start_lr'"),
         ("loss", {"start_pref_ae": 1}, "'start_pref_ae' is not supported"),
         ("loss", {"start_pref_pf": 0.1}, "'start_pref_pf' is not supported"),
-        ("loss", {"type": "dos"}, "key 'loss/type'"),
+        ("loss", {"type": "dos", "pref": 1}, "loss/type 'dos' is not supported; there is 'ener'"),
         ("loss", {"start_pref_f": -1}, "key 'loss/start_pref_f'"),
-        ("learning_rate", {"type": "cosine"}, "key 'learning_rate/type': the schedule is an exp"),
-        ("model", {"model_dict": {"water": {}}}, "'model_dict' is not supported; one model is"),
-        ("model", {"shared_dict": {"type_map": []}}, "'shared_dict' is not supported; one model"),
-        ("learning_rate", {"warmup_steps": 10}, "'warmup_steps' is not supported"),
+        ("learning_rate", {"type": "step"}, "key 'learning_rate/type'"),
+        ("learning_rate", {"type": "cosine", "decay_rate": 0.5}, "decay_rate is a key of type exp"),
+        ("learning_rate", {"decay_type": "linear"}, "decay_type is a key of type wsd"),
+        ("learning_rate", {"type": "wsd", "stop_lr": 0}, "type wsd needs one above 0"),
+        ("model", {"model_dict": {"water": {}}}, "model/model_dict is not supported; one model is"),
+        (
+            "model",
+            {"shared_dict": {"type_map": []}},
+            "model/shared_dict is not supported; one model",
+        ),
+        ("learning_rate", {"warmup_steps": 9, "warmup_ratio": 0.1}, "give warmup_steps or warmup"),
         ("learning_rate", {"stop_lr": 1.0}, "stop_lr 1.0 exceeds start_lr 0.001"),
         ("training", {"mixed_precision": {"x": 1}}, "'mixed_precision' is not supported"),
         ("training", {"numb_steps": 0}, "key 'training/numb_steps'"),
-        ("training", {"opt_type": "LKF"}, "key 'training/opt_type'"),
+        ("training", {"opt_type": "LKF", "kf_blocksize": 1}, "training/opt_type 'LKF' is not"),
+        ("optimizer", {"type": "AdamW", "weight_decay": 1}, "optimizer/type 'AdamW' is not"),
         ("training", {"acc_freq": 4}, "'acc_freq' is not supported; give a batch_size"),
         ("training", {"num_epoch": 0}, "key 'training/num_epoch'"),
         ("model", {"use_srtab": "zbl.txt"}, "use_srtab needs sw_rmin and sw_rmax"),
         ("model", {"pair_exclude_types": [[0, 1]]}, "'pair_exclude_types' is not supported"),
         ("model", {"type_embedding": {"neuron": [0]}}, "key 'model/type_embedding/neuron'"),
         ("model", {"bridging_method": "ZBL"}, "'bridging_method' is not supported"),
-        ("loss", {"intensive_ener_virial": True}, "'intensive_ener_virial' is not supported"),
+        ("loss", {"use_l1_all": True}, "'use_l1_all' is not supported"),
+        ("loss", {"huber_delta": [0.1, 0.1]}, "key 'loss/huber_delta"),
         ("training", {"ema_decay": 1.0}, "key 'training/ema_decay'"),
         ("training", {"early_stop_patience": -1}, "key 'training/early_stop_patience'"),
         ("training", {"time_limit": "soon"}, "key 'training/time_limit': expected a duration"),
@@ -168,6 +177,94 @@ def test_a_key_that_is_wrong_is_named(folder, section, keys, message):
         read_input(write(folder, changed(**{section: keys})))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"descriptor": {"type": "se_e3", "sel": [1]}}, "model/descriptor/type 'se_e3' is not"),
+        ({"descriptor": {"type": "dpa3", "repflow": {}}}, "hybrid of these, and se_atten with"),
+        (
+            {"descriptor": {"type": "hybrid", "list": [{"type": "se_r"}, {"type": "se_a_tpe"}]}},
+            "model/descriptor/list/1/type 'se_a_tpe' is not supported; there are se_e2_a, se_e2_r",
+        ),
+        ({"fitting_net": {"type": "polar", "sel_type": [0]}}, "there is 'ener': models are of ene"),
+        ({"fitting_net": {"numb_aparam": 1}}, "numb_aparam: parameters of atoms are not supported"),
+        ({"fitting_net": {"trainable": [True, False]}}, "model/fitting_net/trainable: false is"),
+        ({"descriptor": {"trainable": False}}, "model/descriptor/trainable: false is not supp"),
+        (
+            {"descriptor": {"type": "hybrid", "list": [{"type": "se_r", "trainable": False}]}},
+            "model/descriptor/list/0/trainable: false is not supported",
+        ),
+        ({"type": "linear_ener", "models": [], "weights": "mean"}, "model/use_srtab"),
+        ({"type": "frozen", "model_file": "graph.pb"}, "dpl convert it and give --init-model"),
+        ({"fitting_net_dict": {"a": {}}}, "model/fitting_net_dict is not supported; one model"),
+    ],
+)
+def test_what_is_of_another_kind_is_one_sentence(folder, model, message):
+    data = changed(model=model)
+    data["loss"] = {"type": "tensor", "pref": 1.0} if "polar" in str(model) else data["loss"]
+    with pytest.raises(InputError) as error:
+        read_input(write(folder, data))
+    assert message in str(error.value)
+    assert "unknown key" not in str(error.value)
+
+
+def test_a_section_that_is_switched_off_changes_nothing(folder):
+    read_input(write(folder, changed(nvnmd={"enable": False, "net_size": 128})))
+
+
+def test_epochs_count_where_steps_are_given_as_well(folder):
+    config, notes = read_input(write(folder, changed(training={"num_epoch": 3})))
+    assert config.training.num_epoch == 3
+    assert "training/numb_steps is ignored: num_epoch says how many there are" in notes
+
+
+# --- elements of the data -------------------------------------------------------------------
+
+
+def without_type_map(folder, maps):
+    """An input of data with these `type_map.raw` (None: without one)."""
+    data = changed()
+    del data["model"]["type_map"]
+    names = [f"data/data_{k}" for k in maps]
+    for name, words in zip(names, maps.values(), strict=True):
+        (folder / name / "type.raw").write_text("0\n1\n")
+        if words is not None:
+            (folder / name / "type_map.raw").write_text("\n".join(words))
+    data["training"]["training_data"]["systems"] = names
+    return write(folder, data)
+
+
+def test_elements_are_those_of_the_data(folder):
+    config, notes = read_input(without_type_map(folder, {0: ["O"], 1: ["O", "H"], 3: ["O"]}))
+    assert config.model.type_map == config.elements == ["O", "H"]
+    assert "model/type_map is that of the data: O H" in notes
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        ({0: ["O", "H"], 1: ["H", "O"]}, r"'model/type_map' is missing, and types do not mean"),
+        (
+            {0: ["O", "H"], 1: None},
+            r"'model/type_map' is missing, and .*data_1 has no type_map",
+        ),
+    ],
+)
+def test_elements_that_the_data_do_not_say(folder, maps, message):
+    with pytest.raises(InputError, match=message):
+        read_input(without_type_map(folder, maps))
+
+
+def test_elements_of_an_hdf5_file(folder):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "w.hdf5", "w") as file:
+        file["H2O/type.raw"] = [0, 1]
+        file["H2O/type_map.raw"] = np.array([b"O", b"H"])
+    data = changed(training={"training_data": {"systems": "w.hdf5"}})
+    del data["model"]["type_map"]
+    assert read_input(write(folder, data))[0].model.type_map == ["O", "H"]
 
 
 def test_all_prefactors_zero_is_an_error(folder):
@@ -329,6 +426,9 @@ def test_an_input_of_version_0(folder):
     assert (config.training.numb_steps, config.training.seed) == (100, 3)
     assert config.training.training_data.systems == [str(folder / "data" / "data_0")]
     assert "read as an input of DeePMD-kit 0" in notes
+    assert "coord_norm is ignored: what the descriptor is made of is always normalised" in notes
+    assert "load_ckpt is ignored: to start from a model, dpl train --init-model" in notes
+    assert not any("type_fitting_net" in note for note in notes)  # it is off
     with pytest.raises(InputError, match="unknown key 'training/start_Lr'"):
         read_input(write(folder, {**OLDEST, "start_Lr": 1}))
     with pytest.raises(InputError, match="use_smooth is not true"):
@@ -339,8 +439,16 @@ def test_a_time_limit_for_an_input_of_version_0(folder):
     data = {key: value for key, value in OLDEST.items() if key != "decay_rate"}
     config, _ = read_input(write(folder, data), time_limit="10m")
     assert config.training.time_limit == 600
-    with pytest.raises(InputError, match="decay_rate"):
+    with pytest.raises(InputError, match="learning_rate/decay_rate counts steps"):
         read_input(write(folder, OLDEST), time_limit="10m")
+
+
+def test_a_warm_up_within_a_time_limit_is_a_share_of_it(folder):
+    given = changed(learning_rate={"warmup_ratio": 0.1}, training={"time_limit": "10m"})
+    assert read_input(write(folder, given))[0].learning_rate.warmup_ratio == 0.1
+    given = changed(learning_rate={"warmup_steps": 10}, training={"time_limit": "10m"})
+    with pytest.raises(InputError, match=r"warmup_steps .give warmup_ratio. counts steps"):
+        read_input(write(folder, given))
 
 
 def test_protection_of_statistics_is_told_where_it_differs(folder):

@@ -8,7 +8,9 @@ import torch
 from models import random_atoms, random_potential
 
 from deepmd_lite.data import Frame, collate, prepare
-from deepmd_lite.training.loss import Errors, loss_of, predict
+from deepmd_lite.training.loss import Errors, Prediction, loss_of, predict
+from deepmd_lite.training.loss_config import LossConfig
+from deepmd_lite.training.penalties import Penalties
 
 PREFACTORS = (0.7, 3.0, 0.4)
 
@@ -151,3 +153,59 @@ def test_energies_alone_need_no_forces(model):
     with_forces = predict(model, batch, forces=True, virials=False, training=False)
     assert not with_forces.energies.requires_grad
     torch.testing.assert_close(found.energies.detach(), with_forces.energies, rtol=0, atol=0)
+
+
+# --- what is made of an error ---------------------------------------------------------------
+
+
+def errors_in_numbers(n=4):
+    """Two frames of `n` atoms: energies, forces and virials predicted, and their labels."""
+    i, j = np.arange(2 * n * 3.0).reshape(2 * n, 3), np.arange(18.0).reshape(2, 3, 3)
+    energies, forces, virials = 0.15 * np.cos(np.arange(2.0)), np.sin(i), np.cos(j)
+    labels = np.zeros(2), forces + 0.03 * np.cos(2 * i), virials + 0.1 * np.sin(3 * j)
+    found = Prediction(*(torch.from_numpy(x) for x in (energies, forces, virials)))
+    return found, labels
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, 0.00449564991276),
+        ({"intensive_ener_virial": True}, 0.00215181690816),
+        ({"use_huber": True}, 0.000657550468261),
+        ({"use_huber": True, "huber_delta": [0.03, 0.02, 0.005]}, 0.000978879337198),
+        ({"use_huber": True, "huber_delta": 0.02, "f_use_norm": True}, 0.00195536676089),
+        ({"loss_func": "mae"}, 0.0852537937352),
+        ({"loss_func": "mae", "f_use_norm": True}, 0.138210129302),
+        ({"relative_f": 0.5}, 0.00359423025312),
+        ({"loss_func": "mae", "relative_f": 0.5}, 0.0611825590394),
+    ],
+)
+def test_penalties_are_those_of_deepmd_kit(model, keys, expected):
+    """Numbers that its `EnergyStdLoss` (3.2, PyTorch) gives."""
+    found, (energies, forces, virials) = errors_in_numbers()
+    frames = [
+        frame("Si2C2", k, energy=energies[k], forces=forces[4 * k : 4 * k + 4], virial=virials[k])
+        for k in range(2)
+    ]
+    penalties = Penalties.from_config(LossConfig(**keys))
+    loss, errors = loss_of(found, batch_of(frames, model), PREFACTORS, penalties=penalties)
+    assert loss.item() == pytest.approx(expected, rel=1e-11)
+    assert errors.loss() == pytest.approx(expected, rel=1e-11)
+    squares = loss_of(found, batch_of(frames, model), PREFACTORS)[1].squares
+    assert errors.squares == squares  # what is displayed does not depend on it
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"use_huber": True, "relative_f": 1.0}, "use_huber and relative_f exclude"),
+        ({"use_huber": True, "loss_func": "mae"}, "use_huber and loss_func mae exclude"),
+        ({"f_use_norm": True}, "f_use_norm: only with"),
+        ({"intensive_ener_virial": True, "loss_func": "mae"}, "only with squared errors"),
+        ({"huber_delta": [0.1, 0.2]}, "huber_delta"),
+    ],
+)
+def test_penalties_that_exclude_one_another(keys, message):
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**keys)

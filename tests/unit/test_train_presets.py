@@ -231,7 +231,7 @@ def test_held_out_frames_are_found_again(trained, capsys):
     assert [len(part[0].frames) for part in (kept, held)] == [9, 1]
     for option, told in (("--train-data", "9 frames"), ("--valid-data", "1 frame")):
         assert main(["test", str(trained / "model.dpl"), option, str(source), "-q"]) == 0
-        assert capsys.readouterr().out.startswith(told)
+        assert f"\n{told}" in capsys.readouterr().out
     fitted = add_uncertainty(trained / "model.dpl", kept, validation=held, quiet=True)
     assert fitted.potential.members.facts["calibrated_on"] == "1 frames held out"
 

@@ -214,6 +214,7 @@ def test_epochs_are_turned_into_steps(data, tmp_path):
     config["training"]["training_data"]["auto_prob"] = "prob_uniform"
     path = train(config, output=tmp_path, quiet=True)
     assert read_header(path)["provenance"]["steps"] == "3 of 3"  # 4 frames in batches of 2
+    assert "numb_steps" not in json.loads((tmp_path / "out.json").read_text())["training"]
     config["training"]["num_epoch"] = 2
     train(config, output=tmp_path, restart=True, quiet=True)
     assert read_header(path)["provenance"]["steps"] == "4 of 4"

@@ -2,9 +2,9 @@
 
 κ = q / |dT/dx|: half of what the thermostats give and take in a time, through two cross-sections,
 over the slope of the temperature between the slabs, the mean of both sides. Slopes are those of
-straight lines through slices that touch no slab. Crystals conduct by waves that these cells cut
-short: their κ grows with the length of the cell, and 1/κ against 1/length leads to the limit
-(Schelling, Phillpot & Keblinski, Phys. Rev. B 65, 144306 (2002)).
+straight lines through slices that touch no slab, by their numbers of atoms. Crystals conduct by
+waves that these cells cut short: their κ grows with the length of the cell, and 1/κ against
+1/length leads to the limit (Schelling, Phillpot & Keblinski, Phys. Rev. B 65, 144306 (2002)).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from ...system import InputError
 from ...units import BOLTZMANN, KINETIC
 from ..comm import agreement
 from ..engine import Engine
-from ..statistics import slope
 from .base import Observable, System, Table, columns
 from .heat_flux import W_PER_M_K
 from .settings import ConductionSettings
@@ -130,11 +129,20 @@ class Conduction(Observable):
         height, volume, _ = self.shape
         time, hot, cold = self.heats[last] - self.heats[first]
         flux = 0.5 * (hot - cold) / (2.0 * volume / height * time)
-        kelvin = _kelvin(self.slices[first:last].sum(axis=0))
-        middle = (np.arange(len(kelvin)) + 0.5) * height / len(kelvin)
+        slices = self.slices[first:last].sum(axis=0)
+        middle = (np.arange(len(slices)) + 0.5) * height / len(slices)
         free = self._free(0.0), self._free(0.5)
-        down, up = (slope(middle[between], kelvin[between]) for between in free)
+        down, up = (_slope(middle[between], slices[between]) for between in free)
         return float(flux), 0.5 * (up - down)
+
+
+def _slope(middle: np.ndarray, slices: np.ndarray) -> float:
+    """K/Å: of the line through the temperatures of slices (k, 2), each by its number of atoms, at
+    `middle` (k,) Å. Slices between the planes of a crystal may hold none."""
+    atoms, twice_kinetic = slices.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = middle - (atoms @ middle) / atoms.sum()
+        return float(x @ twice_kinetic / (3.0 * BOLTZMANN * (atoms @ x**2)))
 
 
 def _kelvin(slices: np.ndarray) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""Whether a training has made what it is for, by the frames that it was not trained on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .loss import predict
+from .trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+NOT_LEARNT = 0.9
+"""Error of the forces, in units of the forces, that is told of."""
+MUCH_WORSE = 1.3
+"""Validation loss of the last weights, in units of the lowest one, that is told of."""
+
+
+@dataclass(frozen=True)
+class ForcesOn:
+    """The forces on the atoms of one element, in the validation sample."""
+
+    element: str
+    atoms: int
+    error: float
+    """eV/Å, RMS over components."""
+    size: float
+    """eV/Å, RMS, of the labels."""
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the model says more of them than that they are 0."""
+        return self.error <= NOT_LEARNT * self.size
+
+
+def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
+    """Tell the errors by element, and warn of a model that is not what a training is for.
+
+    On the first rank, after a validation.
+    """
+    best, last = trainer.best, trainer.last_errors
+    if best is None or last is None:
+        return
+    loss = last.loss(trainer.fixed_weights)
+    if loss > MUCH_WORSE * best["loss"]:
+        log.warning(
+            "%s is worse than it was on the way: its validation loss is %.4g; %s is the better "
+            "model%s",
+            *(model, loss, best_model),
+            "" if best["step"] > 1 else ", which the training did not improve",
+        )
+    if trainer.interrupted:  # whoever sent the signal waits
+        return
+    each = list(forces_by_element(trainer))
+    if len(each) > 1:
+        told = ", ".join(f"{f.element} {1e3 * f.error:.0f}" for f in each)
+        log.info("force RMSE by element (validation, meV/Å): %s", told)
+    if not trainer.complete or not each:
+        return
+    atoms = sum(f.atoms for f in each)
+    size = math.sqrt(sum(f.atoms * f.size**2 for f in each) / atoms)
+    error = math.sqrt(sum(f.atoms * f.error**2 for f in each) / atoms)
+    if error > NOT_LEARNT * size > 0:
+        log.warning(
+            "the model has not learnt the forces: they are off by %.0f meV/Å, and they are %.0f "
+            "meV/Å themselves (RMS, validation); the usual reasons are too few steps, a "
+            "learning_rate/start_lr that is too high (here %g; 0.01 is usual with SOAP, 0.001 with "
+            "Adam), or labels that belong to other structures (dpl check)",
+            *(1e3 * error, 1e3 * size, trainer.config.learning_rate.start_lr),
+        )
+        return
+    for f in each:
+        if not f.learnt and f.size > 0:
+            log.warning(
+                "the model has not learnt the forces on %s: they are off by %.0f meV/Å, and they "
+                "are %.0f meV/Å themselves (RMS, %d atoms of the validation frames): more steps, "
+                "or more data with %s",
+                *(f.element, 1e3 * f.error, 1e3 * f.size, f.atoms, f.element),
+            )
+
+
+def forces_by_element(trainer: Trainer) -> Iterator[ForcesOn]:
+    """Of each element with labelled forces in the validation sample, in the type map's order."""
+    type_map = trainer.potential.type_map
+    sums = torch.zeros(len(type_map), 3, dtype=torch.float64)
+    with trainer.averaged():
+        for batch in trainer.data.validation:
+            found = predict(trainer.potential, batch, forces=True, virials=False, training=False)
+            assert found.forces is not None
+            labelled = batch.has_forces[batch.frame_of_atom]
+            off, labels = (found.forces - batch.forces)[labelled], batch.forces[labelled]
+            each = torch.stack([torch.ones(len(off)), *_mean_squares(off, labels)], dim=1)
+            types = batch.env.types[: batch.env.n_local].long()[labelled]
+            sums.index_add_(0, types, each.double())
+    for element, (atoms, errors, squares) in zip(type_map, sums.tolist(), strict=True):
+        if atoms:
+            yield ForcesOn(
+                element, round(atoms), math.sqrt(errors / atoms), math.sqrt(squares / atoms)
+            )
+
+
+def _mean_squares(*vectors: torch.Tensor) -> list[torch.Tensor]:
+    """(n,) over the components of (n, 3)."""
+    return [v.square().mean(dim=1) for v in vectors]
