@@ -276,6 +276,11 @@ def _shape(coords: npt.ArrayLike, atom_types: npt.ArrayLike, mixed_type: bool) -
 
 def _types(atom_types: npt.ArrayLike, type_map: Sequence[str], mixed_type: bool) -> np.ndarray:
     types = np.asarray(atom_types)
+    if not np.issubdtype(types.dtype, np.number):
+        raise InputError(
+            f"atom_types: expected places in the type map {list(type_map)}, numbers; found "
+            f"{types.ravel()[0]!r}"
+        )
     lowest = VIRTUAL if mixed_type else 0
     wrong = types[(types < lowest) | (types >= len(type_map)) | (types != np.floor(types))]
     if len(wrong):
@@ -331,4 +336,5 @@ def calc_model_devi(
         [k * frequency, *d.columns, d.energy, *(d.atoms if atomic else ())]
         for k, d in enumerate(found)
     )
-    return np.array(list(rows))
+    columns = 8 + (forces.shape[2] if atomic else 0)
+    return np.array(list(rows), dtype=np.float64).reshape(-1, columns)

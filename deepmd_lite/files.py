@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from .system import InputError
@@ -71,11 +72,8 @@ def check_writable(path: str | Path, *, file: bool = False) -> None:
     folder = Path(path).parent if file else Path(path)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    trial = folder / f".{Path(path).name or 'results'}.{os.getpid()}"
-    with writing(path):
-        with open(trial, "xb"):
-            pass
-        trial.unlink()
+    with writing(path), TemporaryFile(dir=folder):
+        pass
 
 
 class InUse:

@@ -8,8 +8,12 @@ from .system import InputError
 
 
 def cell_heights(cell: np.ndarray) -> np.ndarray:
-    """(3,) distances between opposite faces of the cell (rows are lattice vectors), Å."""
-    dual = np.linalg.inv(cell)  # its columns; np.cross takes longer
+    """(3,) distances between opposite faces of the cell (rows are lattice vectors), Å; 0 of one
+    without volume."""
+    try:
+        dual = np.linalg.inv(cell)  # its columns; np.cross takes longer
+    except np.linalg.LinAlgError:
+        return np.zeros(3)
     heights: np.ndarray = 1.0 / np.sqrt((dual * dual).sum(axis=0))
     return heights
 

@@ -88,7 +88,8 @@ def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:
-    inner = ", ".join("frames" if n is None else str(n) for n in shape)
+    free = "frames" if shape[0] is None and len(shape) > 1 else "any"
+    inner = ", ".join(free if n is None else str(n) for n in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
 
 

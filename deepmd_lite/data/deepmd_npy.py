@@ -216,8 +216,13 @@ def _read_set(store: Store, part: str, n: int, periodic: bool, mixed: bool) -> _
         return array.reshape(n_frames, *shapes[-1]).astype(np.float64)
 
     def parameters() -> np.ndarray:
-        shapes: list[tuple[int | None, ...]] = [(n_frames,), (n_frames, None), (n_frames, 1, None)]
+        shapes: list[tuple[int | None, ...]] = [(n_frames, None), (n_frames, 1, None), (None,)]
         found = store.array(part, "fparam.npy", shapes)
+        if found.size % n_frames:
+            raise InputError(
+                f"{store.where(part, 'fparam.npy')}: {found.size} numbers are not as many for each "
+                f"of {n_frames} frames; give an array of shape ({n_frames}, numb_fparam)"
+            )
         return found.reshape(n_frames, found.size // n_frames).astype(np.float64)
 
     def optional(name: str, shapes: list[tuple[int, ...]]) -> np.ndarray | None:

@@ -149,7 +149,7 @@ class _Piece:
     place: Place
     path: Path
     size: float
-    """Bytes of a file, of a folder 1: the share of the reading that it is."""
+    """Bytes: the share of the reading that it is."""
 
 
 def _pieces(paths: Sequence[str | Path], source: str | None) -> Iterator[_Piece | InputError]:
@@ -162,7 +162,13 @@ def _pieces(paths: Sequence[str | Path], source: str | None) -> Iterator[_Piece 
             yield e
             continue
         for path in expanded:
-            yield _Piece(given, place, path, os.path.getsize(path) if path.is_file() else 1)
+            yield _Piece(given, place, path, _size(path))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the arrays of a folder; 1 of what is neither."""
+    files = [path] if path.is_file() else path.glob("set.*/*.npy")
+    return sum(file.stat().st_size for file in files) or 1
 
 
 class _Reading:

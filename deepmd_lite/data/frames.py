@@ -120,9 +120,13 @@ def lacking(systems: Sequence[System], label: str) -> list[System]:
 
     Single atoms have no forces to be missed, and open systems no virial.
     """
-    able = [s for s in systems if any(_may_have(frame, label) for frame in s.frames)]
+    able = _able(systems, label)
     without = [s for s in able if all(getattr(f, label) is None for f in s.frames)]
     return without if 2 * len(without) < len(able) else []
+
+
+def _able(systems: Sequence[System], label: str) -> list[System]:
+    return [s for s in systems if any(_may_have(frame, label) for frame in s.frames)]
 
 
 def _may_have(frame: Frame, label: str) -> bool:
@@ -139,7 +143,7 @@ def lacking_in_words(systems: Sequence[System], label: str) -> str:
     names = ", ".join(system.name for system in without[:NAMED])
     more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
     n = sum(len(system.frames) for system in without)
-    others = _counted(len(systems) - len(without), "other system")
+    others = _counted(len(_able(systems, label)) - len(without), "other system")
     return f"{names}{more}: no {label} in {_counted(n, 'frame')}, which {others} have"
 
 

@@ -15,8 +15,8 @@ from typing import IO
 
 SHOWN = 40
 """Characters of a line that messages quote."""
-LONGEST_NUMBER = 12
-"""Characters, white space included, of a line that may be a number of atoms."""
+LONGEST_NUMBER = 40
+"""Characters, white space included, of a line that may be a number of atoms (Fortran pads it)."""
 
 
 @dataclass
@@ -157,7 +157,7 @@ def _count(line: str) -> int | None:
     """The number of atoms that a line is; None for any other line."""
     if len(line) > LONGEST_NUMBER:
         return None
-    text = line.strip()
+    text = line.strip().removeprefix("+")
     return int(text) if text.isascii() and text.isdigit() else None
 
 

@@ -210,10 +210,13 @@ def _changed(
 ) -> tuple[Potential, list[str]]:
     """One of ours, whose frame parameters are to be fixed, or types to be named anew."""
     takes = read_header(source)["config"]["fitting_net"].get("numb_fparam", 0) > 0
-    if not takes and (names is None or fparam is not None):
+    if not takes and fparam is not None:
+        raise InputError(f"{source}: takes no frame parameters; leave --fparam out")
+    if not takes and names is None:
         raise InputError(
-            f"{source} → {target}: both are models of deepmd_lite, and this one takes no frame "
-            "parameters that --fparam could fix; copy the file instead"
+            f"{source} → {target}: both are models of deepmd_lite, and there are neither frame "
+            "parameters to fix (--fparam) nor other names of types (--type-map); copy the file "
+            "instead"
         )
     fixes = takes and (names is None or fparam is not None)
     potential = _renamed(_at(source, fparam) if fixes else load_model(source), names, source)

@@ -22,6 +22,8 @@ class Baths:
     """Of the lattice vector."""
     width: float
     """Å, of each, across its faces."""
+    kelvins: tuple[float, float]
+    """K, hot and cold."""
     given: Callable[[], tuple[float, float]]
     """eV given to the atoms in the hot and in the cold slab since the run began, over all ranks,
     which must all ask."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,7 +204,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         grid=config.grid if config.grid and np.prod(config.grid) == comm.size else None,
         output=None,
         guards=config.guards.model_copy(update={"deviation": None}),
-        ensemble=_endless(config.ensemble),
+        ensemble=_probed(config, copies),
         plumed=None,  # it would write files, and may name atoms that are not there
         force=force,
         comm=comm,
@@ -238,9 +239,16 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     )
 
 
-def _endless(ensemble: Ensemble) -> Ensemble:
-    """The same for as many steps as the probe wants: a relaxation may be at its end at once."""
-    return ensemble.model_copy(update={"fmax": 0.0}) if ensemble.type == "relax" else ensemble
+def _probed(config: MdConfig, copies: Sequence[int]) -> Ensemble:
+    """The ensemble for as many steps as the probe wants, and for fewer copies: a relaxation may be
+    at its end at once, and slabs too wide for a shorter cell."""
+    e = config.ensemble
+    if e.type == "relax":
+        return e.model_copy(update={"fmax": 0.0})
+    if e.width is None or e.axis is None:
+        return e
+    axis = "abc".index(e.axis)
+    return e.model_copy(update={"width": e.width * copies[axis] / config.replicate[axis]})
 
 
 def _deviation_seconds(engine: Engine, deviating: Deviating) -> float:

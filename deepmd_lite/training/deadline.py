@@ -9,8 +9,8 @@ from .diverged import TrainingError
 
 log = logging.getLogger(__name__)
 
-LEAST_SECONDS, LEAST_SHARE = 5.0, 0.02
-"""Of a piece of work, from which its end is extrapolated."""
+LEAST_SECONDS, LEAST_SHARE = 5.0, 0.3
+"""Of a piece of work, from which its end is extrapolated: the first files may be the large ones."""
 EVERY = 1.0
 """Seconds between two looks at the clock."""
 SURE = 1.3
@@ -49,8 +49,9 @@ class Deadline:
         if passed < self.limit and not (known and expected > SURE * self.limit):
             return
         how_far = f"{done:.0%} done after {format_duration(passed)}"
+        over = "are over" if passed >= self.limit else "will be over"
         raise TrainingError(
-            f"time_limit: {format_duration(self.limit)} are over before the first step: loading "
+            f"time_limit: {format_duration(self.limit)} {over} before the first step: loading "
             f"alone takes about {format_duration(expected)} or longer ({what}: {how_far}); give a "
             "longer one, or fewer frames (DATA@::10 takes every tenth)"
         )

@@ -54,6 +54,9 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
             *(model, loss, best_model),
             "" if best["step"] > 1 else ", which the training did not improve",
         )
+    loss_config = trainer.config.loss
+    if loss_config.start_pref_f + loss_config.limit_pref_f == 0:
+        return
     if trainer.interrupted:  # whoever sent the signal waits
         return
     each = list(forces_by_element(trainer))

@@ -58,7 +58,8 @@ class LearningRateConfig(Vocabulary):
     @model_validator(mode="after")
     def _check_together(self) -> LearningRateConfig:
         if self.stop_lr_ratio is not None:
-            if "stop_lr" in self.model_fields_set:
+            unset = LearningRateConfig.model_fields["stop_lr"].default
+            if "stop_lr" in self.model_fields_set and self.stop_lr != unset:  # as checkpoints have
                 raise ValueError("give stop_lr or stop_lr_ratio, not both")
         elif self.stop_lr > self.start_lr:
             raise ValueError(f"stop_lr {self.stop_lr} exceeds start_lr {self.start_lr}")

@@ -130,6 +130,18 @@ def test_in_parts_it_is_the_same(tmp_path):
         assert own == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_other_temperatures_begin_anew(tmp_path):
+    """A run that goes on with them does not mix the two."""
+    flowing(tmp_path / "run").run(20 + 5 * 2 * SAMPLES_OF_BLOCK)
+    hotter = {**FLOW, "hot": 700}
+    go = {"resume": tmp_path / "run", "velocities": None}
+    flowing(tmp_path / "run", ensemble=hotter, **go).run(5 + 5 * SAMPLES_OF_BLOCK)
+    (row,) = rows(tmp_path / "run/conduction.csv")
+    assert row["time_fs"] == SAMPLES_OF_BLOCK * 10.0
+    flowing(tmp_path / "run", ensemble=hotter, **go).run(5 * SAMPLES_OF_BLOCK)
+    assert len(rows(tmp_path / "run/conduction.csv")) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -177,6 +177,16 @@ def test_dynamics_after_a_search_and_a_search_after_dynamics(tmp_path):
     assert result.thermo.temperature == 0.0
 
 
+def test_what_the_search_carries_goes_with_it(tmp_path):
+    output = {"directory": tmp_path / "run"}
+    made, _ = search(vacancy(), 20, output=output)
+    assert "relaxation" in made.state.carried
+    for kind in ({"type": "nvt-langevin", **WARM}, MTK):
+        after = Simulation(None, MODEL, ensemble=kind, resume=output["directory"])
+        assert "relaxation" not in after.state.carried
+
+
+MTK = {"type": "npt-mtk", "temperature": 300, "pressure": "0.1 GPa"}
 WARM = {"temperature": 300, "friction": 0.05}
 
 

@@ -437,14 +437,12 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     tmp_path, capsys, model, monkeypatch, verb
 ):
     """As on a file system for reading alone."""
-    data, original = npy_system(tmp_path / "data"), open
+    data = npy_system(tmp_path / "data")
 
-    def refused(path, *mode, **more):
-        if "x" in "".join(mode):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return original(path, *mode, **more)
+    def refused(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("deepmd_lite.files.open", refused, raising=False)
+    monkeypatch.setattr("deepmd_lite.files.TemporaryFile", refused)
     monkeypatch.setattr("deepmd_lite.data.formats._read", lambda *_: pytest.fail("was read"))
     out = tmp_path / ("out" if verb == "train" else "out.json")
     argv = {

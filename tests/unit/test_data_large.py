@@ -119,6 +119,15 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("count", ["           2", "  2      ", "+2", "\t2"])
+def test_a_number_of_atoms_as_others_write_it(tmp_path, count):
+    """Fortran pads it, and ASE takes a sign."""
+    path = tmp_path / "padded.xyz"
+    path.write_text(good(3).replace("2\n" + HEAD, f"{count}\n{HEAD}"))
+    (system,) = load(path)
+    assert [f.n_atoms for f in system.frames] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_the_broken_frame_is_named_and_a_check_goes_on_without_it(tmp_path, case):
     text, message = BROKEN[case]

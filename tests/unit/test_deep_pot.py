@@ -139,6 +139,7 @@ def test_what_scripts_ask(pot):
         ({"atom_types": [0] * 7 + [0.5]}, "found 0.5"),
         ({"atom_types": [[0] * 8]}, "expected shape (atoms,), found (1, 8)"),
         ({"atom_types": [[0] * 8], "mixed_type": True}, "as atom_types has 1 frames of 8 atoms"),
+        ({"atom_types": ["Si"] * 8}, "numbers; found np.str_('Si')"),
         ({"fparam": [0.1]}, "fparam: this model has none"),
         ({"coords": np.where(np.arange(24) == 3, np.nan, COORDS.reshape(3, 24))}, "frame 0"),
         ({"cells": np.zeros((3, 9))}, "frame 0: the cell has zero volume"),
@@ -172,6 +173,12 @@ def test_deviations_are_those_of_the_command(tmp_path):
     np.testing.assert_allclose(found[:, :8], np.loadtxt(of_command), rtol=2e-6)
     np.testing.assert_allclose(found, np.loadtxt(own), rtol=2e-6)
     np.testing.assert_allclose(found[:, 4], found[:, 8:].max(axis=1))
+
+
+def test_deviations_of_nothing():
+    pots = [dpl.DeepPot(random_potential(("Si", "C"), seed=seed)) for seed in (1, 2)]
+    assert calc_model_devi(COORDS[:0], CELLS[:0], [0] * 8, pots).shape == (0, 8)
+    assert calc_model_devi(COORDS[:0], CELLS[:0], [0] * 8, pots, atomic=True).shape == (0, 16)
 
 
 def test_deviations_of_models_that_number_otherwise():

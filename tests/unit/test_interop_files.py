@@ -313,3 +313,5 @@ def test_types_that_are_no_elements_are_told_and_named(tmp_path, capsys):
             convert(own, named, type_map=wrong)
     with pytest.raises(InputError, match="copy the file instead"):
         convert(own, named)
+    with pytest.raises(InputError, match="takes no frame parameters; leave --fparam out"):
+        convert(own, named, fparam=[0.3], type_map=old)

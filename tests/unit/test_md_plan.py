@@ -21,7 +21,7 @@ from deepmd_lite.md.config import MdConfig
 from deepmd_lite.md.memory import Subdomain, check_room, mean_subdomain
 from deepmd_lite.md.plan import PROBE_ATOMS, make_plan
 from deepmd_lite.model import load_model, save_model
-from deepmd_lite.system import DeepmdLiteError
+from deepmd_lite.system import DeepmdLiteError, InputError
 
 SILICON = Path(__file__).parents[2] / "data/silicon/silicon.dpl"
 
@@ -74,6 +74,19 @@ def test_more_ranks_than_at_hand():
     assert plan.subdomain.n_ghosts == pytest.approx(outer - 31250)
     one = make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator(), 1)
     assert one.bytes_per_rank > 40 * (plan.bytes_per_rank - plan.probe.program_bytes)
+
+
+def test_slabs_of_a_probe_are_those_of_a_shorter_cell():
+    """What is too wide for it may be right for the run, and the other way round."""
+    flow = {"type": "heat-flow", "axis": "c", "hot": 400, "cold": 200, "width": 20}
+    given = {"model": "m", "structure": "s", "steps": 1, "timestep": 0.1, "ensemble": flow}
+    config = MdConfig(**given, replicate=(8, 8, 120))
+    config.model = PairPotential()
+    plan = make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator())
+    assert plan.probe.n_atoms < plan.n_atoms == 4 * 8 * 8 * 120
+    config.ensemble.width = 150.0
+    with pytest.raises(InputError, match=r"two slabs of width .* take 68%"):
+        make_plan(config, bulk("Cu", cubic=True, a=3.7), Communicator())
 
 
 PEAK = """

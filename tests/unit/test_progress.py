@@ -82,11 +82,12 @@ def test_a_limit_that_loading_would_use_up_ends_it_soon():
     watch = Deadline(Clock(), 60.0)
     watch("reading data", 0.5, 4.0)  # too early to tell
     watch("reading data", 0.1, 6.0)  # 60 s: not sure
+    watch("neighbour lists", 0.05, 10.0)  # 200 s, if the first frames are as the others
     with pytest.raises(TrainingError) as caught:
-        watch("neighbour lists", 0.05, 10.0)
+        watch("statistics", 0.4, 80.0)
     said = str(caught.value)
-    assert "time_limit: 1m are over before the first step" in said
-    assert "takes about 3m10s or longer (neighbour lists: 5% done" in said
+    assert "time_limit: 1m will be over before the first step" in said
+    assert "takes about 2m or longer (statistics: 40% done" in said
     assert "DATA@::10" in said
     Deadline(Clock(), None)("reading data", 0.05, 1e6)
 

@@ -92,6 +92,16 @@ def test_errors_by_element(data):
     assert set(found) == set(MAP)
 
 
+def test_of_energies_alone_nothing_is_said(data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    given = settings(data, numb_steps=4)
+    given["model"]["type_map"] = MAP
+    given["loss"] |= {"start_pref_f": 0, "limit_pref_f": 0}
+    train(given, output=tmp_path / "out", quiet=True)
+    assert "force RMSE by element" not in caplog.text
+    assert "not learnt" not in caplog.text
+
+
 def test_an_element_that_was_not_learnt_is_named(tmp_path, caplog):
     """Silver, whose forces are those of other frames."""
     caplog.set_level(logging.INFO)

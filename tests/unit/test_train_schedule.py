@@ -59,6 +59,15 @@ def test_over_a_share_of_the_time_the_decay_is_the_same():
     assert s.prefactors(loss, 0.25)[1] == pytest.approx(0.9 * 1 + 0.1 * 1000)
 
 
+@pytest.mark.parametrize("given", [{"stop_lr_ratio": 0.01}, {"stop_lr": 1e-5}, {"type": "cosine"}])
+def test_an_input_with_all_its_values_means_the_same(given):
+    """As out.json and checkpoints have it."""
+    config = LearningRateConfig(**given)
+    assert LearningRateConfig(**config.model_dump(mode="json")) == config
+    with pytest.raises(ValueError, match="not both"):
+        LearningRateConfig(stop_lr=1e-6, stop_lr_ratio=0.01)
+
+
 def test_stop_lr_ratio():
     s = Schedule.from_config(LearningRateConfig(start_lr=2e-3, stop_lr_ratio=0.01), 10)
     assert s.learning_rate(10) == pytest.approx(2e-5)

@@ -45,7 +45,7 @@ class HeatFlow(Thermostat):
             hot, cold = (ledger.total(engine.comm) for ledger in self._ledgers)
             return hot, cold
 
-        baths = engine.baths = Baths(self.axis, self.width, given)
+        baths = engine.baths = Baths(self.axis, self.width, self.kelvins, given)
         with agreement(engine.comm):
             if not engine.pbc[self.axis]:
                 raise InputError(

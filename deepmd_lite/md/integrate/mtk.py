@@ -13,7 +13,7 @@ from ..engine import Engine, Totals
 from .cell_motion import checked, projected
 from .nose_hoover import Chain
 from .ramp import Ramp
-from .verlet import VelocityVerlet, prepare_scaling
+from .verlet import SEARCH, VelocityVerlet, prepare_scaling
 
 
 class MartynaTobiasKlein(VelocityVerlet):
@@ -61,6 +61,7 @@ class MartynaTobiasKlein(VelocityVerlet):
 
     def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
         self.freedom = freedom
+        engine.state.carried.pop(SEARCH, None)
         if fresh:
             prepare_scaling(engine, self.conserves_momentum)
 

@@ -19,10 +19,8 @@ import torch
 from ...units import ACCELERATION, EV_PER_A3_IN_GPA
 from ..engine import Engine, longest
 from .cell_motion import projected
-from .verlet import VelocityVerlet
+from .verlet import SEARCH, VelocityVerlet
 
-NAME = "relaxation"
-"""Of the velocities of the search, which are none of the atoms'; they travel with them."""
 DELAY, FASTER, SLOWER = 20, 1.1, 0.5
 TURN, LESS_TURN = 0.25, 0.99
 """Share of the velocity that is turned towards the force, at first, and its factor of each step."""
@@ -79,11 +77,11 @@ class Relaxation(VelocityVerlet):
     def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
         if not self._goes_on:  # what is there is of the structure, or of another ensemble
             engine.state.velocities.zero_()
-            engine.state.carried[NAME] = torch.zeros_like(engine.state.velocities)
+            engine.state.carried[SEARCH] = torch.zeros_like(engine.state.velocities)
         self._look(engine)
 
     def before_forces(self, engine: Engine, step: int) -> None:
-        at, velocities = self._slope, engine.state.carried[NAME]
+        at, velocities = self._slope, engine.state.carried[SEARCH]
         self._choose_pace(engine, at)
         if not self._downhill:
             at = Slope(0.0, at.force, 0.0, at.strain_force, at.strain_mass)
@@ -114,12 +112,12 @@ class Relaxation(VelocityVerlet):
         if at.speed > 0:
             self._timestep = max(SLOWER * self._timestep, SHORTEST * self.timestep)
             self._move(engine, -0.5 * self._timestep)
-            engine.state.carried[NAME].zero_()
+            engine.state.carried[SEARCH].zero_()
             self.rate = np.zeros((3, 3))
 
     def _move(self, engine: Engine, dt: float) -> None:
         """Along the velocities for `dt` fs, or for less where that is too far."""
-        velocities = engine.state.carried[NAME]
+        velocities = engine.state.carried[SEARCH]
         own = np.array([float(longest(velocities))])
         leap = abs(dt) * engine.comm.reduce(own, "max")[0]
         strain = abs(dt) * np.abs(self.rate).max()
@@ -135,7 +133,7 @@ class Relaxation(VelocityVerlet):
 
     def _look(self, engine: Engine) -> None:
         """How the place is that has been reached. Every rank must call."""
-        forces, velocities = self._forces(engine), engine.state.carried[NAME]
+        forces, velocities = self._forces(engine), engine.state.carried[SEARCH]
         tensors = (forces * velocities).sum(), forces.square().sum(), velocities.square().sum()
         own = torch.cat([torch.stack(tensors), engine.virial.double().flatten()])
         power, force, speed, *virial = engine.comm.reduce(own.cpu().numpy(), "sum").tolist()

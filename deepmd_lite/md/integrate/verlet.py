@@ -17,6 +17,9 @@ from .cell_motion import CellMotion
 from .ledger import Ledger
 from .thermostat import Thermostat
 
+SEARCH = "relaxation"
+"""What atoms carry in a relaxation: the velocities of the search, which are none of theirs."""
+
 
 class VelocityVerlet:
     """Kick half a step, drift, kick half a step: Newton's equations (NVE).
@@ -63,6 +66,7 @@ class VelocityVerlet:
         deformed as asked, and for atoms at rest where a thermostat scales velocities. Where it
         would feed a motion of the centre of mass, or a rotation that goes on, it is taken away.
         """
+        engine.state.carried.pop(SEARCH, None)  # of a relaxation before
         if self.cell_motion is not None:
             with agreement(engine.comm):
                 self.cell_motion.check(engine.cell)

@@ -33,7 +33,8 @@ W_PER_M2 = 1e10 * W_PER_M_K
 
 class Conduction(Observable):
     """`conduction.csv`: heats, flux, slope and κ of the run so far, a row for each block of
-    samples; `conduction_profile.csv`: the temperature along the axis."""
+    samples; `conduction_profile.csv`: the temperature along the axis. In a run that goes on with
+    other slabs or temperatures they begin anew."""
 
     name = "conduction"
     SUMS = ("slices", "block", "heats", "shape")
@@ -42,21 +43,30 @@ class Conduction(Observable):
     def __init__(self, settings: ConductionSettings, system: System) -> None:
         super().__init__(settings, system)
         system.need_volume(self.name)
-        self.slices = np.zeros((0, settings.bins, 2))
+        self.shape = np.zeros(6)
+        """Å and Å³ of the cell: height along the axis and volume; the share of a slab; number of
+        the axis, hot and cold K."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew."""
+        self.samples, bins = 0, self.settings.bins
+        self.slices = np.zeros((0, bins, 2))
         """Of each block: atoms that are free to move, Σ m v² (eV), over samples."""
-        self.block = np.zeros((settings.bins, 2))
+        self.block = np.zeros((bins, 2))
         """The same of the block that is not complete."""
         self.heats = np.zeros((0, 3))
         """fs, eV given to the hot and to the cold slab, at the end of each block; first: when
         sampling began."""
-        self.shape = np.zeros(3)
-        """Å and Å³ of the cell: height along the axis and volume; and the share of a slab."""
 
     def sample(self, engine: Engine, step: int, time: float) -> None:
         if step < self.settings.after:
             return
-        if not len(self.heats):
-            self._begin(engine)
+        shape = self._shape(engine)
+        if not len(self.heats) or not np.allclose(shape, self.shape, rtol=1e-12):
+            self._forget()
+            self.shape = shape
+            self._check(engine)
             self._note(engine, time)
             return
         assert engine.baths is not None
@@ -72,13 +82,20 @@ class Conduction(Observable):
             self.block = np.zeros_like(self.block)
             self._note(engine, time)
 
-    def _begin(self, engine: Engine) -> None:
+    @staticmethod
+    def _shape(engine: Engine) -> np.ndarray:
+        """`shape` of this moment; the cell stays the same in this ensemble."""
+        b = engine.baths
+        if b is None:  # `_check` will say so
+            return np.zeros(6)
+        share = b.share(engine.cell)
+        return np.array([b.width / share, engine.volume, share, b.axis, *b.kelvins])
+
+    def _check(self, engine: Engine) -> None:
         """Raises SharedError (InputError with one rank) where there is no flow to be measured."""
         with agreement(engine.comm):
             if engine.baths is None:
                 raise InputError(f"output/observe/{self.name}: needs ensemble 'heat-flow'")
-            share = engine.baths.share(engine.cell)
-            self.shape = np.array([engine.baths.width / share, engine.volume, share])
             found = int(self._free(0.0).sum())
             if found < FEWEST_SLICES:
                 raise InputError(
@@ -126,7 +143,7 @@ class Conduction(Observable):
 
     def _flux_and_slope(self, first: int, last: int) -> tuple[float, float]:
         """eV/(fs Å²) and K/Å of the blocks `first` to `last`, that not included."""
-        height, volume, _ = self.shape
+        height, volume = self.shape[:2]
         time, hot, cold = self.heats[last] - self.heats[first]
         flux = 0.5 * (hot - cold) / (2.0 * volume / height * time)
         slices = self.slices[first:last].sum(axis=0)
