@@ -229,6 +229,12 @@ class TrainInput(Vocabulary):
                 f"learning_rate/{counts} counts steps, but with a time limit the learning rate "
                 "follows the time; leave it out"
             )
+        steps, warmup = self.training.numb_steps, self.learning_rate.warmup_steps
+        if self.training.num_epoch is None and steps <= warmup:
+            raise ValueError(
+                f"learning_rate/warmup_steps {warmup}: no step of training/numb_steps {steps} is "
+                "left after them"
+            )
         return self
 
     def fingerprint(self) -> str:

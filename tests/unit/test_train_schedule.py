@@ -1,9 +1,10 @@
 """Learning rates and prefactors against numbers worked out by hand."""
 
 import pytest
+from copper import settings, written
 
 from deepmd_lite.system import InputError
-from deepmd_lite.training.config import LearningRateConfig, LossConfig
+from deepmd_lite.training.config import LearningRateConfig, LossConfig, read_input
 from deepmd_lite.training.schedule import Schedule
 
 
@@ -159,9 +160,13 @@ def test_over_a_share_of_the_time_every_schedule_is_the_same(keys):
     assert share.learning_rate(1.2) == 1e-6
 
 
-def test_a_warm_up_that_leaves_no_step():
+def test_a_warm_up_that_leaves_no_step(tmp_path):
     with pytest.raises(InputError, match="warmup_steps 10: no step of 10 is left"):
         Schedule.from_config(LearningRateConfig(warmup_steps=10), 10)
+    given = settings(written(tmp_path), numb_steps=10)
+    given["learning_rate"]["warmup_steps"] = 10
+    with pytest.raises(InputError, match="no step of training/numb_steps 10 is left"):
+        read_input(given)  # before any data are read
 
 
 def test_prefactors_follow_the_rate_in_a_warm_up():
