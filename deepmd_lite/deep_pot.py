@@ -98,8 +98,9 @@ class DeepPot:
         `coords` (frames, atoms, 3) or (frames, 3 · atoms), anywhere; `cells` (frames, 9) or
         (frames, 3, 3), rows are lattice vectors, or None for molecules; `atom_types` (atoms,) are
         places in `get_type_map()`, with `mixed_type` (frames, atoms), where −1 is no atom. With
-        `atomic` also energies (frames, atoms, 1) and virials (frames, atoms, 9) of atoms
-        (`model.atomic_virials`), which sum to those of the frame. `fparam`: frame parameters
+        `atomic` also energies (frames, atoms, 1) and virials (frames, atoms, 9) of atoms, which
+        sum to those of the frame: Σ f ⊗ r in DeePMD-kit's order, the transposed matrices of
+        `model.atomic_virials`. `fparam`: frame parameters
         (frames, k), or (k,) of all frames, default: the model's own; `aparam`: None, as no model
         here has any. Raises InputError, naming the argument, for what does not fit.
         """
@@ -122,7 +123,7 @@ class DeepPot:
             beyond += found.beyond_table
             if atomic:
                 each = model.atomic_virials(batch.env, found.forces)
-                own_virials[here] = batch.fold(each.flatten(1))
+                own_virials[here] = batch.fold(each.mT.flatten(1))
         if beyond:
             warnings.warn(
                 f"pairs of atoms closer than any in the training data: {counted_once(beyond)} in "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from models import random_atoms, random_potential
+from models import environment_of, random_atoms, random_potential
 
 import deepmd_lite as dpl
 from deepmd_lite.cli import main
@@ -45,6 +45,14 @@ def test_the_numbers_of_the_calculator(pot, flat):
         np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), atol=1e-13)
         np.testing.assert_allclose(own[k, :, 0], atoms.get_potential_energies(), atol=1e-12)
     np.testing.assert_allclose(own_virials.sum(axis=1), v, atol=1e-11)
+    for k, atoms in enumerate(STRUCTURES):
+        periodic = environment_of(atoms, pot.get_type_map(), pot.get_rcut())
+        rows = pot.model.atomic_virials(periodic.env)
+        each = periodic.fold(rows.flatten(1)).reshape(8, 3, 3).numpy()
+        assert np.abs(each - each.transpose(0, 2, 1)).max() > 1e-3
+        np.testing.assert_allclose(
+            own_virials[k].reshape(8, 3, 3), each.transpose(0, 2, 1), atol=1e-12
+        )
     for x, y in zip(pot.eval(coords, cells, types), (e, f, v), strict=True):
         np.testing.assert_array_equal(x, y)
 
