@@ -60,7 +60,7 @@ def format_report(report: Report) -> str:
     by_type = report.by_config_type()
     if by_type:
         lines += _table("config_type", by_type)
-    return "\n".join([*lines, *_summary(report, total), *_warnings(report)])
+    return "\n".join([*lines, *_summary(report, total), *_warnings(report, total)])
 
 
 def _lines_of_dp_test(scores: Scores) -> list[str]:
@@ -96,12 +96,12 @@ def _summary(report: Report, total: Scores) -> list[str]:
     return lines
 
 
-def _warnings(report: Report) -> list[str]:
+def _warnings(report: Report, total: Scores) -> list[str]:
     lines = []
     shift, spread = report.energy_shift()
     off = f"all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom besides"
     shifted = abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread
-    error, size = report.total().force_rmse, report.force_size()
+    error, size = total.force_rmse, report.force_size()
     if error > WRONG_FORCES * size:  # a shift would hide that of one composition
         lines.append(
             f"warning: forces are off by {1e3 * error:.0f} meV/Å, and they are {1e3 * size:.0f} "

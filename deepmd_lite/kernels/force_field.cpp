@@ -11,8 +11,7 @@
 namespace dpl {
 namespace {
 
-constexpr int64_t kNewestFormat = 11;
-constexpr int64_t kFrameParameters = 11;  // the first that may take them
+constexpr int64_t kNewestFormat = 11, kFrameParameters = 11;  // the latter: the first with them
 constexpr int64_t kMostIntervals = 8192;
 constexpr double kRescale = 5;  // model/radial.py
 
@@ -320,9 +319,7 @@ std::unique_ptr<dpl_force_field> load(const std::string& path, int32_t member, i
                     "; this release reads up to " + std::to_string(kNewestFormat) +
                     ": update deepmd_lite");
   if (version >= kFrameParameters && header["config"]["fitting_net"]["numb_fparam"].integer() > 0)
-    throw FileError(
-        "takes frame parameters, which have to be fixed first: dpl convert model.dpl fixed.dpl "
-        "--fparam X");
+    throw FileError("takes frame parameters; fix them: dpl convert model.dpl fixed.dpl --fparam X");
   auto field = ModelReader(file, header, member, precision).force_field();
   if (member < 0) check_reference_frames(file, header, *field, threads);
   return field;

@@ -202,8 +202,7 @@ def initial_potential(
     """Random weights on the statistics of the data, or those of a model file.
 
     `finetune`: the model's energy bias is fitted to the data first; `watch` is asked on the way.
-    Raises InputError where the
-    model file has another architecture than the input.
+    Raises InputError where the model file has another architecture than the input.
     """
     if (told := differences(settings, init_model is not None)) is not None:
         log.info("note: %s", told)

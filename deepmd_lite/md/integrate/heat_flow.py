@@ -63,21 +63,22 @@ class HeatFlow(Thermostat):
     def middle(self, engine: Engine, step: int, timestep: float) -> Energy:
         """The noise is a function of seed, step and atom id alone."""
         assert engine.baths is not None
-        state, total = engine.state, torch.zeros_like(engine.virial[0, 0])
+        state, inside = engine.state, torch.stack(engine.baths.inside(engine)).double()
         kept = math.exp(-self.friction * timestep)
         renewed = math.sqrt(-math.expm1(-2.0 * self.friction * timestep))
         noise = normals(state.ids, self.seed, NOISE_STREAM, step)
-        slabs = zip(engine.baths.inside(engine), self.kelvins, self._ledgers, strict=True)
-        for inside, kelvin, ledger in slabs:
-            spread = torch.sqrt(BOLTZMANN * kelvin / KINETIC * state.inverse_masses)
-            new = kept * state.velocities + renewed * spread * noise
-            new = torch.where(inside[:, None], new, state.velocities)
-            gained = (new.square() - state.velocities.square()).sum(dim=1)
-            heat = 0.5 * KINETIC * (state.masses * gained).sum()
-            state.velocities.copy_(new)
+        kelvin = (inside[0] * self.kelvins[0] + inside[1] * self.kelvins[1])[:, None]
+        spread = torch.sqrt(BOLTZMANN / KINETIC * kelvin * state.inverse_masses)
+        new = kept * state.velocities + renewed * spread * noise
+        new = torch.where(kelvin > 0, new, state.velocities)
+        gained = (
+            0.5 * KINETIC * state.masses * (new.square() - state.velocities.square()).sum(dim=1)
+        )
+        state.velocities.copy_(new)
+        hot, cold = (gained * inside).sum(dim=1).unbind()
+        for ledger, heat in zip(self._ledgers, (hot, cold), strict=True):
             ledger.add(heat)
-            total = total + heat
-        return total
+        return hot + cold
 
     def memory(self, engine: Engine) -> dict[str, Any]:
         return {"heats": [ledger.units(engine.comm) for ledger in self._ledgers]}
