@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from ..schema import DeviceName, Section
-from .ensemble import Ensemble, Frozen, NonNegativeFloat, Seed, listed
+from .ensemble import Ensemble, NonNegativeFloat, Seed
 from .observe.settings import Observe
+from .selection import Moving, OneOrSeveral, Pulled, Selection
 from .trajectory import NAMES
 
 Temperature = NonNegativeFloat
@@ -121,8 +122,12 @@ class Settings(Section):
     replicate: Annotated[Triple, BeforeValidator(_for_all)] = (1, 1, 1)
     """Along each lattice vector, or one number for all."""
     ensemble: Ensemble = Ensemble()
-    frozen: Annotated[list[Frozen], BeforeValidator(listed)] = []
-    """Atoms that are held: one selection, or a list of which each counts."""
+    frozen: Annotated[list[Selection], OneOrSeveral] = []
+    """Atoms that are held where they are: one selection, or a list of which each counts."""
+    moving: Annotated[list[Moving], OneOrSeveral] = []
+    """Atoms that go on at a given velocity, in groups; one that is held as well moves."""
+    pull: Annotated[list[Pulled], OneOrSeveral] = []
+    """Constant forces on atoms, on top of the model's; of an atom that several name the sum."""
     velocities: Velocities | None = None
     """Default: those of the structure, or zero."""
     masses: dict[str, PositiveFloat] = {}
@@ -150,9 +155,16 @@ class Settings(Section):
         observe = self.output.observe if self.output else None
         if observe and observe.conduction and self.ensemble.type != "heat-flow":
             raise ValueError("'output/observe/conduction' needs ensemble 'heat-flow'")
+        if self.pull and self.ensemble.changes_cell:
+            raise ValueError(
+                f"'pull': ensemble '{self.ensemble.type}' changes the cell, and with it where "
+                "atoms are pulled from: take an nvt ensemble"
+            )
         if self.ensemble.type == "relax":
             if self.velocities is not None:
                 raise ValueError("'velocities': a relaxation begins and ends with atoms at rest")
+            if self.moving:
+                raise ValueError("'moving': in a relaxation no time passes; hold atoms by 'frozen'")
             if "force" not in self.guards.model_fields_set:  # large ones are what it is there for
                 self.guards = self.guards.model_copy(update={"force": None})
         return self

@@ -14,7 +14,10 @@ from typing import Any
 from ..system import InputError
 from .config import MdConfig
 
-_WITHOUT_EFFECT = ("structure", "elements", "replicate", "masses", "frozen", "velocities")
+_WITHOUT_EFFECT = (
+    *("structure", "elements", "replicate", "masses", "frozen", "velocities"),
+    *("moving/atoms", "pull/atoms"),
+)
 _FREE = {"steps", "output", "grid", "balance", "device"}
 """Neither the trajectory nor what it means depends on them."""
 
@@ -25,6 +28,12 @@ def record(config: MdConfig) -> dict[str, Any]:
     A structure that is not there any more has no digest.
     """
     kept = config.model_dump(mode="json", exclude=_FREE)
+    for name, value in (("moving", "velocity"), ("pull", "force")):
+        groups = getattr(config, name)
+        kept[name] = {
+            "atoms": [group.conditions for group in groups],
+            value: [list(getattr(group, value)) for group in groups],
+        }
     kept["model"] = [_digest(Path(model)) for model in config.model]
     if isinstance(config.plumed, str):
         kept["plumed"] = _digest(Path(config.plumed))
@@ -55,7 +64,7 @@ def notes(began_with: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         kept["structure"] = kept["structure"][key]
     lines = []
     for path, before, after in _changes(began_with, now):
-        if path.split("/")[0] in _WITHOUT_EFFECT:
+        if path in _WITHOUT_EFFECT or path.split("/")[0] in _WITHOUT_EFFECT:
             raise InputError(
                 f"{path}: differs from the input that the run began with and has no effect on a "
                 "run that goes on: restore it, or begin a new run in another output directory"

@@ -33,6 +33,7 @@ from .state import CPU, State
 
 if TYPE_CHECKING:
     from .baths import Baths
+    from .drive import Drive
 
 UNEVEN = 1.05
 """Largest load of a rank over the mean at which the planes are left where they are."""
@@ -114,6 +115,8 @@ class Engine:
         """That of the model alone."""
         self.baths: Baths | None = None
         """Where heat flows between two of them."""
+        self.drive: Drive | None = None
+        """What moves those atoms that no force does."""
         self.too_close: str | None = None
         """Atoms of this rank that have come too close for the model; forces are 0 then. Those of
         the structure raise TooClose."""
@@ -136,14 +139,15 @@ class Engine:
         # made for, while the positions of this moment travel along in the place of `built`.
         state.positions, state.built = state.built, state.positions
         self.cell = built
-        self._build()
-        self.state.positions.copy_(self._present)
+        present = self._build()
+        self.state.positions.copy_(present)
         self.cell = cell.copy()
         self.halo.deform(self.cell)
         self.halo.update(self.env.positions)
 
-    def _build(self) -> None:
-        """Atoms to their owners, ghosts around them, and a new list."""
+    def _build(self) -> torch.Tensor:
+        """Atoms to their owners, ghosts around them, and a new list; returns what they brought
+        along as `State.built`."""
         # At the peak of memory: the old list would be most of it, and old forces are of no use.
         self.env, self.forces = _no_env(), self.forces[:0].clone()
         self.model_forces = self.forces
@@ -151,7 +155,7 @@ class Engine:
             torch.cuda.empty_cache()  # or what stays would lie where the next list must go
         with self.stopwatch("communicate"):
             state = self.halo.migrate(self.state.to(CPU))
-            self._present, state.built = state.built, state.positions.clone()
+            brought, state.built = state.built, state.positions.clone()
             self.built_cell = self.cell
             cutoff = self.model.rcut + self.skin
             positions, types, self.ids = self.halo.exchange(state, cutoff)
@@ -166,6 +170,7 @@ class Engine:
         self.env = LocalEnv(positions, types, n_local, offsets, indices)
         state.positions = positions[:n_local]  # a view: to move an atom is to move its row
         self.list_builds += 1
+        return brought
 
     def there(self, matrix: np.ndarray) -> torch.Tensor:
         """A small array of the host where the atoms are; the host does not wait for it."""
@@ -243,11 +248,12 @@ class Engine:
             self.forces = self.model_forces = self.halo.reverse(all_forces)
         self.model_virial = self.virial
 
-    def push(self, forces: torch.Tensor, virial: torch.Tensor) -> None:
+    def push(self, forces: torch.Tensor, virial: torch.Tensor | None = None) -> None:
         """Add what is not of the model, until the next evaluation: `forces` (n, 3) eV/Å on the
         atoms of this rank, and `virial` (3, 3) eV, its share."""
         self.forces = self.forces + forces.to(self.torch_device)
-        self.virial = self.virial + virial.to(self.torch_device)
+        if virial is not None:
+            self.virial = self.virial + virial.to(self.torch_device)
 
     @contextmanager
     def _noticing(self, types: torch.Tensor) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What is sampled and what is held: the sections `ensemble` and `frozen` of the MD input.
+"""What is sampled: the section `ensemble` of the MD input.
 
 Units K, fs, Å; pressures are texts with their unit, GPa once they are read.
 """
@@ -6,7 +6,7 @@ Units K, fs, Å; pressures are texts with their unit, GPa once they are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 from ..schema import Section
 from ..system import InputError, Model
 from ..units import GPA_IN_BAR
+from .selection import Selection
 
 SEED_LIMIT = 2**32
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
@@ -85,12 +86,13 @@ Coupling = Literal[
 # fmt: on
 NEEDED = object()
 """Stands in `KEYS` for a value that only the user can give."""
+_LANGEVIN = {"temperature": NEEDED, "friction": NEEDED, "seed": 1}
 _BUSSI = {"temperature": NEEDED, "thermostat_time": 100.0, "seed": 1}
 _NOSE_HOOVER = {"temperature": NEEDED, "thermostat_time": 100.0, "chain_length": 3}
 _BAROSTAT = {"pressure": NEEDED, "barostat_time": 1000.0, "coupling": "isotropic"}
 KEYS: dict[str, dict[str, Any]] = {
     "nve": {},
-    "nvt-langevin": {"temperature": NEEDED, "friction": NEEDED, "seed": 1},
+    "nvt-langevin": {**_LANGEVIN, "atoms": None},
     "nvt-bussi": _BUSSI,
     "nvt-nhc": _NOSE_HOOVER,
     "npt-scr": {**_BUSSI, **_BAROSTAT, "compressibility": 0.05},
@@ -111,7 +113,7 @@ KEYS: dict[str, dict[str, Any]] = {
 """Keys of each ensemble with their defaults; `strain` has those of its thermostat besides."""
 _STRAIN_KEYS = {
     "none": {},
-    "langevin": KEYS["nvt-langevin"],
+    "langevin": _LANGEVIN,
     "bussi": _BUSSI,
     "nhc": _NOSE_HOOVER,
 }
@@ -133,6 +135,9 @@ class Ensemble(Section):
     """K: one value, or first and last of a linear ramp over the steps of the whole run."""
     friction: NonNegativeFloat | None = None
     """1/fs, rate at which a Langevin thermostat forgets velocities."""
+    atoms: Selection | None = None
+    """Those that a Langevin thermostat acts on; the others follow Newton's equations. Chosen where
+    it comes to act: at the beginning, or where a run goes on with it. None: all."""
     thermostat_time: PositiveFloat | None = None
     """fs, time constant of the thermostat."""
     chain_length: PositiveInt | None = None
@@ -241,53 +246,6 @@ class Ensemble(Section):
         )
         flow = [f"{self.hot:g} to {self.cold:g} K"] if self.hot and self.cold else []
         return " ".join([self.type, *targets, *flow])
-
-
-class Frozen(Section):
-    """Atoms that are held where they are: those that meet every condition given.
-
-    Coordinates are Cartesian, in the structure as replicated, at the beginning of the run.
-    """
-
-    elements: list[str] | None = None
-    indices: str | list[int] | None = None
-    """Numbers from 0 in the replicated structure: a list, or a slice such as "0:100"."""
-    axis: Literal["x", "y", "z"] | None = None
-    """Axis along which the region is measured."""
-    below: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Å along `axis`."""
-    above: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Å along `axis`; with `below`: the region between the two."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Frozen:
-        bounds = self.below is not None or self.above is not None
-        if bounds and self.axis is None:
-            raise ValueError("'below' and 'above' need an axis: x, y or z")
-        if self.axis is not None and not bounds:
-            raise ValueError("'axis' needs 'below' or 'above' (Å)")
-        if not bounds and self.elements is None and self.indices is None:
-            raise ValueError("says no atoms; give elements, indices, or axis with below or above")
-        if isinstance(self.indices, str):
-            slice_of(self.indices)
-        return self
-
-
-def slice_of(text: str) -> slice:
-    """The slice that a text such as '0:100' or '::2' means; raises ValueError."""
-    parts = text.split(":")
-    try:
-        numbers = [int(p) if p.strip() else None for p in parts]
-        if len(parts) in (2, 3) and numbers[2:] != [0]:
-            return slice(*numbers)
-    except ValueError:
-        pass
-    raise ValueError("key 'indices': expected a list of numbers, or a slice such as '0:100'")
-
-
-def listed(value: Any) -> Any:
-    """One `Frozen` section, or several, as a list."""
-    return [value] if isinstance(value, (Mapping, Frozen)) else value
 
 
 def check_cell_changes(

@@ -19,7 +19,6 @@ from ..system import InputError, type_indices
 from ..units import ACCELERATION, BOLTZMANN
 from .comm import Communicator, agreement
 from .domain import Domain
-from .ensemble import Frozen, slice_of
 from .state import CPU, State, thermal_velocities
 
 
@@ -182,59 +181,6 @@ def _check_replicate(pbc: Sequence[bool], replicate: Sequence[int]) -> None:
                 f"replicate {list(replicate)}: lattice vector {axis} is not periodic (pbc "
                 f"{list(pbc)}), it cannot be replicated"
             )
-
-
-def hold(
-    start: Start, selections: Sequence[Frozen], type_map: Sequence[str], comm: Communicator
-) -> None:
-    """Hold the atoms that any of `selections` names: no force moves them, their velocity is zero.
-
-    Atoms that are held already, by constraints of the structure, stay so.
-    Raises SharedError (InputError with one rank) for a selection without atoms, an element or an
-    index that the structure lacks, and where no atom would be left to move.
-    """
-    state = start.state
-    for selection in selections:
-        held = torch.ones(len(state), dtype=torch.bool)
-        with agreement(comm):
-            if selection.elements is not None:
-                kinds = type_indices(selection.elements, type_map, "frozen: elements")
-                held &= torch.isin(state.types.long(), torch.tensor(kinds))
-            if selection.indices is not None:
-                held &= torch.isin(state.ids, _indices(selection.indices, start.n_atoms))
-            if selection.axis is not None:
-                along = state.positions[:, "xyz".index(selection.axis)]
-                held &= along < (np.inf if selection.below is None else selection.below)
-                held &= along > (-np.inf if selection.above is None else selection.above)
-        found = int(comm.reduce(np.array([int(held.sum())]), "sum")[0])
-        with agreement(comm):
-            if not found:
-                raise InputError(f"frozen: no atom meets {selection.model_dump(exclude_none=True)}")
-        state.mobile[held] = 0.0
-    state.velocities *= state.mobile[:, None]
-    mobile = comm.reduce(np.array([float(state.mobile.sum())]), "sum")[0]
-    with agreement(comm):
-        if not mobile:
-            raise InputError(
-                f"frozen, with the constraints of the structure, holds all {start.n_atoms} atoms; "
-                "leave some to move"
-            )
-
-
-def _indices(given: str | list[int], n_atoms: int) -> torch.Tensor:
-    if isinstance(given, str):
-        chosen = slice_of(given)
-        if max(chosen.start or 0, chosen.stop or 0) > n_atoms:
-            raise InputError(
-                f"frozen: indices '{given}' of {n_atoms} atoms, which are 0 … {n_atoms - 1}"
-            )
-        return torch.arange(n_atoms)[chosen]
-    outside = [i for i in given if not 0 <= i < n_atoms]
-    if outside:
-        raise InputError(
-            f"frozen: index {outside[0]} of {n_atoms} atoms, expected 0 … {n_atoms - 1}"
-        )
-    return torch.tensor(given)
 
 
 def set_temperature(

@@ -20,6 +20,8 @@ class Keys(TypedDict, total=False):
     replicate: Triple | int | None
     ensemble: Section | None
     frozen: Section | Sequence[Section] | None
+    moving: Section | Sequence[Section] | None
+    pull: Section | Sequence[Section] | None
     velocities: Section | None
     masses: Mapping[str, float] | None
     timestep: float | None

@@ -1,6 +1,7 @@
-"""What a run writes: thermo.csv, model_devi.out, trajectories, tables, log, and its progress.
+"""What a run writes: rows of numbers, trajectories, tables, log, and its progress.
 
-The columns of `thermo.csv` are explained in `report`, those of `model_devi.out` in `deviation`.
+The columns of `thermo.csv` are explained in `report`, those of `model_devi.out` in `deviation`,
+those of `loads.csv` in `drive`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from tqdm import tqdm
 from ..deviation import md_header, row
 from ..files import InUse, write_atomically, writing
 from ..system import InputError
+from .drive import HEADER
 from .observe import Table
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
 from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
 from .trajectory.journal import Journal
 
+THERMO, DEVIATION, LOADS = "thermo.csv", "model_devi.out", "loads.csv"
+"""Files to which a run adds rows."""
 LOGGER = logging.getLogger("deepmd_lite.md")
 
 
@@ -37,11 +41,12 @@ class Writer:
         quiet: bool,
         sizes: Mapping[str, int] | None,
         formats: Sequence[str] = (),
-        deviates: bool = False,
+        rows: Sequence[str] = (),
     ) -> None:
         """Write to `directory` (None: no files), or go on where the files had `sizes` bytes.
 
-        `formats` of the trajectory; `deviates`: there will be a model deviation. Files are made
+        `formats` of the trajectory; `rows`: names of the files, besides thermo.csv, to which rows
+        will be added. Files are made
         when there is something to write, so that a failed start leaves none. Raises InputError if
         a new run would overwrite an old one, if a format needs a package that is not there, or a
         file cannot be taken back to the restart.
@@ -58,9 +63,7 @@ class Writer:
         self._lock = InUse(directory)
         weakref.finalize(self, self._lock.release)  # of a run that does not come to begin
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
-        self._thermo = Journal(directory / "thermo.csv")
-        self._deviation = Journal(directory / "model_devi.out")
-        tables = [self._thermo, *([self._deviation] if deviates else [])]
+        tables = [Journal(directory / name) for name in (THERMO, *rows)]
         self._growing: list[Journal | Trajectory] = [*tables, *self._trajectories]
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ class Writer:
 
     def _refuse_to_overwrite(self, directory: Path) -> None:
         own = [file.path.name for file in self._growing]
-        names = dict.fromkeys(("thermo.csv", *own, *NAMES.values(), "log"))
+        names = dict.fromkeys((THERMO, *own, *NAMES.values(), "log"))
         present = [name for name in names if (directory / name).exists()]
         if present or any((directory / "restart").glob("step-*")):
             raise InputError(
@@ -101,13 +104,11 @@ class Writer:
                 found[file.path.name] = size
         return found
 
-    def thermo(self, thermo: Thermo) -> None:
-        """A row of thermo.csv and a line of the log."""
-        if self.directory is not None:
-            path = self._thermo.path
-            header = "" if path.exists() else ",".join(COLUMNS) + "\n"
-            with writing(path), open(path, "a", encoding="utf-8") as f:
-                f.write(header + thermo.csv_row())
+    def thermo(self, thermo: Thermo, loads: str = "") -> None:
+        """A row of thermo.csv and a line of the log; `loads`: rows of loads.csv, if any."""
+        self._add(THERMO, ",".join(COLUMNS) + "\n", thermo.csv_row())
+        if loads:
+            self._add(LOADS, HEADER, loads)
         if not self._header_shown:
             self.log(TABLE_HEADER)
             self._header_shown = True
@@ -121,11 +122,14 @@ class Writer:
 
     def deviation(self, step: int, columns: Sequence[float]) -> None:
         """A row of model_devi.out: `columns` as in `deviation.COLUMNS`."""
+        self._add(DEVIATION, md_header(), row(step, columns))
+
+    def _add(self, name: str, header: str, rows: str) -> None:
+        """Rows to a file, below its `header` where they are the first."""
         if self.directory is not None:
-            path = self._deviation.path
-            header = "" if path.exists() else md_header()
+            path = self.directory / name
             with writing(path), open(path, "a", encoding="utf-8") as f:
-                f.write(header + row(step, columns))
+                f.write(rows if path.stat().st_size else header + rows)
 
     def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
         """Append a frame to every trajectory; the atoms arrive in slabs."""

@@ -201,6 +201,8 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         atoms,
         replicate=copies,
         frozen=config.frozen if whole else (),
+        moving=config.moving if whole else (),
+        pull=config.pull if whole else (),
         grid=config.grid if config.grid and np.prod(config.grid) == comm.size else None,
         output=None,
         guards=config.guards.model_copy(update={"deviation": None}),
@@ -241,10 +243,12 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
 
 def _probed(config: MdConfig, copies: Sequence[int]) -> Ensemble:
     """The ensemble for as many steps as the probe wants, and for fewer copies: a relaxation may be
-    at its end at once, and slabs too wide for a shorter cell."""
+    at its end at once, slabs too wide for a shorter cell, and some atoms not be there."""
     e = config.ensemble
     if e.type == "relax":
         return e.model_copy(update={"fmax": 0.0})
+    if e.atoms is not None and tuple(copies) != tuple(config.replicate):
+        return e.model_copy(update={"atoms": None})
     if e.width is None or e.axis is None:
         return e
     axis = "abc".index(e.axis)

@@ -23,11 +23,11 @@ import torch
 
 from ..system import InputError
 from ..units import ACCELERATION, BOLTZMANN
+from .bias import Bias, Pull, Together
 from .comm import Communicator, SharedError, agreement
 from .config import Settings
 from .engine import Engine, Totals
 from .initial import Start
-from .output import Writer
 
 KJ_PER_MOL = 1e4 * ACCELERATION
 """1 eV in kJ/mol."""
@@ -38,28 +38,9 @@ OPEN = 1000.0
 that are periodic along all vectors or none, and along this one it finds no image."""
 TAIL = 4096
 """Bytes at the end of a file by which it is known again."""
+Warn = Callable[[str], None]
 WHOLE = 1e-6
 """Net force, as a share of all forces, that is no round-off."""
-
-
-class Bias:
-    """Nothing: the forces are those of the model."""
-
-    energy = 0.0
-    """eV, of all atoms at the last call of `act`; the same on all ranks."""
-    virial = np.zeros((3, 3))
-    """(3, 3) eV, likewise: Σ r ⊗ f of its forces."""
-    ends: bool = False
-    """Whether it asked, at the last call of `act`, for the end of the run."""
-    parts: tuple[str, ...] = ()
-    """Under which name its time is counted."""
-
-    def act(self, engine: Engine, step: int) -> None:
-        """Add the forces of step `step` to those that the model has just given `engine`."""
-
-    def memory(self) -> dict[str, Any]:
-        """What must survive a restart, by name, ready for JSON; of rank 0."""
-        return {}
 
 
 class Plumed(Bias):
@@ -77,7 +58,7 @@ class Plumed(Bias):
         temperature: float | None,
         log: Path | None,
         known: Mapping[str, Any] | None,
-        warn: Callable[[str], None],
+        warn: Warn,
         counts_all: bool,
     ) -> None:
         """`source`: a PLUMED file, or its lines. `timestep` fs; `temperature` K of the ensemble,
@@ -89,6 +70,7 @@ class Plumed(Bias):
         """
         self._plumed: Any = None
         self._files: list[str] = []
+        self._energy = 0.0
         self._known, self._warn, self._counts_all = known, warn, counts_all
         with agreement(comm):
             if comm.rank:
@@ -116,6 +98,9 @@ class Plumed(Bias):
             self._files = sorted(_open_files() - before - {os.path.realpath(log)})
             self._plumed = plumed
 
+    def energy(self, engine: Engine) -> float:
+        return self._energy
+
     def memory(self) -> dict[str, Any]:
         return {"plumed": {"files": {x: _mark(x) for x in self._files if os.path.isfile(x)}}}
 
@@ -132,7 +117,7 @@ class Plumed(Bias):
         counts[0] = len(rows)
         arrived = comm.redistribute(rows, counts)
         found = _of_rank_0(comm, lambda: self._found(arrived, engine, totals))
-        ids, forces, self.virial, self.energy, self.ends = found
+        ids, forces, self.virial, self._energy, self.ends = found
         own = engine.ids[: len(engine.state)].numpy()
         share = self.virial if comm.rank == 0 else np.zeros((3, 3))
         engine.push(torch.from_numpy(_scattered(ids, forces, own)), torch.from_numpy(share))
@@ -221,22 +206,29 @@ class Plumed(Bias):
             raise InputError(f"{self._name}: PLUMED says: {': '.join(said)}") from None
 
 
-def bias_of(settings: Settings, comm: Communicator, start: Start, writer: Writer | None) -> Bias:
-    """What acts on the atoms of a run besides the model. Every rank must call."""
-    if settings.plumed is None:
-        return Bias()
-    targets = set(settings.ensemble.temperature or ())
-    return Plumed(
-        settings.plumed,
-        comm,
-        n_atoms=start.n_atoms,
-        timestep=settings.timestep,
-        temperature=targets.pop() if len(targets) == 1 else None,
-        log=settings.output.directory / "plumed.log" if settings.output else None,
-        known=start.memory.get("plumed"),
-        warn=(lambda _: None) if writer is None else writer.warn,
-        counts_all=settings.ensemble.friction is not None,
-    )
+def bias_of(settings: Settings, comm: Communicator, start: Start, warn: Warn) -> Bias:
+    """What acts on the atoms of a run besides the model; `warn` of what may not be meant there.
+
+    Every rank must call.
+    """
+    found: list[Bias] = []
+    if settings.pull:
+        found.append(Pull([group.force for group in settings.pull]))
+    if settings.plumed is not None:
+        targets = set(settings.ensemble.temperature or ())
+        plumed = Plumed(
+            settings.plumed,
+            comm,
+            n_atoms=start.n_atoms,
+            timestep=settings.timestep,
+            temperature=targets.pop() if len(targets) == 1 else None,
+            log=settings.output.directory / "plumed.log" if settings.output else None,
+            known=start.memory.get("plumed"),
+            warn=warn,
+            counts_all=settings.ensemble.friction is not None,
+        )
+        found.append(plumed)
+    return found[0] if len(found) == 1 else Together(found) if found else Bias()
 
 
 def _of_rank_0(comm: Communicator, ask: Callable[[], Any]) -> Any:

@@ -17,6 +17,7 @@ from . import continuing, restart
 from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
 from .config import MdConfig
+from .groups import BATH, MOVING, PULL, group_sizes
 from .integrate import Relaxation
 from .output import Writer
 from .plan import Plan, make_plan
@@ -174,7 +175,7 @@ def raise_together(comm: Communicator, message: str) -> None:
 
 def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) -> None:
     """The first lines of the log; `notes` on what a continued run changes."""
-    bound = binding(simulation.comm)
+    bound, groups = binding(simulation.comm), _of_the_groups(simulation, config)
     if simulation.writer is None:
         return
     log, model = simulation.writer.log, simulation.model
@@ -193,10 +194,11 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
             "has none, and the temperature does not count it"
         )
     if simulation.n_held:
-        log(
-            f"{simulation.n_held} atoms are held, by constraints of the structure or 'frozen'; "
-            f"{simulation.n_atoms - simulation.n_held} move"
-        )
+        by = "by constraints of the structure, 'frozen' or 'moving'"
+        free = simulation.n_atoms - simulation.n_held
+        log(f"{simulation.n_held} atoms are held, {by}; {free} are free")
+    for line in groups:
+        log(line)
     if simulation.deviating.committee is not None:
         n = simulation.deviating.n_models - 1
         others = ", ".join(config.model[1:]) or f"the {n} members in the model's file"
@@ -215,6 +217,27 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(f"going on from step {simulation.step}")
         for line in notes:
             log(f"note: {line}")
+
+
+def _of_the_groups(simulation: Simulation, config: MdConfig) -> list[str]:
+    """What is done to some of the atoms. Every rank must call."""
+    state, comm, lines = simulation.state, simulation.comm, []
+    if config.moving:
+        sizes = group_sizes(state, MOVING, comm)
+        for n, group in zip(sizes, config.moving, strict=True):
+            lines.append(f"moving: {n} atoms at ({_vector(group.velocity)}) Å/fs")
+        lines.append("how far they come, and the forces that they feel, are in loads.csv")
+    if config.pull:
+        for n, pulled in zip(group_sizes(state, PULL, comm), config.pull, strict=True):
+            lines.append(f"pull: {n} atoms, ({_vector(pulled.force)}) eV/Å on each")
+    if config.ensemble.atoms is not None:
+        n = group_sizes(state, BATH, comm)[0]
+        lines.append(f"thermostat: on {n} atoms; the others follow Newton's equations")
+    return lines
+
+
+def _vector(values: Sequence[float]) -> str:
+    return ", ".join(f"{x:g}" for x in values)
 
 
 def _of_the_motion(simulation: Simulation, config: MdConfig) -> Iterator[str]:

@@ -15,19 +15,20 @@ from ase import Atoms
 from ..committee import ModelOrPath, loaded
 from ..schema import parse
 from ..system import InputError, counted_once
-from . import restart
 from .comm import agreement, gpu_of_rank, guarded, wrap
 from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
+from .drive import drive_of
 from .engine import Engine
 from .ensemble import check_cell_changes
+from .groups import MOVING
 from .guards import Trip, Watch, stop
-from .initial import Start, from_structure, hold, set_temperature
+from .initial import set_temperature
 from .integrate import integrator
-from .memory import check_room
 from .model_deviation import Deviating
 from .observe import Observable, System, observables, sample
-from .output import Writer
+from .opening import begun, opened
+from .output import DEVIATION, LOADS
 from .plumed import bias_of
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
@@ -65,9 +66,10 @@ class Simulation:
         fix are held. `model`: path of a `.dpl` file, or anything with `rcut`, `type_map` and
         `evaluate(LocalEnv) -> Evaluation`, or several of those: the first drives, all give the
         model deviation. `keys` are those of the input file with its checks (`config.Settings`):
-        `ensemble`, `frozen`, `velocities`, `masses` u by element, `timestep` fs (1), `replicate`,
-        `skin` Å (1), `grid`, `balance`, `device`, `precision`, `output` (default: no files),
-        `guards`, and `steps` of the whole run, which matters to ramps only; None is the default.
+        `ensemble`, `frozen`, `moving`, `pull`, `velocities`, `masses` u by element, `timestep` fs
+        (1), `replicate`, `skin` Å (1), `grid`, `balance`, `device`, `precision`, `output` (default:
+        no files), `guards`, and `steps` of the whole run, which matters to ramps only; None is the
+        default.
 
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, velocities, frozen and replicate are then not used. `force`: only warn of a
@@ -100,18 +102,15 @@ class Simulation:
             self.deviating = Deviating(self.model, settings.output, settings.guards)
         self.ensemble, self.output = settings.ensemble, settings.output
         self.guards, self.timestep = settings.guards, settings.timestep
-        self._saved_step = -1
         self._ended_by: str | None = None
         self.resumed = self._begun = resume is not None
-        warnings: list[str] = []
-        if resume is None:
-            warnings, self.start = self._first(atoms, settings, force)
-        else:
-            self.start = restart.read(Path(resume), self.model.type_map, self.comm)
-            self._saved_step = self.start.step
+        restart_of = None if resume is None else Path(resume)
+        self.start, warnings = begun(atoms, settings, self.model, self.comm, restart_of, force)
         self.n_atoms, self.step = self.start.n_atoms, self.start.step
-        warnings += self._choose_integrator(settings.steps, force)
-        self._open(quiet, warnings)
+        self._saved_step = self.step if self.resumed else -1
+        warnings += self._choose_integrator(settings, force)
+        rows = [DEVIATION] * (self.deviating.every > 0) + [LOADS] * bool(settings.moving)
+        self.writer, self.archive = opened(self.output, self.start, self.comm, quiet, rows=rows)
         target = max(self.ensemble.temperature or (0.0,))
         self.watch = Watch(self.guards, self.timestep, self.freedom, target)
         s, ours = settings, (self.model, self.start, self.comm)
@@ -120,52 +119,30 @@ class Simulation:
         if v is not None and not self.resumed:
             by = v.temperature, v.seed, self.freedom, self.comm
             set_temperature(self.engine.state, *by, self.is_still)
-        self.bias = bias_of(settings, self.comm, self.start, self.writer)
+        self.start = replace(self.start, state=State.empty())  # they are the engine's now
+        self.engine.drive = drive_of(settings, self.engine, self.start.memory)
+        self.bias = bias_of(settings, self.comm, self.start, warnings.append)
         self._evaluate()
-        self.integrator.prepare(self.engine, self.freedom, not self.resumed)
+        self.integrator.prepare(self.engine, self.freedom)
         self.observables = self._observables()
+        if self.writer is not None:  # files are made once nothing can refuse the run any more
+            self.writer.reports_beyond_table = self.guards.beyond_table != "off"
+            for line in warnings:
+                self.writer.warn(line)
 
-    def _first(self, atoms: Atoms | None, s: Settings, force: bool) -> tuple[list[str], Start]:
-        """Warnings and the atoms of a new run."""
-        reach, type_map = self.model.rcut + s.skin, self.model.type_map
-        warnings = check_room(atoms, s.replicate, s.grid, reach, self.comm, force)
-        start = from_structure(atoms, type_map, s.replicate, s.masses, self.comm, s.velocities)
-        hold(start, s.frozen, type_map, self.comm)
-        return warnings, start
-
-    def _choose_integrator(self, steps: int | None, force: bool) -> list[str]:
+    def _choose_integrator(self, s: Settings, force: bool) -> list[str]:
         """Integrator and degrees of freedom; returns warnings."""
         start = self.start
         held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
         with agreement(self.comm):
             e, known = self.ensemble, start.integrator
-            self.integrator = integrator(e, self.timestep, steps, known, start.step, start.noise)
+            self.integrator = integrator(e, self.timestep, s.steps, known, start.step, start.noise)
             warnings = check_cell_changes(e, start.pbc, held, self.model, force)
-        self.n_held, alone = held, self.integrator.conserves_momentum and not held
+        alone = self.integrator.conserves_momentum and not held and not s.pull
+        self.n_held = held
         self.is_still = alone and self.integrator.scales and not any(start.pbc)
         self.freedom = degrees_of_freedom(self.n_atoms - held, alone, self.is_still)
         return warnings
-
-    def _open(self, quiet: bool, warnings: Sequence[str]) -> None:
-        """Files and messages on rank 0, restarts on every rank."""
-        self.writer: Writer | None = None
-        self.archive: restart.Archive | None = None
-        directory = self.output.directory if self.output else None
-        with agreement(self.comm):
-            if self.comm.rank == 0:
-                source, sizes = self.start.source, None
-                if source and directory and source.parents[1].resolve() == directory.resolve():
-                    sizes = self.start.file_sizes  # else the run goes on in another folder
-                formats = self.output.format if self.output else ()
-                self.writer = Writer(directory, quiet, sizes, formats, self.deviating.every > 0)
-                self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-                damaged = [
-                    f"{x}; going on from {source}, the one before" for x in self.start.damaged
-                ]
-                for line in (*damaged, *warnings):
-                    self.writer.warn(line)
-        if directory is not None:
-            self.archive = restart.Archive(directory / "restart", self.comm, self.start.source)
 
     # --- the algorithm ----------------------------------------------------------------------
 
@@ -279,10 +256,14 @@ class Simulation:
             volume=volume,
             stress=totals.stress(volume),
             beyond_table=totals.beyond_table,
-            conserved=totals.energy + self.bias.energy + self.integrator.extra_energy(self.engine),
+            conserved=totals.energy + self._outside_energy(),
             cell=np.where(np.array(self.start.absent)[:, None], 0.0, self.engine.cell),
             largest_force=self.integrator.largest_force,
         )
+
+    def _outside_energy(self) -> float:
+        """eV: of a bias, and what the motion has taken."""
+        return self.bias.energy(self.engine) + self.integrator.extra_energy(self.engine)
 
     def _moment(self) -> Moment:
         """What all atoms share in a frame of this moment."""
@@ -315,8 +296,10 @@ class Simulation:
         with self.stopwatch("output"):
             if self._due(self.output.thermo):
                 thermo = self._thermo()
+                drive = self.engine.drive
+                rows = drive.rows(self.comm, self.step, self.time) if drive else ""
                 if self.writer is not None:
-                    self.writer.thermo(thermo)
+                    self.writer.thermo(thermo, rows)
             trip, deviations = None, None
             if self._due(self.deviating.every):
                 columns, deviations, trip = self.deviating.look(self.engine)
@@ -349,6 +332,9 @@ class Simulation:
         if self.writer is not None:
             for observable in self.observables:
                 self.writer.tables(observable.result())
+        memory = {o.name: o.memory() for o in self.observables} | self.bias.memory()
+        if self.engine.drive is not None:
+            memory[MOVING] = self.engine.drive.memory(self.comm)
         now = replace(
             self.start,
             state=self.engine.state,
@@ -358,7 +344,7 @@ class Simulation:
             step=self.step,
             time=self.time,
             integrator=self.integrator.memory(self.engine),
-            memory={o.name: o.memory() for o in self.observables} | self.bias.memory(),
+            memory=memory,
             file_sizes=self.writer.sizes() if self.writer is not None else {},
         )
         told = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}

@@ -34,7 +34,9 @@ def with_elements(
     longest_of = ""
     for name, own in type_maps([located_data(path, folder, key) for path in paths]).items():
         if not own:
-            raise InputError(f"{missing}, and {name} has no type_map.raw")
+            raise InputError(
+                f'{missing}, and {name} has no type_map.raw; list the elements there, as ["O", "H"]'
+            )
         shorter, longer = sorted((longest, own), key=len)
         if longer[: len(shorter)] != shorter:
             raise InputError(

@@ -352,9 +352,9 @@ def a_bias(comm):
     assert difference(parallel, serial) < 1e-9
     np.testing.assert_allclose(a.thermo.stress, b.thermo.stress, atol=1e-10)
     np.testing.assert_allclose(a.thermo.conserved, b.thermo.conserved, atol=1e-7)
-    assert abs(parallel.bias.energy) > 1.0
+    assert abs(parallel.bias.energy(parallel.engine)) > 1.0
     assert np.abs(parallel.bias.virial).max() > 1.0
-    assert free.bias.energy == 0.0
+    assert free.bias.energy(free.engine) == 0.0
     assert "plumed" in a.parts
     broken = [*lines[:1], "RESTRAINT ARG=nothing AT=0.5 KAPPA=1"]
     with pytest.raises((SharedError, InputError), match=r"PLUMED says: .*nothing"):
@@ -407,6 +407,29 @@ def held_atoms(comm):
     parallel.run(20)
     serial.run(20)
     assert difference(parallel, serial) < 1e-9
+
+
+def groups(comm):
+    """Driven, pulled, and in touch with a thermostat, on whichever rank they are."""
+    options = {
+        "moving": [
+            {"axis": "x", "below": 3.0, "velocity": [0.02, 0.0, 0.03]},
+            {"indices": "::9", "axis": "x", "above": 3.0, "velocity": [0.0, -0.02, 0.0]},
+        ],
+        "pull": {"elements": ["Ag"], "force": [0.0, 0.1, -0.2]},
+        "ensemble": {**LANGEVIN, "atoms": {"axis": "z", "below": 8.0}},
+        "velocities": {"temperature": 900, "seed": 3},
+        **{"timestep": 2.0, "skin": 0.3},
+    }
+    parallel, serial = (Simulation(systems.cubic(), MODEL, comm=c, **options) for c in (comm, None))
+    a, b = parallel.run(30), serial.run(30)
+    assert a.list_builds == b.list_builds > 2
+    assert difference(parallel, serial) < 1e-9
+    np.testing.assert_allclose(a.thermo.conserved, b.thermo.conserved, atol=1e-7)
+    one, other = (run.engine.drive.rows(run.comm, 30, 60.0) for run in (parallel, serial))
+    values = [[float(x) for x in row.split(",")] for row in (one + other).splitlines()]
+    np.testing.assert_allclose(values[:2], values[2:], atol=1e-6)
+    assert np.abs(values).max() > 0.1
 
 
 def selections_in_vain(comm):
@@ -681,6 +704,7 @@ CASES = {
         restart_is_exact, systems.cubic, ENSEMBLES["bussi"], frozen={"indices": "::7"}
     ),
     "held_atoms": held_atoms,
+    "groups": groups,
     "selections_in_vain": selections_in_vain,
     **{
         f"restart_{k}": partial(restart_is_exact, systems.triclinic, e)

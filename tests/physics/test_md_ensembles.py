@@ -499,3 +499,21 @@ def test_noise_depends_on_the_beginning_and_on_the_seed():
     assert np.array_equal(after(), first)
     for change in ({"seed": 2}, {"velocities": 2}, {"positions": 1e-9}):
         assert np.abs(after(**change) - first).max() > 0.02
+
+
+def test_a_thermostat_that_takes_over_finds_no_motion_of_the_whole(tmp_path):
+    """Langevin's noise pushes it; one that scales velocities would count it as none and feed it."""
+    options = {"timestep": 2.0, "output": tmp_path / "run"}
+    first = {"type": "nvt-langevin", "friction": 0.05, **THERMAL}
+    run = Simulation(copper(2), PairPotential(), ensemble=first, **options)
+    run.run(50)
+    momentum = (run.atoms.get_masses()[:, None] * run.atoms.get_velocities()).sum(0)
+    assert np.abs(momentum).max() > 1.0
+    for kind in ("bussi", "nhc", "mtk-flexible"):
+        options = {"resume": tmp_path / "run", "ensemble": CONSERVING[kind]}
+        after = Simulation(None, PairPotential(), **options)
+        velocities = after.atoms.get_velocities()
+        momentum = (after.atoms.get_masses()[:, None] * velocities).sum(0)
+        np.testing.assert_allclose(momentum, 0.0, atol=1e-9)
+    nve = Simulation(None, PairPotential(), resume=tmp_path / "run")
+    np.testing.assert_array_equal(nve.atoms.get_velocities(), run.atoms.get_velocities())

@@ -181,9 +181,11 @@ def test_what_the_search_carries_goes_with_it(tmp_path):
     output = {"directory": tmp_path / "run"}
     made, _ = search(vacancy(), 20, output=output)
     assert "relaxation" in made.state.carried
-    for kind in ({"type": "nvt-langevin", **WARM}, MTK):
-        after = Simulation(None, MODEL, ensemble=kind, resume=output["directory"])
-        assert "relaxation" not in after.state.carried
+    warm = {"type": "nvt-langevin", **WARM}
+    after = Simulation(None, MODEL, ensemble=warm, resume=output["directory"])
+    assert "relaxation" not in after.state.carried
+    with pytest.raises(InputError, match="scales velocities, and all are zero"):
+        Simulation(None, MODEL, ensemble=MTK, resume=output["directory"])
 
 
 MTK = {"type": "npt-mtk", "temperature": 300, "pressure": "0.1 GPa"}

@@ -54,7 +54,7 @@ def copper(n=1):
 def energy_of(atoms, plumed):
     """eV: of the model, and of the bias."""
     run = Simulation(atoms, MODEL, plumed=plumed)
-    return run.thermo.potential + run.bias.energy
+    return run.thermo.potential + run.bias.energy(run.engine)
 
 
 # --- physics --------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_forces_and_virial_are_derivatives_of_energy_and_bias(plumed):
     """Of a distance through the cell's faces, of the volume, and of the energy itself."""
     atoms = copper()
     run = Simulation(atoms, MODEL, plumed=plumed)
-    assert abs(run.bias.energy) > 0.01
+    assert abs(run.bias.energy(run.engine)) > 0.01
     step = 1e-4
     numerical = np.zeros((4, 3))
     for index in np.ndindex(4, 3):
@@ -107,7 +107,7 @@ def test_energy_with_the_bias_is_conserved_and_the_error_is_second_order(plumed)
         for _ in range(int(100 / timestep)):
             run.run(1)
             values.append(run.thermo.conserved - first)
-            bias.append(run.bias.energy)
+            bias.append(run.bias.energy(run.engine))
         assert np.ptp(bias) > 0.02
         drifts.append(np.abs(values).max())
     assert drifts[1] < 2e-3
@@ -157,7 +157,7 @@ def test_a_molecule_without_a_cell():
     atoms.set_pbc(False)
     run = Simulation(atoms, MODEL, plumed=[*PULLED, "PRINT ARG=d FILE=COLVAR"])
     assert float(np.loadtxt("COLVAR")[1]) == pytest.approx(atoms.get_distance(0, 2) / 10, abs=1e-6)
-    assert run.bias.energy == pytest.approx(
+    assert run.bias.energy(run.engine) == pytest.approx(
         2000 * (atoms.get_distance(0, 2) / 10 - 0.31) ** 2 / KJ_PER_MOL, rel=1e-5
     )
 

@@ -23,7 +23,7 @@ from deepmd_lite.units import ACCELERATION, BOLTZMANN, KINETIC
 
 def step_of(motion, state, force, step):
     """One step under forces that are a function of the positions."""
-    engine = SimpleNamespace(state=state, forces=force(state.positions))
+    engine = SimpleNamespace(state=state, forces=force(state.positions), drive=None)
     motion.before_forces(engine, step)
     engine.forces = force(state.positions)
     motion.after_forces(engine, step)

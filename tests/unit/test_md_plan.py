@@ -198,7 +198,7 @@ def test_memory_without_a_probe(atoms, replicate):
 def test_a_run_without_room_is_refused_before_it_makes_atoms(folder, monkeypatch, capsys):
     text = Path("md.yaml").read_text()
     Path("md.yaml").write_text(text.replace("- 2\n- 2\n- 3", "- 9000\n- 9000\n- 9000"))
-    monkeypatch.setattr("deepmd_lite.md.simulation.from_structure", None)
+    monkeypatch.setattr("deepmd_lite.md.opening.from_structure", None)
     assert main(["md", "md.yaml"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 rank wants 2" in line

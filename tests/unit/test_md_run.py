@@ -299,6 +299,28 @@ def test_a_run_of_no_steps_is_its_beginning(folder):
     assert [row["step"] for row in rows("twice/thermo.csv")] == ["0", "1", "2"]
 
 
+def test_a_failed_start_leaves_no_files(tmp_path):
+    """Though there was something to warn of before it failed."""
+    barostat = {"type": "npt-scr", "temperature": 300, "pressure": "1 bar"}
+    options = {"ensemble": barostat, "output": tmp_path / "run"}
+    model = PairPotential()
+    model.provenance = {}
+    with pytest.raises(InputError, match="all are zero"):
+        Simulation(copper(), model, **options)
+    run = Simulation(copper(), model, velocities={"temperature": 300}, **options)
+    assert "does not say whether it was trained on virials" in (tmp_path / "run/log").read_text()
+    run.run(1)
+
+
+def test_a_restart_from_within_its_folder(tmp_path, monkeypatch):
+    Simulation(copper(), PairPotential(), output=tmp_path / "run").run(3)
+    (found,) = (tmp_path / "run/restart").glob("step-*")
+    monkeypatch.chdir(found.parent)
+    again = Simulation(None, PairPotential(), resume=found.name, output=tmp_path / "run")
+    again.run(2)
+    assert again.step == 5
+
+
 def test_going_on_in_another_folder(folder):
     """Files begin there; those of the first folder stay as they are."""
     run_input("md.yaml", quiet=True)

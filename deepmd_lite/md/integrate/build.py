@@ -51,6 +51,7 @@ def integrator(
     if ensemble.has_ramp:
         motion.label |= {"ramp_start": span[0], "ramp_steps": span[1], "ramps": ends}
     if known:
+        motion.begins = False
         motion.recall(known)
     return motion
 
@@ -77,7 +78,7 @@ def _motion(e: Ensemble, timestep: float, span: Span) -> VelocityVerlet:
 def _thermostat(e: Ensemble, span: Span) -> Thermostat | None:
     kind = e.thermostat or {"npt-scr": "bussi"}.get(e.type, e.type.removeprefix("nvt-"))
     if kind == "langevin":
-        return Langevin(_ramp(e.temperature, span), _given(e.friction), _given(e.seed))
+        return Langevin(_ramp(e.temperature, span), _given(e.friction), _given(e.seed), e.atoms)
     if kind == "bussi":
         return Bussi(_ramp(e.temperature, span), _given(e.thermostat_time), _given(e.seed))
     if kind == "heat-flow":

@@ -13,7 +13,7 @@ from ..engine import Engine, Totals
 from .cell_motion import checked, projected
 from .nose_hoover import Chain
 from .ramp import Ramp
-from .verlet import SEARCH, VelocityVerlet, prepare_scaling
+from .verlet import VelocityVerlet, forget, prepare_scaling
 
 
 class MartynaTobiasKlein(VelocityVerlet):
@@ -59,10 +59,10 @@ class MartynaTobiasKlein(VelocityVerlet):
     def scales(self) -> bool:
         return True
 
-    def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
+    def prepare(self, engine: Engine, freedom: int) -> None:
         self.freedom = freedom
-        engine.state.carried.pop(SEARCH, None)
-        if fresh:
+        forget(engine)
+        if self.begins:
             prepare_scaling(engine, self.conserves_momentum)
 
     @property

@@ -70,12 +70,11 @@ class Relaxation(VelocityVerlet):
         self.rate = np.zeros((3, 3))
         """1/fs: velocity of the strain."""
         self._timestep, self._turn, self._downhill = timestep, TURN, 0
-        self._goes_on = False
         self.largest_stress = 0.0
         """GPa, away from the pressure."""
 
-    def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
-        if not self._goes_on:  # what is there is of the structure, or of another ensemble
+    def prepare(self, engine: Engine, freedom: int) -> None:
+        if self.begins:  # what is there is of the structure, or of another ensemble
             engine.state.velocities.zero_()
             engine.state.carried[SEARCH] = torch.zeros_like(engine.state.velocities)
         self._look(engine)
@@ -164,7 +163,6 @@ class Relaxation(VelocityVerlet):
     def recall(self, memory: Mapping[str, Any]) -> None:
         self.rate = np.array(memory["rate"])
         self._timestep, self._turn, self._downhill = memory["pace"]
-        self._goes_on = True
 
     @property
     def told(self) -> str:

@@ -11,7 +11,9 @@ import torch
 
 from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
+from ..groups import BATH, chosen
 from ..random import generator, normals
+from ..selection import Selection
 from .ledger import Energy
 from .ramp import Ramp
 
@@ -31,6 +33,8 @@ class Thermostat:
     conserves_momentum = True
     scales = True
     """Whether all velocities are multiplied by a common factor, and nothing else is done."""
+    carries: tuple[str, ...] = ()
+    """Names of what atoms carry for it."""
 
     def __init__(self, temperature: Ramp) -> None:
         """`temperature` in K."""
@@ -70,16 +74,30 @@ class Langevin(Thermostat):
 
     Leimkuhler & Matthews, "Robust and efficient configurational molecular sampling via Langevin
     dynamics", J. Chem. Phys. 138, 174102 (2013). Averages over positions are accurate to higher
-    order in the timestep than velocities show; with friction 0 it is velocity Verlet.
+    order in the timestep than velocities show; with friction 0 it is velocity Verlet. It may act
+    on some of the atoms alone, which are chosen where it comes to act.
     """
 
     conserves_momentum = False
     scales = False
 
-    def __init__(self, temperature: Ramp, friction: float, seed: int) -> None:
-        """`temperature` K, `friction` 1/fs."""
+    def __init__(
+        self, temperature: Ramp, friction: float, seed: int, atoms: Selection | None = None
+    ) -> None:
+        """`temperature` K, `friction` 1/fs; `atoms` None: all."""
         super().__init__(temperature)
-        self.friction, self.seed = friction, seed
+        self.friction, self.seed, self.atoms = friction, seed, atoms
+        self.carries = () if atoms is None else (BATH,)
+        self._acted_on: dict[str, Any] | None = None
+
+    def prepare(self, engine: Engine) -> None:
+        """Raises SharedError (InputError with one rank) for a selection that means no atom."""
+        if self.atoms is None or self._acted_on == self.atoms.conditions:
+            return
+        self._acted_on = self.atoms.conditions
+        system = engine.state, engine.cell, engine.n_atoms, engine.model.type_map, engine.comm
+        inside = chosen("ensemble: atoms", self.atoms, *system)
+        engine.state.carried[BATH] = inside.double()[:, None]
 
     def middle(self, engine: Engine, step: int, timestep: float) -> Energy:
         """The noise is a function of seed, step and atom id alone."""
@@ -91,8 +109,19 @@ class Langevin(Thermostat):
         before = state.kinetic_tensor().trace()
         spread = torch.sqrt(BOLTZMANN * self.temperature(step) / KINETIC * state.inverse_masses)
         noise = normals(state.ids, self.seed, NOISE_STREAM, step)
-        state.velocities.mul_(kept).addcmul_(noise, renewed * spread)
+        if self.atoms is None:
+            state.velocities.mul_(kept).addcmul_(noise, renewed * spread)
+        else:
+            inside = state.carried[BATH]
+            state.velocities.mul_(1.0 - (1.0 - kept) * inside)
+            state.velocities.addcmul_(noise, renewed * spread * inside)
         return 0.5 * (state.kinetic_tensor().trace() - before)
+
+    def memory(self, engine: Engine) -> dict[str, Any]:
+        return {} if self.atoms is None else {"atoms": self._acted_on}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        self._acted_on = memory.get("atoms")
 
 
 class Bussi(Thermostat):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ...system import InputError
 from ...units import ACCELERATION
 from ..comm import agreement
 from ..engine import Engine
+from ..groups import BATH
 from ..initial import without_rotation
 from .cell_motion import CellMotion
 from .ledger import Ledger
@@ -42,6 +43,8 @@ class VelocityVerlet:
         self.given = Ledger()
         self.label: dict[str, Any] = {}
         """What tells in a restart whose memory it is."""
+        self.begins = True
+        """Whether the run has not been in this ensemble before."""
         self.ends = False
         """Whether what is looked for is found; on all ranks the same."""
         self.largest_force: float | None = None
@@ -58,27 +61,31 @@ class VelocityVerlet:
         """Whether a thermostat multiplies all velocities, a motion of the whole among them."""
         return self.thermostat is not None and self.thermostat.scales
 
-    def prepare(self, engine: Engine, freedom: int, fresh: bool) -> None:
+    def prepare(self, engine: Engine, freedom: int) -> None:
         """Learn of the system once its forces are known; every rank must call.
 
-        `freedom`: degrees of freedom that count for the temperature; `fresh`: a new run, not one
-        that goes on. Raises SharedError (InputError with one rank) for a cell that cannot be
-        deformed as asked, and for atoms at rest where a thermostat scales velocities. Where it
-        would feed a motion of the centre of mass, or a rotation that goes on, it is taken away.
+        `freedom`: degrees of freedom that count for the temperature. Raises SharedError (InputError
+        with one rank) for a cell that cannot be deformed as asked, and for atoms at rest where a
+        thermostat comes to scale velocities. Where it would feed a motion of the centre of mass, or
+        a rotation that goes on, it is taken away.
         """
-        engine.state.carried.pop(SEARCH, None)  # of a relaxation before
+        forget(engine, () if self.thermostat is None else self.thermostat.carries)
+        if engine.drive is not None:
+            engine.drive.feel(engine)
         if self.cell_motion is not None:
             with agreement(engine.comm):
                 self.cell_motion.check(engine.cell)
         if self.thermostat is not None:
             self.thermostat.freedom = freedom
             self.thermostat.prepare(engine)
-            if fresh and self.scales:
+            if self.begins and self.scales:
                 prepare_scaling(engine, self.conserves_momentum)
 
     def before_forces(self, engine: Engine, step: int) -> None:
         """From the beginning of step number `step` to its new positions."""
         thermostat, state, half_step = self.thermostat, engine.state, 0.5 * self.timestep
+        if engine.drive is not None:
+            self.given.add(engine.drive.advance(engine))
         if thermostat is not None:
             self.given.add(thermostat.first(engine, step, half_step))
         if self.cell_motion is not None:
@@ -97,6 +104,8 @@ class VelocityVerlet:
 
     def after_forces(self, engine: Engine, step: int) -> None:
         """From the forces of the new positions to the end of step number `step`."""
+        if engine.drive is not None:
+            self.given.add(engine.drive.arrive(engine))
         self._kick(engine)
         if self.cell_motion is not None:
             self.given.add(self._half_of_the_work(engine))
@@ -114,7 +123,7 @@ class VelocityVerlet:
 
     def extra_energy(self, engine: Engine) -> float:
         """eV, to be added to potential and kinetic energy for what the motion conserves: what
-        thermostat and deformation have taken. Every rank must ask.
+        thermostat, deformation and driven atoms have taken. Every rank must ask.
 
         For stochastic methods this is the effective energy of Bussi, Donadio & Parrinello (2007).
         """
@@ -131,6 +140,12 @@ class VelocityVerlet:
         self.given.recall(memory["given"])
         if self.thermostat is not None:
             self.thermostat.recall(memory)
+
+
+def forget(engine: Engine, kept: Sequence[str] = ()) -> None:
+    """Atoms carry nothing along for another motion than that which keeps the names `kept`."""
+    for name in {SEARCH, BATH} - set(kept):
+        engine.state.carried.pop(name, None)
 
 
 def deform(engine: Engine, strain: np.ndarray) -> torch.Tensor:

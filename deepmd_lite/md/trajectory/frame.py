@@ -113,9 +113,11 @@ def ordered_slabs(engine: Engine, deviations: np.ndarray | None = None) -> Itera
     `deviations` (n,) eV/Å of the atoms of this rank, or None on all. Every rank must go through to
     the end.
     """
-    comm, state = engine.comm, engine.state
+    comm, state, velocities = engine.comm, engine.state, engine.state.velocities
+    if engine.drive is not None:
+        velocities = velocities + engine.drive.velocities(engine)
     narrow = (state.ids, state.types, state.masses)
-    wide = (state.positions, state.images, state.velocities, engine.model_forces)
+    wide = (state.positions, state.images, velocities, engine.model_forces)
     columns = [x.double()[:, None] for x in (*narrow, engine.energies, state.mobile)]
     columns[3:3] = [x.double() for x in wide]
     rows = torch.cat(columns, dim=1).cpu().numpy()

@@ -1,0 +1,132 @@
+"""Which atoms of a run a selection means, and how each of them remembers it.
+
+Atoms are chosen where a run begins. An array of `State.carried` with a column for each group, 1 in
+it and 0 outside, goes with the atoms from rank to rank and into restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..system import InputError, type_indices
+from .comm import Communicator, agreement
+from .config import Settings
+from .initial import Start
+from .selection import Selection, slice_of
+from .state import State
+
+MOVING, PULL, BATH = "moving", "pull", "bath"
+"""Names in `State.carried` of those that move, that are pulled, and that feel a thermostat."""
+
+
+def chosen(
+    key: str,
+    selection: Selection,
+    state: State,
+    cell: np.ndarray,
+    n_atoms: int,
+    type_map: Sequence[str],
+    comm: Communicator,
+) -> torch.Tensor:
+    """(n,) bool: which atoms of this rank `selection` means, at their place without wrapping.
+
+    `key` of the input says it; `cell` (3, 3) Å; `n_atoms` of all ranks. Raises SharedError
+    (InputError with one rank) for an element or an index that the structure lacks, and where no
+    atom is meant.
+    """
+    device = state.positions.device
+    found = torch.ones(len(state), dtype=torch.bool, device=device)
+    with agreement(comm):
+        if selection.elements is not None:
+            kinds = type_indices(selection.elements, type_map, f"{key}: elements")
+            found &= torch.isin(state.types.long(), torch.tensor(kinds, device=device))
+        if selection.indices is not None:
+            found &= torch.isin(state.ids, _indices(key, selection.indices, n_atoms).to(device))
+        if selection.axis is not None:
+            path = state.positions + state.images.double() @ torch.from_numpy(cell).to(device)
+            along = path[:, "xyz".index(selection.axis)]
+            found &= along < (np.inf if selection.below is None else selection.below)
+            found &= along > (-np.inf if selection.above is None else selection.above)
+    count = int(comm.reduce(np.array([int(found.sum())]), "sum")[0])
+    with agreement(comm):
+        if not count:
+            raise InputError(f"{key}: no atom meets {selection.conditions}")
+    return found
+
+
+def _indices(key: str, given: str | list[int], n_atoms: int) -> torch.Tensor:
+    if isinstance(given, str):
+        wanted = slice_of(given)
+        if max(wanted.start or 0, wanted.stop or 0) > n_atoms:
+            raise InputError(
+                f"{key}: indices '{given}' of {n_atoms} atoms, which are 0 … {n_atoms - 1}"
+            )
+        return torch.arange(n_atoms)[wanted]
+    outside = [i for i in given if not 0 <= i < n_atoms]
+    if outside:
+        raise InputError(
+            f"{key}: index {outside[0]} of {n_atoms} atoms, expected 0 … {n_atoms - 1}"
+        )
+    return torch.tensor(given)
+
+
+def place_groups(
+    start: Start, settings: Settings, type_map: Sequence[str], comm: Communicator
+) -> None:
+    """Hold the atoms of `frozen` and `moving`, and have those of `moving` and `pull` remember their
+    groups.
+
+    No force moves an atom that is held, and its own velocity is zero. Those that are held
+    already, by constraints of the structure, stay so. Raises as `chosen` does, for an atom in two
+    groups of `moving`, and where no atom would be left to move.
+    """
+    state, system = start.state, (start.state, start.cell, start.n_atoms, type_map, comm)
+
+    def columns(key: str, selections: Sequence[Selection]) -> torch.Tensor:
+        return torch.stack([chosen(key, x, *system).double() for x in selections], dim=1)
+
+    for selection in settings.frozen:
+        state.mobile[chosen("frozen", selection, *system)] = 0.0
+    if settings.moving:
+        state.carried[MOVING] = columns("moving", settings.moving)
+        member = state.carried[MOVING].sum(dim=1)
+        twice = comm.reduce(np.array([float((member > 1).sum())]), "sum")[0]
+        with agreement(comm):
+            if twice:
+                raise InputError(f"moving: {twice:.0f} atoms are in more than one group of it")
+        state.mobile[member > 0] = 0.0
+    if settings.pull:
+        state.carried[PULL] = columns("pull", settings.pull)
+    state.velocities *= state.mobile[:, None]
+    mobile = comm.reduce(np.array([float(state.mobile.sum())]), "sum")[0]
+    with agreement(comm):
+        if not mobile:
+            raise InputError(
+                "what is frozen or moving, with the constraints of the structure, holds all "
+                f"{start.n_atoms} atoms; leave some to the forces"
+            )
+
+
+def group_sizes(state: State, name: str, comm: Communicator) -> list[int]:
+    """Atoms of each group, over all ranks, which must all ask."""
+    own = state.carried[name].sum(dim=0).cpu().numpy()
+    return [round(x) for x in comm.reduce(own, "sum").tolist()]
+
+
+def keep_groups(state: State, settings: Settings) -> None:
+    """Of the groups that the atoms of a restart remember, those that are still asked for.
+
+    Raises InputError where the restart has another number of them.
+    """
+    for name, wanted in ((MOVING, settings.moving), (PULL, settings.pull)):
+        known = state.widths.get(name, 0)
+        if not wanted:
+            state.carried.pop(name, None)
+        elif known != len(wanted):
+            raise InputError(
+                f"{name}: the run that goes on has {known} groups, found {len(wanted)}: its atoms "
+                "were chosen where it began; give as many, or begin a new run with its last frame"
+            )
