@@ -39,6 +39,9 @@ class LossConfig(Vocabulary):
     """Of squares up to huber_delta, and as a straight line beyond."""
     huber_delta: Delta | tuple[Delta, Delta, Delta] = 0.01
     """eV/atom, eV/Å and eV/atom: one number, or those of energy, force and virial."""
+    linear_beyond: tuple[Delta, Delta, Delta] | None = None
+    """eV/atom, eV/Å and eV/atom: errors of energy, force and virial count by their squares up to
+    these, and in proportion beyond. Not a key of DeePMD-kit."""
     f_use_norm: bool = False
     """Lengths of the errors of forces, not their components; not with squares."""
     relative_f: float | None = Field(None, gt=0)
@@ -53,6 +56,8 @@ class LossConfig(Vocabulary):
             raise ValueError("use_huber and loss_func mae exclude one another; give one of them")
         if self.use_huber and self.relative_f is not None:
             raise ValueError("use_huber and relative_f exclude one another; give one of them")
+        if self.linear_beyond is not None and (not squares or self.relative_f is not None):
+            raise ValueError("linear_beyond: only with squared errors, and without relative_f")
         if self.f_use_norm and squares:
             raise ValueError("f_use_norm: only with use_huber or loss_func mae")
         if self.intensive_ener_virial and not squares:

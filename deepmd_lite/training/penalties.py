@@ -8,6 +8,10 @@ The formulas are those of DeePMD-kit 3.2 (`EnergyStdLoss`), N being the atoms of
 
 of each component, of forces with f_use_norm of the length of ΔF. relative_f: ΔF is divided by the
 length of the label and relative_f (Å, eV) together first.
+
+Ours is linear_beyond: squares x² of ΔE / N, ΔF, ΔΞ / N go on as the straight line 2 δ |x| − δ² from
+|x| = δ on, and what is divided by N above is their mse times N. So a few labels that no model
+meets do not outweigh all others, which are trained on as with squares.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ class Penalties:
     """mse, mae or huber."""
     deltas: tuple[float, float, float] = (0.01, 0.01, 0.01)
     """δ of energy (eV/atom), force (eV/Å) and virial (eV/atom)."""
+    linear_beyond: tuple[float, float, float] | None = None
+    """The same, from which on squares are straight lines."""
     relative_f: float | None = None
     """eV/Å."""
     of_length: bool = False
@@ -38,6 +44,7 @@ class Penalties:
         return cls(
             "huber" if config.use_huber else config.loss_func,
             config.deltas,
+            config.linear_beyond,
             config.relative_f,
             config.f_use_norm,
             config.intensive_ener_virial,
@@ -46,7 +53,10 @@ class Penalties:
     def of_frames(self, error: torch.Tensor, n_atoms: torch.Tensor, term: int) -> torch.Tensor:
         """Of energies (`term` 0) or virials (2); `n_atoms` has the dimensions of `error`."""
         if self.kind == "mse":
-            return error**2 / (n_atoms**2 if self.intensive else n_atoms)
+            if self.linear_beyond is None:
+                return error**2 / (n_atoms**2 if self.intensive else n_atoms)
+            square = self._square(error / n_atoms, term)
+            return square if self.intensive else n_atoms * square
         return self._of(error / n_atoms, term)
 
     def of_forces(self, error: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -55,10 +65,16 @@ class Penalties:
             size = torch.linalg.vector_norm(label, dim=1, keepdim=True)
             error = error / (size + self.relative_f)
         if self.kind == "mse":
-            return error**2
+            return self._square(error, 1)
         if self.of_length:
             error = torch.linalg.vector_norm(error, dim=1, keepdim=True)
         return self._of(error, 1)
+
+    def _square(self, error: torch.Tensor, term: int) -> torch.Tensor:
+        if self.linear_beyond is None:
+            return error**2
+        size, delta = error.abs(), self.linear_beyond[term]
+        return torch.where(size <= delta, error**2, delta * (2.0 * size - delta))
 
     def _of(self, error: torch.Tensor, term: int) -> torch.Tensor:
         size, delta = error.abs(), self.deltas[term]
