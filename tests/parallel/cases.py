@@ -474,6 +474,13 @@ FORMATS = ["extxyz", "traj", "h5md", "lammps"]
 MOVING = {"ensemble": LANGEVIN, "velocities": {"temperature": 1500}, "timestep": 2.0, "skin": 0.4}
 
 
+def same_numbers(found, expected, name):
+    """Tables of an observable, but for a first column of words."""
+    skipped = 1 if isinstance(expected.rows[0][0], str) else 0
+    x, y = (np.array([r[skipped:] for r in t.rows]) for t in (found, expected))
+    np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
 def observables_are_those_of_one_rank(r_max, comm):
     """Every table, and every frame of every format to the last digits; all ranks know the sums."""
     root = Path(comm.share(tempfile.mkdtemp()))
@@ -494,9 +501,7 @@ def observables_are_those_of_one_rank(r_max, comm):
             ours, theirs = a.result(), b.result()
             assert ours.keys() == theirs.keys() != set()
             for name, table in theirs.items():
-                skipped = 1 if isinstance(table.rows[0][0], str) else 0
-                x, y = (np.array([r[skipped:] for r in t.rows]) for t in (ours[name], table))
-                np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9, err_msg=name)
+                same_numbers(ours[name], table, name)
         for kind in ("extxyz", "traj"):
             paths = [root / r / f"trajectory.{kind}" for r in ("parallel", "serial")]
             x, y = (ase.io.read(path, ":", parallel=False) for path in paths)
@@ -546,6 +551,24 @@ def observables_go_on(comm):
         for name in names:
             whole, parts = ((root / run / name).read_bytes() for run in ("whole", "parts"))
             assert whole == parts, name
+        shutil.rmtree(root)
+
+
+def few_atoms_observed(comm):
+    """Three atoms, of which a rank may have none: what atoms carry, as on one rank."""
+    root = Path(comm.share(tempfile.mkdtemp()))
+
+    def run(name, comm):
+        output = {"directory": root / name, "restart": 5, "observe": {"msd": {}, "vacf": {}}}
+        simulation = Simulation(systems.three_atoms(), MODEL, comm=comm, output=output, **MOVING)
+        simulation.run(20)
+        return simulation.observables
+
+    found = run("parallel", comm)
+    if comm.rank == 0:
+        for a, b in zip(found, run("serial", None), strict=True):
+            for name, table in b.result().items():
+                same_numbers(a.result()[name], table, name)
         shutil.rmtree(root)
 
 
@@ -675,6 +698,7 @@ CASES = {
     "observables": partial(observables_are_those_of_one_rank, 4.0),
     "observables_far": partial(observables_are_those_of_one_rank, 7.0),
     "observables_go_on": observables_go_on,
+    "few_atoms_observed": few_atoms_observed,
     "observables_that_make_no_sense": observables_that_make_no_sense_are_one_error,
     **stops.CASES,
     "restart_held": partial(
