@@ -110,7 +110,7 @@ def _test(args: argparse.Namespace) -> int:
     data = named_data(args, needed=not of_input)
     details = args.detail and Path(f"{args.detail}.e.out")  # the first of them
     outputs = [args.json, args.plot, args.html, details]
-    keep([args.model, *data, *(s.name for s in of_input)], outputs)
+    keep([args.model, source, args.datafile, *data, *(s.name for s in of_input)], outputs)
     model = load_model(args.model, args.precision).to_device(args.device)
     systems = [*of_input, *(load(data, OfModel(model.type_map), quiet=args.quiet) if data else [])]
     warn_of_lacking(systems)
