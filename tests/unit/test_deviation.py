@@ -1,5 +1,8 @@
 """Model deviation: its definition, its files, and models that differ in elements and cutoff."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from ase.io import write
@@ -103,6 +106,14 @@ def test_the_calculator_of_several_models(models, files):
     one = Calculator([models[0]])
     assert one.get_potential_energy(atoms) == pytest.approx(energies[0], abs=1e-9)
     assert "uncertainty" not in one.results
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_calculator_of_several_models_can_be_copied(models, copied):
+    calculator = Calculator(models)
+    forces = calculator.get_property("forces_comm", STRUCTURE)
+    found = copied(calculator).get_property("forces_comm", STRUCTURE)
+    np.testing.assert_array_equal(found, forces)
 
 
 def labelled(models, seed):
