@@ -116,6 +116,17 @@ def test_a_calculator_of_several_models_can_be_copied(models, copied):
     np.testing.assert_array_equal(found, forces)
 
 
+def test_models_are_not_asked_again_of_the_same_structure(models, monkeypatch):
+    calculator, calls = Calculator(models), []
+    evaluate = type(models[0]).evaluate
+    monkeypatch.setattr(
+        type(models[0]), "evaluate", lambda *given: calls.append(0) or evaluate(*given)
+    )
+    for name in ("forces", "stresses", "uncertainty", "stress"):
+        calculator.get_property(name, STRUCTURE)
+    assert len(calls) == len(models)
+
+
 def labelled(models, seed):
     """A structure whose labels are the first model's values."""
     atoms = random_atoms("Si4C4", 6.5, seed, skew=0.1)
