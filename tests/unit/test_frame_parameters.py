@@ -13,8 +13,10 @@ from models import environment_of, random_atoms
 
 from deepmd_lite import Calculator, DeepPot, Simulation, add_uncertainty
 from deepmd_lite.cli import main
+from deepmd_lite.committee import Committee
 from deepmd_lite.data import Frame, System, collate, prepare
 from deepmd_lite.data.writing import write_systems
+from deepmd_lite.deviation import deviations
 from deepmd_lite.evaluate import evaluate
 from deepmd_lite.interop import convert
 from deepmd_lite.model import (
@@ -495,6 +497,20 @@ def test_errors_are_those_at_each_frames_own(potential):
     frames[1].fparam = None
     with pytest.raises(InputError, match="frame 1: fparam: the model takes 2 frame parameters and"):
         evaluate(potential, [System("data", frames)])
+
+
+def test_deviations_are_those_at_each_frames_own(potential):
+    other = copy.deepcopy(potential)
+    with torch.no_grad():
+        other.fitting[0].weight_fparam += 0.1
+    models = [potential.freeze(), other.freeze()]
+    frames = [frame_of(1, state) for state in STATES]
+    found = deviations(Committee(models), [System("data", frames)])["data"]
+    for own, state in zip(found, STATES, strict=True):
+        fixed = Committee([model.at(state) for model in models])
+        expected = deviations(fixed, [System("data", frames[:1])])["data"][0]
+        np.testing.assert_allclose(own.columns, expected.columns, rtol=1e-9)
+    assert abs(found[0].max_f - found[1].max_f) > 1e-3
 
 
 def test_what_needs_them_fixed_says_so(file, tmp_path, capsys):
