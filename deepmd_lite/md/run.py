@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from ..data.places import located_data
 from ..schema import located, parse, read_mapping
 from ..system import InputError
 from . import continuing, restart
@@ -109,9 +110,8 @@ def _read(
         folder = Path(source).resolve().parent if isinstance(source, (str, Path)) else None
         config = parse(MdConfig, data, where)
         config.model = [located(model, folder, f"{where}: model") for model in config.model]
-        name, at, index = config.structure.partition("@")
         with suppress(InputError) if resume else nullcontext():  # it may be gone by then
-            config.structure = located(name, folder, f"{where}: structure") + at + index
+            config.structure = located_data(config.structure, folder, f"{where}: structure")
         if isinstance(config.plumed, str):
             config.plumed = located(config.plumed, folder, f"{where}: plumed")
         atoms = None

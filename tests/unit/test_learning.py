@@ -24,6 +24,7 @@ from deepmd_lite.cli import main
 from deepmd_lite.deviation import md_header, row
 from deepmd_lite.learning import exploring, labelling
 from deepmd_lite.learning.answers import same
+from deepmd_lite.learning.config import read_config
 from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
 from deepmd_lite.learning.selection import farthest
@@ -87,6 +88,16 @@ def rounds(folder="learn"):
 
 
 # --- parts --------------------------------------------------------------------------------------
+
+
+def test_structures_may_have_an_at_sign_in_their_path(content, tmp_path):
+    (tmp_path / "a@b").mkdir()
+    (tmp_path / "cu.extxyz").rename("a@b/cu.extxyz")
+    content["initial"]["structure"] = "a@b/cu.extxyz"
+    content["explore"]["structure"] = "a@b/cu.extxyz@0"
+    config, _ = read_config(content)
+    assert config.initial.structure == str(tmp_path / "a@b/cu.extxyz")
+    assert config.explore[0]["structure"] == str(tmp_path / "a@b/cu.extxyz@0")
 
 
 def test_the_farthest_come_first():

@@ -446,6 +446,21 @@ def test_what_is_free_to_change_is_not_said(begun, folder):
     assert "note:" not in (folder / "run/log").read_text()
 
 
+def test_paths_with_an_at_sign(folder):
+    """Of the structure, with and without the number of a frame, found beside the input."""
+    (folder / "a@b").mkdir()
+    for name in ("si@ge.extxyz", "cu@0"):
+        ase.io.write(f"a@b/{name}", [copper(1), copper(2)], format="extxyz")
+    given = {**yaml.safe_load((folder / "md.yaml").read_text()), "replicate": [1, 1, 1]}
+    names = {"si@ge.extxyz": 32, "si@ge.extxyz@0": 4, "a@b/cu@0": 32, "cu@0@0": 4}
+    for structure, n in names.items():
+        given |= {"structure": structure, "steps": 0, "output": f"run-{n}-{structure[0]}"}
+        (folder / "a@b/md.yaml").write_text(yaml.safe_dump(given))
+        assert run_input("a@b/md.yaml", quiet=True).n_atoms == n
+        (folder / "a@b/md.yaml").write_text(yaml.safe_dump({**given, "steps": 1}))
+        assert run_input("a@b/md.yaml", resume=True, quiet=True).steps == 1
+
+
 def test_restarts_without_a_record_are_read(begun, folder):
     for path in (folder / "run/restart").glob("*/manifest.json"):
         header = json.loads(path.read_text())
