@@ -141,10 +141,10 @@ def _run(
         simulation.start.began_with = said
     _announce(simulation, config, notes)
     remaining = config.steps - simulation.step
-    if resume and remaining <= 0:
-        raise_together(
-            comm, f"steps {config.steps}: the run is at step {simulation.step} already; raise steps"
-        )
+    with agreement(comm):
+        if resume and remaining <= 0:
+            at = f"the run is at step {simulation.step} already"
+            raise InputError(f"steps {config.steps}: {at}; raise steps")
     result = simulation.run(remaining)
     if simulation.writer is not None and isinstance(simulation.integrator, Relaxation):
         _tell_of_relaxation(simulation.writer, simulation.integrator, simulation.step)
@@ -165,11 +165,6 @@ def _tell_of_relaxation(writer: Writer, search: Relaxation, step: int) -> None:
         writer.warn(
             f"not relaxed after step {step}: {search.told}; raise steps and go on with --continue"
         )
-
-
-def raise_together(comm: Communicator, message: str) -> None:
-    """Raise an error that all ranks know of."""
-    raise InputError(message) if comm.size == 1 else SharedError(message)
 
 
 def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) -> None:
