@@ -131,6 +131,11 @@ def _run(
     resumed = config.output.directory if resume else None
     said: dict[str, Any] = {}
     notes: list[str] = []
+    if atoms is not None and "fparam" in atoms.info:
+        notes.append(
+            "the fparam of the structure is not used: the model stays at its own frame parameters, "
+            "its default or those that dpl convert --fparam has fixed"
+        )
     with agreement(comm):
         if comm.rank == 0:  # before anything is written
             said = continuing.record(config)
@@ -168,7 +173,7 @@ def _tell_of_relaxation(writer: Writer, search: Relaxation, step: int) -> None:
 
 
 def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) -> None:
-    """The first lines of the log; `notes` on what a continued run changes."""
+    """The first lines of the log; `notes` on the structure, or on what a continued run changes."""
     bound = binding(simulation.comm)
     if simulation.writer is None:
         return
@@ -208,8 +213,8 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(f"ghosts go {'by way of the host' if staged else 'from GPU to GPU'}")
     if simulation.resumed:
         log(f"going on from step {simulation.step}")
-        for line in notes:
-            log(f"note: {line}")
+    for line in notes:
+        log(f"note: {line}")
 
 
 def _of_the_motion(simulation: Simulation, config: MdConfig) -> Iterator[str]:

@@ -19,6 +19,7 @@ from deepmd_lite.data.writing import write_systems
 from deepmd_lite.deviation import deviations
 from deepmd_lite.evaluate import evaluate
 from deepmd_lite.interop import convert
+from deepmd_lite.md import run_input
 from deepmd_lite.model import (
     ModelConfig,
     Potential,
@@ -538,6 +539,18 @@ def test_dynamics_at_the_default(tmp_path):
     ]
     np.testing.assert_array_equal(*forces)
     assert np.abs(forces[0]).max() > 0.1
+
+
+def test_dynamics_say_that_those_of_the_structure_are_not_used(tmp_path):
+    save_model(potential_of(1, default_fparam=[0.7]).freeze(), tmp_path / "own.dpl")
+    atoms = random_atoms("H4O4", 8.0, 4)
+    atoms.info["fparam"] = 0.3
+    write(tmp_path / "hot.extxyz", atoms)
+    files = {"model": tmp_path / "own.dpl", "structure": tmp_path / "hot.extxyz"}
+    config = {**{k: str(path) for k, path in files.items()}, "steps": 0}
+    run_input({**config, "output": str(tmp_path / "run")}, quiet=True)
+    said = (tmp_path / "run/log").read_text()
+    assert "note: the fparam of the structure is not used" in said
 
 
 def test_a_shift_of_the_energies_is_found_at_each_frames_own(potential, file, tmp_path):
