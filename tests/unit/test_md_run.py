@@ -255,6 +255,10 @@ def test_a_second_run_does_not_overwrite_the_first(folder):
     with pytest.raises(InputError, match=r"holds a run already.*--continue"):
         run_input("md.yaml", quiet=True)
     assert (folder / "run/thermo.csv").read_text() == before
+    for manifest in (folder / "run/restart").glob("*/manifest.json"):
+        manifest.unlink()
+    with pytest.raises(InputError, match=r"run: holds a run .* ended before its first restart"):
+        run_input("md.yaml", quiet=True)
 
 
 def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
