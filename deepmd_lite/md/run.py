@@ -39,13 +39,18 @@ def plan_input(
 ) -> Plan:
     """The forecast for an MD input, from a probe of some steps; nothing is written.
 
-    `n_ranks`: for a run on so many ranks; default: those at hand. Raises as `run_input` does.
+    `n_ranks`: for a run on so many ranks; default: those at hand. `threads` of each: by default as
+    many as they would have if they shared this machine. Raises as `run_input` does.
     """
     ranks = communicator() if comm is None else wrap(comm)
     with _ends_together(ranks):
-        _share_threads(ranks, threads)
-        found, atoms = _read(config, ranks, resume=False)
-        return make_plan(found, atoms, ranks, n_ranks, force)
+        own_threads = torch.get_num_threads()
+        _share_threads(ranks, threads, n_ranks)
+        try:
+            found, atoms = _read(config, ranks, resume=False)
+            return make_plan(found, atoms, ranks, n_ranks, force)
+        finally:
+            torch.set_num_threads(own_threads)
 
 
 def run_input(
@@ -93,9 +98,11 @@ def _ends_together(comm: Communicator) -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def _share_threads(comm: Communicator, threads: int | None) -> None:
-    if threads is None and comm.size > 1:
-        threads = fair_share(comm)
+def _share_threads(comm: Communicator, threads: int | None, n_ranks: int | None = None) -> None:
+    """As many `threads` as asked for, or as one of `n_ranks` (default: those of `comm`) has."""
+    sharing = max(comm.size, n_ranks or 1)
+    if threads is None and sharing > 1:
+        threads = max(1, fair_share(comm) * comm.size // sharing)
     if threads is not None:
         torch.set_num_threads(threads)
 
