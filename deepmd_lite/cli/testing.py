@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -209,12 +210,12 @@ def _devi(args: argparse.Namespace) -> int:
     relative = Relative(args.relative, args.relative_v)
     found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)
     write_deviations(found, args.output, args.frequency, atomic=args.atomic)
-    frames = [d for part in found.values() for d in part]
-    highest = max(range(len(frames)), key=lambda k: frames[k].max_f)
+    frames = [(d.max_f, k, name) for name, part in found.items() for k, d in enumerate(part)]
+    largest, k, name = max(frames, key=lambda frame: inf if isnan(frame[0]) else frame[0])
     unit = " eV/Å" if args.relative is None else " (relative)"
     print(
         f"{len(frames)} frame{'s' * (len(frames) != 1)}, {len(committee.models)} models: "
         f"{args.output}\n"
-        f"largest force deviation {frames[highest].max_f:.4g}{unit}, frame {highest}"
+        f"largest force deviation {largest:.4g}{unit}, frame {k} of {name}"
     )
     return 0

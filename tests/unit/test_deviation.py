@@ -159,6 +159,18 @@ def test_the_command_writes_the_file_of_dp_model_devi(models, files, tmp_path, c
     assert f"largest force deviation {largest:.4g}" in capsys.readouterr().out
 
 
+def test_the_largest_deviation_is_named_by_system_and_frame(models, files, tmp_path, capsys):
+    """As the file numbers frames: within their system."""
+    frames = [random_atoms("Si4C4", 6.5, seed, skew=0.1) for seed in range(1, 5)]
+    frames.sort(key=lambda atoms: deviation(*alone(models, atoms)).max_f)
+    paths = [tmp_path / name for name in ("a.extxyz", "b.extxyz")]
+    write(paths[0], frames[:2])
+    write(paths[1], [frames[3], frames[2]])
+    argv = ["-s", *map(str, paths), "-o", str(tmp_path / "devi.out"), "-q"]
+    assert main(["devi", "-m", *files, *argv]) == 0
+    assert capsys.readouterr().out.endswith(f"eV/Å, frame 0 of {paths[1]}\n")
+
+
 def test_errors_instead_of_deviations(models, files, tmp_path):
     write(tmp_path / "labelled.extxyz", [labelled(models, 1)])
     output = tmp_path / "errors.out"
