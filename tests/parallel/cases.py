@@ -626,6 +626,31 @@ def model_deviation(comm):
         shutil.rmtree(root)
 
 
+class _Unsure(PairPotential):
+    """Forces on one atom of this rank that are not numbers."""
+
+    def evaluate(self, env):
+        found = super().evaluate(env)
+        found.forces[0] = np.nan
+        return found
+
+
+def a_deviation_that_is_not_a_number(comm):
+    """Whichever rank it is on, all know of it, and a guard ends the run."""
+    for rank in (0, comm.size - 1):
+        other = _Unsure(RCUT) if comm.rank == rank else MODEL
+        root = Path(comm.share(tempfile.mkdtemp()))
+        output = {"directory": root, "model_devi": 1, "trajectory": 0}
+        options = {"output": output, "guards": {"deviation": 1.0}, "comm": comm}
+        simulation = Simulation(systems.cubic(), (MODEL, other), **options)
+        with pytest.raises(SharedError, match="deviate by inf"):
+            simulation.run(0)
+        if comm.rank == 0:
+            row = np.loadtxt(root / "model_devi.out")
+            assert np.isnan(row[4:]).all()
+            shutil.rmtree(root)
+
+
 def single_virial(atoms):
     """(3, 3) eV of `MODEL` in one process."""
     return MODEL.evaluate(reference(atoms)[0].env).virial.numpy()
@@ -677,6 +702,7 @@ CASES = {
     "hybrid": hybrid,
     "short_range_table": short_range_table,
     "model_deviation": model_deviation,
+    "a_deviation_that_is_not_a_number": a_deviation_that_is_not_a_number,
     **{f"forces_{s.__name__}": partial(forces_of, s) for s in systems.ALL},
     **{f"forces_along_axis_{i}": partial(forces_along_axis, i) for i in range(3)},
     "atoms_on_faces": atoms_on_faces,
