@@ -50,6 +50,10 @@ class Committee:
             numbers = [list(model.type_map).index(name) for name in self.type_map]
             self._types.append(None if same else torch.tensor(numbers, dtype=torch.int32))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made again where it is needed."""
+        return {**self.__dict__, "_mapped": {}}
+
     @classmethod
     def of_members(cls, model: Model) -> Committee:
         """A potential with the members that its file holds (`uncertainty`); it drives.

@@ -52,15 +52,13 @@ class _Batch:
         """(n_local, k): rows (n_all, k) added up onto the atoms that own them."""
         return (rows if self.periodic is None else self.periodic.fold(rows)).numpy()
 
-    def virials(self, found: Evaluation, n_frames: int) -> np.ndarray:
-        """(n_frames, 9) eV, of the frames that are here."""
-        sums = np.zeros((n_frames, 9))
+    def add_virials(self, found: Evaluation, sums: np.ndarray) -> None:
+        """Those of the frames that are here, to `sums` (frames, 9) eV."""
         if self.periodic is not None:
-            sums[self.frame[:1]] = found.virial.numpy().ravel()
+            sums[self.frame[0]] += found.virial.numpy().ravel()
         else:
             products = self.env.positions[:, :, None] * found.forces[:, None, :]
             np.add.at(sums, self.frame, products.flatten(1).numpy())
-        return sums
 
 
 class DeepPot:
@@ -119,7 +117,7 @@ class DeepPot:
             here = batch.frame, batch.atom
             own[here] = found.energies.numpy()[:, None]
             forces[here] = batch.fold(found.forces)
-            virials += batch.virials(found, frames)
+            batch.add_virials(found, virials)
             beyond += found.beyond_table
             if atomic:
                 each = model.atomic_virials(batch.env, found.forces)

@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
+from .at_frames import AtFrames
 from .committee import Committee
 from .data import Frame, System
 from .files import write_atomically
@@ -136,10 +138,12 @@ def deviations(
 ) -> dict[str, list[Deviation]]:
     """Deviations of every frame, by the name of its system; errors instead where `real_error`.
 
-    Raises InputError for an element that the models do not know.
+    Each is at its own frame parameters. Raises InputError for an element that the models do not
+    know, and as `AtFrames`.
     """
     found: dict[str, list[Deviation]] = {}
     total = sum(len(system.frames) for system in systems)
+    at = AtFrames(committee)
     with Progress("evaluating", total, quiet=quiet) as told:
         for system in systems:
             for frame in system.frames:
@@ -147,7 +151,8 @@ def deviations(
                 where = (frame.positions, frame.cell, frame.pbc)
                 periodic = periodic_env(*where, types, committee.rcut, frame.source)
                 env = periodic.env
-                parts = [committee.evaluate(env), *committee.others(env)]
+                models = cast(Committee, at(frame.fparam, f"{frame.source}: fparam"))
+                parts = [models.evaluate(env), *models.others(env)]
                 forces = np.stack([periodic.fold(e.forces).numpy() for e in parts])
                 energies = np.array([float(e.energies.sum()) for e in parts])
                 virials = np.stack([e.virial.numpy() for e in parts])

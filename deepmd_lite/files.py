@@ -97,7 +97,14 @@ class InUse:
         self.release()
 
     def acquire(self) -> None:
-        """Begin to write; raises InputError, saying who, where another process does."""
+        """Begin to write; raises InputError, saying who, where another process does.
+
+        Locks are of a process: another `InUse` of the same one may take the folder, and loses it
+        when the first is released; to acquire once more makes it anew.
+        """
+        if self._file is not None and not self._is_there(self._file):
+            self._file.close()
+            self._file = None
         while self._file is None:
             with writing(self.path):
                 file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
@@ -123,8 +130,9 @@ class InUse:
     def release(self) -> None:
         """Let others write; nothing where they may already."""
         if self._file is not None:
-            with suppress(OSError):
-                self.path.unlink()
+            if self._is_there(self._file):  # else it is the file of who came after
+                with suppress(OSError):
+                    self.path.unlink()
             self._file.close()
             self._file = None
 

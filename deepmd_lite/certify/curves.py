@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from ase.data import atomic_numbers, covalent_radii
 
 from ..files import write_atomically
 from ..model import Potential
-from ..model.structures import Structure, evaluated
 from ..page import panels, png
-from ..system import Model
+from ..system import LocalEnv, Model
 from .verdict import Verdict
 
 POINTS = 400
+SHOWN = 10
+"""Pairs of elements whose cores are told one by one."""
 NEAREST = 0.3
 """Å: the closest distance of a curve (a guard ends a run there)."""
 CORE = 0.75
@@ -42,17 +45,23 @@ class Curve:
     """(n,) eV/Å, -dE/dr: positive pushes apart."""
 
 
-def dimer(model: Model, a: int, b: int, distance: float) -> tuple[float, float]:
-    """eV and eV/Å (positive: apart) of two atoms, of types a and b, at a distance (Å)."""
-    sample = Structure(
-        "dimer",
-        np.array([[0.0, 0.0, 0.0], [distance, 0.0, 0.0]]),
-        np.zeros((3, 3)),
-        np.zeros(3, dtype=bool),
-        np.array([a, b], dtype=np.int32),
-    )
-    result = evaluated(model, sample)
-    return result.energy, float(result.forces[1, 0])
+def dimers(model: Model, a: int, b: int, distances: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) eV and (n,) eV/Å (positive: apart) of two atoms, of types a and b, at n distances (Å).
+
+    In one evaluation, where the list lets each atom see the one beside it alone.
+    """
+    r = np.asarray(distances, dtype=np.float64)
+    positions = np.zeros((len(r), 2, 3))
+    positions[:, 1, 0] = r
+    near = torch.from_numpy(r < model.rcut)
+    offsets = torch.zeros(2 * len(r) + 1, dtype=torch.int64)
+    offsets[1:] = near.repeat_interleave(2).cumsum(0)
+    neighbors = torch.arange(2 * len(r), dtype=torch.int32).view(-1, 2).flip(1)[near].flatten()
+    rows = torch.from_numpy(positions.reshape(-1, 3))
+    types = torch.tensor([a, b], dtype=torch.int32).repeat(len(r))
+    found = model.evaluate(LocalEnv(rows, types, len(rows), offsets, neighbors))
+    energies, forces = found.energies.detach().numpy(), found.forces.detach().numpy()
+    return energies.reshape(-1, 2).sum(axis=1), forces.reshape(-1, 2, 3)[:, 1, 0]
 
 
 def pairs(model: Model) -> Iterator[tuple[int, int, str]]:
@@ -68,10 +77,9 @@ def curves(model: Potential) -> list[Curve]:
     distances = np.geomspace(_nearest(model), model.rcut + 0.1, POINTS)
     made = []
     for a, b, pair in pairs(model):
-        far = dimer(model, a, b, model.rcut + 1.0)[0]
-        values = np.array([dimer(model, a, b, r) for r in distances])
+        energies, forces = dimers(model, a, b, np.append(distances, model.rcut + 1.0))
         core = CORE * sum(_radius(name) for name in pair.split("-"))
-        made.append(Curve(pair, core, distances, values[:, 0] - far, values[:, 1]))
+        made.append(Curve(pair, core, distances, energies[:-1] - energies[-1], forces[:-1]))
     return made
 
 
@@ -91,9 +99,8 @@ def smoothness(model: Potential) -> list[Verdict]:
     """At the cutoff, where energy and force must vanish, and where tables end."""
     vanishing = [(0.0, "")]
     for a, b, pair in pairs(model):
-        energy, force = dimer(model, a, b, model.rcut - NUDGE)
-        far = dimer(model, a, b, model.rcut + 1.0)[0]
-        vanishing.append((abs(energy - far) + abs(force), pair))
+        energies, forces = dimers(model, a, b, [model.rcut - NUDGE, model.rcut + 1.0])
+        vanishing.append((float(abs(energies[0] - energies[1]) + abs(forces[0])), pair))
     rows = [
         ("dimers vanish at the cutoff", vanishing, 1e-8),
         ("dimers continue where the table ends", _jumps(model, model.table_min_distance()), JUMP),
@@ -110,40 +117,50 @@ def smoothness(model: Potential) -> list[Verdict]:
 def _jumps(model: Model, *places: float) -> list[tuple[float, str]]:
     """Jumps of energy and force of all dimers at distances (Å), and which dimer each is of."""
     found = [(0.0, "")]
+    # as the place is approached from either side: from one and two steps away
+    sides = NUDGE * np.array([-1.0, -2.0, 1.0, 2.0])
     for a, b, pair in pairs(model):
         for place in places:
-            below, above = (_limit(model, a, b, place, side) for side in (-NUDGE, NUDGE))
+            values = np.array(dimers(model, a, b, place + sides))
+            below, above = 2.0 * values[:, ::2].T - values[:, 1::2].T
             found.append((float(np.abs(above - below).max()), f"{pair} at {place:.3f} Å"))
     return found
 
 
-def _limit(model: Model, a: int, b: int, distance: float, side: float) -> np.ndarray:
-    """(2,) energy and force of a dimer as `distance` is approached from one side."""
-    near, further = (np.array(dimer(model, a, b, distance + k * side)) for k in (1, 2))
-    return 2.0 * near - further
-
-
 def _worst(found: list[tuple[float, str]]) -> tuple[float, str]:
-    return max(found, key=lambda x: np.inf if np.isnan(x[0]) else x[0])
+    return max(found, key=lambda x: _badness(x[0]))
+
+
+def _badness(found: float | None) -> float:
+    """To compare what checks have found: nothing is worse than nan."""
+    return np.inf if found is None or np.isnan(found) else found
 
 
 def repulsion(found: list[Curve]) -> list[Verdict]:
-    """Pairs that attract each other within `CORE` of their covalent radii."""
-    made = []
-    for curve in found:
-        inside = curve.distances < curve.core
-        pulling = inside & ~(curve.forces >= 0)  # nan pulls
-        words = f"closer than {curve.core:.2f} Å the dimer repels"
-        if pulling.any():
-            reach = curve.distances[pulling]
-            words = (
-                f"attracts between {reach.min():.2f} and {reach.max():.2f} Å: atoms that come so "
-                "close may fuse; train with the repulsion, or on data with shorter distances"
-            )
-        hole = float(np.max(-curve.forces[inside], initial=0.0))
-        name = f"repulsive core {curve.pair}"
-        made.append(Verdict(name, hole, 0.0, "eV/Å inwards", words, warns=True))
-    return made
+    """Pairs that attract each other within `CORE` of their covalent radii; of many pairs the worst,
+    and all others as one."""
+    made = [_repels(curve) for curve in found]
+    if len(made) <= SHOWN:
+        return made
+    made.sort(key=lambda verdict: _badness(verdict.found), reverse=True)
+    others = made[SHOWN:]
+    return [*made[:SHOWN], replace(others[0], name=f"repulsive core, {len(others)} other pairs")]
+
+
+def _repels(curve: Curve) -> Verdict:
+    """Whether a pair does, within its core."""
+    inside = curve.distances < curve.core
+    pulling = inside & ~(curve.forces >= 0)  # nan pulls
+    words = f"closer than {curve.core:.2f} Å the dimer repels"
+    if pulling.any():
+        reach = curve.distances[pulling]
+        words = (
+            f"attracts between {reach.min():.2f} and {reach.max():.2f} Å: atoms that come so "
+            "close may fuse; train with the repulsion, or on data with shorter distances"
+        )
+    hole = float(np.max(-curve.forces[inside], initial=0.0))
+    name = f"repulsive core {curve.pair}"
+    return Verdict(name, hole, 0.0, "eV/Å inwards", words, warns=True)
 
 
 def plot(found: list[Curve], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from itertools import chain
 from pathlib import Path
 
 from .common import EPILOG, SOURCE, common, device, keep, picture, positive_length, set_threads
@@ -53,7 +54,8 @@ def _check(args: argparse.Namespace) -> int:
     from ..system import InputError
 
     set_threads(args.threads)
-    keep(args.paths, [args.json, args.plot, args.html])
+    data = args.train, args.validation, args.test, args.data
+    keep(chain(args.paths, *data), [args.json, args.plot, args.html])
     models = [path for path in args.paths if path.lower().endswith(MODEL)]
     for path in map(Path, args.paths):
         if path.suffix.lower() in FOREIGN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import math
 import os
@@ -55,13 +56,13 @@ def set_threads(threads: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # chosen: ranks do not divide them again
 
 
-def keep(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
+def keep(inputs: Iterable[str | Path | None], outputs: Iterable[Path | None]) -> None:
     """Raises InputError, before any work, where an output would take the place of an input or
-    cannot be written."""
+    cannot be written. `inputs`: models, data (`data.places`) and whatever else is read."""
     from ..files import check_writable
     from ..system import InputError
 
-    kept = {Path(path).resolve() for path in inputs}
+    kept = {own.resolve() for given in inputs if given is not None for own in _named_by(given)}
     for output in outputs:
         if output is not None and output.resolve() in kept:
             raise InputError(f"{output}: is an input, which would be lost; give another name")
@@ -71,6 +72,16 @@ def keep(inputs: Iterable[str | Path], outputs: Iterable[Path | None]) -> None:
             raise InputError(f"{output}: there is no folder {output.parent}; make it first")
         if output is not None:
             check_writable(output, file=True)
+
+
+def _named_by(given: str | Path) -> list[Path]:
+    """What is there under the name of an input, less what it says of frames, labels and groups."""
+    from ..data.places import place_of
+
+    path = place_of(given).path
+    if Path(path).exists():
+        return [Path(path)]
+    return [Path(match) for match in glob.glob(path.partition("#")[0], recursive=True)]
 
 
 def picture(name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,7 @@ def _test(args: argparse.Namespace) -> int:
     data = named_data(args, needed=not of_input)
     details = args.detail and Path(f"{args.detail}.e.out")  # the first of them
     outputs = [args.json, args.plot, args.html, details]
-    keep([args.model, *data, *(s.name for s in of_input)], outputs)
+    keep([args.model, source, args.datafile, *data, *(s.name for s in of_input)], outputs)
     model = load_model(args.model, args.precision).to_device(args.device)
     systems = [*of_input, *(load(data, OfModel(model.type_map), quiet=args.quiet) if data else [])]
     warn_of_lacking(systems)
@@ -209,12 +210,12 @@ def _devi(args: argparse.Namespace) -> int:
     relative = Relative(args.relative, args.relative_v)
     found = deviations(committee, systems, relative, real_error=args.real_error, quiet=args.quiet)
     write_deviations(found, args.output, args.frequency, atomic=args.atomic)
-    frames = [d for part in found.values() for d in part]
-    highest = max(range(len(frames)), key=lambda k: frames[k].max_f)
+    frames = [(d.max_f, k, name) for name, part in found.items() for k, d in enumerate(part)]
+    largest, k, name = max(frames, key=lambda frame: inf if isnan(frame[0]) else frame[0])
     unit = " eV/Å" if args.relative is None else " (relative)"
     print(
         f"{len(frames)} frame{'s' * (len(frames) != 1)}, {len(committee.models)} models: "
         f"{args.output}\n"
-        f"largest force deviation {frames[highest].max_f:.4g}{unit}, frame {highest}"
+        f"largest force deviation {largest:.4g}{unit}, frame {k} of {name}"
     )
     return 0

@@ -191,13 +191,14 @@ def _change_bias(args: argparse.Namespace) -> int:
     from ..training.bias import change_bias
 
     set_threads(args.threads)
-    keep([args.model], [args.output])
+    data = named_data(args, needed=args.bias_value is None)
+    keep([args.model, args.datafile, *data], [args.output])
     systems = None
     if args.bias_value is None:
         elements = OfModel(read_header(args.model)["config"]["type_map"])
-        systems = load(named_data(args), type_map=elements, quiet=args.quiet)
+        systems = load(data, type_map=elements, quiet=args.quiet)
         systems = first_frames(systems, args.numb_batch)
-    elif args.paths or args.system or args.datafile:
+    elif data:
         raise InputError("--bias-value: no data are used with it; give one or the other")
     lines = change_bias(
         args.model,

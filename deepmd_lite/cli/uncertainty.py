@@ -59,7 +59,7 @@ def _uncertainty(args: argparse.Namespace) -> int:
     set_threads(args.threads)
     data, validation = _data(args)
     names = (d if isinstance(d, str) else d.name for d in (*data, *validation))
-    keep([args.model, *names], [args.output, args.plot])
+    keep([args.model, args.input, args.datafile, *names], [args.output, args.plot])
     fitted = add_uncertainty(
         args.model,
         data,

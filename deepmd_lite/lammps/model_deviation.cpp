@@ -81,6 +81,9 @@ void ModelDeviation::write(int64_t step, const std::vector<int>& atoms, int64_t 
     min_v = std::min(min_v, found);
     squares_v += found * found;
   }
+  // std::max and MPI_MAX pass over what is not a number; sums do not.
+  if (std::isnan(sums[0])) largest[0] = largest[1] = sums[0];
+  if (std::isnan(squares_v)) max_v = min_v = squares_v;
   const double columns[6] = {max_v,      min_v,       std::sqrt(squares_v) / 3,
                              largest[0], -largest[1], sums[0] / sums[1]};
   if (!file_) return;
@@ -89,7 +92,7 @@ void ModelDeviation::write(int64_t step, const std::vector<int>& atoms, int64_t 
   std::snprintf(cell, sizeof cell, "%12lld", static_cast<long long>(step));
   line_ = cell;
   for (const double value : columns) {
-    std::snprintf(cell, sizeof cell, "%19.6e", value);
+    std::snprintf(cell, sizeof cell, "%19.6e", std::fabs(value));  // nan has a sign, too
     line_ += cell;
   }
   step_ = step;

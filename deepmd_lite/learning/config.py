@@ -123,12 +123,14 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[LearnConfig, Pa
     config = parse(LearnConfig, source, where)
     config.train = _absolute(located(config.train, folder, f"{where}: train"))
     if config.initial is not None:
-        found = _structure(config.initial.structure, folder, f"{where}: initial/structure")
-        config.initial.structure = found
+        given = config.initial.structure
+        found = located_data(given, folder, f"{where}: initial/structure")
+        config.initial.structure = _absolute(found)
     for k, entry in enumerate(config.explore):
         at = f"{where}: explore/{k}"
         if "structure" in entry:
-            entry["structure"] = _structure(str(entry["structure"]), folder, f"{at}/structure")
+            found = located_data(str(entry["structure"]), folder, f"{at}/structure")
+            entry["structure"] = _absolute(found)
         if isinstance(entry.get("plumed"), str):
             entry["plumed"] = _absolute(located(entry["plumed"], folder, f"{at}/plumed"))
         steps = parse(MdConfig, {**entry, "model": "model.dpl"}, at).steps
@@ -138,11 +140,6 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[LearnConfig, Pa
                 f"{config.select.every}"
             )
     return config, folder or Path.cwd()
-
-
-def _structure(path: str, folder: Path | None, where: str) -> str:
-    name, at, index = path.partition("@")
-    return _absolute(located(name, folder, where)) + at + index
 
 
 def _absolute(path: str) -> str:

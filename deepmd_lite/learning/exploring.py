@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..files import write_atomically
 from ..md import SharedError, run_input
 from ..md.config import MdConfig
+from ..md.ensemble import SEED_LIMIT
 from ..md.structure import read_structure
 from ..schema import parse
 from .config import Select
@@ -164,21 +165,13 @@ def _progress(folder: Path, steps: int, seconds: float) -> str | None:
 
 
 def reseeded(entry: Mapping[str, Any], shift: int) -> dict[str, Any]:
-    """The same run with other random numbers."""
+    """The same run with other random numbers, where it uses any."""
     found = copy.deepcopy(dict(entry))
-    for section in ("velocities", "ensemble"):
-        own = found.get(section)
-        if isinstance(own, dict) and (section == "velocities" or "seed" in own or _random(own)):
-            own["seed"] = int(own.get("seed", 1)) + shift
+    config = parse(MdConfig, {**entry, "model": "model.dpl"}, "explore")
+    for section, own in (("velocities", config.velocities), ("ensemble", config.ensemble)):
+        if own is not None and own.seed is not None:
+            found[section]["seed"] = (own.seed + shift) % SEED_LIMIT
     return found
-
-
-def _random(ensemble: Mapping[str, Any]) -> bool:
-    """Whether a run uses the seed of its ensemble."""
-    kind, thermostat = ensemble.get("type"), ensemble.get("thermostat")
-    if kind == "strain":
-        return thermostat in ("langevin", "bussi") or ensemble.get("lateral") == "stress-free"
-    return kind in ("nvt-langevin", "nvt-bussi", "npt-scr")
 
 
 def counted(runs: Sequence[Run], lower: float, upper: float) -> dict[str, int]:

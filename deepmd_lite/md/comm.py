@@ -239,10 +239,15 @@ def _all_ranks() -> MpiCommunicator:
     return MpiCommunicator(MPI.COMM_WORLD.Dup())
 
 
-def threads_per_rank(comm: Communicator) -> int:
-    """CPUs that this process may use, shared evenly among the ranks that may use the same ones."""
+def own_cpus() -> tuple[int, ...]:
+    """CPUs that this process may use."""
     cpus = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    own = (socket.gethostname(), tuple(sorted(cpus)))
+    return tuple(sorted(cpus))
+
+
+def threads_per_rank(comm: Communicator) -> int:
+    """CPUs for each of the ranks that may use the same ones, shared evenly."""
+    own = (socket.gethostname(), own_cpus())
     return max(1, len(own[1]) // comm.collect(own).count(own))
 
 
@@ -261,9 +266,8 @@ def gpu_of_rank(device: str, comm: Communicator) -> str:
 
 def binding(comm: Communicator) -> list[str]:
     """A line for each machine: its ranks and the CPUs that they may use. Every rank must ask."""
-    cpus = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     found: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for rank, where in enumerate(comm.collect((socket.gethostname(), tuple(sorted(cpus))))):
+    for rank, where in enumerate(comm.collect((socket.gethostname(), own_cpus()))):
         found.setdefault(where, []).append(rank)
     lines = []
     for (host, own), ranks in found.items():

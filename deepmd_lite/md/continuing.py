@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.places import place_of
 from ..system import InputError
 from .config import MdConfig
 
@@ -37,9 +38,10 @@ def record(config: MdConfig) -> dict[str, Any]:
     kept["model"] = [_digest(Path(model)) for model in config.model]
     if isinstance(config.plumed, str):
         kept["plumed"] = _digest(Path(config.plumed))
-    name, at, index = config.structure.partition("@")
-    content = _digest(Path(name)) + at + index if Path(name).is_file() else None
-    kept["structure"] = {"name": Path(name).name + at + index, "content": content}
+    place = place_of(config.structure)
+    path = Path(place.path)
+    content = _digest(path) + place.rest if path.is_file() else None
+    kept["structure"] = {"name": path.name + place.rest, "content": content}
     return kept
 
 

@@ -311,10 +311,10 @@ class Engine:
             beyond_table=counted_once(int(total[19])),
         )
 
-    def kinetic(self) -> np.ndarray:
-        """(3, 3) eV: Σ m v ⊗ v over all ranks; half its trace is the kinetic energy."""
-        own = self.state.kinetic_tensor().cpu().numpy()
-        return self.comm.reduce(own.ravel(), "sum").reshape(3, 3)
+    def kinetic(self) -> tuple[float, torch.Tensor]:
+        """eV: the kinetic energy of all atoms, and, (), what those of this rank have of it."""
+        own = self.state.kinetic_energy()
+        return float(self.comm.reduce(own[None].cpu().numpy(), "sum")[0]), own
 
 
 def _no_env() -> LocalEnv:

@@ -51,6 +51,7 @@ class Watch:
         thermostat may bring the system as fast as it likes."""
         self.guards, self.timestep = guards, timestep
         self.freedom, self.target = freedom, target
+        self._chance = fluctuation(freedom) if freedom > 0 else np.inf
         self._kelvins: deque[float] = deque(maxlen=guards.temperature_steps)
 
     def moved(self, engine: Engine, leap: float) -> Trip | None:
@@ -114,7 +115,7 @@ class Watch:
         usual = max(sum(past) / len(past) if past else kelvin, self.target)
         n_past = max(1, len(past))
         past.append(kelvin)
-        limit = usual * (1.0 + fluctuation(self.freedom)) + jump
+        limit = usual * (1.0 + self._chance) + jump
         if not kelvin > limit:
             return None
         state = engine.state

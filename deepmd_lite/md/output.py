@@ -24,6 +24,7 @@ from ..system import InputError
 from .drive import HEADER
 from .observe import Table
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
+from .restart import MANIFEST
 from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
 from .trajectory.journal import Journal
 
@@ -77,10 +78,14 @@ class Writer:
         own = [file.path.name for file in self._growing]
         names = dict.fromkeys((THERMO, *own, *NAMES.values(), "log"))
         present = [name for name in names if (directory / name).exists()]
-        if present or any((directory / "restart").glob("step-*")):
+        restarts = directory / "restart"
+        if present or any(restarts.glob("step-*")):
+            way = "go on with --continue, or give"
+            if not any(restarts.glob(f"step-*/{MANIFEST}")):
+                way = "it ended before its first restart, so that none can go on: give"
             raise InputError(
-                f"{directory}: holds a run already ({', '.join(present) or 'restart'}); go on "
-                "with --continue, or give another output directory, or remove this one"
+                f"{directory}: holds a run already ({', '.join(present) or 'restart'}); {way} "
+                "another output directory, or remove this one"
             )
 
     def _go_on(self, sizes: Mapping[str, int]) -> None:

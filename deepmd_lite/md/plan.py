@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from ..free_memory import available_bytes, status
 from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
-from .comm import Communicator, agreement, ranks_here
+from .comm import Communicator, agreement, own_cpus, ranks_here
 from .config import MdConfig
 from .engine import Engine
 from .ensemble import Ensemble
@@ -43,6 +44,8 @@ class Probe:
 
     n_atoms: int
     n_ranks: int
+    threads: int
+    """Of each rank."""
     steps: int
     n_models: int
     """Several: the deviation of all is part of the time,"""
@@ -77,7 +80,7 @@ class Plan:
     available_bytes: float
     """Free memory of this machine."""
     ranks_here: int
-    """Ranks that would share this machine."""
+    """Ranks that would share this machine: as many as its CPUs have room for."""
 
     @property
     def n_atoms(self) -> int:
@@ -115,7 +118,8 @@ class Plan:
             "models": f"{probe.n_models}, of which the first drives; deviation every "
             f"{probe.deviation_every} steps",
             "time": f"{c.steps:,} steps of {c.timestep:g} fs: {c.steps * c.timestep / 1000:g} ps",
-            "ranks": f"{self.n_ranks} as {' x '.join(map(str, self.grid))}",
+            "ranks": f"{self.n_ranks} as {' x '.join(map(str, self.grid))}; threads of each: "
+            f"{probe.threads}",
             "subdomain": f"{' x '.join(f'{x:.1f}' for x in sub.lengths)} Å; "
             f"{sub.n_atoms:,.0f} atoms, {sub.n_ghosts:,.0f} ghosts within {probe.reach:g} Å, "
             f"{probe.edges_per_atom:.0f} neighbours each",
@@ -165,12 +169,12 @@ def make_plan(
     `atoms`: the structure, on rank 0. Writes nothing. Raises as `Simulation` does.
     """
     probe = _probe(config, atoms, comm, force)
-    n_here = ranks_here(comm)
+    ranks, n_here = n_ranks or comm.size, ranks_here(comm)
+    room = max(n_here, len(own_cpus()) // probe.threads)  # others would be on other machines
     plan: Plan | None = None
     with agreement(comm):
         if comm.rank == 0:
             assert atoms is not None
-            ranks = comm.size if n_ranks is None else n_ranks
             grid, sub = mean_subdomain(
                 atoms, config.replicate, config.grid, ranks, probe.reach, probe.edges_per_atom
             )
@@ -186,7 +190,7 @@ def make_plan(
                 subdomain=sub,
                 probe=probe,
                 available_bytes=_known(available_bytes()),
-                ranks_here=n_here if n_ranks is None else min(n_ranks, n_here),
+                ranks_here=n_here if n_ranks is None else min(n_ranks, room),
             )
     shared: Plan = comm.share(plan)
     return shared
@@ -231,6 +235,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     return Probe(
         n_atoms=simulation.n_atoms,
         n_ranks=comm.size,
+        threads=torch.get_num_threads(),
         steps=steps,
         n_models=deviating.n_models,
         deviation_every=deviating.every,

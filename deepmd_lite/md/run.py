@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from ..data.places import located_data
 from ..schema import located, parse, read_mapping
 from ..system import InputError
 from . import continuing, restart
@@ -39,13 +40,18 @@ def plan_input(
 ) -> Plan:
     """The forecast for an MD input, from a probe of some steps; nothing is written.
 
-    `n_ranks`: for a run on so many ranks; default: those at hand. Raises as `run_input` does.
+    `n_ranks`: for a run on so many ranks; default: those at hand. `threads` of each: by default as
+    many as they would have if they shared this machine. Raises as `run_input` does.
     """
     ranks = communicator() if comm is None else wrap(comm)
     with _ends_together(ranks):
-        _share_threads(ranks, threads)
-        found, atoms = _read(config, ranks, resume=False)
-        return make_plan(found, atoms, ranks, n_ranks, force)
+        own_threads = torch.get_num_threads()
+        _share_threads(ranks, threads, n_ranks)
+        try:
+            found, atoms = _read(config, ranks, resume=False)
+            return make_plan(found, atoms, ranks, n_ranks, force)
+        finally:
+            torch.set_num_threads(own_threads)
 
 
 def run_input(
@@ -93,9 +99,11 @@ def _ends_together(comm: Communicator) -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def _share_threads(comm: Communicator, threads: int | None) -> None:
-    if threads is None and comm.size > 1:
-        threads = fair_share(comm)
+def _share_threads(comm: Communicator, threads: int | None, n_ranks: int | None = None) -> None:
+    """As many `threads` as asked for, or as one of `n_ranks` (default: those of `comm`) has."""
+    sharing = max(comm.size, n_ranks or 1)
+    if threads is None and sharing > 1:
+        threads = max(1, fair_share(comm) * comm.size // sharing)
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -110,9 +118,8 @@ def _read(
         folder = Path(source).resolve().parent if isinstance(source, (str, Path)) else None
         config = parse(MdConfig, data, where)
         config.model = [located(model, folder, f"{where}: model") for model in config.model]
-        name, at, index = config.structure.partition("@")
         with suppress(InputError) if resume else nullcontext():  # it may be gone by then
-            config.structure = located(name, folder, f"{where}: structure") + at + index
+            config.structure = located_data(config.structure, folder, f"{where}: structure")
         if isinstance(config.plumed, str):
             config.plumed = located(config.plumed, folder, f"{where}: plumed")
         atoms = None
@@ -132,6 +139,11 @@ def _run(
     resumed = config.output.directory if resume else None
     said: dict[str, Any] = {}
     notes: list[str] = []
+    if atoms is not None and "fparam" in atoms.info:
+        notes.append(
+            "the fparam of the structure is not used: the model stays at its own frame parameters, "
+            "its default or those that dpl convert --fparam has fixed"
+        )
     with agreement(comm):
         if comm.rank == 0:  # before anything is written
             said = continuing.record(config)
@@ -142,10 +154,10 @@ def _run(
         simulation.start.began_with = said
     _announce(simulation, config, notes)
     remaining = config.steps - simulation.step
-    if resume and remaining <= 0:
-        raise_together(
-            comm, f"steps {config.steps}: the run is at step {simulation.step} already; raise steps"
-        )
+    with agreement(comm):
+        if resume and remaining <= 0:
+            at = f"the run is at step {simulation.step} already"
+            raise InputError(f"steps {config.steps}: {at}; raise steps")
     result = simulation.run(remaining)
     if simulation.writer is not None and isinstance(simulation.integrator, Relaxation):
         _tell_of_relaxation(simulation.writer, simulation.integrator, simulation.step)
@@ -168,13 +180,8 @@ def _tell_of_relaxation(writer: Writer, search: Relaxation, step: int) -> None:
         )
 
 
-def raise_together(comm: Communicator, message: str) -> None:
-    """Raise an error that all ranks know of."""
-    raise InputError(message) if comm.size == 1 else SharedError(message)
-
-
 def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) -> None:
-    """The first lines of the log; `notes` on what a continued run changes."""
+    """The first lines of the log; `notes` on the structure, or on what a continued run changes."""
     bound, groups = binding(simulation.comm), _of_the_groups(simulation, config)
     if simulation.writer is None:
         return
@@ -215,8 +222,8 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(f"ghosts go {'by way of the host' if staged else 'from GPU to GPU'}")
     if simulation.resumed:
         log(f"going on from step {simulation.step}")
-        for line in notes:
-            log(f"note: {line}")
+    for line in notes:
+        log(f"note: {line}")
 
 
 def _of_the_groups(simulation: Simulation, config: MdConfig) -> list[str]:

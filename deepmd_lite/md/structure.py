@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
 
+from ..data.places import place_of
 from ..system import DeepmdLiteError, InputError
 
 LAMMPS_SUFFIXES = (".data", ".lmp", ".lammps", ".lmpdat")
@@ -29,8 +30,8 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
     atom types 1, 2, …, which otherwise follow from its type labels or masses. Raises InputError for
     what cannot be read, and where the elements are not certain.
     """
-    name = path.rsplit("@", 1)[0]
-    if not Path(name).exists() and not Path(path).exists():
+    name = place_of(path).path
+    if not Path(name).exists():
         raise InputError(f"structure: {path}: no such file")
     lammps = Path(name).suffix.lower() in LAMMPS_SUFFIXES
     if elements is not None and not lammps:
@@ -68,7 +69,8 @@ def _read_frame(path: str) -> Atoms | list[Atoms]:
 
 def _read(name: str, **options: Any) -> Atoms | list[Atoms]:
     """What ASE reads; under MPI it would send all of it to ranks that do not listen."""
-    return ase.io.read(name, parallel=False, **options)
+    whole = Path(name).exists()  # whatever its name has an @ for
+    return ase.io.read(name, parallel=False, do_not_split_by_at_sign=whole, **options)
 
 
 def _read_lammps(name: str, elements: Sequence[str] | None) -> Atoms:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
@@ -390,6 +391,25 @@ def test_deviation_of_models(n_ranks, lammps, tmp_path):
     assert main(["devi", "-m", *models, *arguments]) == 0
     own = (tmp_path / "own.out").read_text().splitlines()[-1].split()
     np.testing.assert_allclose(rows[0, 1:7], np.array(own[1:7], dtype=float), rtol=2e-6)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_a_deviation_that_is_not_a_number_is_shown(n_ranks, lammps, tmp_path):
+    """Of a model whose forces on some atoms are not finite."""
+    models = [random_potential(("H", "O"), seed=k) for k in range(2)]
+    with torch.no_grad():
+        network = models[1].fitting[0]
+        network.weight_out *= 1e308 / network.weight_out.abs().max()
+        network.weight_0 *= 10.0
+    for k, model in enumerate(models):
+        save_model(model, tmp_path / f"{k}.dpl")
+    atoms = random_atoms("H4O8", 9.0, 4)
+    text = begin(tmp_path, atoms, ["O", "H"], "deepmd_lite 0.dpl 1.dpl out_file devi.out")
+    run = lammps(text + "run 0\n", n_ranks)
+    assert run.status == 0, run.output
+    row = np.loadtxt(tmp_path / "devi.out")
+    assert row[0] == 0
+    assert np.isnan(row[1:]).all()
 
 
 def test_deviation_of_a_committee_in_the_file(lammps, tmp_path):

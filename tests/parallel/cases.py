@@ -497,6 +497,13 @@ FORMATS = ["extxyz", "traj", "h5md", "lammps"]
 MOVING = {"ensemble": LANGEVIN, "velocities": {"temperature": 1500}, "timestep": 2.0, "skin": 0.4}
 
 
+def same_numbers(found, expected, name):
+    """Tables of an observable, but for a first column of words."""
+    skipped = 1 if isinstance(expected.rows[0][0], str) else 0
+    x, y = (np.array([r[skipped:] for r in t.rows]) for t in (found, expected))
+    np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
 def observables_are_those_of_one_rank(r_max, comm):
     """Every table, and every frame of every format to the last digits; all ranks know the sums."""
     root = Path(comm.share(tempfile.mkdtemp()))
@@ -517,9 +524,7 @@ def observables_are_those_of_one_rank(r_max, comm):
             ours, theirs = a.result(), b.result()
             assert ours.keys() == theirs.keys() != set()
             for name, table in theirs.items():
-                skipped = 1 if isinstance(table.rows[0][0], str) else 0
-                x, y = (np.array([r[skipped:] for r in t.rows]) for t in (ours[name], table))
-                np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9, err_msg=name)
+                same_numbers(ours[name], table, name)
         for kind in ("extxyz", "traj"):
             paths = [root / r / f"trajectory.{kind}" for r in ("parallel", "serial")]
             x, y = (ase.io.read(path, ":", parallel=False) for path in paths)
@@ -569,6 +574,24 @@ def observables_go_on(comm):
         for name in names:
             whole, parts = ((root / run / name).read_bytes() for run in ("whole", "parts"))
             assert whole == parts, name
+        shutil.rmtree(root)
+
+
+def few_atoms_observed(comm):
+    """Three atoms, of which a rank may have none: what atoms carry, as on one rank."""
+    root = Path(comm.share(tempfile.mkdtemp()))
+
+    def run(name, comm):
+        output = {"directory": root / name, "restart": 5, "observe": {"msd": {}, "vacf": {}}}
+        simulation = Simulation(systems.three_atoms(), MODEL, comm=comm, output=output, **MOVING)
+        simulation.run(20)
+        return simulation.observables
+
+    found = run("parallel", comm)
+    if comm.rank == 0:
+        for a, b in zip(found, run("serial", None), strict=True):
+            for name, table in b.result().items():
+                same_numbers(a.result()[name], table, name)
         shutil.rmtree(root)
 
 
@@ -626,6 +649,31 @@ def model_deviation(comm):
         shutil.rmtree(root)
 
 
+class _Unsure(PairPotential):
+    """Forces on one atom of this rank that are not numbers."""
+
+    def evaluate(self, env):
+        found = super().evaluate(env)
+        found.forces[0] = np.nan
+        return found
+
+
+def a_deviation_that_is_not_a_number(comm):
+    """Whichever rank it is on, all know of it, and a guard ends the run."""
+    for rank in (0, comm.size - 1):
+        other = _Unsure(RCUT) if comm.rank == rank else MODEL
+        root = Path(comm.share(tempfile.mkdtemp()))
+        output = {"directory": root, "model_devi": 1, "trajectory": 0}
+        options = {"output": output, "guards": {"deviation": 1.0}, "comm": comm}
+        simulation = Simulation(systems.cubic(), (MODEL, other), **options)
+        with pytest.raises(SharedError, match="deviate by inf"):
+            simulation.run(0)
+        if comm.rank == 0:
+            row = np.loadtxt(root / "model_devi.out")
+            assert np.isnan(row[4:]).all()
+            shutil.rmtree(root)
+
+
 def single_virial(atoms):
     """(3, 3) eV of `MODEL` in one process."""
     return MODEL.evaluate(reference(atoms)[0].env).virial.numpy()
@@ -677,6 +725,7 @@ CASES = {
     "hybrid": hybrid,
     "short_range_table": short_range_table,
     "model_deviation": model_deviation,
+    "a_deviation_that_is_not_a_number": a_deviation_that_is_not_a_number,
     **{f"forces_{s.__name__}": partial(forces_of, s) for s in systems.ALL},
     **{f"forces_along_axis_{i}": partial(forces_along_axis, i) for i in range(3)},
     "atoms_on_faces": atoms_on_faces,
@@ -698,6 +747,7 @@ CASES = {
     "observables": partial(observables_are_those_of_one_rank, 4.0),
     "observables_far": partial(observables_are_those_of_one_rank, 7.0),
     "observables_go_on": observables_go_on,
+    "few_atoms_observed": few_atoms_observed,
     "observables_that_make_no_sense": observables_that_make_no_sense_are_one_error,
     **stops.CASES,
     "restart_held": partial(

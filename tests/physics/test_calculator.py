@@ -362,6 +362,18 @@ def test_what_is_known_of_an_unchanged_structure_stays(potential, monkeypatch):
     assert {"energy", "stress", "stresses"} <= set(atoms.calc.results)
 
 
+def test_a_refused_structure_has_no_results_of_another(potential):
+    bulk, alone = silicon(), Atoms("Si2", [[0, 0, 0], [2.3, 0, 0]])
+    calculator = Calculator(potential)
+    calculator.calculate(bulk, ["stress"])
+    with pytest.raises(PropertyNotImplementedError, match="a cell with a volume"):
+        calculator.calculate(alone, ["stress"])
+    assert not calculator.results
+    fresh = Calculator(potential)
+    found, expected = (c.get_property("energy", alone) for c in (calculator, fresh))
+    assert found == pytest.approx(expected, abs=1e-10)
+
+
 def test_a_wrapper_that_says_nothing_changed_is_not_believed(potential):
     atoms = silicon()
     calculator = Calculator(potential)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from models import random_potential
 
 from deepmd_lite import kernels
+from deepmd_lite.calculator import Calculator
 from deepmd_lite.certify import (
     Verdict,
     certify,
@@ -186,7 +188,7 @@ def test_not_a_number_fails_every_check(model, structures):
 def test_a_cutoff_that_cuts_is_found(model):
     def cut(model, env):
         found = model.evaluate(env)
-        pairs = (env.offsets[1:] > env.offsets[:-1]).sum()
+        pairs = (env.offsets[1:] > env.offsets[:-1]).double()
         return dataclasses.replace(found, energies=found.energies + 1e-4 * pairs)
 
     far, _ = curves.smoothness(Faulty(model, cut))
@@ -198,8 +200,8 @@ def test_a_jump_where_the_table_ends_is_found(model):
 
     def jump(model, env):
         found = model.evaluate(env)
-        close = np.ptp(env.positions[:, 0].numpy()) < end
-        return dataclasses.replace(found, forces=found.forces * (1.01 if close else 1.0))
+        close = (env.positions[1::2, 0] < end).repeat_interleave(2)[:, None]
+        return dataclasses.replace(found, forces=found.forces * torch.where(close, 1.01, 1.0))
 
     _, table = curves.smoothness(Faulty(model, jump))
     assert table.state == "FAILED"
@@ -209,12 +211,42 @@ def test_a_hole_in_the_core_is_a_warning_that_says_where(model):
     def pull(model, env):
         found = model.evaluate(env)
         forces = torch.zeros_like(found.forces)
-        forces[0, 0], forces[1, 0] = 5.0, -5.0
+        forces[::2, 0], forces[1::2, 0] = 5.0, -5.0
         return dataclasses.replace(found, forces=forces)
 
     found = curves.repulsion(curves.curves(Faulty(model, pull)))
     assert [v.state for v in found] == ["warning"] * 3
     assert "attracts between 0.30 and" in found[0].words
+
+
+def test_dimers_are_evaluated_together_and_are_what_they_are_alone(model):
+    asked = []
+    counting = Faulty(model, lambda own, env: asked.append(env.n_local) or own.evaluate(env))
+    found = curves.curves(counting)
+    assert asked == [2 * (curves.POINTS + 1)] * 3
+    r = found[1].distances[::57]
+    each = [curves.dimers(model, 0, 1, [distance]) for distance in r]
+    calculator = Calculator(model)
+    for distance, (energy, force) in zip(r, each, strict=True):
+        atoms = Atoms("OH", [[0, 0, 0], [distance, 0, 0]])
+        assert energy[0] == pytest.approx(calculator.get_potential_energy(atoms), abs=1e-9)
+        assert force[0] == pytest.approx(calculator.get_forces(atoms)[1, 0], rel=1e-9, abs=1e-9)
+    np.testing.assert_allclose(found[1].forces[::57], [f[0] for _, f in each], rtol=1e-12)
+
+
+def test_of_many_pairs_the_worst_are_shown(model, monkeypatch):
+    monkeypatch.setattr(curves, "SHOWN", 2)
+    bare, r = curves.curves(model)[0], np.array([0.3, 0.5])
+    forces = {"a": [1.0, 1.0], "b": [-1.0, 1.0], "c": [-2.0, 1.0], "d": [np.nan, 1.0]}
+    made = [
+        dataclasses.replace(bare, pair=pair, distances=r, forces=np.array(f))
+        for pair, f in forces.items()
+    ]
+    found = curves.repulsion(made)
+    assert [v.name for v in found] == [
+        *("repulsive core d", "repulsive core c", "repulsive core, 2 other pairs")
+    ]
+    assert [v.state for v in found] == ["warning"] * 3
 
 
 def test_an_instruction_set_with_another_result_is_found(model, structures):

@@ -352,6 +352,34 @@ def test_no_output_takes_the_place_of_an_input(tmp_path, capsys, model, command)
     assert "dp convert-backend" in fails(capsys, "convert", model, graph)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("test", "MODEL", "own.xyz@:1", "--json", "own.xyz"),
+        ("test", "MODEL", "own.xyz#energy=energy", "--html", "own.xyz"),
+        ("test", "MODEL", "ow*.xyz", "--json", "own.xyz"),
+        ("test", "MODEL", "-f", "list", "--json", "list"),
+        ("devi", "-m", "MODEL", "MODEL", "-s", "own.xyz@:", "-o", "own.xyz"),
+        ("check", "--train", "own.xyz", "--json", "own.xyz"),
+        ("check", "--validation", "own.xyz", "--test", "a@0.xyz", "--html", "a@0.xyz"),
+        ("check", "MODEL", "--data", "own.xyz", "--json", "own.xyz"),
+        ("change-bias", "MODEL", "own.xyz", "-o", "own.xyz"),
+        ("uncertainty", "MODEL", "own.xyz@0", "-o", "own.xyz"),
+        ("check", "own.hdf5#/H2O", "--json", "own.hdf5"),
+    ],
+)
+def test_no_output_takes_the_place_of_data(tmp_path, capsys, model, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("own.xyz", bulk("Si"), format="extxyz")
+    write("a@0.xyz", bulk("Si"), format="extxyz")
+    Path("list").write_text("own.xyz\n")
+    Path("own.hdf5").touch()
+    before = Path(command[-1]).read_bytes()
+    said = fails(capsys, *(model if word == "MODEL" else word for word in command))
+    assert f"{command[-1]}: is an input, which would be lost" in said
+    assert Path(command[-1]).read_bytes() == before
+
+
 @pytest.mark.parametrize("option", ["--json", "--html", "--plot", "-d"])
 def test_places_of_results_are_tried_before_the_work(tmp_path, capsys, model, option):
     data = npy_system(tmp_path / "data")

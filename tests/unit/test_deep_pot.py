@@ -96,6 +96,15 @@ def test_many_molecules_at_a_time(pot, monkeypatch):
         pot.eval(coords, None, types, mixed_type=True)
 
 
+def test_frames_with_cells_take_no_arrays_of_all_frames(pot, monkeypatch):
+    """Or the time would grow with the square of their number."""
+    n, asked_for, zeros = 50, [], np.zeros
+    monkeypatch.setattr(np, "zeros", lambda shape, *a: asked_for.append(shape) or zeros(shape, *a))
+    coords, cells = np.repeat(COORDS[:1], n, axis=0), np.repeat(CELLS[:1], n, axis=0)
+    pot.eval(coords, cells, types_of(pot, STRUCTURES[0]))
+    assert sum(isinstance(shape, tuple) and shape[0] == n for shape in asked_for) < 10
+
+
 def test_frames_of_several_sizes(pot):
     """−1 is no atom: as if the frame were shorter, wherever it stands."""
     types = np.array([types_of(pot, atoms) for atoms in STRUCTURES])

@@ -1,5 +1,8 @@
 """Model deviation: its definition, its files, and models that differ in elements and cutoff."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from ase.io import write
@@ -105,6 +108,25 @@ def test_the_calculator_of_several_models(models, files):
     assert "uncertainty" not in one.results
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_calculator_of_several_models_can_be_copied(models, copied):
+    calculator = Calculator(models)
+    forces = calculator.get_property("forces_comm", STRUCTURE)
+    found = copied(calculator).get_property("forces_comm", STRUCTURE)
+    np.testing.assert_array_equal(found, forces)
+
+
+def test_models_are_not_asked_again_of_the_same_structure(models, monkeypatch):
+    calculator, calls = Calculator(models), []
+    evaluate = type(models[0]).evaluate
+    monkeypatch.setattr(
+        type(models[0]), "evaluate", lambda *given: calls.append(0) or evaluate(*given)
+    )
+    for name in ("forces", "stresses", "uncertainty", "stress"):
+        calculator.get_property(name, STRUCTURE)
+    assert len(calls) == len(models)
+
+
 def labelled(models, seed):
     """A structure whose labels are the first model's values."""
     atoms = random_atoms("Si4C4", 6.5, seed, skew=0.1)
@@ -135,6 +157,18 @@ def test_the_command_writes_the_file_of_dp_model_devi(models, files, tmp_path, c
         np.testing.assert_allclose(line[1:], [*d.columns, d.energy, *d.atoms], rtol=1e-5)
     largest = max(d.max_f for d in expected)
     assert f"largest force deviation {largest:.4g}" in capsys.readouterr().out
+
+
+def test_the_largest_deviation_is_named_by_system_and_frame(models, files, tmp_path, capsys):
+    """As the file numbers frames: within their system."""
+    frames = [random_atoms("Si4C4", 6.5, seed, skew=0.1) for seed in range(1, 5)]
+    frames.sort(key=lambda atoms: deviation(*alone(models, atoms)).max_f)
+    paths = [tmp_path / name for name in ("a.extxyz", "b.extxyz")]
+    write(paths[0], frames[:2])
+    write(paths[1], [frames[3], frames[2]])
+    argv = ["-s", *map(str, paths), "-o", str(tmp_path / "devi.out"), "-q"]
+    assert main(["devi", "-m", *files, *argv]) == 0
+    assert capsys.readouterr().out.endswith(f"eV/Å, frame 0 of {paths[1]}\n")
 
 
 def test_errors_instead_of_deviations(models, files, tmp_path):

@@ -1,18 +1,21 @@
 """A folder of results that one process writes into at a time."""
 
 import gc
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
+from ase.build import bulk
 from ase.io import write
 from copper import copper as copper_frames
 from copper import settings
+from pair_potential import PairPotential
 from test_md_run import folder  # noqa: F401  a fixture
 
 from deepmd_lite.files import InUse
-from deepmd_lite.md import run_input
+from deepmd_lite.md import Simulation, run_input
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
@@ -46,6 +49,35 @@ def test_one_process_at_a_time(held_by_another):
     with InUse(place):
         assert (place / InUse.NAME).exists()
     assert not any(place.iterdir())
+
+
+def test_a_simulation_that_takes_the_place_of_another_is_guarded(tmp_path):
+    """Although the first one, in the same process, takes the lock away when it is forgotten."""
+
+    class Asking(PairPotential):
+        def evaluate(self, env):
+            asked = subprocess.run([sys.executable, "-c", HOLDER, place], **options)
+            told.append(asked.stderr)
+            return super().evaluate(env)
+
+    place, told = str(tmp_path / "run"), []
+    options = {"capture_output": True, "text": True, "input": ""}
+    for model in (PairPotential(), Asking()):
+        simulation = Simulation(bulk("Cu", cubic=True), model, output=place)
+        gc.collect()
+    simulation.run(1)
+    assert f"process {os.getpid()} on" in told[-1]
+    assert not (tmp_path / "run" / InUse.NAME).exists()
+
+
+def test_a_lock_that_was_replaced_stays(tmp_path):
+    first, second = InUse(tmp_path), InUse(tmp_path)
+    first.acquire()
+    first.path.unlink()
+    second.acquire()
+    first.release()
+    assert second.path.exists()
+    second.release()
 
 
 def test_a_process_that_was_killed_holds_nothing(held_by_another):

@@ -13,10 +13,13 @@ from models import environment_of, random_atoms
 
 from deepmd_lite import Calculator, DeepPot, Simulation, add_uncertainty
 from deepmd_lite.cli import main
+from deepmd_lite.committee import Committee
 from deepmd_lite.data import Frame, System, collate, prepare
 from deepmd_lite.data.writing import write_systems
+from deepmd_lite.deviation import deviations
 from deepmd_lite.evaluate import evaluate
 from deepmd_lite.interop import convert
+from deepmd_lite.md import run_input
 from deepmd_lite.model import (
     ModelConfig,
     Potential,
@@ -497,6 +500,20 @@ def test_errors_are_those_at_each_frames_own(potential):
         evaluate(potential, [System("data", frames)])
 
 
+def test_deviations_are_those_at_each_frames_own(potential):
+    other = copy.deepcopy(potential)
+    with torch.no_grad():
+        other.fitting[0].weight_fparam += 0.1
+    models = [potential.freeze(), other.freeze()]
+    frames = [frame_of(1, state) for state in STATES]
+    found = deviations(Committee(models), [System("data", frames)])["data"]
+    for own, state in zip(found, STATES, strict=True):
+        fixed = Committee([model.at(state) for model in models])
+        expected = deviations(fixed, [System("data", frames[:1])])["data"][0]
+        np.testing.assert_allclose(own.columns, expected.columns, rtol=1e-9)
+    assert abs(found[0].max_f - found[1].max_f) > 1e-3
+
+
 def test_what_needs_them_fixed_says_so(file, tmp_path, capsys):
     says = r"dpl convert .*fixed\.dpl --fparam X Y"
     with pytest.raises(InputError, match=says):
@@ -522,6 +539,18 @@ def test_dynamics_at_the_default(tmp_path):
     ]
     np.testing.assert_array_equal(*forces)
     assert np.abs(forces[0]).max() > 0.1
+
+
+def test_dynamics_say_that_those_of_the_structure_are_not_used(tmp_path):
+    save_model(potential_of(1, default_fparam=[0.7]).freeze(), tmp_path / "own.dpl")
+    atoms = random_atoms("H4O4", 8.0, 4)
+    atoms.info["fparam"] = 0.3
+    write(tmp_path / "hot.extxyz", atoms)
+    files = {"model": tmp_path / "own.dpl", "structure": tmp_path / "hot.extxyz"}
+    config = {**{k: str(path) for k, path in files.items()}, "steps": 0}
+    run_input({**config, "output": str(tmp_path / "run")}, quiet=True)
+    said = (tmp_path / "run/log").read_text()
+    assert "note: the fparam of the structure is not used" in said
 
 
 def test_a_shift_of_the_energies_is_found_at_each_frames_own(potential, file, tmp_path):

@@ -24,6 +24,7 @@ from deepmd_lite.cli import main
 from deepmd_lite.deviation import md_header, row
 from deepmd_lite.learning import exploring, labelling
 from deepmd_lite.learning.answers import same
+from deepmd_lite.learning.config import read_config
 from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
 from deepmd_lite.learning.selection import farthest
@@ -87,6 +88,16 @@ def rounds(folder="learn"):
 
 
 # --- parts --------------------------------------------------------------------------------------
+
+
+def test_structures_may_have_an_at_sign_in_their_path(content, tmp_path):
+    (tmp_path / "a@b").mkdir()
+    (tmp_path / "cu.extxyz").rename("a@b/cu.extxyz")
+    content["initial"]["structure"] = "a@b/cu.extxyz"
+    content["explore"]["structure"] = "a@b/cu.extxyz@0"
+    config, _ = read_config(content)
+    assert config.initial.structure == str(tmp_path / "a@b/cu.extxyz")
+    assert config.explore[0]["structure"] == str(tmp_path / "a@b/cu.extxyz@0")
 
 
 def test_the_farthest_come_first():
@@ -544,13 +555,31 @@ def test_every_run_has_seeds_of_its_own(content):
     for k, one in enumerate(ends):
         for other in ends[:k]:
             assert np.abs(one.positions - other.positions).max() > 1e-3
-    strained = {"ensemble": {"type": "strain", "thermostat": "langevin"}, "velocities": {"seed": 2}}
-    assert reseeded(strained, 5) == {
-        "ensemble": {"type": "strain", "thermostat": "langevin", "seed": 6},
-        "velocities": {"seed": 7},
-    }
-    plain = {"ensemble": {"type": "nve"}}
-    assert reseeded(plain, 5) == plain
+
+
+STRAIN = {"type": "strain", "axis": "c", "rate": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "seed"),
+    [
+        ({"type": "nvt-langevin", "temperature": 300, "friction": 0.1}, 6),
+        ({"type": "heat-flow", "axis": "c", "hot": 400, "cold": 200, "width": 4.0}, 6),
+        ({"type": "nvt-bussi", "temperature": 300, "seed": 2**32 - 2}, 3),
+        ({**STRAIN, "lateral": "stress-free", "thermostat": "nhc", "temperature": 300}, 6),
+        (STRAIN, None),
+        ({"type": "nvt-nhc", "temperature": 300}, None),
+        ({"type": "nve"}, None),
+    ],
+)
+def test_seeds_are_shifted_where_there_are_some(ensemble, seed):
+    entry = {"structure": "cu.extxyz", "steps": 9, "ensemble": ensemble, "velocities": {"seed": 2}}
+    entry["velocities"]["temperature"] = 300
+    found = reseeded(entry, 5)
+    assert found["velocities"] == {"temperature": 300, "seed": 7}
+    assert found["ensemble"] == (ensemble if seed is None else {**ensemble, "seed": seed})
+    assert entry["velocities"]["seed"] == 2
+    assert "seed" not in reseeded({"structure": "cu.extxyz", "steps": 9}, 5)
 
 
 def test_one_frame_in_five_is_held_out_whatever_the_rounds(content):

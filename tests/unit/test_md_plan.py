@@ -9,13 +9,14 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 import yaml
 from ase.build import bulk, fcc111
 from models import random_potential
 from pair_potential import PairPotential
 
 from deepmd_lite.cli import main
-from deepmd_lite.md import Simulation
+from deepmd_lite.md import Simulation, plan_input
 from deepmd_lite.md.comm import Communicator, binding
 from deepmd_lite.md.config import MdConfig
 from deepmd_lite.md.memory import Subdomain, check_room, mean_subdomain
@@ -131,7 +132,15 @@ def test_dry_run_prints_a_plan_and_writes_nothing(folder, capsys):
     before = sorted(folder.iterdir())
     assert main(["md", "md.yaml", "--dry-run", "--ranks", "4", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
-    for part in ("48 (Cu 48)", "ranks      4 as", "for each rank", "µs/atom/step", "ns/day"):
+    threads = "threads of each: 1"
+    for part in (
+        "48 (Cu 48)",
+        "ranks      4 as",
+        threads,
+        "for each rank",
+        "µs/atom/step",
+        "ns/day",
+    ):
         assert part in printed
     assert sorted(folder.iterdir()) == before
 
@@ -146,6 +155,19 @@ def test_an_interrupted_dry_run_prints_no_plan(folder, capsys, monkeypatch):
     monkeypatch.setattr(Simulation, "run", ended)
     assert main(["md", "md.yaml", "--dry-run", "--threads", "1"]) == 130
     assert "ns/day" not in capsys.readouterr().out
+
+
+def test_ranks_that_are_planned_share_the_machine(folder, monkeypatch):
+    """They have its CPUs and its memory together, as far as there is a CPU for each."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    own = torch.get_num_threads()
+    for ranks, threads, here in ((2, 3, 2), (4, 1, 4), (64, 1, 6)):
+        plan = plan_input("md.yaml", n_ranks=ranks)
+        assert (plan.probe.threads, plan.ranks_here) == (threads, here)
+        assert torch.get_num_threads() == own
+    assert plan_input("md.yaml", n_ranks=4, threads=2).ranks_here == 3
+    wanted = replace(plan, available_bytes=5.9 * plan.bytes_per_rank).lines()[-1]
+    assert wanted.startswith("warning: 6 ranks on this machine want")
 
 
 def test_dry_run_refuses_what_a_run_would(folder, capsys):

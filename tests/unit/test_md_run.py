@@ -255,6 +255,10 @@ def test_a_second_run_does_not_overwrite_the_first(folder):
     with pytest.raises(InputError, match=r"holds a run already.*--continue"):
         run_input("md.yaml", quiet=True)
     assert (folder / "run/thermo.csv").read_text() == before
+    for manifest in (folder / "run/restart").glob("*/manifest.json"):
+        manifest.unlink()
+    with pytest.raises(InputError, match=r"run: holds a run .* ended before its first restart"):
+        run_input("md.yaml", quiet=True)
 
 
 def test_going_on_appends_and_drops_what_came_after_the_restart(folder):
@@ -466,6 +470,21 @@ def test_what_is_free_to_change_is_not_said(begun, folder):
     (folder / "elsewhere/cu.extxyz").unlink()
     run_input({**begun, "model": "elsewhere/cu.dpl", "steps": 10}, resume=True, quiet=True)
     assert "note:" not in (folder / "run/log").read_text()
+
+
+def test_paths_with_an_at_sign(folder):
+    """Of the structure, with and without the number of a frame, found beside the input."""
+    (folder / "a@b").mkdir()
+    for name in ("si@ge.extxyz", "cu@0"):
+        ase.io.write(f"a@b/{name}", [copper(1), copper(2)], format="extxyz")
+    given = {**yaml.safe_load((folder / "md.yaml").read_text()), "replicate": [1, 1, 1]}
+    names = {"si@ge.extxyz": 32, "si@ge.extxyz@0": 4, "a@b/cu@0": 32, "cu@0@0": 4}
+    for structure, n in names.items():
+        given |= {"structure": structure, "steps": 0, "output": f"run-{n}-{structure[0]}"}
+        (folder / "a@b/md.yaml").write_text(yaml.safe_dump(given))
+        assert run_input("a@b/md.yaml", quiet=True).n_atoms == n
+        (folder / "a@b/md.yaml").write_text(yaml.safe_dump({**given, "steps": 1}))
+        assert run_input("a@b/md.yaml", resume=True, quiet=True).steps == 1
 
 
 def test_restarts_without_a_record_are_read(begun, folder):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..ensemble import Ensemble
 from .cell_motion import CellMotion, StochasticCellRescaling, modes
 from .heat_flow import HeatFlow
@@ -93,25 +95,25 @@ def _thermostat(e: Ensemble, span: Span) -> Thermostat | None:
 
 def _cell_motion(e: Ensemble, timestep: float, span: Span) -> CellMotion | None:
     if e.type == "npt-scr":
-        return _rescaling(e, timestep, span, _given(e.coupling))
+        return _rescaling(e, timestep, span, modes(_given(e.coupling)))
     if e.type == "strain":
-        lateral = None
-        if e.lateral == "stress-free":
-            lateral = _rescaling(e, timestep, span, "anisotropic")
+        lateral = _rescaling(e, timestep, span) if e.lateral == "stress-free" else None
         axis, true_strain = "abc".index(_given(e.axis)), e.measure == "true"
         return StrainRate(timestep, axis, _given(e.rate), true_strain, lateral)
     return None
 
 
-def _rescaling(e: Ensemble, timestep: float, span: Span, coupling: str) -> StochasticCellRescaling:
+def _rescaling(
+    e: Ensemble, timestep: float, span: Span, allowed: np.ndarray | None = None
+) -> StochasticCellRescaling:
     return StochasticCellRescaling(
         timestep,
         _ramp(e.temperature, span),
         _ramp(e.pressure or (0.0, 0.0), span),
         time=_given(e.barostat_time),
         compressibility=_given(e.compressibility),
-        allowed=modes(coupling),
         seed=_given(e.seed),
+        allowed=allowed,
     )
 
 

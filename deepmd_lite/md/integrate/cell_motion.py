@@ -88,19 +88,22 @@ class StochasticCellRescaling(CellMotion):
         pressure: Ramp,
         time: float,
         compressibility: float,
-        allowed: np.ndarray,
         seed: int,
+        allowed: np.ndarray | None = None,
     ) -> None:
         """`timestep` fs, `temperature` K, `pressure` GPa, `time` constant fs, `compressibility`
-        1/GPa, `allowed` strains (see `modes`)."""
+        1/GPa, `allowed` strains (see `modes`); None: each step is told."""
         self.temperature, self.pressure = temperature, pressure
         self.pace = timestep * compressibility * EV_PER_A3_IN_GPA / (3.0 * time)  # Å³/eV
         self.allowed, self.seed = allowed, seed
 
-    def strain(self, engine: Engine, step: int) -> np.ndarray:
+    def strain(self, engine: Engine, step: int, allowed: np.ndarray | None = None) -> np.ndarray:
+        """`allowed`: strains of this step, in place of those that it was made with."""
+        allowed = self.allowed if allowed is None else allowed
+        assert allowed is not None
         target = self.pressure(step) / EV_PER_A3_IN_GPA
         thermal = BOLTZMANN * self.temperature(step)
         excess = -engine.totals().stress(engine.volume) - target * np.eye(3)
         noise = generator(self.seed, CELL_STREAM, step).standard_normal((3, 3))
         amount = math.sqrt(2.0 * thermal * self.pace / engine.volume)
-        return checked(projected(self.pace * excess + amount * noise, self.allowed), step)
+        return checked(projected(self.pace * excess + amount * noise, allowed), step)

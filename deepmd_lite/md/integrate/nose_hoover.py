@@ -126,8 +126,8 @@ class NoseHooverChain(Thermostat):
         return self.last(engine, step, half_step)
 
     def last(self, engine: Engine, step: int, half_step: float) -> Energy:
-        twice_kinetic = float(np.trace(engine.kinetic()))
-        factor = self.chain.advance(twice_kinetic, self.freedom, self._thermal, half_step)
+        energy, _ = engine.kinetic()
+        factor = self.chain.advance(2.0 * energy, self.freedom, self._thermal, half_step)
         engine.state.velocities.mul_(factor)
         return 0.0
 

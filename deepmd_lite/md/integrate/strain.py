@@ -34,7 +34,7 @@ class StrainRate(CellMotion):
     ) -> None:
         """`timestep` fs; `axis` 0, 1 or 2; `rate` 1/fs, of the logarithm of the length if
         `true_strain`, otherwise of the length over that at step 0; `lateral`: what moves the
-        directions across (its `allowed` is set here), or None where they are fixed."""
+        directions across, or None where they are fixed."""
         self.timestep, self.axis, self.rate = timestep, axis, rate
         self.true_strain, self.lateral = true_strain, lateral
 
@@ -65,9 +65,9 @@ class StrainRate(CellMotion):
         if self.lateral is None:  # row `axis` of the cell grows, the others stay
             return np.linalg.solve(engine.cell, stretch @ engine.cell)
         along, across = self._frame(engine.cell)
-        self.lateral.allowed = np.array([np.outer(e, e) for e in across])
+        allowed = np.array([np.outer(e, e) for e in across])
         growth = stretch[self.axis, self.axis] * np.outer(along, along)
-        return growth + self.lateral.strain(engine, step)
+        return growth + self.lateral.strain(engine, step, allowed)
 
     def _growth(self, step: int) -> float:
         """Logarithm of the length after over that before step number `step`."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from ...units import BOLTZMANN, KINETIC
@@ -138,13 +137,11 @@ class Bussi(Thermostat):
 
     def last(self, engine: Engine, step: int, half_step: float) -> Energy:
         """All of a step's rescaling at its end."""
-        twice_kinetic = float(np.trace(engine.kinetic()))
+        energy, own = engine.kinetic()
         target = BOLTZMANN * self.temperature(step)
-        factor = self._factor(twice_kinetic / target, 2.0 * half_step, step)
-        state = engine.state
-        before = state.kinetic_tensor().trace()
-        state.velocities.mul_(factor)
-        return 0.5 * (state.kinetic_tensor().trace() - before)
+        factor = self._factor(2.0 * energy / target, 2.0 * half_step, step)
+        engine.state.velocities.mul_(factor)
+        return own * (factor**2 - 1.0)
 
     def _factor(self, reduced: float, timestep: float, step: int) -> float:
         """The factor of the velocities, where 2 E_kin / kT is `reduced`."""

@@ -173,7 +173,7 @@ def prepare_scaling(engine: Engine, conserves_momentum: bool) -> None:
         state.velocities.sub_(engine.there(total[:3] / total[3]))
         if not any(engine.pbc):
             state.velocities.copy_(without_rotation(state, state.velocities, engine.comm))
-    moving = bool(np.trace(engine.kinetic()) > 0)
+    moving = engine.kinetic()[0] > 0
     with agreement(engine.comm):
         if not moving:
             raise InputError(

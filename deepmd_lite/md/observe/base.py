@@ -201,7 +201,7 @@ class Origins(Observable):
         """
         since = self.samples - self._starts
         lags = np.where(since >= 0, since % self.settings.window, -1)
-        then = engine.state.carried[self.name].view(len(values), -1, 3)
+        then = engine.state.carried[self.name].view(len(values), self.n_origins, 3)
         for k in np.flatnonzero(lags == 0):
             then[:, k] = values
         self.samples += 1
