@@ -65,6 +65,13 @@ def test_lists_that_are_not_kept_are_made_anew(prepared):
     assert torch.equal(ours.owner, expected.owner)
 
 
+def test_a_large_frame_leaves_room_for_later_lists(prepared):
+    frames = [prepared[k].frame for k in (0, 2, 3)]
+    room = prepared[0].periodic.bytes - 1
+    assert room > prepared[2].periodic.bytes + prepared[3].periodic.bytes
+    assert [p.is_kept for p in prepare(frames, TYPE_MAP, CUTOFF, room)] == [False, True, True]
+
+
 def edges_of_atom(env, i):
     """Edge vectors and neighbour types of row i, in the order of its list."""
     rows = env.indices[env.offsets[i] : env.offsets[i + 1]].long()
