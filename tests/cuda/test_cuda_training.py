@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -129,6 +130,26 @@ def test_what_is_refused(device):
     case.list = case.list[0], case.list[1][1:]
     with pytest.raises(InputError, match="offsets end at"):
         on.moments(*arguments(case, case.coefficients))
+
+
+def test_a_gradient_moves_what_it_shares_once(traffic):
+    case = Case(n_all=20, n_local=12, n_features=16)
+    atoms, coefficients = (case.positions, case.types, *case.list), case.coefficients
+    coefficients.requires_grad_()
+    device = kernels.cuda.device("cuda")
+    on = kernels.cuda.Operations(device, (*atoms, coefficients))
+    before = copy.copy(traffic)
+    given = (*atoms, coefficients, case.environment)
+    moments, _, _ = on.moments(*given)
+    forces = on.moments_gradient(moments, *given)
+    passed = traffic.since(before)
+    assert passed.to_device == len(atoms) + 1 + 2 * 2  # each list's means and widths
+    assert passed.waits == passed.to_device + 2  # and for one report of each
+    before = copy.copy(traffic)
+    forces.square().sum().backward()
+    passed = traffic.since(before)
+    assert (passed.waits, passed.to_device, passed.to_host) == (1, 0, 1)  # the table's gradient
+    assert float(coefficients.grad.abs().max()) > 0
 
 
 def gradients(potential, env, *parameters):
