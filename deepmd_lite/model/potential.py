@@ -247,6 +247,7 @@ class Potential(nn.Module):
             return energies
         return energies + self.repulsion.energies(env, positions)
 
+    @kernels.cuda.full_precision()
     def energies_and_forces(
         self,
         env: LocalEnv,

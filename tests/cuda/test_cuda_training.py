@@ -17,6 +17,7 @@ from test_cuda_kernels import BOTH, ONE_SIDED, TOLERANCE, Case
 from deepmd_lite import kernels, load, train
 from deepmd_lite.kernels.cuda import operations
 from deepmd_lite.model import ModelConfig, Potential, statistics_from
+from deepmd_lite.model.descriptor import Descriptor
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
@@ -150,6 +151,26 @@ def test_a_gradient_moves_what_it_shares_once(traffic):
     passed = traffic.since(before)
     assert (passed.waits, passed.to_device, passed.to_host) == (1, 0, 1)  # the table's gradient
     assert float(coefficients.grad.abs().max()) > 0
+
+
+def test_products_of_the_forward_pass_are_full_ones(device, monkeypatch):
+    """Where the program has asked for faster ones."""
+    seen, normalised = [], Descriptor._normalised
+
+    def recording(*arguments):
+        seen.append(torch.get_float32_matmul_precision())
+        return normalised(*arguments)
+
+    monkeypatch.setattr(Descriptor, "_normalised", recording)
+    potential = random_potential(("Si",), precision="float32").to_device("cuda")
+    env = environment_of(random_atoms("Si16", 7.0, seed=4), ("Si",), potential.rcut).env
+    torch.set_float32_matmul_precision("high")
+    try:
+        potential.energies_and_forces(env)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]
 
 
 def gradients(potential, env, *parameters):
