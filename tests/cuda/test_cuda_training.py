@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 
 import pytest
@@ -171,6 +172,19 @@ def test_products_of_the_forward_pass_are_full_ones(device, monkeypatch):
     finally:
         torch.set_float32_matmul_precision("highest")
     assert seen == ["highest"]
+
+
+def test_more_shared_memory_than_the_gpu_has(traffic, emulation):
+    case = Case(n_all=20, n_local=12, n_features=368, columns=25)
+    on = kernels.cuda.Operations(kernels.cuda.device("cuda"))
+    given = arguments(case, case.coefficients)
+    with pytest.raises(InputError, match=r"needs 108 kB of .* this GPU has 99 kB; use another"):
+        on.moments(*given)
+    emulation.dpl_emulate_shared_memory(ctypes.c_int64(128 * 1024))
+    try:
+        assert on.moments(*given)[0].isfinite().all()
+    finally:
+        emulation.dpl_emulate_shared_memory(ctypes.c_int64(0))
 
 
 def gradients(potential, env, *parameters):
