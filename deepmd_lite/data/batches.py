@@ -138,11 +138,6 @@ class Batch:
         """(n_local,) int64: number of the frame that each local atom belongs to."""
         return self.frame_of_row[: self.env.n_local]
 
-    @property
-    def sources(self) -> list[str]:
-        """File and number of each frame, for messages."""
-        return [frame.source for frame in self.frames]
-
     def fold(self, forces_all: torch.Tensor) -> torch.Tensor:
         """(n_local, 3): forces of all rows (n_all, 3) added up onto the atoms that own them."""
         return _sum_rows(forces_all, self.owner, self.env.n_local)

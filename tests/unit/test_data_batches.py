@@ -160,7 +160,7 @@ def test_labels_and_masks(prepared):
     assert not batch.forces[3].any()
     assert (batch.forces[4:9] == 1.0).all()
     np.testing.assert_array_equal(batch.virial[0], prepared[0].frame.virial)
-    assert batch.sources[2] == "data.xyz, frame 2"
+    assert batch.frames[2].source == "data.xyz, frame 2"
     for name in ("energy", "forces", "virial", "weights"):
         assert getattr(batch, name).dtype == torch.float64
 

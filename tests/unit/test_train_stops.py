@@ -286,7 +286,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_whole(data, tmp_path, 
 
     def loss(self, batch, *args, **kwargs):
         value, errors = loss_of(self, batch, *args, **kwargs)
-        if self.steps_done == 6 and value.requires_grad and "frame 2" in str(batch.sources):
+        if self.steps_done == 6 and value.requires_grad and "frame 2" in str(batch.frames):
             # 0 · √p at p = 0: the value is 0, the slope 0 · ∞
             p = next(self.potential.parameters())
             value = value + 0.0 * (p - p.detach()).sum().sqrt()
