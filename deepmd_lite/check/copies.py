@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from ..data import Frame
 from .finding import Finding, counted, named
@@ -218,10 +217,12 @@ def _between(survey: Survey, found: list[Copy]) -> Iterator[Finding]:
 
 
 def unlike_others(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
-    """Frames of one set whose fingerprint is far from that of every other one."""
+    """Notes of frames of one set whose fingerprint is far from that of every other one."""
     which = which[survey.n_atoms[which] > 1]
     if len(which) < 20:
         return
+    from scipy.spatial import cKDTree  # half a second, for this alone
+
     shape = survey.geometry.fingerprint[which]
     size = shape.std(axis=0)
     shape = shape[:, size > 1e-6] / size[size > 1e-6]

@@ -59,6 +59,8 @@ def check_data(
     survey = Survey.of(counting, quiet) if counting else None
     if survey is not None:
         found += _findings(survey, cutoff, type_map)
+        for k in range(len(survey.roles)):
+            found += copies.unlike_others(survey, np.flatnonzero(survey.role == k))
         found += _type_maps(read)
     found.sort(key=lambda f: SEVERITIES.index(f.severity))
     return Report(found, read, survey, time.monotonic() - started)
@@ -93,7 +95,6 @@ def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> 
         own = everything[survey.role == role]
         yield from labels.findings(survey, own)
         yield from forces.findings(survey, own)
-        yield from copies.unlike_others(survey, own)
     if survey.unknown:
         names = ", ".join(survey.unknown)
         yield Finding(

@@ -56,7 +56,7 @@ def prepare(
 ) -> list[PreparedFrame]:
     """Ghosts and neighbour list of every frame, out to `cutoff` (Å).
 
-    `room`: bytes of them that are kept; what is more is made anew when it is asked for. Raises
+    `room`: bytes of them that are kept; what does not fit is made anew when it is asked for. Raises
     InputError, naming file and frame, for an element that `type_map` lacks or a structure without
     a usable neighbour list.
     """
@@ -72,8 +72,8 @@ def prepare(
                 message if message.startswith(frame.source) else f"{frame.source}: {message}"
             ) from None
         made.n_edges = periodic.env.n_edges
-        room -= periodic.bytes
-        if room >= 0:
+        if periodic.bytes <= room:
+            room -= periodic.bytes
             made._kept = periodic
         prepared.append(made)
     return prepared
@@ -137,11 +137,6 @@ class Batch:
     def frame_of_atom(self) -> torch.Tensor:
         """(n_local,) int64: number of the frame that each local atom belongs to."""
         return self.frame_of_row[: self.env.n_local]
-
-    @property
-    def sources(self) -> list[str]:
-        """File and number of each frame, for messages."""
-        return [frame.source for frame in self.frames]
 
     def fold(self, forces_all: torch.Tensor) -> torch.Tensor:
         """(n_local, 3): forces of all rows (n_all, 3) added up onto the atoms that own them."""

@@ -36,7 +36,7 @@ class FrameResult:
     virial: np.ndarray
     """(3, 3) eV."""
     beyond_table: int
-    """Pairs closer than the embedding table reaches."""
+    """Neighbours closer than the embedding table reaches (`counted_once`: pairs)."""
 
 
 @dataclass(frozen=True)

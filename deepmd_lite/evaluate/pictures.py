@@ -126,9 +126,10 @@ def _totals(report: Report) -> list[tuple[str, str, str]]:
     if known:
         labels = np.concatenate([np.ravel(label) for label, _, _ in known])
         size = float(np.sqrt(np.mean(labels**2)))
-        share = f"{100 * total.force_rmse / size:.1f} % of the RMS force, {size:.2f} eV/Å"
-        value = _milli(total.force_rmse, total.force_mae, "meV/Å")
-        rows.append(("forces", value, share if size > 0 else ""))
+        share = ""
+        if size > 0:  # all may be 0 by symmetry
+            share = f"{100 * total.force_rmse / size:.1f} % of the RMS force, {size:.2f} eV/Å"
+        rows.append(("forces", _milli(total.force_rmse, total.force_mae, "meV/Å"), share))
         by_element = report.force_by_element()
         for name, (n, rmse) in by_element.items() if len(by_element) > 1 else ():
             rows.append((f"forces on {name}", f"{1e3 * rmse:.2f} meV/Å", f"{n} atoms"))
@@ -136,7 +137,7 @@ def _totals(report: Report) -> list[tuple[str, str, str]]:
         rows.append(("virial", _milli(total.virial_rmse_per_atom, total.virial_mae_per_atom), ""))
     if report.beyond_table:
         rows.append(
-            ("pairs closer than any in the training", str(report.beyond_table), "extrapolated")
+            ("pairs closer than any in the training data", str(report.beyond_table), "extrapolated")
         )
     return rows
 

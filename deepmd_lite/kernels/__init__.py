@@ -141,9 +141,9 @@ def moments(
 
     Shapes as in `LocalEnv`; `coefficients` (n_tables, n_intervals + 1, 6, n_features), float64 or
     float32, which is the precision of the arithmetic after the differences of positions, with
-    n_features a multiple of FEATURE_PADDING. Returns moments (n_local, 4, n_features), counts
-    (n_local, n_types) int32 of neighbours within rcut by type, and the number of edges in the
-    table's continuation. Twice differentiable in positions and coefficients, on
+    n_features a multiple of FEATURE_PADDING. Returns moments (n_local, environment.columns,
+    n_features), counts (n_local, n_types) int32 of neighbours within rcut by type, and the number
+    of edges in the table's continuation. Twice differentiable in positions and coefficients, on
     torch.get_num_threads() threads; the same bits for any number of them. Raises InputError for
     arguments of a wrong shape, dtype or device, for positions that are not finite, and for
     neighbours that coincide with their atom.

@@ -330,8 +330,8 @@ typedef struct dpl_pass dpl_pass;
 DPL_API dpl_status dpl_pass_create(dpl_precision precision, dpl_pass** handle);
 DPL_API void dpl_pass_free(dpl_pass* handle); /* NULL is fine */
 
-/* moments: of each descriptor T (n, DPL_COLUMNS, n_features) real; types (n); energies E (n) eV and
- * grad_moments, shaped as the moments: ∂E_i/∂T. The weights are copied. */
+/* moments: of each descriptor T (n, n_columns of its shape, n_features) real; types (n); energies E
+ * (n) eV and grad_moments, shaped as the moments: ∂E_i/∂T. The weights are copied. */
 DPL_API dpl_status dpl_pass_energies(dpl_pass* handle, const dpl_fitting* fitting, int64_t n,
                                      const int32_t* types, const void* const* moments, int threads,
                                      double* energies, void* const* grad_moments);

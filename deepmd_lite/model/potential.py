@@ -247,6 +247,7 @@ class Potential(nn.Module):
             return energies
         return energies + self.repulsion.energies(env, positions)
 
+    @kernels.cuda.full_precision()
     def energies_and_forces(
         self,
         env: LocalEnv,
@@ -259,27 +260,26 @@ class Potential(nn.Module):
         (n_frames, k) of the frames in `env`, of which each atom is in `frame_of_atom` (n_local,)
         int64: taken by a model with frame parameters, and ignored by others.
         """
-        types, home = env.types[: env.n_local], env.positions.device
+        types, positions = env.types[: env.n_local], env.positions.detach()
         values, places = None, types
         if self.frame_parameters is not None and fparam is not None and frame_of_atom is not None:
             values, places = distinct(fparam, frame_of_atom, types, len(self.type_map))
-        positions = env.positions.detach()
+        atoms = (positions, env.types, env.offsets, env.indices)
+        tables = [d.coefficients() for d in self.descriptors]
         on: Any = kernels  # the same functions there and on a GPU
         if self.device != "cpu":
-            on = kernels.cuda.Operations(kernels.cuda.device(self.device))
-        tables = [d.coefficients() for d in self.descriptors]
+            on = kernels.cuda.Operations(kernels.cuda.device(self.device), (*atoms, *tables))
         parts = list(zip(self.descriptors, tables, strict=True))
         moments = [d.moments(env, positions, table, on) for d, table in parts]
         energies, gradients = on.energies_and_gradients(moments, places, self._fitting(values))
         weights = None if self.short_range is None else self.short_range.weights(env)
         forces = torch.zeros_like(positions)
-        atoms = (positions, env.types, env.offsets, env.indices)
         for (d, table), gradient in zip(parts, gradients, strict=True):
             if weights is not None:
                 gradient = gradient * weights.to(gradient)[:, None, None]
             found = on.moments_gradient(gradient, *atoms, table, d.environment())
-            forces = forces - found.to(home) / sum(d.sel)
-        energies = energies.to(home) + self.energy_bias[types.long()]
+            forces = forces - found.to(positions.device) / sum(d.sel)
+        energies = energies.to(positions.device) + self.energy_bias[types.long()]
         if self.repulsion is not None:
             energies, forces = self.repulsion.added(energies, forces, env)
         if self.short_range is not None and weights is not None:

@@ -8,8 +8,6 @@ keys that would change the result and are not supported are errors. Everything b
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -236,14 +234,6 @@ class TrainInput(Vocabulary):
                 "left after them"
             )
         return self
-
-    def fingerprint(self) -> str:
-        """SHA-256 of what decides the result of a step: all but paths, files and frequencies."""
-        content = self.model_dump(mode="json")
-        for key in ("disp_file", "disp_freq", "save_freq", "validation_data"):
-            content["training"].pop(key)
-        content["training"]["training_data"].pop("systems")
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_input(

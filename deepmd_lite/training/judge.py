@@ -46,7 +46,8 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
     best, last = trainer.best, trainer.last_errors
     if best is None or last is None:
         return
-    loss = last.loss(trainer.fixed_weights)
+    loss_config = trainer.config.loss
+    loss = last.loss(loss_config.fixed_weights)
     if loss > MUCH_WORSE * best["loss"]:
         log.warning(
             "%s is worse than it was on the way: its validation loss is %.4g; %s is the better "
@@ -54,7 +55,6 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
             *(model, loss, best_model),
             "" if best["step"] > 1 else ", which the training did not improve",
         )
-    loss_config = trainer.config.loss
     if loss_config.start_pref_f + loss_config.limit_pref_f == 0:
         return
     if trainer.interrupted:  # whoever sent the signal waits

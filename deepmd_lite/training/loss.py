@@ -49,9 +49,10 @@ class Errors:
     prefactors: tuple[float, float, float]
 
     def loss(self, prefactors: tuple[float, float, float] | None = None) -> float:
-        """L with other prefactors than those it was made with; nan where no term is left."""
-        pairs = zip(prefactors or self.prefactors, self.terms, strict=True)
-        present = [p * term for p, term in pairs if p > 0 and not math.isnan(term)]
+        """L with other prefactors than those it was made with; nan where no term is left, or one
+        is no number though frames have its label."""
+        parts = zip(prefactors or self.prefactors, self.terms, self.counts, strict=True)
+        present = [p * term for p, term, n in parts if p > 0 and n]
         return sum(present) if present else math.nan
 
     @property

@@ -86,3 +86,8 @@ class LossConfig(Vocabulary):
     def limits(self) -> tuple[float, float, float]:
         """Prefactors of energy, force and virial in the limit of a vanishing learning rate."""
         return self.limit_pref_e, self.limit_pref_f, self.limit_pref_v
+
+    @property
+    def fixed_weights(self) -> tuple[float, float, float]:
+        """Weights of the three terms by which models of different steps are compared."""
+        return self.limits if any(self.limits) else self.starts

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Sequence
 
 from ..check import findings_in_sample
-from ..data import Frame, PreparedFrame
+from ..data import Batch, Frame, PreparedFrame
 from ..system import InputError
 from .config import TrainInput
 
@@ -66,6 +66,20 @@ def refuse_nothing_to_learn(frames: Sequence[PreparedFrame], rcut: float) -> Non
         raise InputError(
             f"training data: no two atoms are within rcut = {rcut:g} Å in any frame: there is no "
             "interaction to learn; check units and cells, or add frames of more than single atoms"
+        )
+
+
+def refuse_nothing_to_validate(sample: Sequence[Batch], settings: TrainInput) -> None:
+    """Raise InputError where no frame of the validation sample has a label that the best model is
+    chosen by: every loss would be no number."""
+    weights = zip(LABELS.values(), settings.loss.fixed_weights, strict=True)
+    wanted = [label for label, weight in weights if weight > 0]
+    frames = [frame for batch in sample for frame in batch.frames]
+    if all(getattr(frame, label) is None for frame in frames for label in wanted):
+        raise InputError(
+            f"validation data: none of the {len(frames)} frames that are validated on has a label "
+            f"{' or '.join(map(repr, wanted))}, by which the best model is chosen "
+            "(loss/limit_pref_e, _f, _v): add it, or leave out validation_data (held_out)"
         )
 
 

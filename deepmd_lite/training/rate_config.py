@@ -35,7 +35,7 @@ class LearningRateConfig(Vocabulary):
     """Steps, of all, in which it rises as a straight line."""
     warmup_ratio: float | None = Field(None, ge=0, lt=1)
     """Their share of all steps, or of the time limit, instead of their number."""
-    warmup_start_factor: float = Field(0.0, ge=0)
+    warmup_start_factor: float = Field(0.0, ge=0, le=1)
     """Where it rises from, in units of start_lr."""
     decay_steps: int = Field(5000, ge=1)
     decay_rate: float | None = Field(None, gt=0, le=1)

@@ -41,7 +41,7 @@ from .differences import differences
 from .frame_parameters import stacked
 from .loading import loaded_frames
 from .pace import set_paces
-from .precheck import refuse_nothing_to_learn, warn_of_leakage
+from .precheck import refuse_nothing_to_learn, refuse_nothing_to_validate, warn_of_leakage
 from .samples import table_sample, validation_sample
 from .systems import read_systems
 
@@ -121,6 +121,7 @@ def load_data(
         if training.check:
             warn_of_leakage([f.frame for f in frames], [f.frame for f in prepared])
         validation = validation_sample(prepared, frames, settings)
+        refuse_nothing_to_validate(validation, settings)
     return TrainingData(
         frames,
         validation,

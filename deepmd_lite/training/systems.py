@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..data import System, load
+from ..data import Frame, System, load
 from ..progress import Watch
 from ..system import InputError
 from .config import TrainInput
@@ -70,21 +71,25 @@ def divided(
     """`systems` without a `share` of all their frames, drawn at random with `seed`, and those.
 
     Single atoms, which have no force to validate on and are often the only frames of their kind,
-    are trained on. Systems that lose all frames are left out. Raises InputError for a single frame.
+    are trained on, and every element keeps a frame to be trained on, so that rare ones can make the
+    share smaller. Systems that lose all frames are left out. Raises InputError for a single frame,
+    or where each is the last one of an element.
     """
     sizes = [len(system.frames) for system in systems]
-    n = sum(sizes)
+    all_frames = [frame for system in systems for frame in system.frames]
+    n = len(all_frames)
     if n < 2:
         raise InputError(
             "training/held_out: there is one frame, and none would be left to train on; give more, "
             "or an input without held_out"
         )
     drawn = np.random.default_rng(seed).permutation(n)
-    several = np.array([f.n_atoms > 1 for system in systems for f in system.frames])
+    several = np.array([frame.n_atoms > 1 for frame in all_frames])
     if several.sum() > 1:
         drawn = drawn[several[drawn]]
+    wanted = min(max(1, round(share * n)), len(drawn) - 1)
     is_held = np.zeros(n, dtype=bool)
-    is_held[drawn[: min(max(1, round(share * n)), len(drawn) - 1)]] = True
+    is_held[_leaving_every_element(drawn, all_frames, wanted)] = True
     kept: list[System] = []
     held: list[System] = []
     for system, own in zip(systems, np.split(is_held, np.cumsum(sizes)[:-1]), strict=True):
@@ -93,6 +98,25 @@ def divided(
             if frames:
                 part.append(replace(system, frames=frames))
     return kept, held
+
+
+def _leaving_every_element(drawn: np.ndarray, frames: Sequence[Frame], wanted: int) -> list[int]:
+    """The first `wanted` numbers of `drawn` without which every element still has a frame."""
+    left = Counter(element for frame in frames for element in set(frame.symbols))
+    found: list[int] = []
+    for i in drawn.tolist():
+        if len(found) == wanted:
+            break
+        own = set(frames[i].symbols)
+        if all(left[element] > 1 for element in own):
+            left.subtract(own)
+            found.append(i)
+    if not found:
+        raise InputError(
+            "training/held_out: each frame is the only one of an element, and none can be held "
+            "out; give more, or an input without held_out"
+        )
+    return found
 
 
 def without_large(systems: list[System], most_atoms: int, where: str) -> list[System]:

@@ -268,8 +268,8 @@ class Trainer:
         if not self.data.validation:
             return None
         # the batch of the last step was weighted by the prefactors of that step
-        prefactors = self.prefactors
-        e, f, v = map(max, prefactors, self.fixed_weights)  # measured if either wants it
+        prefactors, fixed_weights = self.prefactors, self.config.loss.fixed_weights
+        e, f, v = map(max, prefactors, fixed_weights)  # measured if either wants it
         with self.averaged():
             own = [Errors.of_nothing(prefactors)]
             own += [
@@ -278,7 +278,7 @@ class Trainer:
             ]
             sums = self.ranks.add(Errors.merged(own).sums())
             errors = self.last_errors = Errors.from_sums(sums, prefactors)
-            loss = errors.loss(self.fixed_weights)
+            loss = errors.loss(fixed_weights)
             if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
                 self.best = {"step": self.steps_done, "loss": loss}
                 self.unimproved = 0
@@ -287,12 +287,6 @@ class Trainer:
             else:
                 self.unimproved += 1
         return errors
-
-    @property
-    def fixed_weights(self) -> tuple[float, float, float]:
-        """Weights of the three terms by which models of different steps are compared."""
-        loss = self.config.loss
-        return loss.limits if any(loss.limits) else loss.starts
 
     # --- files ------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kMaxThreads = 256, kLanes = 32;
 constexpr size_t kStack = 64 * 1024, kGuard = 256;
+constexpr int64_t kSharedMemory = 99 * 1024;  // of the smallest GPU that there are kernels for
 constexpr unsigned char kUnset = 0xff;
 
 enum class State { kFresh, kReady, kWaitsForBlock, kWaitsForWarp, kDone };
@@ -35,7 +36,7 @@ const std::function<void()>* body;
 std::vector<unsigned char> memory;
 std::mt19937_64 random_order;
 bool shuffled = false;
-int64_t launches = 0;
+int64_t launches = 0, shared_memory_of_block = kSharedMemory;
 const char* failure = nullptr;
 
 Fiber& self() { return fibers[threadIdx.x]; }
@@ -157,6 +158,14 @@ const char* cudaGetErrorString(cudaError_t) {
   const char* found = failure ? failure : "no error";
   failure = nullptr;
   return found;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  return *value = int(shared_memory_of_block), cudaSuccess;
+}
+
+void dpl_emulate_shared_memory(int64_t bytes) {
+  shared_memory_of_block = bytes ? bytes : kSharedMemory;
 }
 
 void dpl_emulate_shuffle(uint64_t seed) {

@@ -31,6 +31,8 @@ void __syncthreads();
 extern "C" {
 // The order of blocks and threads in all launches to come; 0: ascending.
 __attribute__((visibility("default"))) void dpl_emulate_shuffle(uint64_t seed);
+// Shared memory that a block can have, in bytes; 0: as much as at first.
+__attribute__((visibility("default"))) void dpl_emulate_shared_memory(int64_t bytes);
 // Launches so far.
 __attribute__((visibility("default"))) int64_t dpl_emulate_launches();
 }
@@ -91,12 +93,14 @@ T max(T a, T b) {
 
 enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorLaunchFailure };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 using cudaStream_t = void*;
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
   return std::memset(at, value, bytes), cudaSuccess;
@@ -111,8 +115,8 @@ namespace dpl {
 inline void* shared_memory() { return emulate::shared_memory(); }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared, cudaStream_t,
-            Arguments... arguments) {
+void start(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared, cudaStream_t,
+           Arguments... arguments) {
   emulate::run(blocks, threads, shared, [&] { kernel(Parameters(arguments)...); });
 }
 

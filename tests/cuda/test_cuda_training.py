@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import json
 
 import pytest
@@ -16,6 +18,7 @@ from test_cuda_kernels import BOTH, ONE_SIDED, TOLERANCE, Case
 from deepmd_lite import kernels, load, train
 from deepmd_lite.kernels.cuda import operations
 from deepmd_lite.model import ModelConfig, Potential, statistics_from
+from deepmd_lite.model.descriptor import Descriptor
 from deepmd_lite.schema import parse
 from deepmd_lite.system import InputError
 
@@ -129,6 +132,59 @@ def test_what_is_refused(device):
     case.list = case.list[0], case.list[1][1:]
     with pytest.raises(InputError, match="offsets end at"):
         on.moments(*arguments(case, case.coefficients))
+
+
+def test_a_gradient_moves_what_it_shares_once(traffic):
+    case = Case(n_all=20, n_local=12, n_features=16)
+    atoms, coefficients = (case.positions, case.types, *case.list), case.coefficients
+    coefficients.requires_grad_()
+    device = kernels.cuda.device("cuda")
+    on = kernels.cuda.Operations(device, (*atoms, coefficients))
+    before = copy.copy(traffic)
+    given = (*atoms, coefficients, case.environment)
+    moments, _, _ = on.moments(*given)
+    forces = on.moments_gradient(moments, *given)
+    passed = traffic.since(before)
+    assert passed.to_device == len(atoms) + 1 + 2 * 2  # each list's means and widths
+    assert passed.waits == passed.to_device + 2  # and for one report of each
+    before = copy.copy(traffic)
+    forces.square().sum().backward()
+    passed = traffic.since(before)
+    assert (passed.waits, passed.to_device, passed.to_host) == (1, 0, 1)  # the table's gradient
+    assert float(coefficients.grad.abs().max()) > 0
+
+
+def test_products_of_the_forward_pass_are_full_ones(device, monkeypatch):
+    """Where the program has asked for faster ones."""
+    seen, normalised = [], Descriptor._normalised
+
+    def recording(*arguments):
+        seen.append(torch.get_float32_matmul_precision())
+        return normalised(*arguments)
+
+    monkeypatch.setattr(Descriptor, "_normalised", recording)
+    potential = random_potential(("Si",), precision="float32").to_device("cuda")
+    env = environment_of(random_atoms("Si16", 7.0, seed=4), ("Si",), potential.rcut).env
+    torch.set_float32_matmul_precision("high")
+    try:
+        potential.energies_and_forces(env)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]
+
+
+def test_more_shared_memory_than_the_gpu_has(traffic, emulation):
+    case = Case(n_all=20, n_local=12, n_features=368, columns=25)
+    on = kernels.cuda.Operations(kernels.cuda.device("cuda"))
+    given = arguments(case, case.coefficients)
+    with pytest.raises(InputError, match=r"needs 108 kB of .* this GPU has 99 kB; use another"):
+        on.moments(*given)
+    emulation.dpl_emulate_shared_memory(ctypes.c_int64(128 * 1024))
+    try:
+        assert on.moments(*given)[0].isfinite().all()
+    finally:
+        emulation.dpl_emulate_shared_memory(ctypes.c_int64(0))
 
 
 def gradients(potential, env, *parameters):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -269,6 +271,23 @@ def test_a_training_refuses_errors_in_its_data(data):
         train(settings(data), output=data / "out", quiet=True)
     train(settings(data, check=False, numb_steps=2), output=data / "out", quiet=True)
     assert (data / "out" / "model.dpl").exists()
+
+
+def test_a_training_does_not_load_what_only_notes_need():
+    code = """
+import sys
+import numpy as np
+from deepmd_lite.data import Frame
+from deepmd_lite.training.precheck import findings_in_sample
+cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
+frames = [
+    Frame(("H", "H"), np.array([[0.0, 0, 0], [0.7 + 0.01 * k, 0, 0]]), cell, pbc, 0.1 * k)
+    for k in range(40)
+]
+findings_in_sample(frames, "training", cutoff=4.0)
+assert "scipy.spatial" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_training_tells_warnings(data, caplog):

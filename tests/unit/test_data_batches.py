@@ -65,6 +65,13 @@ def test_lists_that_are_not_kept_are_made_anew(prepared):
     assert torch.equal(ours.owner, expected.owner)
 
 
+def test_a_large_frame_leaves_room_for_later_lists(prepared):
+    frames = [prepared[k].frame for k in (0, 2, 3)]
+    room = prepared[0].periodic.bytes - 1
+    assert room > prepared[2].periodic.bytes + prepared[3].periodic.bytes
+    assert [p.is_kept for p in prepare(frames, TYPE_MAP, CUTOFF, room)] == [False, True, True]
+
+
 def edges_of_atom(env, i):
     """Edge vectors and neighbour types of row i, in the order of its list."""
     rows = env.indices[env.offsets[i] : env.offsets[i + 1]].long()
@@ -153,7 +160,7 @@ def test_labels_and_masks(prepared):
     assert not batch.forces[3].any()
     assert (batch.forces[4:9] == 1.0).all()
     np.testing.assert_array_equal(batch.virial[0], prepared[0].frame.virial)
-    assert batch.sources[2] == "data.xyz, frame 2"
+    assert batch.frames[2].source == "data.xyz, frame 2"
     for name in ("energy", "forces", "virial", "weights"):
         assert getattr(batch, name).dtype == torch.float64
 

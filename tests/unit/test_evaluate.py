@@ -235,6 +235,16 @@ def test_page(report, tmp_path):
     assert "nan meV/Å, atom 3" in text
 
 
+def test_page_of_forces_that_are_all_zero(model, tmp_path):
+    atoms = labelled(model, 1)
+    atoms.arrays["REF_forces"] = np.zeros((8, 3))
+    write(tmp_path / "x.extxyz", [atoms])
+    write_page(evaluate(model, tmp_path / "x.extxyz"), tmp_path / "page.html", "model")
+    text = (tmp_path / "page.html").read_text()
+    assert "of the RMS force" not in text
+    assert "largest force error" in text
+
+
 def test_loaded_systems_are_taken_as_they_are(model, tmp_path):
     write(tmp_path / "x.extxyz", [labelled(model, 1)])
     systems = load([tmp_path / "x.extxyz"], type_map=model.type_map)

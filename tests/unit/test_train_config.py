@@ -153,6 +153,7 @@ def test_glob_patterns_are_paths(folder):
         ),
         ("learning_rate", {"warmup_steps": 9, "warmup_ratio": 0.1}, "give warmup_steps or warmup"),
         ("learning_rate", {"stop_lr": 1.0}, "stop_lr 1.0 exceeds start_lr 0.001"),
+        ("learning_rate", {"warmup_start_factor": 3.0}, "factor': Input should be less than or eq"),
         ("training", {"mixed_precision": {"x": 1}}, "'mixed_precision' is not supported"),
         ("training", {"numb_steps": 0}, "key 'training/numb_steps'"),
         ("training", {"opt_type": "LKF", "kf_blocksize": 1}, "training/opt_type 'LKF' is not"),

@@ -116,6 +116,13 @@ def test_a_missing_label_is_as_if_its_term_had_never_been(model):
     assert errors.counts == (1, 4, 1)
 
 
+def test_forces_that_are_no_numbers_are_no_missing_label():
+    nan = math.nan
+    errors = Errors((0.5, nan, nan), (0.5, nan, nan), (4, 96, 0), PREFACTORS)
+    assert math.isnan(Errors.merged([errors]).loss())
+    assert errors.loss((2.0, 0.0, 1.0)) == 1.0  # and virials, of which there are none, are
+
+
 def test_each_label_is_masked_by_itself(model):
     for missing in ("energy", "forces", "virial"):
         mixed = [frame("Si2C2", 1), frame("Si3C", 2, **{missing: None})]

@@ -144,9 +144,25 @@ def test_single_atoms_are_trained_on():
     assert (len(kept[0].frames), len(held[0].frames)) == (3, 2)
 
 
+def test_every_element_keeps_a_frame():
+    pair = Frame(("H", "H"), np.eye(3)[:2], np.zeros((3, 3)), np.zeros(3, dtype=bool))
+    rare = replace(pair, symbols=("Cu", "H"))
+    for seed in range(20):
+        kept, held = divided([System("rare", [rare, *[pair] * 9])], 0.5, seed)
+        assert rare.symbols in [f.symbols for f in kept[0].frames]
+        assert len(held[0].frames) == 5
+    kept, held = divided([System("rare", [rare, rare, pair])], 0.7, seed=1)
+    assert [f.symbols for f in kept[0].frames] == [rare.symbols]
+    assert len(held[0].frames) == 2
+    with pytest.raises(InputError, match="each frame is the only one of an element"):
+        divided([System("two", [rare, replace(pair, symbols=("O", "O"))])], 0.1, 1)
+
+
 def test_a_seed_draws_the_same_frames():
     drawn = [energies(divided(systems_of(30), 0.2, seed)[1]) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+    first = np.random.default_rng(1).permutation(30)[:6]  # as trainings that go on have it
+    assert drawn[0] == sorted(first.tolist())
 
 
 def test_one_frame_cannot_be_divided():

@@ -8,7 +8,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from copper import checkpoint_of, settings, written
+from ase.io import write
+from copper import checkpoint_of, copper, settings, written
 
 from deepmd_lite.model import read_header
 from deepmd_lite.system import InputError
@@ -73,6 +74,17 @@ def test_a_restart_keeps_the_count(data, tmp_path):
     assert checkpoint_of(tmp_path).step == 6
     train(longer, output=tmp_path, restart=True, quiet=True)  # there is none left
     assert checkpoint_of(tmp_path).step == 6
+
+
+def test_a_validation_that_would_measure_nothing(data, tmp_path):
+    frames = copper(2, 3)
+    for atoms in frames:
+        atoms.calc.results.pop("forces")
+    write(tmp_path / "bare.extxyz", frames)
+    config = still(data, validation_data={"systems": str(tmp_path / "bare.extxyz")}, check=False)
+    config["loss"] = {"limit_pref_e": 0}
+    with pytest.raises(InputError, match=r"none of the 2 frames .* has a label 'forces', by which"):
+        train(config, output=tmp_path, quiet=True)
 
 
 def test_patience_needs_validation_data(data, tmp_path):
@@ -274,7 +286,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_whole(data, tmp_path, 
 
     def loss(self, batch, *args, **kwargs):
         value, errors = loss_of(self, batch, *args, **kwargs)
-        if self.steps_done == 6 and value.requires_grad and "frame 2" in str(batch.sources):
+        if self.steps_done == 6 and value.requires_grad and "frame 2" in str(batch.frames):
             # 0 · √p at p = 0: the value is 0, the slope 0 · ∞
             p = next(self.potential.parameters())
             value = value + 0.0 * (p - p.detach()).sum().sqrt()

@@ -3,10 +3,15 @@
 // words.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "dpl_cuda.h"
 #include "physics.h"
+
+namespace dpl {
+constexpr size_t kSharedMemory = 48 * 1024;  // of a block; more has to be asked for
+}
 
 #if defined(DPL_EMULATE)
 #include "emulate.h"
@@ -22,10 +27,9 @@ __device__ inline void* shared_memory() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
-            cudaStream_t stream, Arguments... arguments) {
-  if (blocks == 0) return;
-  if (shared > 48 * 1024)  // more has to be asked for
+void start(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
+           cudaStream_t stream, Arguments... arguments) {
+  if (shared > kSharedMemory)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks));
@@ -47,6 +51,27 @@ constexpr double kCoincident = 1e-6 * 1e-6;  // Å²
 constexpr uint64_t kNone = ~uint64_t(0);     // no fault, in a report
 
 dpl_status fail(dpl_status status, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// Bytes that a launch of this thread wanted and did not get, for Queue::status to tell.
+inline thread_local size_t lacking_shared_memory = 0;
+
+// Bytes that a block of the current device can have.
+inline size_t most_shared_memory() {
+  int device = 0, bytes = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return size_t(bytes);
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
+            cudaStream_t stream, Arguments... arguments) {
+  if (blocks == 0) return;
+  if (shared > kSharedMemory && shared > most_shared_memory())
+    lacking_shared_memory = shared;
+  else
+    start(kernel, blocks, threads, shared, stream, arguments...);
+}
 
 // The queue's device is current while it lives.
 class Queue {

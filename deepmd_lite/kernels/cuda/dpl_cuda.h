@@ -29,7 +29,8 @@ extern "C" {
 #define DPL_CUDA_FRACTION_BITS 40
 #define DPL_CUDA_LARGEST_EDGE_BITS 20
 /* The number of features of a table is at most this, and less with more than nine columns: their
- * moments are held in shared memory. */
+ * moments are held in shared memory. Where a GPU has less of it than they need, DPL_DEVICE says so.
+ */
 #define DPL_CUDA_MAX_FEATURES 1024
 #define DPL_CUDA_MAX_FEATURES_OF(n_columns) \
   ((n_columns) <= 9 ? DPL_CUDA_MAX_FEATURES : DPL_CUDA_MAX_FEATURES * 9 / (n_columns))

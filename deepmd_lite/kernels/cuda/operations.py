@@ -64,7 +64,9 @@ class DeviceCall:
 
     def moments(self, moments: torch.Tensor, counts: torch.Tensor) -> int:
         """dpl_moments; returns the edges beyond the table."""
-        return self._call("moments", 0, self.n_local, moments, counts)
+        report = self.device.reports()
+        self._call("moments", 0, self.n_local, moments, counts, report)
+        return self._read(report)
 
     def backward(
         self,
@@ -75,10 +77,10 @@ class DeviceCall:
         """dpl_moments_backward; derivatives with respect to positions are multiples of 2^-40."""
         if grad_positions is not None:
             fixed = torch.zeros_like(grad_positions, dtype=torch.int64)
-            n_all, report = len(fixed), self.device.reports()
-            self._call("moments_backward", 0, self.n_local, grad_moments, fixed)
-            self.device.call("from_fixed", n_all, self.rows[0], fixed, grad_positions, report)
-            self.device.read(report, n_all, self.n_types)
+            given, report = (self.rows[0], fixed, grad_positions), self.device.reports()
+            self._call("moments_backward", 0, self.n_local, grad_moments, fixed, report)
+            self.device.call("from_fixed", len(fixed), *given, report)
+            self._read(report)
         if grad_coefficients is not None:
             self._table_gradient(None, grad_moments, grad_coefficients)
 
@@ -96,18 +98,22 @@ class DeviceCall:
                 "positions: their second derivatives are not computed on a GPU; use device 'cpu'"
             )
         if grad_grad_moments is not None:
-            self._call("moments_tangent", tangent, grad_grad_moments)
+            self._call("moments_tangent", tangent, grad_grad_moments, self.device.reports())
         if grad_coefficients is not None:
             self._table_gradient(tangent, grad_moments, grad_coefficients)
 
     def _table_gradient(
         self, tangent: torch.Tensor | None, grad_moments: torch.Tensor, out: torch.Tensor
     ) -> None:
-        """Σ S_kc g_cm over the runs of each bin, or of their changes along the tangent."""
+        """Σ S_kc g_cm over the runs of each bin, or of their changes along the tangent.
+
+        Nobody waits for the report, nor for that of a tangent: what is wrong with the atoms, their
+        list or the table was found by what these are derivatives of.
+        """
         n_edges, n_bins = len(self.rows[3]), out.shape[0] * out.shape[1]
         bins, rows = (out.new_empty(n_edges, dtype=torch.int32) for _ in range(2))
         sums = out.new_empty(n_edges, POWERS, self.n_columns)
-        self._call("runs", tangent, bins, rows, sums)
+        self._call("runs", tangent, bins, rows, sums, self.device.reports())
         ordered, order = torch.sort(bins, stable=True)
         numbers = torch.arange(n_bins + 1, dtype=torch.int32, device=out.device)
         first = torch.searchsorted(ordered, numbers)
@@ -117,15 +123,17 @@ class DeviceCall:
         self.device.call("accumulate", *given, *arrays)
         out.copy_(parts.sum(dim=0))
 
-    def _call(self, name: str, *arguments: Any) -> int:
-        """The function for these atoms and this table. Waits; raises InputError for a fault."""
-        positions, report = self.rows[0], self.device.reports()
+    def _call(self, name: str, *arguments: Any) -> None:
+        """The function for these atoms and this table."""
         pointers = [x.data_ptr() for x in self.rows]
-        atoms = native.Atoms(len(positions), self.n_local, *pointers, len(self.rows[3]))
+        atoms = native.Atoms(len(self.rows[0]), self.n_local, *pointers, len(self.rows[3]))
         table = self._table
         given = [ctypes.byref(x) for x in (atoms, table.environment, table.table)]
-        self.device.call(name, *given, *arguments, report)
-        return self.device.read(report, len(positions), self.n_types)
+        self.device.call(name, *given, *arguments)
+
+    def _read(self, report: torch.Tensor) -> int:
+        """Edges beyond the table. Waits; raises InputError for a fault."""
+        return self.device.read(report, len(self.rows[0]), self.n_types)
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,17 @@ class Operations:
     """`kernels.moments`, `moments_gradient` and `energies_and_gradients` on a device."""
 
     device: Device
+    shared: Sequence[torch.Tensor] = ()
+    """What several calls are given: it is moved once, by the first of them."""
+
+    @cached_property
+    def _copies(self) -> dict[int, torch.Tensor]:
+        """Of what is shared, by its id."""
+        return {id(x): x.to(self.device.torch_device) for x in self.shared}
+
+    def _there(self, x: torch.Tensor) -> torch.Tensor:
+        copy = self._copies.get(id(x))
+        return x.to(self.device.torch_device) if copy is None else copy
 
     def moments(
         self,
@@ -145,9 +164,8 @@ class Operations:
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Twice differentiable in the coefficients, once in the positions."""
         call = self._prepared(positions, types, offsets, indices, coefficients, environment)
-        torch_device = self.device.torch_device
         result: tuple[torch.Tensor, torch.Tensor, int] = Moments.apply(
-            positions.to(torch_device), coefficients.to(torch_device), call
+            self._there(positions), self._there(coefficients), call
         )
         return result
 
@@ -168,7 +186,7 @@ class Operations:
         grad = checked(
             "grad_moments", grad_moments.to(torch_device), coefficients.dtype, shape, torch_device
         )
-        given = positions.to(torch_device), coefficients.to(torch_device)
+        given = self._there(positions), self._there(coefficients)
         found, _ = MomentsBackward.apply(grad, *given, call, (True, False))
         result: torch.Tensor = found
         return result
@@ -222,13 +240,13 @@ class Operations:
         rows = (
             checked(
                 "positions",
-                positions.detach().to(torch_device),
+                self._there(positions).detach(),
                 torch.float64,
                 (-1, 3),
                 torch_device,
             ),
-            checked("types", types.to(torch_device), torch.int32, (n_all,), torch_device),
-            checked("offsets", offsets.to(torch_device), torch.int64, (-1,), torch_device),
-            checked("indices", indices.to(torch_device), torch.int32, (-1,), torch_device),
+            checked("types", self._there(types), torch.int32, (n_all,), torch_device),
+            checked("offsets", self._there(offsets), torch.int64, (-1,), torch_device),
+            checked("indices", self._there(indices), torch.int32, (-1,), torch_device),
         )
-        return DeviceCall(self.device, rows, coefficients.detach().to(torch_device), environment)
+        return DeviceCall(self.device, rows, self._there(coefficients).detach(), environment)

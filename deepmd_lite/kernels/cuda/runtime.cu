@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 #include "../short_range.h"
@@ -86,6 +87,11 @@ Queue::~Queue() {
 }
 
 dpl_status Queue::status(const char* what) const {
+  if (const size_t wanted = std::exchange(lacking_shared_memory, 0))
+    return fail(DPL_DEVICE,
+                "%s: this model needs %zu kB of a GPU's shared memory, and this GPU has %zu kB; "
+                "use another GPU, or device 'cpu'",
+                what, (wanted + 1023) / 1024, most_shared_memory() / 1024);
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return DPL_OK;
   return fail(error == cudaErrorMemoryAllocation ? DPL_OUT_OF_MEMORY : DPL_DEVICE,
