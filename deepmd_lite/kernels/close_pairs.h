@@ -15,7 +15,6 @@
 namespace dpl {
 
 constexpr int64_t kChunkAtoms = 256;
-constexpr double kCoincidentSquared = 1e-6 * 1e-6;  // Å²
 
 // What the close pairs of a chunk of atoms do. Nobody else touches the forces of these atoms
 // meanwhile; those of their neighbours are added later, in the order of the chunks.

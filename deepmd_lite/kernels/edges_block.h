@@ -10,8 +10,6 @@
 namespace dpl {
 namespace {
 
-constexpr double kCoincident = 1e-6 * 1e-6;  // Å²
-
 // Appends the edges of atom i that lie within the cutoff, with table number in edges.bin.
 template <class real>
 DPL_INLINE Fault gather_atom(const Problem<real>& p, int64_t i, Edges<real>& edges,

@@ -28,7 +28,6 @@ constexpr int kReach = 2;  // cells to either side
 constexpr int kBits = 21;  // of a cell's coordinate in its key
 constexpr int64_t kMaxTypes = 65536;
 constexpr int64_t kBlockAtoms = 512;
-constexpr double kCoincident = 1e-6 * 1e-6;  // Å²
 
 struct Cells {
   std::vector<uint64_t> keys;  // of the cells that hold atoms, ascending, and a sentinel

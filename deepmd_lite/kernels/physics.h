@@ -23,7 +23,8 @@
 
 namespace dpl {
 
-constexpr int kPowers = 6;  // coefficients of a quintic
+constexpr int kPowers = 6;                   // coefficients of a quintic
+constexpr double kCoincident = 1e-6 * 1e-6;  // Å²: atoms nearer than its root are in one place
 
 // On the host: squared distances below this are exactly those with sqrt(d2) < cutoff, rounding
 // included.

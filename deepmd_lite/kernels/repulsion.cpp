@@ -50,7 +50,7 @@ class Search {
         const double vector[3] = {s[0] - xi, s[1] - yi, s[2] - zi};
         const double r2 = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2];
         if (r2 >= limit) continue;
-        if (r2 < kCoincidentSquared) {
+        if (r2 < kCoincident) {
           chunk.fault = {DPL_COINCIDENT, i, j};
           return;
         }

@@ -96,7 +96,7 @@ class ShortRange {
         square += edge.vector[k] * edge.vector[k];
       }
       if (square >= table_.limit) continue;
-      if (square < kCoincidentSquared) return {DPL_COINCIDENT, i, j};
+      if (square < kCoincident) return {DPL_COINCIDENT, i, j};
       edge.r = std::sqrt(square);
       nearest = std::min(nearest, edge.r);
       own.edges.push_back(edge);

@@ -47,8 +47,7 @@ namespace dpl {
 constexpr int kWarp = 32;
 constexpr int kEdges = 128;  // of an atom that a block has in hand at a time, one in each thread
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr double kCoincident = 1e-6 * 1e-6;  // Å²
-constexpr uint64_t kNone = ~uint64_t(0);     // no fault, in a report
+constexpr uint64_t kNone = ~uint64_t(0);  // no fault, in a report
 
 dpl_status fail(dpl_status status, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
