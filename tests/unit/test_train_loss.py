@@ -203,9 +203,41 @@ def test_penalties_are_those_of_deepmd_kit(model, keys, expected):
     assert errors.squares == squares  # what is displayed does not depend on it
 
 
+def test_squares_go_on_as_straight_lines(model):
+    """Up to their size as squares, to the bit; beyond with the slope that they have there."""
+    found, (energies, forces, virials) = errors_in_numbers()
+    frames = [
+        frame("Si2C2", k, energy=energies[k], forces=forces[4 * k : 4 * k + 4], virial=virials[k])
+        for k in range(2)
+    ]
+    batch = batch_of(frames, model)
+    squares, _ = loss_of(found, batch, PREFACTORS)
+    wide = Penalties.from_config(LossConfig(linear_beyond=(1.0, 1.0, 1.0)))
+    assert loss_of(found, batch, PREFACTORS, penalties=wide)[0].item() == pytest.approx(
+        squares.item(), rel=1e-14
+    )
+    error = torch.tensor([0.0, 0.1, -0.3, 0.5, -40.0], dtype=torch.float64, requires_grad=True)
+    n_atoms = torch.full((5,), 8.0, dtype=torch.float64)
+    narrow = Penalties(linear_beyond=(0.05, 0.3, 0.1))
+    of_forces = narrow.of_forces(error[:, None], torch.zeros(5, 3))[:, 0]
+    expected = [0.0, 0.01, 0.09, 2 * 0.3 * 0.5 - 0.09, 2 * 0.3 * 40 - 0.09]
+    np.testing.assert_allclose(of_forces.tolist(), expected, rtol=1e-14)
+    (slope,) = torch.autograd.grad(of_forces.sum(), error)
+    np.testing.assert_allclose(slope.tolist(), [0.0, 0.2, -0.6, 0.6, -0.6], rtol=1e-14)
+    of_energies = narrow.of_frames(error, n_atoms, 0)
+    far = 8 * (2 * 0.05 * 5.0 - 0.05**2)
+    near = [0.0, 0.01 / 8, 0.09 / 8]
+    np.testing.assert_allclose(of_energies[[0, 1, 2, 4]].tolist(), [*near, far], rtol=1e-14)
+    alike = Penalties(linear_beyond=(0.05, 0.3, 0.1), intensive=True).of_frames(error, n_atoms, 0)
+    np.testing.assert_allclose(alike.tolist(), (of_energies / 8).tolist(), rtol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"linear_beyond": (1, 1, 1), "use_huber": True}, "only with squared errors"),
+        ({"linear_beyond": (1, 1, 1), "relative_f": 1.0}, "without relative_f"),
+        ({"linear_beyond": (1, 1)}, "linear_beyond"),
         ({"use_huber": True, "relative_f": 1.0}, "use_huber and relative_f exclude"),
         ({"use_huber": True, "loss_func": "mae"}, "use_huber and loss_func mae exclude"),
         ({"f_use_norm": True}, "f_use_norm: only with"),

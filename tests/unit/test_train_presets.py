@@ -45,6 +45,23 @@ def named(data, preset="fast", **sections):
 # --- presets --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, (0.1, 1.0, 1.0)),
+        ({"start_pref_e": 1.0}, (0.1, 1.0, 1.0)),
+        ({"linear_beyond": [1, 2, 3]}, (1.0, 2.0, 3.0)),
+        ({"linear_beyond": None}, None),
+        ({"use_huber": True}, None),
+        ({"loss_func": "mae"}, None),
+        ({"relative_f": 0.5}, None),
+    ],
+)
+def test_another_loss_stands_in_for_that_of_a_preset(data, own, expected):
+    found, _ = read_input(named(data, loss=own))
+    assert found.loss.linear_beyond == expected
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_a_whole_input(data, preset):
     found, notes = read_input(named(data, preset))
