@@ -183,7 +183,31 @@ def model_devi(table: Columns) -> bytes:
     return png(figure)
 
 
+def loads(table: Columns) -> bytes:
+    """Force on each driven group against time, and along its way against how far it has come."""
+    figure, (left, right) = panels(2)
+    for group in np.unique(table["group"]).astype(int):
+        t, way, force = (
+            np.stack([table[name][table["group"] == group] for name in names])
+            for names in (("time_fs",), ("dx_A", "dy_A", "dz_A"), FORCES)
+        )
+        for axis, values in zip("xyz", force, strict=True):
+            left.plot(1e-3 * t[0], values, lw=0.9, label=f"{axis}, group {group}")
+        far = np.linalg.norm(way, axis=0)
+        if far.max() > 0:  # the direction of the farthest point; a way back is along it as well
+            along = way[:, far.argmax()] / far.max()
+            right.plot(along @ way, along @ force, lw=0.9, label=f"group {group}")
+    left.set(xlabel="time (ps)", ylabel="force on the group (eV/Å)")
+    right.set(xlabel="way (Å)", ylabel="force along the way (eV/Å)")
+    for axis in (left, right):
+        axis.axhline(0.0, color="0.6", lw=0.8, zorder=1)
+        axis.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8)
+    return png(figure)
+
+
+FORCES = ("fx_eV/A", "fy_eV/A", "fz_eV/A")
 TABLES: dict[str, tuple[str, Callable[[Columns], bytes]]] = {
+    "loads.csv": ("Loads on driven groups", loads),
     "model_devi.out": ("Model deviation", model_devi),
     "rdf.csv": ("Radial distribution functions", rdf),
     "msd.csv": ("Mean-square displacement", msd),

@@ -24,6 +24,8 @@ SUMMARY = re.compile(r"(\d+) steps of (\d+) atoms on (.+) in ([\d.]+) s: .*?, (\
 """The line of the log that tells how fast a run was."""
 ANNOUNCED = re.compile(r"^\d+ atoms, model .*\), ([^,]+), timestep ", re.MULTILINE)
 """The line of the log that tells in which ensemble a part of the run was."""
+DISTURBED = re.compile(r"^(forces of PLUMED|moving: |pull: )", re.MULTILINE)
+"""A line of the log that tells of what the ensemble is not alone in."""
 ENSEMBLE = re.compile(r"(nvt|npt)-\w+ ([\d.e+-]+) K(?: ([\d.e+-]+) GPa)?")
 """One at a constant temperature; targets that are ramps do not match."""
 Row = tuple[str, str, str]
@@ -155,7 +157,7 @@ def _averages(thermo: Columns, skip: float, n_atoms: int | None) -> list[Row]:
 
 def _fluctuations(thermo: Columns, skip: float, n_atoms: int | None, log: Path) -> list[Row]:
     """Heat capacity and bulk modulus from fluctuations, where the log tells of one ensemble alone,
-    without a bias.
+    without a bias or atoms that are driven or pulled.
 
     Allen & Tildesley, Computer Simulation of Liquids, 2nd ed. (2017), section 2.5.
     """
@@ -165,7 +167,7 @@ def _fluctuations(thermo: Columns, skip: float, n_atoms: int | None, log: Path) 
         return []
     told = set(ANNOUNCED.findall(text))
     known = ENSEMBLE.fullmatch(told.pop()) if len(told) == 1 else None
-    if known is None or not n_atoms or "forces of PLUMED" in text:
+    if known is None or not n_atoms or DISTURBED.search(text):
         return []
     kind, kelvin, pressure = known.groups()
     thermal, first = BOLTZMANN * float(kelvin), int(skip * len(thermo["step"]))

@@ -18,6 +18,7 @@ from deepmd_lite.system import InputError
 from deepmd_lite.units import BOLTZMANN, EV_PER_A3_IN_GPA
 
 BIASED = "forces of PLUMED on top of the model's: plumed.dat; its log is plumed.log\n"
+PULLED = "pull: 20 atoms, (0, 0.03, 0) eV/Å on each\n"
 OBSERVE = {
     "rdf": {},
     "msd": {"every": 1, "window": 10},
@@ -54,6 +55,20 @@ def test_model_deviation_is_drawn(run, tmp_path):
     table.write_text(md_header() + "   1  2.0\n")
     with pytest.raises(InputError, match=r"model_devi\.out: line 2: 2 values, expected 7"):
         plot_run(folder)
+
+
+def test_loads_are_drawn(tmp_path):
+    """Of a plate that is driven and of one that is held, also where the way turns back."""
+    groups = [
+        {"axis": "z", "above": 5.0, "velocity": [0.005, 0.0, 0.0]},
+        {"axis": "z", "below": 1.0, "velocity": [0.0, 0.0, 0.0]},
+    ]
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat(2)
+    output = {"directory": tmp_path, "thermo": 1, "trajectory": 0}
+    Simulation(atoms, PairPotential(), moving=groups, output=output).run(20)
+    assert "Loads on driven groups" in plot_run(tmp_path).read_text()
+    pixels = imread(tmp_path / "plots" / "loads.png")[..., :3]
+    assert 0.001 < (pixels.min(axis=2) < 0.8).mean() < 0.5
 
 
 def values_of(report):
@@ -126,7 +141,13 @@ def test_heat_capacity_and_bulk_modulus(tmp_path, ensemble):
         (tmp_path / "thermo.csv").write_text(part)
         assert "bulk modulus" not in values_of(plot_run(tmp_path, skip=0))
     ramp = line.replace("300 K", "300 to 600 K")
-    for log in (ramp, line + ramp, line + line.replace("300 K", "400 K"), line + BIASED):
+    for log in (
+        ramp,
+        line + ramp,
+        line + line.replace("300 K", "400 K"),
+        line + BIASED,
+        line + PULLED,
+    ):
         (tmp_path / "log").write_text(log)
         assert name not in values_of(plot_run(tmp_path, skip=0))
     (tmp_path / "log").write_text(line + line)
