@@ -296,8 +296,8 @@ class Engine:
 
     @property
     def volume(self) -> float:
-        """Å³; nan unless all three axes are periodic."""
-        return abs(float(np.linalg.det(self.cell))) if all(self.pbc) else np.nan
+        """Å³ of the cell, vacuum included; meaningless where a lattice vector was filled in."""
+        return abs(float(np.linalg.det(self.cell)))
 
     def totals(self) -> Totals:
         """Energies and virial of this moment, summed over the ranks: one message."""

@@ -6,13 +6,12 @@ Units K, fs, Å; pressures are texts with their unit, GPa once they are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from ..schema import Section
-from ..system import InputError, Model
 from ..units import GPA_IN_BAR
 from .selection import Selection
 
@@ -246,46 +245,3 @@ class Ensemble(Section):
         )
         flow = [f"{self.hot:g} to {self.cold:g} K"] if self.hot and self.cold else []
         return " ".join([self.type, *targets, *flow])
-
-
-def check_cell_changes(
-    ensemble: Ensemble, pbc: Sequence[bool], n_held: int, model: Model, force: bool
-) -> list[str]:
-    """Refuse an ensemble that changes the cell where that makes no sense; returns warnings.
-
-    `model`: `provenance["virials trained"]` is what its file says. Raises InputError unless all
-    axes are periodic, no atom is held and the model was trained on virials; `force` turns the last
-    into a warning. A model of which nothing is known gets one too.
-    """
-    if not ensemble.changes_cell:
-        return []
-    name = f"ensemble '{ensemble.type}'"
-    if not all(pbc):
-        raise InputError(
-            f"{name} changes the cell, which needs three periodic axes; the structure has pbc "
-            f"{[bool(p) for p in pbc]}: set pbc in the structure, or use an nvt ensemble"
-        )
-    if n_held:
-        raise InputError(
-            f"{name} changes the cell, and the {n_held} held atoms would have to move with it "
-            "while the forces on them count in its stress: use an nvt ensemble, or take out "
-            "'frozen' and the constraints of the structure"
-        )
-    provenance = getattr(model, "provenance", None)
-    if provenance is None or provenance.get("virials trained") is True:
-        return []
-    if "virials trained" not in provenance:
-        return [
-            f"the model does not say whether it was trained on virials; {name} rests on its "
-            "stress: compare that with a reference calculation"
-        ]
-    problem = (
-        f"{name} rests on the stress, and the model was not trained on virials "
-        "(dpl info shows 'virials trained')"
-    )
-    if force:
-        return [f"{problem}; going on as asked"]
-    raise InputError(
-        f"{problem}: train with virial data and start_pref_v > 0, or go on all the same with "
-        "--force"
-    )

@@ -15,12 +15,12 @@ from ase import Atoms
 from ..committee import ModelOrPath, loaded
 from ..schema import parse
 from ..system import InputError, counted_once
+from .cell_changes import check_cell_changes
 from .comm import agreement, gpu_of_rank, guarded, wrap
 from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
 from .drive import drive_of
 from .engine import Engine
-from .ensemble import check_cell_changes
 from .groups import MOVING
 from .guards import Trip, Watch, stop
 from .initial import set_temperature
@@ -137,7 +137,8 @@ class Simulation:
         with agreement(self.comm):
             e, known = self.ensemble, start.integrator
             self.integrator = integrator(e, self.timestep, s.steps, known, start.step, start.noise)
-            warnings = check_cell_changes(e, start.pbc, held, self.model, force)
+            cell = start.cell, start.pbc, start.absent
+            warnings = check_cell_changes(e, *cell, held, self.model, force)
         alone = self.integrator.conserves_momentum and not held and not s.pull
         self.n_held = held
         self.is_still = alone and self.integrator.scales and not any(start.pbc)

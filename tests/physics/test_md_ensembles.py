@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from ase.units import fs
 from pair_potential import PairPotential
 from scipy.optimize import brentq
@@ -517,3 +517,32 @@ def test_a_thermostat_that_takes_over_finds_no_motion_of_the_whole(tmp_path):
         np.testing.assert_allclose(momentum, 0.0, atol=1e-9)
     nve = Simulation(None, PairPotential(), resume=tmp_path / "run")
     np.testing.assert_array_equal(nve.atoms.get_velocities(), run.atoms.get_velocities())
+
+
+def slab():
+    atoms = fcc111("Cu", (4, 4, 4), a=3.3, vacuum=6.0, orthogonal=True)
+    atoms.pbc = (True, True, False)
+    return atoms
+
+
+@pytest.mark.parametrize("kind", ["npt-scr", "npt-mtk"])
+def test_a_slab_relaxes_in_its_plane(kind):
+    """Stress and volume are those of the cell; across the plane nothing holds it."""
+    ensemble = {"type": kind, "coupling": "xy", "pressure": "0 GPa", "barostat_time": 50, **THERMAL}
+    options = {"velocities": {"temperature": KELVIN, "seed": 2}, "timestep": 2.0}
+    stretched = slab()
+    stretched.set_cell(stretched.cell.array * [1.03, 1.03, 1.0], scale_atoms=True)
+    run = Simulation(stretched, PairPotential(), ensemble=ensemble, **options)
+    before, cell = run.thermo, run.engine.cell.copy()
+    run.run(500)
+    stresses = []
+    for _ in range(150):
+        run.run(10)
+        stresses.append(run.thermo.stress[[0, 1], [0, 1]] * EV_PER_A3_IN_GPA)
+    assert before.stress[0, 0] * EV_PER_A3_IN_GPA > 1.0
+    np.testing.assert_allclose(np.mean(stresses, axis=0), 0.0, atol=0.25)
+    assert np.std(stresses, axis=0).min() > 0.1
+    assert abs(run.thermo.conserved - before.conserved) < 1e-3 * run.n_atoms
+    np.testing.assert_array_equal(run.engine.cell[2], cell[2])
+    changed = run.engine.cell != cell
+    np.testing.assert_array_equal(changed, np.diag([True, True, False]))

@@ -11,8 +11,9 @@ from pair_potential import PairPotential
 
 from deepmd_lite.cli import main
 from deepmd_lite.md import Simulation, run_input
+from deepmd_lite.md.cell_changes import check_cell_changes
 from deepmd_lite.md.config import MdConfig
-from deepmd_lite.md.ensemble import Ensemble, check_cell_changes
+from deepmd_lite.md.ensemble import Ensemble
 from deepmd_lite.md.integrate import MartynaTobiasKlein, NoseHooverChain, Ramp, integrator
 from deepmd_lite.model import load_model, save_model
 from deepmd_lite.schema import parse
@@ -172,26 +173,60 @@ def test_cells_that_must_not_change(ensemble):
     slab = fcc111("Cu", (3, 3, 3), a=3.3, vacuum=6.0)
     slab.pbc = (True, True, False)
     options = {"ensemble": ensemble, "velocities": {"temperature": 300}}
-    with pytest.raises(InputError, match=r"needs three periodic axes.*use an nvt ensemble"):
+    with pytest.raises(InputError, match=r"axes that are not periodic.*use an nvt ensemble"):
         Simulation(slab, PairPotential(), **options)
     with pytest.raises(InputError, match="the 4 held atoms would have to move with it"):
         Simulation(copper(), PairPotential(), frozen=[{"indices": "0:4"}], **options)
 
 
+@pytest.mark.parametrize(
+    ("changes", "pbc", "allowed"),
+    [
+        ({"coupling": "xy"}, "TTF", True),
+        ({"coupling": "x"}, "TTF", True),
+        ({"coupling": "z"}, "FFT", True),
+        ({"coupling": "xz"}, "TTF", False),
+        ({"coupling": "semi-isotropic"}, "TTF", False),
+        ({"coupling": "isotropic"}, "TTF", False),
+        ({"coupling": "xy"}, "FFT", False),
+        ({"coupling": "xy"}, "FFF", False),
+        ({"type": "relax", "coupling": "xy"}, "TTF", True),
+        ({"type": "relax", "coupling": "flexible"}, "TTF", False),
+        ({**STRAIN, "axis": "a"}, "TTF", True),
+        ({**STRAIN, "axis": "c"}, "TTF", False),
+    ],
+)
+def test_cells_with_open_axes_change_along_the_others(changes, pbc, allowed):
+    """Also where they are skewed within the plane; not where a vector is missing."""
+    keys = {**SCR, **changes} if changes.get("type", "npt-scr") == "npt-scr" else changes
+    ensemble, periodic = Ensemble(**keys), [x == "T" for x in pbc]
+    cell = np.array([[5.0, 0.0, 0.0], [2.0, 6.0, 0.0], [0.0, 0.0, 30.0]])
+    asked = ensemble, cell, periodic
+    if allowed:
+        assert check_cell_changes(*asked, [False] * 3, 0, PairPotential(), False) == []
+    else:
+        with pytest.raises(InputError, match="not periodic"):
+            check_cell_changes(*asked, [False] * 3, 0, PairPotential(), False)
+    with pytest.raises(InputError, match="all its vectors"):
+        check_cell_changes(*asked, [not x for x in periodic], 0, PairPotential(), False)
+
+
 def test_models_without_virials():
-    ensemble, pbc = Ensemble(**SCR), (True, True, True)
+    ensemble, cell = Ensemble(**SCR), (np.eye(3), (True,) * 3, (False,) * 3)
     unknown, never = SimpleNamespace(provenance={}), {"virials trained": False}
     never = SimpleNamespace(provenance=never)
-    assert check_cell_changes(ensemble, pbc, 0, PairPotential(), False) == []
+    assert check_cell_changes(ensemble, *cell, 0, PairPotential(), False) == []
     with_virials = SimpleNamespace(provenance={"virials trained": True})
-    assert check_cell_changes(ensemble, pbc, 0, with_virials, False) == []
-    (warning,) = check_cell_changes(ensemble, pbc, 0, unknown, False)
+    assert check_cell_changes(ensemble, *cell, 0, with_virials, False) == []
+    (warning,) = check_cell_changes(ensemble, *cell, 0, unknown, False)
     assert "does not say whether it was trained on virials" in warning
     with pytest.raises(InputError, match=r"not trained on virials.*start_pref_v.*--force"):
-        check_cell_changes(ensemble, pbc, 0, never, False)
-    (warning,) = check_cell_changes(ensemble, pbc, 0, never, True)
+        check_cell_changes(ensemble, *cell, 0, never, False)
+    (warning,) = check_cell_changes(ensemble, *cell, 0, never, True)
     assert "going on as asked" in warning
-    assert check_cell_changes(Ensemble(), (False,) * 3, 4, never, False) == []
+    assert (
+        check_cell_changes(Ensemble(), np.eye(3), (False,) * 3, (False,) * 3, 4, never, False) == []
+    )
 
 
 def test_the_command_refuses_a_model_without_virials_unless_forced(tmp_path, capsys, caplog):
