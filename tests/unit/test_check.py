@@ -372,7 +372,7 @@ def test_few_pairs_that_seem_unrelated_refuse_no_data(n, severity, monkeypatch):
     random = np.random.default_rng(4)
     pairs = pairs_of(np.arange(n), np.arange(n, 2 * n))
     pairs.force_work, pairs.uncertainty = random.normal(size=n), np.full(n, 0.1)
-    pairs.difference = random.normal(size=n)
+    pairs.difference, pairs.n_atoms = random.normal(size=n), np.ones(n)
     found = order.misplaced(Works.of(pairs), None, "a")
     assert (found.severity, found.code) == (severity, "force-order")
 
