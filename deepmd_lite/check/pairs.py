@@ -89,12 +89,13 @@ class Pairs:
 
 
 def near_pairs(survey: Survey, frames: np.ndarray) -> Pairs:
-    """Pairs among the frame numbers `frames`, which have energies and forces; of one `fparam`."""
+    """Pairs among the frame numbers `frames`, which have energies and forces; of one `fparam`
+    and one `head`."""
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for k in frames:
         frame = survey.frames[k]
         if frame.energy is not None and frame.forces is not None and frame.n_atoms > 1:
-            state = () if frame.fparam is None else tuple(frame.fparam)
+            state = (frame.head, *(() if frame.fparam is None else tuple(frame.fparam)))
             groups[survey.system[k], frame.symbols, tuple(frame.pbc), state].append(int(k))
     rows = []
     for members in progress(groups.values(), "near pairs", unit="group", quiet=survey.quiet):
