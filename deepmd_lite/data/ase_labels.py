@@ -260,7 +260,11 @@ def _fparam(atoms: Atoms, source: str) -> np.ndarray | None:
 def _virial(
     values: dict[str, Any], cell: np.ndarray, pbc: np.ndarray, source: str, notes: Counter[str]
 ) -> np.ndarray | None:
-    """(3, 3) eV, −volume · stress: from a virial key, or from the stress of a periodic cell."""
+    """(3, 3) eV, −volume · stress: from a virial key, or from the stress of a periodic cell.
+
+    Of slabs and wires it is over the volume of the cell, vacuum included: −dE/dε with atoms moved
+    along in every direction, as where the vacuum is periodic.
+    """
     found = {}
     for key in VIRIAL_KEYS:
         if key in values:
@@ -271,12 +275,12 @@ def _virial(
                     f"found {len(numbers)}"
                 )
             found[key] = numbers.reshape(3, 3)
-    volume = abs(np.linalg.det(cell)) if pbc.all() else 0.0
+    volume = abs(np.linalg.det(cell)) if pbc.any() else 0.0
     for key in STRESS_KEYS:
         if key not in values:
             continue
         if not volume > 0:
-            notes[f"{key} left out: the frame is not periodic in three directions"] += 1
+            notes[f"{key} left out: the frame has no periodic cell with a volume"] += 1
             continue
         numbers = _numbers(values[key], source, key)
         if len(numbers) not in (6, 9):

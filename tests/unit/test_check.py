@@ -111,6 +111,17 @@ def test_slabs_and_clusters_have_no_virials_to_be_missed(tmp_path):
     assert "virial-missing" in codes(check_data({"data": [tmp_path / "train.extxyz"]}), "note")
 
 
+def test_stresses_of_slabs_are_no_warning(tmp_path):
+    frames = copper(12, seed=1)
+    for atoms in frames:
+        atoms.pbc = (True, True, False)
+    write(tmp_path / "train.extxyz", frames)
+    report = check_data({"data": [tmp_path / "train.extxyz"]})
+    assert all(frame.virial is not None for frame in report.survey.frames)
+    assert codes(report, "warning") == codes(report, "error") == set()
+    assert "periodicity-partial" in codes(report, "note")
+
+
 def test_quiet_prints_errors_and_warnings_alone(data, capsys):
     main(["check", "-q", "--train", str(data / "train.extxyz")])
     assert capsys.readouterr().out.strip() == ""
