@@ -293,6 +293,22 @@ def test_a_training_tells_warnings(data, caplog):
     assert "train.extxyz, frame 5" in caplog.text
 
 
+def test_all_frames_with_extreme_forces_are_named():
+    """Atoms too close explain such forces, and no training wants them."""
+    frames = frames_of(copper(90, seed=1))
+    assert "force-extreme" not in of_frames(data=frames)
+    near = copper(4, seed=2)
+    for atoms, distance in zip(near, (1.0, 1.15, 1.3, 1.45), strict=True):
+        atoms.positions[1] = atoms.positions[0] + distance * np.array([0.6, 0.8, 0.0])
+        atoms.calc = EMT()
+        atoms.get_forces()
+    found = of_frames(data=frames + frames_of(near, "near"))
+    finding = found["force-extreme"]
+    assert set(finding.frames) == {f"near, frame {k}" for k in range(4)}
+    assert all(frame in finding.what for frame in finding.frames)
+    assert "force-outlier" not in found  # which close pairs explain
+
+
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
