@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 NOT_LEARNT = 0.9
 """Error of the forces, in units of the forces, that is told of."""
+NOTHING = 0.02
+"""Of the RMS of all forces: those of an element that are smaller leave nothing to be learnt."""
 MUCH_WORSE = 1.3
 """Validation loss of the last weights, in units of the lowest one, that is told of."""
 
@@ -78,7 +80,7 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
         )
         return
     for f in each:
-        if not f.learnt and f.size > 0:
+        if not f.learnt and f.size > NOTHING * size:
             log.warning(
                 "the model has not learnt the forces on %s: they are off by %.0f meV/Å, and they "
                 "are %.0f meV/Å themselves (RMS, %d atoms of the validation frames): more steps, "

@@ -102,6 +102,19 @@ def test_of_energies_alone_nothing_is_said(data, tmp_path, caplog):
     assert "not learnt" not in caplog.text
 
 
+def test_an_element_without_forces_is_not_missed(tmp_path, caplog):
+    """Silver, on which hardly any force acts."""
+    for name, n, seed in (("train", 16, 0), ("validation", 12, 100)):
+        frames = [labelled("Ag" if k % 2 else "Cu", seed + k) for k in range(n)]
+        for atoms in frames[1::2]:
+            atoms.calc.results["forces"] = 1e-4 * atoms.get_forces()
+        write(tmp_path / f"{name}.extxyz", frames)
+    given = settings(tmp_path, numb_steps=200, disp_freq=100, check=False)
+    given["model"]["type_map"] = ["Cu", "Ag"]
+    train(given, output=tmp_path / "out", quiet=True)
+    assert "not learnt the forces" not in caplog.text
+
+
 def test_an_element_that_was_not_learnt_is_named(tmp_path, caplog):
     """Silver, whose forces are those of other frames."""
     caplog.set_level(logging.INFO)
