@@ -89,6 +89,24 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
             )
 
 
+@torch.no_grad()
+def tell_isolated_atoms(trainer: Trainer) -> None:
+    """How far the energies of isolated atoms among the training frames are from their labels.
+
+    They are fitted as any other frame; atomization energies are off by their errors.
+    """
+    alone: dict[str, list[float]] = {}
+    with trainer.averaged():
+        for prepared in trainer.data.frames:
+            frame = prepared.frame
+            if frame.n_atoms == 1 and frame.energy is not None and not prepared.n_edges:
+                energy = float(trainer.potential.evaluate(prepared.env).energies.sum())
+                alone.setdefault(frame.symbols[0], []).append(energy - frame.energy)
+    if alone:
+        told = ", ".join(f"{e} {1e3 * max(off, key=abs):+.1f}" for e, off in sorted(alone.items()))
+        log.info("energies of isolated atoms, model − label (training, meV): %s", told)
+
+
 def forces_by_element(trainer: Trainer) -> Iterator[ForcesOn]:
     """Of each element with labelled forces in the validation sample, in the type map's order."""
     type_map = trainer.potential.type_map

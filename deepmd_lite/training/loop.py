@@ -30,7 +30,7 @@ from .deadline import Deadline, tell_what_is_left
 from .diverged import SLOWER, TIMES, Diverged, TrainingError
 from .given import complete_input, content_of, starting_model
 from .interrupt import Interrupt
-from .judge import judge
+from .judge import judge, tell_isolated_atoms
 from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
@@ -258,6 +258,8 @@ def _finish(trainer: Trainer, output: Path) -> None:
             output / BEST_MODEL,
         )
         judge(trainer, output / MODEL, output / BEST_MODEL)
+    if not trainer.interrupted:  # whoever sent the signal waits
+        tell_isolated_atoms(trainer)
     log.info("model after step %d: %s", done, output / MODEL)
     try:
         plot_learning_curve(output / settings.disp_file, output / PICTURE)
