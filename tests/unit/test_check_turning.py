@@ -87,6 +87,20 @@ def test_wrong_forces_of_what_turns_are_found(change, code, severity, words):
     assert words in finding.do
 
 
+def test_crystals_beside_molecules_are_held():
+    """Forces in a random order are an error where most pairs are of crystals."""
+    rng = np.random.default_rng(6)
+    frames = [replace(f, source=f"y, frame {k}") for k, f in enumerate(turning(*NITROGEN, n=5))]
+    for k in range(60):
+        moved = np.array(AMMONIA[1]) + 0.05 * rng.normal(size=(4, 3))
+        frame = springs(AMMONIA[0], np.array(AMMONIA[1]), moved, CELLS["box"])
+        dense = 4.0 * np.eye(3)  # as springs know no images
+        frames.append(
+            replace(frame, cell=dense, forces=rng.permutation(frame.forces), source=f"y, frame {k}")
+        )
+    assert accused(frames)["force-order"].severity == "error"
+
+
 def test_a_turn_is_never_a_mirror_image():
     rng = np.random.default_rng(2)
     a = rng.normal(size=(6, 3))
