@@ -7,6 +7,7 @@ and skewed cells need nothing special: they just have more ghosts.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,6 +64,9 @@ class PeriodicEnv:
         return folded.index_add_(0, self.owner, forces)
 
 
+_ROWS = re.compile(r"rows (\d+) and (\d+)")
+
+
 def periodic_env(
     positions: np.ndarray,
     cell: np.ndarray,
@@ -75,7 +79,8 @@ def periodic_env(
 
     `positions` (n, 3) Å, anywhere; `cell` (3, 3) Å, rows are lattice vectors; `pbc` (3,) bool;
     `types` (n,) int; `cutoff` Å, skin included. Raises InputError for a cell without volume,
-    positions that are not finite, or a cell so small that the images cannot be held.
+    positions that are not finite, atoms that coincide, or a cell so small that the images cannot be
+    held.
     """
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     pbc = np.asarray(pbc, dtype=bool)
@@ -90,7 +95,13 @@ def periodic_env(
     shifts = np.concatenate([wrap, shifts + wrap[owner[len(positions) :]]])
     rows = torch.from_numpy(positions[owner] + shifts @ cell)
     row_types = torch.from_numpy(np.asarray(types, dtype=np.int32)[owner])
-    offsets, indices = kernels.neighbor_list(rows, row_types, len(positions), cutoff)
+    try:
+        offsets, indices = kernels.neighbor_list(rows, row_types, len(positions), cutoff)
+    except InputError as e:  # of rows, an order of atoms and images that no user knows
+        named = _ROWS.sub(
+            lambda m: "atoms {} and {}".format(*owner[[int(m[1]), int(m[2])]]), str(e)
+        )
+        raise InputError(f"{where}: {named}") from None
     env = LocalEnv(rows, row_types, len(positions), offsets, indices)
     return PeriodicEnv(env, torch.from_numpy(owner), torch.from_numpy(shifts))
 

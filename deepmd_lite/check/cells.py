@@ -32,12 +32,11 @@ def findings(survey: Survey, which: np.ndarray, cutoff: float) -> Iterator[Findi
     yield from _small(survey, which[whole], cutoff)
     partial = which[(periodic > 0) & (periodic < 3)]
     if len(partial):
-        stress = [k for k in partial if survey.frames[k].virial is not None]
         yield Finding(
-            "warning" if stress else "note",
+            "note",
             "periodicity-partial",
             f"{named(survey.sources(partial))}: periodic in {int(periodic[periodic > 0].min())} "
-            "directions only" + (", and has a virial" if stress else ""),
+            "directions only",
             "right for wires and slabs (each direction counts by itself here); DFT codes that "
             "repeat the vacuum have three",
             survey.sources(partial),

@@ -1,8 +1,8 @@
-"""Forces: outliers, and sums that should vanish."""
+"""Forces: outliers, few that are far beyond all others, and sums that should vanish."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -13,6 +13,15 @@ SIGMAS = 6.0
 """Robust standard deviations of the logarithm of a frame's largest force."""
 LEAST_WIDTH = 0.25
 """The logarithm varies at least so much in any set."""
+EXTREME, EXTREME_SIGMAS = 5.0, 3.0
+"""Times the largest force that a tenth of the frames exceed, and robust standard deviations of the
+logarithm, from which on a force outweighs all others in a loss of squares. Clean sets of wide
+ranges stay below 3.5 times."""
+SHOWN = 6
+"""Frames that are named in words."""
+FEW, LEAST_FRAMES = 0.05, 20
+"""Share of the frames up to which they are no kind of structure by themselves; in fewer frames
+nobody knows what is usual."""
 UNBALANCED = 0.15
 """Net force (or torque) over that of forces of the same size at random."""
 
@@ -32,7 +41,9 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
             "right for perfect crystals alone; otherwise write the forces of the calculation",
         )
         return
-    yield from _outliers(survey, which)
+    outliers = list(_outliers(survey, which))
+    yield from outliers
+    yield from _extreme(survey, which, {source for f in outliers for source in f.frames})
     yield from _unbalanced(survey, which)
     yield from _torque(survey, which)
 
@@ -64,6 +75,36 @@ def _outliers(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
             f"{named(frames)}: a force of {survey.max_force[bad[0]]:.3g} eV/Å on atom {atom}, "
             f"where {np.exp(middle):.2g} is the usual largest one and no atoms are unusually close",
             "check that the calculation converged, or leave the frame out",
+            frames,
+        )
+
+
+def _extreme(survey: Survey, which: np.ndarray, told: Collection[str]) -> Iterator[Finding]:
+    """Few frames with forces far beyond the bulk of the set, whatever explains them.
+
+    `told`: frames that were named before.
+    """
+    moving = which[survey.max_force[which] > 0.05]
+    if len(moving) < LEAST_FRAMES:
+        return
+    size = np.log(survey.max_force[moving])
+    high = float(np.quantile(size, 0.9))
+    limit = max(high + np.log(EXTREME), np.median(size) + EXTREME_SIGMAS * spread(size))
+    bad = moving[size > limit]
+    if len(bad) > FEW * len(moving):
+        return
+    bad = bad[np.argsort(-survey.max_force[bad])]
+    bad = bad[[source not in told for source in survey.sources(bad)]]
+    if len(bad):
+        frames = survey.sources(bad)
+        sizes = ", ".join(f"{survey.max_force[k]:.4g}" for k in bad[:SHOWN])
+        yield Finding(
+            "warning",
+            "force-extreme",
+            f"{', '.join(frames[:SHOWN])}{' …' if len(bad) > SHOWN else ''}: forces of up to "
+            f"{sizes} eV/Å, where nine frames in ten stay below {np.exp(high):.2g}: these "
+            f"{counted(len(bad), 'frame')} outweigh the others in a loss of squares",
+            "leave them out, or give them a small weight (config_weight)",
             frames,
         )
 

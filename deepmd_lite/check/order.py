@@ -14,7 +14,7 @@ from itertools import permutations
 import numpy as np
 
 from .finding import Finding, counted
-from .pairs import moved_between
+from .pairs import way
 from .survey import Survey
 from .virials import SHEAR_ORDER, better_signs, shear_change, swapped
 from .works import CONTRADICTED, CORRELATION, FORCE, LABELS, LEAST_PAIRS, RESTORED, VIRIAL, Works
@@ -24,6 +24,9 @@ UNRELATED, RELATED = 0.4, 0.6
 with the energies."""
 NEGLIGIBLE = 0.3
 """Part of the work of a label that the other one may do at most where it is tested alone."""
+HELD = 40.0
+"""Å³ for each atom of cells periodic in three directions, up to which neighbours hold every atom.
+In more space molecules may turn and fold, along which the chord of a way tells little."""
 LOOK = {
     None: "look whether forces or virials are in another order, of another frame, or of another "
     "sign in some frames",
@@ -63,7 +66,8 @@ def misplaced(works: Works, survey: Survey, name: str) -> Finding | None:
         label = exchange.label
         found = works.explained if label is None else works.correlated(label)
     own = works.pairs if label is None else works.pairs.chosen(works.own[:, label])
-    sure = exchange is not None or _bounds(abs(found), works)[1] < UNRELATED
+    held = np.mean(own.volume < HELD * own.n_atoms) > 0.5  # volumes in open space are NaN
+    sure = exchange is not None or (held and _bounds(abs(found), works)[1] < UNRELATED)
     where = "forces and virials" if label is None else f"the {NAMES[label]}"
     what = (
         f"{name}: differences of energy of {len(own)} near pairs of frames do not follow from "
@@ -72,7 +76,8 @@ def misplaced(works: Works, survey: Survey, name: str) -> Finding | None:
     if exchange is not None:
         return Finding("error", exchange.code, what, exchange.do, exchange.frames)
     code = "labels-contradict" if label is None else ("force-order", "virial-order")[label]
-    return Finding("error" if sure else "warning", code, what, LOOK[label])
+    turning = "" if held else "; molecules that turn or fold far can look like this too"
+    return Finding("error" if sure else "warning", code, what, LOOK[label] + turning)
 
 
 def _bounds(found: float, works: Works) -> tuple[float, float]:
@@ -216,8 +221,8 @@ def _with_forces(works: Works, survey: Survey, other: Forces) -> Works | None:
     for p, (i, j) in enumerate(zip(pairs.first, pairs.second, strict=True)):
         first, second = other(int(i)), other(int(j))
         if first is not None and second is not None:
-            moved = moved_between(survey.frames[i], survey.frames[j])
-            work[p] = -0.5 * float(((first + second) * moved).sum())
+            moved, turn = way(survey.frames[i], survey.frames[j])
+            work[p] = -0.5 * float(((first + second @ turn) * moved).sum())
     has = np.isfinite(work)
     if has.sum() < max(LEAST_PAIRS, 0.5 * len(pairs)):
         return None

@@ -2,7 +2,8 @@
 
 For two frames with the same atoms, displaced by δ (3 numbers for each atom) at fixed cell and
 strained by ε, the trapezoidal rule gives E₂ − E₁ ≈ −½ Σ (F₁ + F₂)·δ − ½ (W₁ + W₂):ε with the
-virial W = −∂E/∂ε: what forces and virials say about the energy, up to third order.
+virial W = −∂E/∂ε: what forces and virials say about the energy, up to third order. Molecules and
+wires are laid upon one another first, and forces turned along (`turning`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from ..data import Frame
 from ..progress import progress
 from .survey import Survey
+from .turning import axis_of, can_turn, centred, likeness, turns
 
 GROUP = 400
 """Of more frames with the same atoms in one system, so many are compared, evenly spread."""
@@ -87,12 +89,13 @@ class Pairs:
 
 
 def near_pairs(survey: Survey, frames: np.ndarray) -> Pairs:
-    """Pairs among the frame numbers `frames`, which have energies and forces; of one `fparam`."""
+    """Pairs among the frame numbers `frames`, which have energies and forces; of one `fparam`
+    and one `head`."""
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for k in frames:
         frame = survey.frames[k]
         if frame.energy is not None and frame.forces is not None and frame.n_atoms > 1:
-            state = () if frame.fparam is None else tuple(frame.fparam)
+            state = (frame.head, *(() if frame.fparam is None else tuple(frame.fparam)))
             groups[survey.system[k], frame.symbols, tuple(frame.pbc), state].append(int(k))
     rows = []
     for members in progress(groups.values(), "near pairs", unit="group", quiet=survey.quiet):
@@ -133,15 +136,18 @@ def _of_group(survey: Survey, members: list[int]) -> list[tuple[Any, ...]]:
 
 
 def _likeness(frames: list[Frame]) -> np.ndarray:
-    """(n, n): larger for frames whose atoms are in nearer places, relative to their cells."""
+    """(n, n): larger for frames whose atoms are in nearer places, relative to their cells, or where
+    they can turn to one another."""
     if frames[0].pbc.all():
         cells = np.linalg.inv(np.array([f.cell for f in frames]))
         scaled = np.array([f.positions for f in frames]) @ cells
         phase = 2 * np.pi * (scaled - scaled[:, :1]).reshape(len(frames), -1)
         features = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
         return features @ features.T
-    centred = np.array([f.positions - f.positions.mean(axis=0) for f in frames])
-    flat = centred.reshape(len(frames), -1)
+    positions = np.array([f.positions for f in frames])
+    if can_turn(frames[0].pbc):
+        return likeness(positions, axis_of(frames[0]))
+    flat = centred(positions).reshape(len(frames), -1)
     product = flat @ flat.T
     square = np.diag(product)
     return 2 * product - square[:, None] - square
@@ -160,21 +166,27 @@ def displacement(a: Frame, b: Frame) -> np.ndarray:
     return moved - moved.mean(axis=0)
 
 
-def moved_between(a: Frame, b: Frame) -> np.ndarray:
-    """(n, 3) Å: `displacement`, or in partly periodic frames plainly the difference."""
-    if a.pbc.any() and not a.pbc.all():
-        return b.positions - a.positions
-    return displacement(a, b)
+def way(a: Frame, b: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) Å: how far the atoms of `a` are from those of `b`, and (3, 3) the turn of `b` before
+    that, which its forces f take part in: f @ turn."""
+    if can_turn(a.pbc):
+        first, second = centred(a.positions), centred(b.positions)
+        turn = turns(second.T @ first, axis_of(a))
+        return second @ turn - first, turn
+    return displacement(a, b) if a.pbc.all() else b.positions - a.positions, np.eye(3)
 
 
 def _works(frames: list[Frame], pairs: np.ndarray) -> Iterator[tuple[Any, ...]]:
     """Of those `pairs` (P, 2) of frames of the same atoms that are near: their two numbers, the
     largest displacement, and the other fields of `Pairs`."""
     pbc, n = frames[0].pbc, frames[0].n_atoms
+    axis = axis_of(frames[0]) if can_turn(pbc) else None
     cells = np.array([f.cell for f in frames])
     positions = np.array([f.positions for f in frames])
     if pbc.all():
         positions = positions @ np.linalg.inv(cells)
+    elif can_turn(pbc):
+        positions = centred(positions)
     forces = np.array([f.forces for f in frames])
     energies = np.array([f.energy for f in frames], dtype=float)
     unknown = np.full((3, 3), np.nan)
@@ -184,7 +196,11 @@ def _works(frames: list[Frame], pairs: np.ndarray) -> Iterator[tuple[Any, ...]]:
         a, b = pairs[start : start + size].T
         near = np.ones(len(a), dtype=bool)
         mean, strain, volume = 0.5 * (cells[a] + cells[b]), np.zeros((len(a), 3, 3)), None
-        moved = positions[b] - positions[a]
+        places, force = positions[b], forces[b]
+        if can_turn(pbc):
+            turn = turns(np.swapaxes(places, 1, 2) @ positions[a], axis)
+            places, force = places @ turn, force @ turn
+        moved = places - positions[a]
         if pbc.all():
             moved = _nearest(moved) @ mean
             gradient = np.linalg.solve(mean, cells[b] - cells[a])
@@ -194,12 +210,10 @@ def _works(frames: list[Frame], pairs: np.ndarray) -> Iterator[tuple[Any, ...]]:
             near &= np.abs(gradient - turned).max(axis=(1, 2)) <= 2 * LARGEST_STRAIN
         elif pbc.any():
             near &= np.abs(cells[a] - cells[b]).max(axis=(1, 2)) <= 1e-9
-        else:
-            moved -= moved.mean(axis=1, keepdims=True)
         farthest = np.sqrt((moved**2).sum(axis=2).max(axis=1))
         near &= farthest <= FARTHEST
-        work = -0.5 * ((forces[a] + forces[b]) * moved).sum(axis=(1, 2))
-        curvature = ((forces[a] - forces[b]) * moved).sum(axis=(1, 2))
+        work = -0.5 * ((forces[a] + force) * moved).sum(axis=(1, 2))
+        curvature = ((forces[a] - force) * moved).sum(axis=(1, 2))
         second = ((virials[b] - virials[a]) * strain).sum(axis=(1, 2))
         second = np.where(np.isnan(second), 0.0, second) - curvature
         uncertainty = THIRD_ORDER * 0.5 * np.abs(second) + RESOLUTION * np.sqrt(n)

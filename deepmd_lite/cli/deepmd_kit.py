@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 VERBS = {
@@ -29,6 +30,7 @@ _BACKENDS = (
     *("tf", "tensorflow", "tf2", "tensorflow2", "pt", "pytorch", "pt-expt", "pytorch-exportable"),
     *("pd", "paddle", "jax", "dp", "dpmodel", "np", "numpy"),
 )
+LOG_LEVELS = ("DEBUG", "3", "INFO", "2", "WARNING", "1", "ERROR", "0")
 _FLAGS = {f"{before}{name}" for name in _BACKENDS for before in ("--", "--backend=")}
 
 
@@ -79,11 +81,13 @@ def ignored(
     *flags: str,
     why: str,
     value: bool = False,
+    kind: Callable[[str], str] = str,
     refused: Mapping[str, str] | None = None,
 ) -> None:
     """Accept `flags`, with one `value` or none, and say `why` they change nothing here.
 
-    `refused`: value with which they would → what to do instead.
+    `kind`: checks the value, as argparse's `type`; `refused`: value with which they would → what to
+    do instead.
     """
     parser.add_argument(
         *flags,
@@ -91,15 +95,28 @@ def ignored(
         why=why,
         refused=refused or {},
         nargs=None if value else 0,
+        type=kind,
         dest="notes",
         help=argparse.SUPPRESS,
     )
 
 
-def ignored_logging(parser: argparse.ArgumentParser) -> None:
-    """Accept the options of every verb of `dp` that say what is told, and where."""
-    ignored(parser, "-v", "--log-level", value=True, why="-q is what says less")
+def ignored_logging(parser: argparse.ArgumentParser, meant: str = "") -> None:
+    """Accept the options of every verb of `dp` that say what is told, and where.
+
+    `meant`: what to do for something else than a log level.
+    """
+    kind = partial(_log_level, meant=meant)
+    ignored(parser, "-v", "--log-level", value=True, kind=kind, why="-q is what says less")
     ignored(parser, "-l", "--log-path", value=True, why="what is told goes to standard output")
+
+
+def _log_level(text: str, meant: str) -> str:
+    if text not in LOG_LEVELS:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no log level of DeePMD-kit ({', '.join(LOG_LEVELS)})" + meant
+        )
+    return text
 
 
 def ignored_branch(parser: argparse.ArgumentParser, *flags: str) -> None:

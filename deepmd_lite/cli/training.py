@@ -13,7 +13,8 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
     p = verbs.add_parser(
         "train",
         help="train a potential, by an input file or on data alone",
-        usage="dpl train INPUT [options], or dpl train DATA… [--preset NAME] [options]",
+        usage="dpl train INPUT [options], or dpl train DATA… [--validation DATA…] [--preset NAME] "
+        "[options]",
         epilog="In parallel: torchrun --nproc-per-node 2 -m deepmd_lite train INPUT. " + EPILOG,
     )
     p.add_argument(
@@ -21,6 +22,12 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         nargs="*",
         metavar="INPUT",
         help="JSON or YAML with DeePMD-kit's keys; or DATA, a tenth of whose frames is held out",
+    )
+    p.add_argument(
+        "--validation",
+        nargs="+",
+        metavar="DATA",
+        help="what is validated on, besides DATA: then none of those is held out",
     )
     p.add_argument(
         "-p",
@@ -69,7 +76,7 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
     )
     common(p)
     start.add_argument("-f", "--init-frz-model", nargs="?", const="", help=argparse.SUPPRESS)
-    ignored_logging(p)
+    ignored_logging(p, meant="; data to validate on: --validation DATA…")
     ignored_branch(p, "--model-branch")
     ignored(p, "-m", "--mpi-log", value=True, why="the first process tells what there is to tell")
     ignored(p, "--skip-neighbor-stat", why="sel cuts no neighbour off")
@@ -99,6 +106,7 @@ def _train(args: argparse.Namespace) -> int:
         args.wrong_usage(f"{inputs[0]}: is an input, which names its data; give nothing else")
     train(
         inputs[0] if inputs else args.paths,
+        validation=args.validation,
         output=output,
         preset=args.preset,
         restart=args.restart is not None,

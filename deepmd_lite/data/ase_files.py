@@ -15,7 +15,14 @@ from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from ..system import InputError
-from .ase_labels import NO_CHOICE, STATES, frame_from_atoms, unlabelled
+from .ase_labels import (
+    HEAD_KEY,
+    NO_CHOICE,
+    differences,
+    frame_from_atoms,
+    state_of,
+    unlabelled,
+)
 from .checks import check_frame
 from .dft_output import check_steps, code_of, converged, other_readers
 from .frames import Frame, System
@@ -38,8 +45,9 @@ def read_ase_file(
     kind: str | None = None,
     heard: Heard = lambda share: None,
     broken: list[InputError] | None = None,
+    head: str | None = None,
 ) -> System:
-    """Every frame of the file; elements are checked against `type_map`.
+    """Every frame of the file, or of one `head` in it; elements are checked against `type_map`.
 
     `labels`: names that are the labels whatever other names the file has (`places.LABELS`).
     `kind`: ASE's name of the format, where the file's name does not tell. Steps of a DFT code that
@@ -51,10 +59,15 @@ def read_ase_file(
     frames: list[Frame] = []
     notes: Counter[str] = Counter()
     found: set[str] = set()
-    states: set[tuple[Any, ...]] = set()
+    states: set[tuple[str, ...]] = set()
+    heads: set[str] = set()
     kind = _kind(path) if kind is None else kind
     for number, atoms, share in _images(path, kind, broken):
         heard(share)  # which may end it all
+        state = state_of(atoms)
+        if head not in (None, state[-1]):
+            heads.add(state[-1])
+            continue
         source = f"{path}, frame {number}"
         try:
             frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
@@ -66,7 +79,7 @@ def read_ase_file(
             continue
         results = {} if atoms.calc is None else atoms.calc.results
         found |= {*atoms.arrays, *atoms.info, *results} - {"numbers", "positions"}
-        states.add(tuple(str(atoms.info.get(key, "not given")) for key in STATES))
+        states.add(state)
         frames.append(frame)
     n_read = len(frames)
     code = None if kind == "extxyz" else code_of(path)
@@ -74,6 +87,9 @@ def read_ase_file(
     if code is not None:
         check_steps(frames, code)
         frames, of_steps = converged(frames, path, code)
+    if not frames and heads:
+        found_heads = ", ".join(sorted(heads)[:6])
+        raise InputError(f"{path}: no frame has {HEAD_KEY}={head}; it has: {found_heads}")
     if not frames and broken:
         return System(str(path), [])
     if not frames:
@@ -88,13 +104,7 @@ def read_ase_file(
             )
     lines = [f"{text} ({count} of {n_read} frames)" for text, count in notes.items()]
     lines += unlabelled(frames, found, labels)
-    for key, those in zip(STATES, zip(*sorted(states), strict=True), strict=True):
-        if len(set(those)) > 1:
-            lines.append(
-                f"frames differ in {key} ({', '.join(sorted(set(those))[:6])}), which a model "
-                "cannot see: energies of the same atoms would contradict one another"
-            )
-    return System(str(path), frames, lines + of_steps)
+    return System(str(path), frames, lines + differences(states) + of_steps)
 
 
 def _kind(path: Path) -> str:

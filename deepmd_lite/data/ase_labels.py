@@ -57,6 +57,8 @@ LABEL_WEIGHTS = {
 
 STATES = ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity")
 """In `info`, what a model that sees elements and positions alone cannot tell."""
+HEAD_KEY = "head"
+"""In `info`, the level of theory of a frame's labels, as MACE tells them apart."""
 
 
 def frame_from_atoms(
@@ -96,7 +98,6 @@ def frame_from_atoms(
         if other and np.size(values[key]) == 1:
             notes[f"{key} is not used; the weight of a frame is {' or '.join(WEIGHT_KEYS)}"] += 1
     weights = {key: _scalar(values[key], source, key) for key in WEIGHT_KEYS if key in values}
-    config_type = atoms.info.get("config_type")
     return Frame(
         symbols=tuple(atoms.get_chemical_symbols()),
         positions=np.array(atoms.positions, dtype=np.float64),
@@ -105,9 +106,38 @@ def frame_from_atoms(
         **read,
         fparam=_fparam(atoms, source),
         weight=_agreed(weights, 1e-6, source, "") if weights else 1.0,
-        config_type=None if config_type is None else str(config_type),
+        config_type=_text(atoms, "config_type"),
+        head=_text(atoms, HEAD_KEY),
         source=source,
     )
+
+
+def _text(atoms: Atoms, key: str) -> str | None:
+    value = atoms.info.get(key)
+    return None if value is None else str(value)
+
+
+def differences(states: set[tuple[str, ...]]) -> list[str]:
+    """What differs of `STATES` and, last, the heads: a line each, of what the frames have."""
+    lines = []
+    for key, those in zip((*STATES, HEAD_KEY), zip(*states, strict=True), strict=True):
+        values = sorted(set(those))
+        if len(values) < 2:
+            continue
+        shown = ", ".join(values[:6]) + (" …" if len(values) > 6 else "")
+        lines.append(
+            f"frames differ in {key} ({shown}), and all are trained as one: choose those of one "
+            f"level of theory (FILE#{HEAD_KEY}=NAME)"
+            if key == HEAD_KEY
+            else f"frames differ in {key} ({shown}), which a model cannot see: energies of the "
+            "same atoms would contradict one another"
+        )
+    return lines
+
+
+def state_of(atoms: Atoms) -> tuple[str, ...]:
+    """Values of `STATES` and the head, for `differences`."""
+    return tuple(str(atoms.info.get(key, "not given")) for key in (*STATES, HEAD_KEY))
 
 
 def _named_values(atoms: Atoms, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -230,7 +260,11 @@ def _fparam(atoms: Atoms, source: str) -> np.ndarray | None:
 def _virial(
     values: dict[str, Any], cell: np.ndarray, pbc: np.ndarray, source: str, notes: Counter[str]
 ) -> np.ndarray | None:
-    """(3, 3) eV, −volume · stress: from a virial key, or from the stress of a periodic cell."""
+    """(3, 3) eV, −volume · stress: from a virial key, or from the stress of a periodic cell.
+
+    Of slabs and wires it is over the volume of the cell, vacuum included: −dE/dε with atoms moved
+    along in every direction, as where the vacuum is periodic.
+    """
     found = {}
     for key in VIRIAL_KEYS:
         if key in values:
@@ -241,12 +275,12 @@ def _virial(
                     f"found {len(numbers)}"
                 )
             found[key] = numbers.reshape(3, 3)
-    volume = abs(np.linalg.det(cell)) if pbc.all() else 0.0
+    volume = abs(np.linalg.det(cell)) if pbc.any() else 0.0
     for key in STRESS_KEYS:
         if key not in values:
             continue
         if not volume > 0:
-            notes[f"{key} left out: the frame is not periodic in three directions"] += 1
+            notes[f"{key} left out: the frame has no periodic cell with a volume"] += 1
             continue
         numbers = _numbers(values[key], source, key)
         if len(numbers) not in (6, 9):

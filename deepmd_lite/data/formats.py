@@ -237,7 +237,7 @@ def _read(
     path, place = piece.path, piece.place
     if place.frames != slice(None):  # their numbers would be others
         broken = None
-    if place.labels and (source is not None or path.is_dir() or is_hdf5(path)):
+    if (place.labels or place.head) and (source is not None or path.is_dir() or is_hdf5(path)):
         raise InputError(f"{path}{place.rest}: its labels have names of their own; leave out '#'")
     if source is not None:
         from .dpdata_files import read_with_dpdata
@@ -250,7 +250,9 @@ def _read(
             return place.of(read_system(Hdf5Group(file, str(path)), type_map, broken))
     from .ase_files import read_ase_file  # ASE is slow to import and npy does without it
 
-    system = read_ase_file(path, type_map, place.labels, heard=heard, broken=broken)
+    system = read_ase_file(
+        path, type_map, place.labels, heard=heard, broken=broken, head=place.head
+    )
     return place.of(system) if system.frames else system
 
 

@@ -39,6 +39,8 @@ class Frame:
     """Factor of the frame's terms in the loss."""
     config_type: str | None = None
     """Group the frame belongs to, where the file names one."""
+    head: str | None = None
+    """Level of theory of the labels, where the file names one; a model knows of none."""
     source: str = "frame"
     """File and frame number (from 0), as error messages name it."""
 

@@ -2,7 +2,8 @@
 
 `train.extxyz@:100` are the first hundred frames, `@5` the sixth, `@::10` every tenth, as in ASE;
 `train.extxyz#energy=REF_energy,forces=REF_forces` takes these values and no others, whatever else
-the file has; and both, in this order. A file that has such a name is that file.
+the file has; and both, in this order. `train.xyz#head=pbe` are the frames whose `head` this is,
+which are counted from 0 then. A file that has such a name is that file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ..system import InputError
 from .frames import System
 
 LABELS = ("energy", "forces", "virial", "stress")
-_LABEL = rf"(?:{'|'.join(LABELS)})=[^,=#]+"
+HEAD = "head"
+_LABEL = rf"(?:{'|'.join((*LABELS, HEAD))})=[^,=#]+"
 _PLACE = re.compile(
     r"(?P<path>.+?)(?P<rest>"
     r"(?:@(?P<frames>-?\d+|-?\d*:-?\d*(?::-?\d*)?))?"
@@ -35,6 +37,8 @@ class Place:
     frames: slice = field(default_factory=lambda: slice(None))
     labels: Mapping[str, str] = field(default_factory=dict)
     """Of `LABELS` → a name in the file."""
+    head: str | None = None
+    """The level of theory wanted; None: all."""
 
     def of(self, system: System) -> System:
         """The frames wanted. Raises InputError where there are none."""
@@ -71,4 +75,5 @@ def place_of(given: str | Path) -> Place:
     labels: dict[str, str] = dict(pairs)
     if len(labels) < len(pairs) or {"virial", "stress"} <= labels.keys():
         raise InputError(f"{given}: one name for each label, of virial and stress one of the two")
-    return Place(match["path"], match["rest"], frames, labels)
+    head = labels.pop(HEAD, None)
+    return Place(match["path"], match["rest"], frames, labels, head)

@@ -115,6 +115,8 @@ def _lost(frames: Sequence[Frame]) -> list[str]:
         notes.append("weights of frames are not written: deepmd/npy has no place for them")
     if any(frame.config_type is not None for frame in frames):
         notes.append("config_type is not written: deepmd/npy has no place for it")
+    if any(frame.head is not None for frame in frames):
+        notes.append("head is not written: deepmd/npy has no place for it")
     return notes
 
 
@@ -238,6 +240,8 @@ def _comment(frame: Frame) -> str:
         words.append(f"weight={float(frame.weight)!r}")
     if frame.config_type is not None:
         words.append(key_val_dict_to_str({"config_type": frame.config_type}))
+    if frame.head is not None:
+        words.append(key_val_dict_to_str({"head": frame.head}))
     return " ".join(words)
 
 

@@ -203,10 +203,13 @@ def scores(results: Sequence[FrameResult]) -> Scores:
     f_rmse, f_mae = _rms_and_mean([found - label for label, found, _ in force])
     v_rmse, v_mae = _rms_and_mean([found - label for label, found, _ in virial])
     va_rmse, va_mae = _rms_and_mean([(found - label) / n for label, found, n in virial])
-    periodic = [r for r in results if r.frame.virial is not None and r.frame.pbc.all()]
-    s_rmse, s_mae = _rms_and_mean(
-        [(r.virial - r.frame.virial) / abs(np.linalg.det(r.frame.cell)) for r in periodic]
-    )
+    volumes = [abs(float(np.linalg.det(r.frame.cell))) for r in results]
+    stress = [
+        (r.virial - r.frame.virial) / volume
+        for r, volume in zip(results, volumes, strict=True)
+        if r.frame.virial is not None and volume > 0
+    ]
+    s_rmse, s_mae = _rms_and_mean(stress)
     return Scores(
         frames=len(results),
         atoms=sum(r.frame.n_atoms for r in results),
@@ -225,7 +228,7 @@ def scores(results: Sequence[FrameResult]) -> Scores:
         energy_frames=len(energy),
         force_atoms=sum(n for _, _, n in force),
         virial_frames=len(virial),
-        stress_frames=len(periodic),
+        stress_frames=len(stress),
     )
 
 

@@ -147,9 +147,11 @@ def _absolute(path: str) -> str:
     return str(Path(path).resolve())
 
 
-def training_input(path: str, data: Sequence[str], validation: Sequence[str]) -> dict[str, Any]:
+def training_input(
+    path: str, data: Sequence[str], validation: Sequence[str], elements: Sequence[str] = ()
+) -> dict[str, Any]:
     """The content of a training's input with the systems `data` and `validation` besides its own,
-    and with all paths where they lead.
+    with all paths where they lead and, where it has no type_map, with `elements`, if any.
 
     Raises InputError for sections that are no mappings.
     """
@@ -165,6 +167,8 @@ def training_input(path: str, data: Sequence[str], validation: Sequence[str]) ->
         if not section["systems"]:
             del training[name]
     model = _section(content, "model", path)
+    if elements and not model.get("type_map"):
+        model["type_map"] = list(elements)
     if model.get("use_srtab"):
         model["use_srtab"] = located(model["use_srtab"], folder, f"{path}: model/use_srtab")
     return content

@@ -121,7 +121,11 @@ class _Loop:
                 "to label"
             )
         stand_in = [] if self.own else [settings.train]  # so that all else is looked at now
-        training = read_input(training_input(settings.train, stand_in, []))[0]
+        model = training_input(settings.train, [], [])["model"]
+        self.met = [] if self.own or model.get("type_map") else _elements(settings)
+        if self.met:
+            log.info("model/type_map: the elements of the structures, %s", " ".join(self.met))
+        training = read_input(training_input(settings.train, stand_in, [], self.met))[0]
         if training.training.held_out:
             raise InputError(
                 f"{settings.train}: training/held_out: the loop holds out frames of what it labels "
@@ -187,7 +191,7 @@ class _Loop:
         if path.exists():
             return path
         data, validation = self._files()
-        content = training_input(self.settings.train, data, validation)
+        content = training_input(self.settings.train, data, validation, self.met)
         begun = (folder / "training" / CHECKPOINT).exists()
         reuse = self.settings.reuse and number and not begun
         plain = train(
@@ -318,6 +322,14 @@ def _with_errors(found: Round, potential: Potential, folder: Path) -> Round:
         error_labelled=rms(c.errors),
         deviation_labelled=rms(c.deviations),
     )
+
+
+def _elements(settings: LearnConfig) -> list[str]:
+    """Those of all structures that it begins with, in alphabetical order."""
+    paths = {entry["structure"] for entry in settings.explore if "structure" in entry}
+    if settings.initial is not None:
+        paths.add(settings.initial.structure)
+    return sorted({symbol for path in paths for symbol in read_structure(path).symbols})
 
 
 def _initial(initial: Initial) -> list[Atoms]:

@@ -33,15 +33,22 @@ def starting_model(
 
 
 def content_of(
-    config: Mapping[str, Any] | str | Path | Sequence[str | Path], quiet: bool, watch: Watch | None
+    config: Mapping[str, Any] | str | Path | Sequence[str | Path],
+    validation: str | Path | Sequence[str | Path] | None,
+    quiet: bool,
+    watch: Watch | None,
 ) -> tuple[Mapping[str, Any] | str | Path, list[System] | None]:
-    """An input, and the data themselves, read, where these are all that is given."""
-    if isinstance(config, Mapping):
-        return config, None
-    if is_input(config):
+    """An input, and the data themselves, read, where these, and those to validate on, are all that
+    is given. Raises InputError for `validation` besides an input."""
+    if isinstance(config, Mapping) or is_input(config):
+        if validation is not None:
+            raise InputError(
+                "validation: an input says itself what is validated on (training/validation_data "
+                "or held_out); give it with data alone"
+            )
         return config, None
     read = load(config, quiet=quiet, watch=watch)
-    return input_of(config, read), read
+    return input_of(config, read, validation), read
 
 
 def complete_input(settings: TrainInput) -> bytes:

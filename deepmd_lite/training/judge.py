@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 NOT_LEARNT = 0.9
 """Error of the forces, in units of the forces, that is told of."""
+NOTHING = 0.02
+"""Of the RMS of all forces: those of an element that are smaller leave nothing to be learnt."""
 MUCH_WORSE = 1.3
 """Validation loss of the last weights, in units of the lowest one, that is told of."""
 
@@ -78,13 +80,31 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
         )
         return
     for f in each:
-        if not f.learnt and f.size > 0:
+        if not f.learnt and f.size > NOTHING * size:
             log.warning(
                 "the model has not learnt the forces on %s: they are off by %.0f meV/Å, and they "
                 "are %.0f meV/Å themselves (RMS, %d atoms of the validation frames): more steps, "
                 "or more data with %s",
                 *(f.element, 1e3 * f.error, 1e3 * f.size, f.atoms, f.element),
             )
+
+
+@torch.no_grad()
+def tell_isolated_atoms(trainer: Trainer) -> None:
+    """How far the energies of isolated atoms among the training frames are from their labels.
+
+    They are fitted as any other frame; atomization energies are off by their errors.
+    """
+    alone: dict[str, list[float]] = {}
+    with trainer.averaged():
+        for prepared in trainer.data.frames:
+            frame = prepared.frame
+            if frame.n_atoms == 1 and frame.energy is not None and not prepared.n_edges:
+                energy = float(trainer.potential.evaluate(prepared.env).energies.sum())
+                alone.setdefault(frame.symbols[0], []).append(energy - frame.energy)
+    if alone:
+        told = ", ".join(f"{e} {1e3 * max(off, key=abs):+.1f}" for e, off in sorted(alone.items()))
+        log.info("energies of isolated atoms, model − label (training, meV): %s", told)
 
 
 def forces_by_element(trainer: Trainer) -> Iterator[ForcesOn]:

@@ -30,7 +30,7 @@ from .deadline import Deadline, tell_what_is_left
 from .diverged import SLOWER, TIMES, Diverged, TrainingError
 from .given import complete_input, content_of, starting_model
 from .interrupt import Interrupt
-from .judge import judge
+from .judge import judge, tell_isolated_atoms
 from .parallel import Ranks, joined_ranks
 from .report import LearningCurve, Progress, plot_learning_curve
 from .setup import (
@@ -54,6 +54,7 @@ PICTURE = "learning_curve.png"
 def train(
     config: Mapping[str, Any] | str | Path | Sequence[str | Path],
     *,
+    validation: str | Path | Sequence[str | Path] | None = None,
     output: str | Path = ".",
     preset: str | None = None,
     restart: bool = False,
@@ -67,21 +68,20 @@ def train(
     """Train a potential; returns the path of the model file `model.dpl`.
 
     `config`: an input file (.json, .yaml or .yml, DeePMD-kit's keys), its content, or data (a path
-    or several, as for `data.load`), a tenth of which is then held out. `preset`: 'fast',
-    'balanced' (for data without another) or 'accurate', for keys that the input does not give
-    (`training.presets`). `output`: folder of the results, made if needed; files that an earlier
-    training left there are renamed to `*.old`; `out.json` there is the input with all its values.
-    `restart` goes on from the checkpoint in `output`: the result is that of an
-    uninterrupted training, bit for bit on the same machine with as many threads and ranks.
+    or several, as for `data.load`), a tenth of which is then held out, unless `validation` names
+    others to validate on. `preset`: 'fast', 'balanced' (for data without another) or 'accurate',
+    for keys that the input does not give (`training.presets`). `output`: folder of the results,
+    made if needed; those of an earlier training are renamed to `*.old`; `out.json` there is the
+    input with all its values. `restart` goes on from the checkpoint in `output`: the result is that
+    of an uninterrupted training, bit for bit on the same machine with as many threads and ranks.
     `init_model`: a model file whose weights and statistics are the start; `finetune`: likewise,
     with its energy bias first fitted to the data (least squares over compositions). It may know
     more elements than the input, which then follows its type_map. `use_pretrain_script`: the
     architecture is that of the model (of the checkpoint, with `restart`), whatever the input says
     in `model`; type_map, repulsion and short-range table are the input's (the table of the model
-    where the input says nothing of close atoms). Ctrl-C and SIGTERM end
-    the training after the current step with checkpoint and model written; Ctrl-C then raises
-    KeyboardInterrupt, SIGTERM returns as usual,
-    after a handler of the caller's own has been called.
+    where the input says nothing of close atoms). Ctrl-C and SIGTERM end the training
+    after the current step with checkpoint and model written; Ctrl-C then raises KeyboardInterrupt,
+    SIGTERM returns as usual, after a handler of the caller's own has been called.
 
     `time_limit` ('90s', '30m', '2h', '1h30m' or seconds; it replaces training/time_limit): the
     wall time from this call (or from `started`, a value of `time.monotonic()`) to the written
@@ -103,7 +103,7 @@ def train(
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         watch = Deadline.of_text(clock, None if restart else time_limit)
         check_writable(output)
-        config, read = content_of(config, quiet, watch)
+        config, read = content_of(config, validation, quiet, watch)
         settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script, start)
         watch.limit = None if restart else settings.training.time_limit
         if settings.training.device != "cpu":  # one that is missing is said before data are read
@@ -258,6 +258,8 @@ def _finish(trainer: Trainer, output: Path) -> None:
             output / BEST_MODEL,
         )
         judge(trainer, output / MODEL, output / BEST_MODEL)
+    if not trainer.interrupted:  # whoever sent the signal waits
+        tell_isolated_atoms(trainer)
     log.info("model after step %d: %s", done, output / MODEL)
     try:
         plot_learning_curve(output / settings.disp_file, output / PICTURE)

@@ -116,16 +116,17 @@ def _filled(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, An
 
 
 def input_of(
-    data: str | Path | Sequence[str | Path], systems: Sequence[System] | None = None
+    data: str | Path | Sequence[str | Path],
+    systems: Sequence[System] | None = None,
+    validation: str | Path | Sequence[str | Path] | None = None,
 ) -> dict[str, Any]:
     """The content of an input that trains on `data`, paths as for `data.load`.
 
-    It has a preset, the elements of the data, and a tenth of the frames held out. `systems`: the
-    data, where they were read. Raises InputError for data that are missing or wrong, or have no
-    labels.
+    It has a preset, the elements of the data, and a tenth of the frames held out, unless it
+    validates on `validation`, other paths. `systems`: the data, where they were read. Raises
+    InputError for data that are missing or wrong, or have no labels.
     """
-    paths = [data] if isinstance(data, (str, Path)) else list(data)
-    read = load(paths) if systems is None else systems
+    read = load(data) if systems is None else systems
     frames = [frame for system in read for frame in system.frames]
     without = {} if any(f.virial is not None for f in frames) else _WITHOUT_VIRIALS
     return {
@@ -133,7 +134,15 @@ def input_of(
         "model": {"type_map": elements_of(frames)},
         **without,
         "training": {
-            "training_data": {"systems": [str(path) for path in paths]},
-            "held_out": HELD_OUT,
+            "training_data": {"systems": _paths(data)},
+            **(
+                {"held_out": HELD_OUT}
+                if validation is None
+                else {"validation_data": {"systems": _paths(validation)}}
+            ),
         },
     }
+
+
+def _paths(data: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(path) for path in ([data] if isinstance(data, (str, Path)) else data)]

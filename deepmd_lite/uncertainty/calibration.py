@@ -24,6 +24,14 @@ BINS = 8
 """Of atoms, by deviation, each with as many."""
 TRUSTED = 0.95
 """Of the frames that the calibration saw have no atom beyond the lower trust level."""
+ODD, LEAST_WIDTH = 6.0, 0.25
+"""Robust standard deviations of the logarithm of error over deviation of a frame, and the least
+value of one: what is off the median by more, no committee foretells."""
+LEAST_FRAMES = 8
+"""In fewer nobody knows what is usual."""
+FEW, OFF = 0.05, 4.0
+"""Share of the frames that must not decide for the others, where they err so many times more, or
+less, than those do at the same deviation."""
 UPPER = 3.0
 """The upper trust level over the lower one."""
 
@@ -49,6 +57,33 @@ class Calibration:
         if not square > 0:
             raise InputError("uncertainty: no force depends on the last layer of the networks")
         return float(np.sqrt(np.mean(self.errors**2) / square))
+
+    def deciding(self) -> np.ndarray:
+        """Numbers of the frames that would decide the factor for all others: with errors far from
+        what deviations foretell elsewhere, or few that carry more than half of all other squares,
+        of errors or deviations, and are off."""
+        deviation, error = (np.bincount(self.frames, x**2) for x in (self.deviations, self.errors))
+        known = (deviation > 0) & (error > 0)
+        if known.sum() < LEAST_FRAMES:
+            return np.zeros(0, dtype=int)
+        ratio = 0.5 * np.log(np.divide(error, deviation, where=known, out=np.ones(len(known))))
+        off = np.abs(ratio - np.median(ratio[known]))
+        odd = known & (off > ODD * max(1.4826 * float(np.median(off[known])), LEAST_WIDTH))
+        # of a perfect crystal both are nothing, and so is what their ratio counts for
+        odd &= (error > np.median(error[known])) | (deviation > np.median(deviation[known]))
+        for square in (error, deviation):
+            left = np.where(odd, 0.0, square)
+            order = np.argsort(-left)
+            n = int(np.searchsorted(np.cumsum(left[order]), 0.5 * left.sum())) + 1
+            if n <= max(1, FEW * len(left)):
+                odd[order[:n]] |= off[order[:n]] > np.log(OFF)
+        return np.flatnonzero(odd)
+
+    def without(self, frames: np.ndarray) -> Calibration:
+        """Of the other frames, numbered anew."""
+        kept = ~np.isin(self.frames, frames)
+        numbers = np.unique(self.frames[kept], return_inverse=True)[1]
+        return Calibration(self.deviations[kept], self.errors[kept], numbers)
 
     def scaled(self, factor: float) -> Calibration:
         """With `factor` times the deviations."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..committee import Committee
-from ..data import OfModel, System, load, prepare
+from ..data import Frame, OfModel, System, load, prepare
 from ..files import write_atomically
 from ..model import Potential, load_model, save_model
 from ..model.frame_parameters import refuse_free
@@ -16,7 +16,7 @@ from ..model.members import Members
 from ..page import png
 from ..progress import progress
 from ..system import InputError
-from .calibration import Calibration, compared, picture
+from .calibration import Calibration, compared, picture, rms
 from .posterior import Information, draw
 from .rows import each_frame, n_parameters
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MOST_PARAMETERS = 6_000
 """Of all last layers: a dense matrix of their square is diagonalised."""
+SHOWN = 4
+"""Frames that a warning names."""
 Data = str | Path | Sequence[str | Path] | Sequence[System]
 
 
@@ -84,7 +86,7 @@ def add_uncertainty(
     frames = [frame for system in held_out or train for frame in system.frames]
     told = progress(frames, "calibrating", quiet=quiet)
     each = (prepare([frame], potential.type_map, potential.rcut)[0] for frame in told)
-    calibration = compared(Committee.of_members(potential), each)
+    calibration = _without_deciding(compared(Committee.of_members(potential), each), frames)
     factor = calibration.factor
     calibration = calibration.scaled(factor)
     facts = {
@@ -105,6 +107,27 @@ def add_uncertainty(
             "validation data"
         )
     return Fitted(fitted, calibration)
+
+
+def _without_deciding(found: Calibration, frames: Sequence[Frame]) -> Calibration:
+    """Without the frames that alone would decide the factor, of which it tells.
+
+    `frames`: those that were evaluated; `found` is of those with forces.
+    """
+    those = found.deciding()
+    if not len(those):
+        return found
+    kept = found.without(those)
+    sources = [f.source for f in frames if f.forces is not None and len(f.forces)]
+    more = f" and {len(those) - SHOWN} more" if len(those) > SHOWN else ""
+    log.warning(
+        "uncertainty: %s: errors of up to %.3g eV/Å (root mean square of the others: %.2g), far "
+        "from what deviates there, would decide how far all others are trusted; scaled without "
+        "these frames: look at their labels",
+        *(", ".join(sources[k] for k in those[:SHOWN]) + more, found.largest()[1][those].max()),
+        rms(kept.errors),
+    )
+    return kept
 
 
 def _read(data: Data, elements: Sequence[str], quiet: bool) -> list[System]:

@@ -113,6 +113,17 @@ def test_slabs_and_clusters_have_no_virials_to_be_missed(tmp_path):
     assert "virial-missing" in codes(check_data({"data": [tmp_path / "train.extxyz"]}), "note")
 
 
+def test_stresses_of_slabs_are_no_warning(tmp_path):
+    frames = copper(12, seed=1)
+    for atoms in frames:
+        atoms.pbc = (True, True, False)
+    write(tmp_path / "train.extxyz", frames)
+    report = check_data({"data": [tmp_path / "train.extxyz"]})
+    assert all(frame.virial is not None for frame in report.survey.frames)
+    assert codes(report, "warning") == codes(report, "error") == set()
+    assert "periodicity-partial" in codes(report, "note")
+
+
 def test_quiet_prints_errors_and_warnings_alone(data, capsys):
     main(["check", "-q", "--train", str(data / "train.extxyz")])
     assert capsys.readouterr().out.strip() == ""
@@ -301,6 +312,22 @@ def test_a_training_tells_warnings(data, caplog):
     assert "train.extxyz, frame 5" in caplog.text
 
 
+def test_all_frames_with_extreme_forces_are_named():
+    """Atoms too close explain such forces, and no training wants them."""
+    frames = frames_of(copper(90, seed=1))
+    assert "force-extreme" not in of_frames(data=frames)
+    near = copper(4, seed=2)
+    for atoms, distance in zip(near, (1.0, 1.15, 1.3, 1.45), strict=True):
+        atoms.positions[1] = atoms.positions[0] + distance * np.array([0.6, 0.8, 0.0])
+        atoms.calc = EMT()
+        atoms.get_forces()
+    found = of_frames(data=frames + frames_of(near, "near"))
+    finding = found["force-extreme"]
+    assert set(finding.frames) == {f"near, frame {k}" for k in range(4)}
+    assert all(frame in finding.what for frame in finding.frames)
+    assert "force-outlier" not in found  # which close pairs explain
+
+
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
@@ -391,7 +418,7 @@ def test_few_pairs_that_seem_unrelated_refuse_no_data(n, severity, monkeypatch):
     random = np.random.default_rng(4)
     pairs = pairs_of(np.arange(n), np.arange(n, 2 * n))
     pairs.force_work, pairs.uncertainty = random.normal(size=n), np.full(n, 0.1)
-    pairs.difference = random.normal(size=n)
+    pairs.difference, pairs.n_atoms = random.normal(size=n), np.ones(n)
     found = order.misplaced(Works.of(pairs), None, "a")
     assert (found.severity, found.code) == (severity, "force-order")
 

@@ -66,6 +66,16 @@ def test_options_that_change_nothing_are_noted(capsys, words, noted):
     assert capsys.readouterr().err == ""
 
 
+def test_data_are_no_log_level(capsys):
+    for verb, meant in (("train x.xyz", "validate on: --validation DATA"), ("devi", "")):
+        with pytest.raises(SystemExit):
+            _parsed([*verb.split(), "-v", "valid.xyz"])
+        told = capsys.readouterr().err
+        assert "'valid.xyz' is no log level of DeePMD-kit (DEBUG, 3, INFO" in told
+        assert meant in told
+        assert ("--validation DATA…\n" in told.splitlines(keepends=True)[-1]) == bool(meant)
+
+
 def test_a_seed_without_a_shuffle_is_noted(tmp_path, capsys, model):
     assert main(["test", str(model), str(npy_system(tmp_path / "a")), "-r", "1"]) == 0
     assert "--rand-seed has no effect without --shuffle-test" in capsys.readouterr().err

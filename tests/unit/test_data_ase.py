@@ -148,14 +148,39 @@ def test_virial_and_stress_must_agree(tmp_path):
         frames_of(tmp_path, good + flipped)
 
 
-@pytest.mark.parametrize("pbc", ["F F F", "T T F"])
-def test_stress_without_a_volume_is_left_out_and_noted(tmp_path, pbc):
-    path = tmp_path / "a.extxyz"
-    path.write_text(silicon(f'energy=1 stress="{nine(STRESS)}"', pbc=pbc))
+@pytest.mark.parametrize(("pbc", "third"), [("F F F", "0 0 4"), ("T T F", "0 0 0")])
+def test_stress_without_a_volume_is_left_out_and_noted(tmp_path, pbc, third):
+    path = tmp_path / "silicon.xyz"
+    text = silicon(f'energy=1 stress="{nine(STRESS)}"', pbc=pbc)
+    path.write_text(text.replace("0 0 4", third))
     system = read_ase_file(path)
     assert system.frames[0].virial is None
-    assert system.notes[0].startswith("stress left out: the frame is not periodic")
+    assert system.notes[0].startswith("stress left out: the frame has no periodic cell with a vol")
     np.testing.assert_array_equal(system.frames[0].pbc, [c == "T" for c in pbc.split()])
+
+
+@pytest.mark.parametrize("pbc", [(1, 1, 0), (0, 0, 1)])
+def test_the_stress_of_slabs_and_wires_is_over_the_volume_of_the_cell(tmp_path, pbc):
+    """The virial is −dE/dε, of every strain with which cell and atoms move."""
+    slab = bulk("Cu", cubic=True) * 2
+    slab.rattle(0.05, seed=2)
+    slab.set_cell([[7.3, 0.1, 0.0], [-0.2, 7.1, 0.0], [0.0, 0.0, 25.0]])
+    slab.pbc, slab.calc = pbc, EMT()
+    slab.get_forces()
+    slab.get_stress()
+    write(tmp_path / "slab.xyz", slab)
+    (frame,) = read_ase_file(tmp_path / "slab.xyz").frames
+    for i, j in np.ndindex(3, 3):
+        energies = []
+        for step in (1e-4, -1e-4):
+            strain = np.eye(3)
+            strain[i, j] += step
+            moved = slab.copy()
+            moved.set_cell(slab.cell.array @ strain)
+            moved.positions = slab.positions @ strain
+            moved.calc = EMT()
+            energies.append(moved.get_potential_energy())
+        assert frame.virial[i, j] == pytest.approx((energies[1] - energies[0]) / 2e-4, abs=1e-3)
 
 
 def test_open_frames_have_no_cell_but_may_have_a_virial(tmp_path):

@@ -106,7 +106,7 @@ def test_description(tmp_path, monkeypatch):
     assert describe(load(["data", "one.xyz"])).splitlines() == [
         "data/a: 2 frames, 2 atoms, elements Ar, energy 0/2 frames, forces 2/2, virial 0/2",
         "one.xyz: 1 frame, 1 atom, elements Ar, energy 1/1 frames, forces 0/1, virial 0/1",
-        "  note: stress left out: the frame is not periodic in three directions (1 of 1 frames)",
+        "  note: stress left out: the frame has no periodic cell with a volume (1 of 1 frames)",
         "  note: no forces under any of forces, force, REF_forces, dft_forces, dft_force; "
         "the file has: energy, stress",
         "total: 2 systems, 3 frames, 5 atoms, elements Ar, "

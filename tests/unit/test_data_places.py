@@ -8,6 +8,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from copper import copper, settings
 
+from deepmd_lite.check.pairs import near_pairs
+from deepmd_lite.check.survey import Survey
 from deepmd_lite.cli import main
 from deepmd_lite.data import load, load_each
 from deepmd_lite.data.places import place_of
@@ -125,3 +127,40 @@ def test_a_training_and_the_commands_take_such_paths(path, tmp_path, monkeypatch
     assert "2 frames" in capsys.readouterr().out
     assert main(["convert-data", "a.extxyz@:2#energy=energy", "b.extxyz", "-q"]) == 0
     assert len(read("b.extxyz", ":")) == 2
+
+
+@pytest.fixture(name="heads")
+def _heads(path):
+    """Frames of two levels of theory, far apart, told apart as MACE does."""
+    frames = copper(40, seed=1)
+    for k, atoms in enumerate(frames):
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.info["head"] = "r2scan" if k % 2 else "pbe"
+        labels["energy"] += 20.0 * (k % 2)
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    write(path.with_name("heads.extxyz"), frames)
+    return path.with_name("heads.extxyz")
+
+
+def test_several_levels_of_theory_are_told(heads):
+    (system,) = load(heads)
+    (note,) = system.notes
+    assert "frames differ in head (pbe, r2scan), and all are trained as one" in note
+    assert "#head=NAME" in note
+    (system,) = load(f"{heads}#head=pbe")
+    assert not system.notes
+    assert len(system.frames) == 20
+    assert {frame.head for frame in system.frames} == {"pbe"}
+    (system,) = load(f"{heads}@2:4#head=r2scan")
+    assert [frame.source[-7:] for frame in system.frames] == ["frame 5", "frame 7"]
+    with pytest.raises(InputError, match=r"no frame has head=pbd; it has: pbe, r2scan$"):
+        load(f"{heads}#head=pbd")
+    write_systems(load(heads), heads.with_name("copy.extxyz"))
+    assert len(frames_of(heads.with_name("copy.extxyz#head=pbe"))) == 20
+
+
+def test_frames_of_one_level_of_theory_are_compared(heads):
+    survey = Survey.of({"data": load(heads)})
+    pairs = near_pairs(survey, np.arange(40))
+    assert len(pairs) > 12
+    assert not ((pairs.first - pairs.second) % 2).any()

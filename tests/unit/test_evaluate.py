@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from models import environment_of, random_atoms, random_potential
 
+from deepmd_lite.calculator import Calculator
 from deepmd_lite.data import load
 from deepmd_lite.evaluate import (
     evaluate,
@@ -184,6 +186,18 @@ def test_a_prediction_that_is_no_number_is_not_hidden(model, tmp_path):
     report = evaluate(model, tmp_path / "x.extxyz")
     report.results[0].energy = math.nan
     assert math.isnan(report.total().energy_rmse)
+
+
+def test_errors_of_the_stress_of_a_slab(model, tmp_path):
+    slab = random_atoms("Si4C4", 6.5, 1, skew=0.1)
+    slab.pbc, slab.calc, volume = (1, 1, 0), Calculator(model), slab.get_volume()
+    labels = {"energy": slab.get_potential_energy(), "forces": slab.get_forces()}
+    stress = slab.get_stress() + np.array([0.4 / volume, 0, 0, 0, 0, 0])
+    slab.calc = SinglePointCalculator(slab, **labels, stress=stress)
+    write(tmp_path / "slab.extxyz", slab)
+    total = evaluate(model, tmp_path / "slab.extxyz").total()
+    assert total.stress_rmse == pytest.approx(0.4 / volume / 3, rel=1e-5)
+    assert total.stress_frames == 1
 
 
 def test_pairs_beyond_the_table_are_reported(model, tmp_path):

@@ -28,6 +28,7 @@ from deepmd_lite.learning.config import read_config
 from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
 from deepmd_lite.learning.selection import farthest
+from deepmd_lite.model import load_model
 from deepmd_lite.system import InputError
 
 TRAIN = {
@@ -610,6 +611,14 @@ def test_integers_for_elements_are_those_of_the_input(content, tmp_path):
     assert [int(r["frames_training"]) for r in rounds()] == [3, 6]
     arguments = ["--input", "train.json", "-o", "again.dpl", "-q"]
     assert main(["uncertainty", "learn/round-00/training/model.dpl", *arguments]) == 0
+
+
+def test_without_a_type_map_elements_are_those_of_the_structures(content, tmp_path):
+    own = json.loads(json.dumps(TRAIN))
+    del own["model"]["type_map"]
+    (tmp_path / "train.json").write_text(json.dumps(own))
+    path = learn(content, label=by_emt, quiet=True)
+    assert load_model(path).type_map == ["Cu"]
 
 
 def test_own_data_and_reuse(content, tmp_path):

@@ -89,3 +89,10 @@ def test_open_directions_need_no_cell():
     assert abs(np.linalg.det(full)) > 1.0
     np.testing.assert_array_equal(full[1], cell[1])
     np.testing.assert_array_equal(checked_cell(np.zeros((3, 3)), np.zeros(3), "test"), np.eye(3))
+
+
+def test_atoms_that_coincide_have_their_numbers_in_the_frame():
+    """Also where one of them is an image."""
+    positions = np.array([[0.0, 0, 0], [2.0, 2, 2], [4.0, 0, 0]])
+    with pytest.raises(InputError, match=r"^x, frame 3: atoms [02] and [02] coincide"):
+        periodic_env(positions, 4 * np.eye(3), [True] * 3, np.zeros(3), 3.0, "x, frame 3")

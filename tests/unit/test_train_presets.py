@@ -269,6 +269,19 @@ def test_held_out_frames_are_found_again(trained, capsys):
     assert fitted.potential.members.facts["calibrated_on"] == "1 frames held out"
 
 
+def test_data_to_validate_on_are_named(brief, data, tmp_path, capsys):
+    write(tmp_path / "other.extxyz", copper(3, 2))
+    command = ["train", str(data), "--validation", str(tmp_path / "other.extxyz"), "-p", "fast"]
+    assert main([*command, "-o", str(tmp_path / "out"), "-q"]) == 0
+    provenance = read_header(tmp_path / "out" / "model.dpl")["provenance"]
+    assert provenance["training data"].startswith("10 frames")
+    kept, held = read_systems(read_input(tmp_path / "out" / "out.json")[0])
+    assert [len(part[0].frames) for part in (kept, held)] == [10, 3]
+    command = ["train", str(tmp_path / "out" / "out.json"), "--validation", str(data)]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 1
+    assert "an input says itself what is validated on" in capsys.readouterr().err
+
+
 def test_data_without_virials_and_an_input_are_told_apart(brief, tmp_path, capsys):
     frames = copper(4, 2)
     for atoms in frames:

@@ -4,13 +4,16 @@ import logging
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import settings
 
+from deepmd_lite.calculator import Calculator
 from deepmd_lite.data import load, prepare
+from deepmd_lite.model import load_model
 from deepmd_lite.training import train
 from deepmd_lite.training.config import read_input
 from deepmd_lite.training.judge import forces_by_element
@@ -100,6 +103,37 @@ def test_of_energies_alone_nothing_is_said(data, tmp_path, caplog):
     train(given, output=tmp_path / "out", quiet=True)
     assert "force RMSE by element" not in caplog.text
     assert "not learnt" not in caplog.text
+
+
+def test_errors_of_isolated_atoms_are_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    frames = [labelled("Cu", k) for k in range(8)]
+    for element, energy in (("Cu", -0.5), ("Ag", -1.5)):
+        alone = Atoms(element, info={"REF_energy": energy, "config_type": "IsolatedAtom"})
+        frames.append(alone)
+    write(tmp_path / "train.extxyz", frames)
+    write(tmp_path / "validation.extxyz", [labelled("Cu", 100)])
+    given = settings(tmp_path, numb_steps=2)
+    given["model"]["type_map"] = ["Cu", "Ag"]
+    model = load_model(train(given, output=tmp_path / "out", quiet=True))
+    found = []
+    for element, energy in (("Ag", -1.5), ("Cu", -0.5)):
+        atoms = Atoms(element, calculator=Calculator(model))
+        found.append(f"{element} {1e3 * (atoms.get_potential_energy() - energy):+.1f}")
+    assert f"isolated atoms, model − label (training, meV): {', '.join(found)}" in caplog.text
+
+
+def test_an_element_without_forces_is_not_missed(tmp_path, caplog):
+    """Silver, on which hardly any force acts."""
+    for name, n, seed in (("train", 16, 0), ("validation", 12, 100)):
+        frames = [labelled("Ag" if k % 2 else "Cu", seed + k) for k in range(n)]
+        for atoms in frames[1::2]:
+            atoms.calc.results["forces"] = 1e-4 * atoms.get_forces()
+        write(tmp_path / f"{name}.extxyz", frames)
+    given = settings(tmp_path, numb_steps=200, disp_freq=100, check=False)
+    given["model"]["type_map"] = ["Cu", "Ag"]
+    train(given, output=tmp_path / "out", quiet=True)
+    assert "not learnt the forces" not in caplog.text
 
 
 def test_an_element_that_was_not_learnt_is_named(tmp_path, caplog):

@@ -277,6 +277,42 @@ def test_calibration_of_known_numbers():
     assert facts["trust_upper"] == pytest.approx(3 * facts["trust_lower"])
 
 
+def calibration_of(n_frames, seed=3):
+    """Errors that deviations foretell up to noise, larger in some frames by ten times."""
+    rng = np.random.default_rng(seed)
+    frames = np.repeat(np.arange(n_frames), 20)
+    deviations = np.exp(rng.normal(size=n_frames))[frames] * rng.uniform(0.1, 0.2, len(frames))
+    errors = 2 * deviations * np.linalg.norm(rng.normal(size=(len(frames), 3)), axis=1) / 3**0.5
+    return Calibration(deviations, errors, frames)
+
+
+@pytest.mark.parametrize("n_frames", [5, 8, 40, 400])
+def test_no_frame_of_right_labels_decides(n_frames):
+    assert not len(calibration_of(n_frames).deciding())
+
+
+def test_a_wrong_label_does_not_decide():
+    found = calibration_of(60)
+    spoilt = Calibration(found.deviations, found.errors.copy(), found.frames)
+    spoilt.errors[found.frames == 7] = 40.0
+    spoilt.errors[found.frames == 30] += 10.0
+    assert spoilt.factor > 4 * found.factor
+    np.testing.assert_array_equal(spoilt.deciding(), [7, 30])
+    kept = spoilt.without(spoilt.deciding())
+    assert kept.factor == pytest.approx(found.factor, rel=0.05)
+    assert kept.frames.max() == 57
+    assert kept.largest()[1].min() > 0
+
+
+@pytest.mark.parametrize(("error", "deciding"), [(40.0, []), (200.0, [3]), (1.0, [3])])
+def test_a_frame_that_outweighs_all_others(error, deciding):
+    """It counts where the committee foretells its errors as others'."""
+    found = calibration_of(60)
+    found.deviations[found.frames == 3] += 20.0
+    found.errors[found.frames == 3] += error
+    np.testing.assert_array_equal(found.deciding(), deciding)
+
+
 def test_compared_with_the_labels():
     potential = with_members(random_potential(("H", "O")))
     frames = prepared(potential, 1, n_frames=3)
@@ -332,6 +368,23 @@ def test_tells_the_liquid_from_the_crystal(silicon):
         if (kind := atoms.info["config_type"]) in found:
             found[kind].append(calculator.get_property("uncertainty", atoms))
     assert max(found["diamond"]) < min(found["liquid"] + found["amorphous"])
+
+
+def test_a_wrong_label_is_named_and_left_out(silicon, tmp_path, caplog):
+    frames = read(silicon / "held_out.extxyz", ":")
+    frames[3].calc.results["forces"][0] += [300.0, 0.0, 0.0]
+    write(tmp_path / "held_out.extxyz", frames)
+    before = load_model(silicon / "model.dpl").members.facts
+    fitted = add_uncertainty(
+        SILICON / "silicon.dpl",
+        silicon / "known.extxyz",
+        validation=tmp_path / "held_out.extxyz",
+        output=tmp_path / "model.dpl",
+        quiet=True,
+    )
+    assert "held_out.extxyz, frame 3: errors of up to 300 eV/Å" in caplog.text
+    facts = fitted.potential.members.facts
+    assert facts["trust_lower"] == pytest.approx(before["trust_lower"], rel=0.2)
 
 
 def test_facts_are_shown(silicon, capsys):
