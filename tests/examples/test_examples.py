@@ -219,7 +219,7 @@ def test_keys_for_commands_of_lammps_are_right():
                 parse(MdConfig, {"model": "a.dpl", "structure": "a.xyz", "steps": 1} | content, "")
                 seen.append(snippet)
     assert len(seen) > 20
-    assert sum("ensemble" in snippet for snippet in seen) == 8
+    assert sum("ensemble" in snippet for snippet in seen) == 9
 
 
 def test_commands_of_readme_and_guides_exist():
