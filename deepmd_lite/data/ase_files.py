@@ -61,6 +61,7 @@ def read_ase_file(
     found: set[str] = set()
     states: set[tuple[str, ...]] = set()
     heads: set[str] = set()
+    asked = False
     kind = _kind(path) if kind is None else kind
     for number, atoms, share in _images(path, kind, broken):
         heard(share)  # which may end it all
@@ -68,6 +69,7 @@ def read_ase_file(
         if head not in (None, state[-1]):
             heads.add(state[-1])
             continue
+        asked = True
         source = f"{path}, frame {number}"
         try:
             frame = frame_from_atoms(atoms, source, notes, chosen=kind == "extxyz", labels=labels)
@@ -87,7 +89,7 @@ def read_ase_file(
     if code is not None:
         check_steps(frames, code)
         frames, of_steps = converged(frames, path, code)
-    if not frames and heads:
+    if heads and not asked:
         found_heads = ", ".join(sorted(heads)[:6])
         raise InputError(f"{path}: no frame has {HEAD_KEY}={head}; it has: {found_heads}")
     if not frames and broken:

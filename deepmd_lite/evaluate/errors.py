@@ -207,7 +207,7 @@ def scores(results: Sequence[FrameResult]) -> Scores:
     stress = [
         (r.virial - r.frame.virial) / volume
         for r, volume in zip(results, volumes, strict=True)
-        if r.frame.virial is not None and volume > 0
+        if r.frame.virial is not None and volume > 0 and r.frame.pbc.any()
     ]
     s_rmse, s_mae = _rms_and_mean(stress)
     return Scores(

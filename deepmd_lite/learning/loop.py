@@ -326,10 +326,10 @@ def _with_errors(found: Round, potential: Potential, folder: Path) -> Round:
 
 def _elements(settings: LearnConfig) -> list[str]:
     """Those of all structures that it begins with, in alphabetical order."""
-    paths = {entry["structure"] for entry in settings.explore if "structure" in entry}
+    given = [(e["structure"], e.get("elements")) for e in settings.explore if "structure" in e]
     if settings.initial is not None:
-        paths.add(settings.initial.structure)
-    return sorted({symbol for path in paths for symbol in read_structure(path).symbols})
+        given.append((settings.initial.structure, None))
+    return sorted({symbol for of_one in given for symbol in read_structure(*of_one).symbols})
 
 
 def _initial(initial: Initial) -> list[Atoms]:

@@ -43,13 +43,14 @@ class Pull(Bias):
 
     def __init__(self, forces: Sequence[Sequence[float]]) -> None:
         """`forces` (k, 3) eV/Å, on each atom of the groups that atoms remember."""
-        self._forces = np.array(forces)
+        self._forces = torch.tensor(forces, dtype=torch.float64)
 
     def act(self, engine: Engine, step: int) -> None:
         engine.push(self._on_atoms(engine))
 
     def _on_atoms(self, engine: Engine) -> torch.Tensor:
-        return engine.state.carried[PULL] @ engine.there(self._forces)
+        self._forces = self._forces.to(engine.torch_device)
+        return engine.state.carried[PULL] @ self._forces
 
     def energy(self, engine: Engine) -> float:
         state = engine.state

@@ -31,10 +31,13 @@ def check_cell_changes(
         return []
     name = f"ensemble '{ensemble.type}'"
     if not all(pbc) and (any(absent) or not _leaves_open_axes(ensemble, cell, pbc)):
+        way_out = "give a coupling of periodic axes alone (x, y, z, xy, xz or yz)"
+        if ensemble.type == "strain":
+            way_out = "strain a periodic axis, with lateral: fixed"
         raise InputError(
             f"{name} changes the cell along axes that are not periodic; the structure has pbc "
-            f"{[bool(p) for p in pbc]}: give a coupling of periodic axes alone (x, y, z, xy, xz or "
-            "yz) to a cell with all its vectors, set pbc in the structure, or use an nvt ensemble"
+            f"{[bool(p) for p in pbc]}: {way_out} to a cell with all its vectors, set pbc in the "
+            "structure, or use an nvt ensemble"
         )
     if n_held:
         raise InputError(

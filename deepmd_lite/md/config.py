@@ -155,6 +155,19 @@ class Settings(Section):
         observe = self.output.observe if self.output else None
         if observe and observe.conduction and self.ensemble.type != "heat-flow":
             raise ValueError("'output/observe/conduction' needs ensemble 'heat-flow'")
+        if observe and observe.heat_flux and self.moving:
+            raise ValueError(
+                "'output/observe/heat_flux': 'moving' does work on atoms, which is no heat; leave "
+                "one of the two out"
+            )
+        largest = self.guards.displacement or np.inf
+        for group in self.moving:
+            leap = self.timestep * float(np.linalg.norm(group.velocity))
+            if leap > largest:
+                raise ValueError(
+                    f"'moving': {leap:g} Å in a timestep, more than guards/displacement "
+                    f"{largest:g} Å; velocities are in Å/fs, a thousandth of Å/ps"
+                )
         if self.pull and self.ensemble.changes_cell:
             raise ValueError(
                 f"'pull': ensemble '{self.ensemble.type}' changes the cell, and with it where "

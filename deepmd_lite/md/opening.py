@@ -1,4 +1,4 @@
-"""What a run has before its first step: atoms, and places to write."""
+"""What a run has before its first step: atoms, what acts on them, and places to write."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from ase import Atoms
 
 from ..system import Model
 from . import restart
+from .bias import Bias, Pull, Together
 from .comm import Communicator, agreement
 from .config import Output, Settings
 from .groups import keep_groups, place_groups
 from .initial import Start, from_structure
 from .memory import check_room
 from .output import Writer
+from .plumed import Plumed, Warn
 
 
 def begun(
@@ -63,4 +65,32 @@ def opened(
 
 def _folder_of(source: Path | None) -> Path | None:
     """The folder of the run that a restart is of."""
-    return None if source is None else source.resolve().parents[1]
+    return None if source is None else source.absolute().parents[1].resolve()
+
+
+def bias_of(
+    settings: Settings, comm: Communicator, start: Start, warn: Warn, counts_all: bool
+) -> Bias:
+    """What acts on the atoms of a run besides the model; `warn` of what may not be meant there;
+    `counts_all`: the temperature counts the motion of the whole.
+
+    Every rank must call.
+    """
+    found: list[Bias] = []
+    if settings.pull:
+        found.append(Pull([group.force for group in settings.pull]))
+    if settings.plumed is not None:
+        targets = set(settings.ensemble.temperature or ())
+        plumed = Plumed(
+            settings.plumed,
+            comm,
+            n_atoms=start.n_atoms,
+            timestep=settings.timestep,
+            temperature=targets.pop() if len(targets) == 1 else None,
+            log=settings.output.directory / "plumed.log" if settings.output else None,
+            known=start.memory.get("plumed"),
+            warn=warn,
+            counts_all=counts_all,
+        )
+        found.append(plumed)
+    return found[0] if len(found) == 1 else Together(found) if found else Bias()

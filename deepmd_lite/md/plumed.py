@@ -23,11 +23,9 @@ import torch
 
 from ..system import InputError
 from ..units import ACCELERATION, BOLTZMANN
-from .bias import Bias, Pull, Together
+from .bias import Bias
 from .comm import Communicator, SharedError, agreement
-from .config import Settings
 from .engine import Engine, Totals
-from .initial import Start
 
 KJ_PER_MOL = 1e4 * ACCELERATION
 """1 eV in kJ/mol."""
@@ -204,31 +202,6 @@ class Plumed(Bias):
                 said.append(" ".join(text.split()))
                 cause = cause.__cause__
             raise InputError(f"{self._name}: PLUMED says: {': '.join(said)}") from None
-
-
-def bias_of(settings: Settings, comm: Communicator, start: Start, warn: Warn) -> Bias:
-    """What acts on the atoms of a run besides the model; `warn` of what may not be meant there.
-
-    Every rank must call.
-    """
-    found: list[Bias] = []
-    if settings.pull:
-        found.append(Pull([group.force for group in settings.pull]))
-    if settings.plumed is not None:
-        targets = set(settings.ensemble.temperature or ())
-        plumed = Plumed(
-            settings.plumed,
-            comm,
-            n_atoms=start.n_atoms,
-            timestep=settings.timestep,
-            temperature=targets.pop() if len(targets) == 1 else None,
-            log=settings.output.directory / "plumed.log" if settings.output else None,
-            known=start.memory.get("plumed"),
-            warn=warn,
-            counts_all=settings.ensemble.friction is not None,
-        )
-        found.append(plumed)
-    return found[0] if len(found) == 1 else Together(found) if found else Bias()
 
 
 def _of_rank_0(comm: Communicator, ask: Callable[[], Any]) -> Any:

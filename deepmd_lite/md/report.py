@@ -8,8 +8,9 @@ the kinetic part and a bias; pressure is positive under compression, stress has 
 positive) and order (xx yy zz yz xz xy). They are over the volume of the cell, also that of a slab
 with its vacuum, and nan where a lattice vector is missing (its length is 0) or no axis is periodic.
 The temperature counts 3 degrees of freedom for each atom that is not held, less 3 where total
-momentum is conserved (not with a Langevin thermostat, nor where atoms are held), and less 3 (2 of
-two atoms) for the rotation where no axis is periodic and the thermostat scales all velocities.
+momentum is conserved (not with a Langevin thermostat, nor where atoms are held or pulled), and less
+3 (2 of two atoms) for the rotation where no axis is periodic and the thermostat scales all
+velocities.
 """
 
 from __future__ import annotations

@@ -27,9 +27,8 @@ from .initial import set_temperature
 from .integrate import integrator
 from .model_deviation import Deviating
 from .observe import Observable, System, observables, sample
-from .opening import begun, opened
+from .opening import begun, bias_of, opened
 from .output import DEVIATION, LOADS
-from .plumed import bias_of
 from .report import RunResult, Stopwatch, Thermo
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
@@ -106,12 +105,15 @@ class Simulation:
         self.resumed = self._begun = resume is not None
         restart_of = None if resume is None else Path(resume)
         self.start, warnings = begun(atoms, settings, self.model, self.comm, restart_of, force)
+        self._unsaid: list[str] | None = warnings
         self.n_atoms, self.step = self.start.n_atoms, self.start.step
         self._saved_step = self.step if self.resumed else -1
         warnings += self._choose_integrator(settings, force)
         rows = [DEVIATION] * (self.deviating.every > 0) + [LOADS] * bool(settings.moving)
         self.writer, self.archive = opened(self.output, self.start, self.comm, quiet, rows=rows)
         target = max(self.ensemble.temperature or (0.0,))
+        if self.writer is not None:
+            self.writer.reports_beyond_table = self.guards.beyond_table != "off"
         self.watch = Watch(self.guards, self.timestep, self.freedom, target)
         s, ours = settings, (self.model, self.start, self.comm)
         self.engine = Engine(*ours, skin=s.skin, grid=s.grid, balance=s.balance, ghosts=s.ghosts)
@@ -121,14 +123,20 @@ class Simulation:
             set_temperature(self.engine.state, *by, self.is_still)
         self.start = replace(self.start, state=State.empty())  # they are the engine's now
         self.engine.drive = drive_of(settings, self.engine, self.start.memory)
-        self.bias = bias_of(settings, self.comm, self.start, warnings.append)
+        self.bias = bias_of(settings, self.comm, self.start, self._warn, self.counts_all)
         self._evaluate()
         self.integrator.prepare(self.engine, self.freedom)
         self.observables = self._observables()
-        if self.writer is not None:  # files are made once nothing can refuse the run any more
-            self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-            for line in warnings:
-                self.writer.warn(line)
+        self._unsaid = None
+        for line in warnings:
+            self._warn(line)
+
+    def _warn(self, line: str) -> None:
+        """At once; as long as the run may be refused, later: a failed start leaves no files."""
+        if self._unsaid is not None:
+            self._unsaid.append(line)
+        elif self.writer is not None:
+            self.writer.warn(line)
 
     def _choose_integrator(self, s: Settings, force: bool) -> list[str]:
         """Integrator and degrees of freedom; returns warnings."""
@@ -140,7 +148,7 @@ class Simulation:
             cell = start.cell, start.pbc, start.absent
             warnings = check_cell_changes(e, *cell, held, self.model, force)
         alone = self.integrator.conserves_momentum and not held and not s.pull
-        self.n_held = held
+        self.n_held, self.counts_all = held, not alone
         self.is_still = alone and self.integrator.scales and not any(start.pbc)
         self.freedom = degrees_of_freedom(self.n_atoms - held, alone, self.is_still)
         return warnings

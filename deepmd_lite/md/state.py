@@ -35,10 +35,12 @@ class State:
     built: torch.Tensor
     """(n, 3) float64, Å: positions for which the list was built."""
     mobile: torch.Tensor
-    """(n,) float64: 1, or 0 for an atom that is held where it is (it moves with the cell only)."""
+    """(n,) float64: 1, or 0 for an atom that no force moves: it goes with the cell alone, or on at
+    a given velocity."""
     carried: dict[str, torch.Tensor] = field(default_factory=dict)
-    """(n, k) float64 each: what an observable remembers of an atom. It travels with the atom from
-    rank to rank and into restarts; every rank has the same names, also where n = 0."""
+    """(n, k) float64 each: what observables, groups and a search remember of an atom. It travels
+    with the atom from rank to rank and into restarts; every rank has the same names, also where
+    n = 0."""
 
     COLUMNS = 16
 

@@ -30,7 +30,10 @@ def read_structure(path: str, elements: Sequence[str] | None = None) -> Atoms:
     atom types 1, 2, …, which otherwise follow from its type labels or masses. Raises InputError for
     what cannot be read, and where the elements are not certain.
     """
-    name = place_of(path).path
+    place = place_of(path)
+    name = place.path
+    if place.labels or place.head is not None:
+        raise InputError(f"structure: {path}: what follows '#' chooses data; name one frame by @")
     if not Path(name).exists():
         raise InputError(f"structure: {path}: no such file")
     lammps = Path(name).suffix.lower() in LAMMPS_SUFFIXES

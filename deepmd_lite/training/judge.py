@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..at_frames import AtFrames
 from .loss import predict
 from .trainer import Trainer
 
@@ -97,10 +98,12 @@ def tell_isolated_atoms(trainer: Trainer) -> None:
     """
     alone: dict[str, list[float]] = {}
     with trainer.averaged():
+        at = AtFrames(trainer.potential)
         for prepared in trainer.data.frames:
             frame = prepared.frame
             if frame.n_atoms == 1 and frame.energy is not None and not prepared.n_edges:
-                energy = float(trainer.potential.evaluate(prepared.env).energies.sum())
+                there = at(frame.fparam, f"{frame.source}: fparam")
+                energy = float(there.evaluate(prepared.env).energies.sum())
                 alone.setdefault(frame.symbols[0], []).append(energy - frame.energy)
     if alone:
         told = ", ".join(f"{e} {1e3 * max(off, key=abs):+.1f}" for e, off in sorted(alone.items()))

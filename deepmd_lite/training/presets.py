@@ -77,6 +77,8 @@ _INSTEAD = {
     ),
 }
 """A preset's key → keys, or other names of it, with which it is not needed."""
+_NOTHING = {"loss_func": "mse", "use_huber": False, "relative_f": None}
+"""Values with which a key is as good as left out."""
 
 
 def with_preset(
@@ -104,13 +106,17 @@ def with_preset(
     return _filled(source, preset)
 
 
+def _says(given: Mapping[str, Any], name: str) -> bool:
+    return name in given and (name not in _NOTHING or given[name] != _NOTHING[name])
+
+
 def _filled(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(given)
     for key, value in preset.items():
         own = found.get(key)
         if isinstance(value, Mapping) and (own is None or isinstance(own, Mapping)):
             found[key] = _filled(own or {}, value)
-        elif not any(name in given for name in (key, *_INSTEAD.get(key, ()))):
+        elif not any(_says(given, name) for name in (key, *_INSTEAD.get(key, ()))):
             found[key] = value
     return found
 

@@ -107,6 +107,17 @@ def test_loads_are_forces_and_ways(tmp_path):
     np.testing.assert_allclose([loads[-1][f"f{x}_eV/A"] for x in "xyz"], own, atol=1e-6)
 
 
+def test_what_driven_atoms_do_is_no_diffusion(tmp_path):
+    group = {**TOP, "velocity": [0.02, 0.0, 0.0]}
+    every = {"thermo": 0, "trajectory": 40, "observe": {"msd": {"every": 1, "window": 41}}}
+    run = Simulation(crystal(), MODEL, moving=group, output={"directory": tmp_path, **every})
+    run.run(40)
+    first, last = ase.io.read(tmp_path / "trajectory.extxyz", ":")
+    free = first.positions[:, 2] < 6.0
+    expected = ((last.positions - first.positions)[free] ** 2).sum(axis=1).mean()
+    assert rows(tmp_path / "msd.csv")[-1]["msd_Cu_A2"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_frames_show_how_driven_atoms_move(tmp_path):
     sheared(tmp_path, 2.0, 20.0)
     first, last = ase.io.read(tmp_path / "trajectory.extxyz", ":")
@@ -304,6 +315,14 @@ MINIMAL = {"model": "m.dpl", "structure": "s.xyz", "steps": 1}
             "changes the cell",
         ),
         ({"ensemble": {"type": "nvt-nhc", "temperature": 300, "atoms": TOP}}, "no key 'atoms'"),
+        ({"moving": {**TOP, "velocity": [0, 0.6, 0.9]}}, "1.08167 Å in a timestep, more than"),
+        (
+            {
+                "moving": {**TOP, "velocity": [0, 0, 0.1]},
+                "output": {"observe": {"heat_flux": {}}},
+            },
+            "which is no heat",
+        ),
     ],
 )
 def test_bad_inputs_are_named(given, message):

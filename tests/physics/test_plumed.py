@@ -6,6 +6,7 @@ With PLUMED itself where it is installed, otherwise with a stand-in of the same 
 import os
 import re
 import sys
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -308,6 +309,29 @@ def test_the_deviation_of_models_is_without_the_bias(tmp_path):
     run.run(3)
     assert np.abs(np.loadtxt("run/model_devi.out")[:, 1:]).max() < 1e-12
     assert float((run.engine.forces - run.engine.model_forces).abs().max()) > 0.1
+
+
+def test_what_comes_later_is_told_as_well(kind, monkeypatch):
+    """Forces that begin in the run, as those of hills do, and where nothing is held alone."""
+    if kind != "stand-in":
+        pytest.skip("its forces are made up here")
+    compute = stand_in_plumed.Plumed.performCalc
+
+    def pushes(self):
+        compute(self)
+        if int(self.given["StepLong"][0]) >= 2:
+            self.given["Forces"][0] += 1.0
+
+    monkeypatch.setattr(stand_in_plumed.Plumed, "performCalc", pushes)
+    for name, options, told in (
+        ("free", {}, 1),
+        ("held", {"frozen": {"indices": [2]}}, 0),
+        ("pulled", {"pull": {"indices": [2], "force": [0, 0, 0.1]}}, 0),
+    ):
+        output = {"directory": name}
+        run = Simulation(copper(), MODEL, plumed=PULLED[:1], output=output, **options)
+        run.run(4)
+        assert Path(name, "log").read_text().count("system as a whole") == told
 
 
 def test_forces_on_the_whole_are_told_once(kind, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from copper import copper, settings
@@ -12,6 +13,7 @@ from deepmd_lite.check.pairs import near_pairs
 from deepmd_lite.check.survey import Survey
 from deepmd_lite.cli import main
 from deepmd_lite.data import load, load_each
+from deepmd_lite.data.ase_files import read_ase_file
 from deepmd_lite.data.places import place_of
 from deepmd_lite.data.writing import write_systems
 from deepmd_lite.learning.config import own_systems
@@ -157,6 +159,16 @@ def test_several_levels_of_theory_are_told(heads):
         load(f"{heads}#head=pbd")
     write_systems(load(heads), heads.with_name("copy.extxyz"))
     assert len(frames_of(heads.with_name("copy.extxyz#head=pbe"))) == 20
+
+
+def test_a_level_whose_frames_are_all_broken_is_there(heads):
+    atoms = Atoms("Cu", info={"head": "spoilt"})
+    atoms.calc = SinglePointCalculator(atoms, energy=np.nan, forces=[[0.0, 0.0, 0.0]])
+    write(heads, atoms, append=True)
+    broken = []
+    read_ase_file(heads, broken=broken, head="spoilt")
+    assert len(broken) == 1
+    assert "frame 40" in str(broken[0])
 
 
 def test_frames_of_one_level_of_theory_are_compared(heads):

@@ -198,6 +198,9 @@ def test_errors_of_the_stress_of_a_slab(model, tmp_path):
     total = evaluate(model, tmp_path / "slab.extxyz").total()
     assert total.stress_rmse == pytest.approx(0.4 / volume / 3, rel=1e-5)
     assert total.stress_frames == 1
+    report = evaluate(model, tmp_path / "slab.extxyz")
+    report.results[0].frame.pbc[:] = False  # a molecule in a box has none
+    assert report.total().stress_frames == 0
 
 
 def test_pairs_beyond_the_table_are_reported(model, tmp_path):

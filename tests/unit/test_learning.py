@@ -27,6 +27,7 @@ from deepmd_lite.learning.answers import same
 from deepmd_lite.learning.config import read_config
 from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
+from deepmd_lite.learning.loop import _elements
 from deepmd_lite.learning.selection import farthest
 from deepmd_lite.model import load_model
 from deepmd_lite.system import InputError
@@ -619,6 +620,14 @@ def test_without_a_type_map_elements_are_those_of_the_structures(content, tmp_pa
     (tmp_path / "train.json").write_text(json.dumps(own))
     path = learn(content, label=by_emt, quiet=True)
     assert load_model(path).type_map == ["Cu"]
+
+
+def test_elements_of_a_lammps_structure_are_those_that_are_named(content):
+    atoms = structures()[0]
+    write("start.data", atoms, format="lammps-data", specorder=["Cu"], masses=False)
+    entry = {**content["explore"], "structure": "start.data", "elements": ["Cu"]}
+    settings, _ = read_config(content | {"explore": [entry]})
+    assert _elements(settings) == ["Cu"]
 
 
 def test_own_data_and_reuse(content, tmp_path):

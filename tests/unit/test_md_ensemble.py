@@ -211,6 +211,13 @@ def test_cells_with_open_axes_change_along_the_others(changes, pbc, allowed):
         check_cell_changes(*asked, [not x for x in periodic], 0, PairPotential(), False)
 
 
+def test_a_slab_under_strain_is_told_what_it_can_do():
+    ensemble = Ensemble(**STRAIN, lateral="stress-free", thermostat="bussi", temperature=300)
+    cell = np.diag([5.0, 5.0, 20.0]), (True, True, False), (False,) * 3
+    with pytest.raises(InputError, match="strain a periodic axis, with lateral: fixed"):
+        check_cell_changes(ensemble, *cell, 0, PairPotential(), False)
+
+
 def test_models_without_virials():
     ensemble, cell = Ensemble(**SCR), (np.eye(3), (True,) * 3, (False,) * 3)
     unknown, never = SimpleNamespace(provenance={}), {"virials trained": False}

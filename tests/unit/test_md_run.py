@@ -325,6 +325,15 @@ def test_a_restart_from_within_its_folder(tmp_path, monkeypatch):
     assert again.step == 5
 
 
+def test_restarts_may_lie_elsewhere(tmp_path):
+    """Where `restart` is a link, to a faster disk for example."""
+    Simulation(copper(), PairPotential(), output=tmp_path / "run").run(3)
+    (tmp_path / "run/restart").rename(tmp_path / "fast")
+    (tmp_path / "run/restart").symlink_to(tmp_path / "fast")
+    options = {"resume": tmp_path / "run", "output": tmp_path / "run"}
+    assert Simulation(None, PairPotential(), **options).run(2).thermo.step == 5
+
+
 def test_going_on_in_another_folder(folder):
     """Files begin there; those of the first folder stay as they are."""
     run_input("md.yaml", quiet=True)

@@ -149,3 +149,10 @@ def test_a_frame_that_the_file_does_not_have(tmp_path):
     for index in ("2", "-3", "-30"):
         with pytest.raises(InputError, match=rf"@{index}: .*two.extxyz has no such frame"):
             read_structure(f"{path}@{index}")
+
+
+@pytest.mark.parametrize("rest", ["#head=pbe", "@0#head=pbe", "#energy=REF_energy"])
+def test_what_chooses_data_chooses_no_structure(tmp_path, rest):
+    ase.io.write(tmp_path / "s.extxyz", bulk("Cu"))
+    with pytest.raises(InputError, match="'#' chooses data; name one frame by @"):
+        read_structure(f"{tmp_path}/s.extxyz{rest}")

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
@@ -13,6 +14,7 @@ from copper import N_STEPS, settings
 from models import environment_of
 from pair_potential import PairPotential
 
+from deepmd_lite.calculator import Calculator
 from deepmd_lite.check import check_data
 from deepmd_lite.cli import main
 from deepmd_lite.data import collate, load, prepare
@@ -104,6 +106,20 @@ def test_a_model_that_sees_them_learns_what_depends_on_them(data, tmp_path, capl
     assert model.frame_parameters.average.tolist() == pytest.approx([1.0])
     assert model.frame_parameters.deviation.tolist() == pytest.approx([np.std(DEPTHS)])
     assert "fparam" not in read_header(tmp_path / "blind" / "model.dpl")["provenance"]
+
+
+def test_isolated_atoms_are_told_at_their_own_values(data, tmp_path, caplog):
+    frames = read(data / "train.extxyz", ":")
+    alone = [Atoms("Cu", info={"REF_energy": -x, "fparam": x}) for x in (0.5, 1.5)]
+    write(tmp_path / "train.extxyz", [*frames, *alone])
+    write(tmp_path / "validation.extxyz", frames[:3])
+    caplog.set_level(logging.INFO)
+    train(input_of(tmp_path, numb_steps=2), output=tmp_path / "out", quiet=True)
+    off = []
+    for x, atoms in zip((0.5, 1.5), alone, strict=True):
+        atoms.calc = Calculator(tmp_path / "out/model.dpl", fparam=x)
+        off.append(1e3 * (atoms.get_potential_energy() + x))
+    assert f"model − label (training, meV): Cu {max(off, key=abs):+.1f}" in caplog.text
 
 
 KINDS = {

@@ -52,6 +52,7 @@ def named(data, preset="fast", **sections):
         ({"start_pref_e": 1.0}, (0.1, 1.0, 1.0)),
         ({"linear_beyond": [1, 2, 3]}, (1.0, 2.0, 3.0)),
         ({"linear_beyond": None}, None),
+        ({"loss_func": "mse", "use_huber": False, "relative_f": None}, (0.1, 1.0, 1.0)),
         ({"use_huber": True}, None),
         ({"loss_func": "mae"}, None),
         ({"relative_f": 0.5}, None),

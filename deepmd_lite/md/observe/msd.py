@@ -42,7 +42,8 @@ class Msd(Origins):
         path = state.positions + state.images.double() @ engine.there(engine.cell)
         lags, then = self.follow(engine, path)
         moved = system.at_rest(path[:, None, :] - then, engine)
-        squares = system.sums((moved**2).flatten(1), engine) / system.free.clip(1)[:, None]
+        free = (moved**2).flatten(1) * state.mobile[:, None]  # driven atoms come far as well
+        squares = system.sums(free, engine) / system.free.clip(1)[:, None]
         for k, lag in enumerate(lags):
             if lag < 0:
                 continue
