@@ -253,5 +253,5 @@ def test_ever_closer_the_result_is_finite_and_reported(precision, distance):
 def test_atoms_that_coincide_are_refused(precision, distance):
     atoms = Atoms("Si2", [[0, 0, 0], [distance, 0, 0]])
     atoms.calc = dpl.Calculator(random_potential(precision=precision))
-    with pytest.raises(InputError, match="rows 0 and 1 coincide"):
+    with pytest.raises(InputError, match="atoms 0 and 1 coincide"):
         atoms.get_forces()
