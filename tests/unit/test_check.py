@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import copper, settings
 
-from deepmd_lite.check import check_data, distances, findings_in_sample, order
+from deepmd_lite.check import check_data, distances, elements, findings_in_sample, order
 from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
 from deepmd_lite.check.run import _findings
 from deepmd_lite.check.survey import Survey, robust_fit
@@ -396,6 +396,20 @@ def test_names_that_are_no_elements(tmp_path):
     assert (finding.severity, finding.code) == ("warning", "element-unknown")
     assert finding.what.startswith("CuX: no chemical element")
     assert not findings_in_sample(system.frames, "training", cutoff=4.0)
+
+
+@pytest.mark.parametrize(("center", "ligand", "length"), [("Cl", "O", 1.44), ("Br", "F", 1.72)])
+def test_halogens_bind_as_much_oxygen_and_fluorine_as_they_like(center, ligand, length):
+    corners = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / np.sqrt(3)
+    places = np.vstack([[0, 0, 3.2], [0, 0, 0], length * corners])
+
+    def accused(*symbols):
+        frame = Frame(symbols, places, np.zeros((3, 3)), np.zeros(3, bool), source="x, frame 0")
+        survey = Survey.of({"data": [System("x", [frame])]})
+        return {f.code for f in elements.findings(survey, None)}
+
+    assert accused("K", center, *[ligand] * 4) == set()
+    assert accused("K", center, *["Cl"] * 4) != set()
 
 
 def pairs_of(first, second):
