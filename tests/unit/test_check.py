@@ -384,7 +384,7 @@ def test_frames_of_weight_0_are_not_looked_at(data, caplog):
         atoms.info["weight"] = 1.0
     write(data / "train.extxyz", frames)
     train(settings(data, numb_steps=1), output=data / "out", quiet=True)
-    assert "training data: warning [force-order]" in caplog.text
+    assert "training data: warning [labels-contradict]" in caplog.text
 
 
 def test_names_that_are_no_elements(tmp_path):
@@ -429,6 +429,7 @@ def test_the_error_of_a_mean_over_pairs_without_a_common_frame():
 def test_few_pairs_that_seem_unrelated_refuse_no_data(n, severity, monkeypatch):
     """Of eighteen a correlation of nothing is not told from one of 0.5."""
     monkeypatch.setattr(order, "_restoring", lambda *_: None)
+    monkeypatch.setattr(order, "_spring", lambda *_: False)
     random = np.random.default_rng(4)
     pairs = pairs_of(np.arange(n), np.arange(n, 2 * n))
     pairs.force_work, pairs.uncertainty = random.normal(size=n), np.full(n, 0.1)
