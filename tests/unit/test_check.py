@@ -412,6 +412,24 @@ def test_halogens_bind_as_much_oxygen_and_fluorine_as_they_like(center, ligand, 
     assert accused("K", center, *["Cl"] * 4) != set()
 
 
+@pytest.mark.parametrize("pbc", [False, True])
+@pytest.mark.parametrize(
+    ("push", "severity"), [(200.0, "warning"), (3.0, "error"), (-200.0, "error"), (None, "error")]
+)
+def test_atoms_that_are_meant_to_be_near_are_pushed_apart(push, severity, pbc):
+    """As in scans of dimers and in collision cascades, also through a face of the cell."""
+    places = 2.5 * np.argwhere(np.ones((3, 2, 2)))
+    places[-1] = -0.9 + 8.0 * pbc, 0.0, 0.0
+    forces = np.zeros((12, 3))
+    forces[[0, -1], 0] = push or 0.0, -(push or 0.0)
+    frame = Frame(("Cu",) * 12, places, 8.0 * np.eye(3), np.full(3, pbc))
+    frame.forces = None if push is None else forces
+    survey = Survey.of({"data": [System("x", [replace(frame, source="x, frame 0")])]})
+    (found,) = (f for f in distances.findings(survey, np.arange(1)) if f.code == "atoms-close")
+    assert found.severity == severity
+    assert ("not pushed apart" in found.do) == (severity == "error")
+
+
 def pairs_of(first, second):
     """Pairs of which nothing is known but their frames."""
     none, matrices = np.zeros(len(first)), np.zeros((len(first), 3, 3))
