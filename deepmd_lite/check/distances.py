@@ -14,7 +14,10 @@ from .geometry import edges
 from .survey import Survey
 
 TOO_CLOSE, IMPOSSIBLE = 0.6, 0.4
-"""Of the sum of covalent radii: below the first a look is wanted, below the second it is wrong."""
+"""Of the sum of covalent radii: below the first a look is wanted, below the second it is wrong
+unless atoms are pushed apart."""
+PUSHED = 20.0
+"""eV/Å: atoms that are meant to be so near repel by more (scans of dimers, collision cascades)."""
 LONG, LONGEST, SHORT = 1.5, 2.3, 0.62
 """Typical nearest distances over the sum of covalent radii that no bonded matter has: from the
 first to the second as in Bohr, beyond it apart, below the third in a larger unit than Å."""
@@ -52,9 +55,15 @@ def _coincident(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
 def _close_pairs(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     """Pairs much closer than atoms of their size come."""
     geometry = survey.geometry
-    for severity, low, high in (("error", 0.0, IMPOSSIBLE), ("warning", IMPOSSIBLE, TOO_CLOSE)):
-        ratio = geometry.ratio[which]
-        bad = which[(ratio >= low) & (ratio < high)]
+    ratio = geometry.ratio[which]
+    close = which[(ratio >= 0.0) & (ratio < TOO_CLOSE)]
+    wrong = np.array(
+        [geometry.ratio[k] < IMPOSSIBLE and not _repel(survey, k) for k in close], dtype=bool
+    )
+    for severity, bad, do in (
+        ("error", close[wrong], "they are not pushed apart: check"),
+        ("warning", close[~wrong], "keep it if it is meant to be so dense, or check"),
+    ):
         if len(bad) == 0:
             continue
         worst = bad[np.argmin(geometry.ratio[bad])]
@@ -66,9 +75,27 @@ def _close_pairs(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
             "atoms-close",
             f"{named(frames)}: {pair} {distance:.3f} Å apart, {geometry.ratio[worst]:.2f} of the "
             f"sum of their covalent radii, expected above {TOO_CLOSE}",
-            "check elements, units and cell of the frame; keep it if it is meant to be so dense",
+            f"{do} elements, units and cell of the frame",
             frames,
         )
+
+
+def _repel(survey: Survey, k: int) -> bool:
+    """Whether the forces of a frame push its closest pair of atoms apart as atoms so near do."""
+    frame = survey.frames[k]
+    if frame.forces is None:
+        return False
+    types = np.array([survey.elements.index(s) for s in frame.symbols])
+    center, neighbor, r = edges(frame, types, survey.geometry.reach)
+    least = np.argmin(r / (survey.radii[types[center]] + survey.radii[types[neighbor]]))
+    i, j = int(center[least]), int(neighbor[least])
+    apart = frame.positions[j] - frame.positions[i]
+    if frame.pbc.any():
+        from ase.geometry import find_mic  # only here
+
+        apart = find_mic(apart, frame.cell, frame.pbc)[0]
+    push = 0.5 * (frame.forces[j] - frame.forces[i]) @ apart / r[least]
+    return bool(i != j and push > PUSHED)
 
 
 def _unit_of_length(survey: Survey, which: np.ndarray) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ VALENCE = {"H": 1.0, "C": 4.0, "N": 4.0, "O": 3.0, "F": 1.0, "Cl": 1.3, "Br": 1.
 """Bonds to nonmetals that atoms of an element have at most, on the average of a data set."""
 SAMPLE, LEAST_SAMPLE, MOST_FRAMES = 12, 2, 1000
 """Frames of each system in which bonds are counted: fewer where there are very many systems."""
+HYPERVALENT, LIGANDS = ("Cl", "Br", "I"), ("O", "F")
+"""Elements, and others of which they bind as many as they like: perchlorates, ClF3, BrF5."""
 EXCESS = 0.5
 """Bonds beyond that, on the average, that are no accident."""
 
@@ -95,6 +97,7 @@ def _violations(survey: Survey, frames: np.ndarray, names: Sequence[str]) -> dic
     if not any(n in VALENCE for n in names) or len(names) < 2:
         return {}
     radii = radii_of(names)
+    any_number = np.outer(np.isin(names, HYPERVALENT), np.isin(names, LIGANDS))
     bonds, atoms = np.zeros(len(names)), np.zeros(len(names))
     for k in frames:
         types = np.array([survey.elements.index(s) for s in survey.frames[k].symbols])
@@ -103,7 +106,7 @@ def _violations(survey: Survey, frames: np.ndarray, names: Sequence[str]) -> dic
         except InputError:
             continue
         a, b = types[center], types[neighbor]
-        bonded = (r < BONDED * (radii[a] + radii[b])) & nonmetal[b]
+        bonded = (r < BONDED * (radii[a] + radii[b])) & nonmetal[b] & ~any_number[a, b]
         bonds += np.bincount(a[bonded], minlength=len(names))
         atoms += np.bincount(types, minlength=len(names))
     mean = bonds / np.maximum(atoms, 1)

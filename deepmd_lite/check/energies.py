@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import offsets
-from .exchanged import CHANCE, Usual, exchange
+from .exchanged import CHANCE, Usual, exchange, left_out, spanned
 from .finding import Finding, counted, named
 from .survey import Survey, robust_fit, spread
 
@@ -123,6 +123,11 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
     typical = survey.geometry.typical[which]
     apart = {k: float(np.median(explained.by_composition[own])) for k, own in members.items()}
     suspects = sorted(members, key=lambda k: -abs(apart[k]))[:MOST_SUSPECTS]
+    middle = np.array([np.median(per_atom[own]) for own in members.values()])
+    mean = np.array([shares[own].mean(axis=0) for own in members.values()])
+    without, part = left_out(mean, middle)
+    parts = dict(zip(members, part.tolist(), strict=True))
+    usually = {k: x for k, x in zip(members, without * part, strict=True) if np.isfinite(x)}
     exchanged = False
     zeros: list[Finding] = []
     for k in sorted(suspects, key=lambda k: len(members[k])):
@@ -132,7 +137,7 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         if others.sum() < 3 or own.sum() > others.sum():
             continue
         constants, _ = robust_fit(shares[others], per_atom[others])
-        if not _known(shares[others], shares[own]):
+        if not spanned(shares[others], shares[own]):
             continue
         left = per_atom - shares @ constants
         shift = float(np.median(left[own]) - np.median(left[others]))
@@ -142,8 +147,8 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         alike = _alike(typical[own], typical[others])
         if not (alike and outside) or abs(shift) < max(ZERO_WARNING, 3 * width):
             continue
-        usual = Usual.of([x for j, x in apart.items() if j != k])
-        swap = exchange(survey, k, (shares[own], per_atom[own], constants), shift, usual)
+        usual = Usual.of([x for j, x in usually.items() if j != k])
+        swap = exchange(survey, k, (shares[own], per_atom[own], constants), shift, usual, parts[k])
         if swap:
             yield Finding(
                 "error",
@@ -153,7 +158,7 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
                 "check the order of its type_map.raw",
             )
             exchanged = True
-        elif usual.so_far_off(shift) < CHANCE:
+        elif usual.so_far_off(shift * parts[k]) < CHANCE:
             zeros.append(
                 Finding(
                     "error" if abs(shift) > ZERO_ERROR else "warning",
@@ -167,12 +172,6 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
             break
     if not exchanged:
         yield from zeros[:1]
-
-
-def _known(given: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether the compositions `wanted` are combinations of those `given`."""
-    rank = np.linalg.matrix_rank(given, tol=1e-6)
-    return bool(np.linalg.matrix_rank(np.vstack([given, wanted]), tol=1e-6) == rank)
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:

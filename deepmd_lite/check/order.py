@@ -24,6 +24,13 @@ UNRELATED, RELATED = 0.4, 0.6
 with the energies."""
 NEGLIGIBLE = 0.3
 """Part of the work of a label that the other one may do at most where it is tested alone."""
+SPRINGS = 0.4
+"""Median cosine between displacements and minus the change of the forces, from which on forces are
+those of their atoms: 0.5 to 0.9 where they are right, -0.1 to 0.2 in another order."""
+UNFOLLOWING = (
+    "forces change along displacements as those of springs do, so look at the energies: noise, "
+    "frames that did not converge, two zeros or two electronic states"
+)
 HELD = 40.0
 """Å³ for each atom of cells periodic in three directions, up to which neighbours hold every atom.
 In more space molecules may turn and fold, along which the chord of a way tells little."""
@@ -73,11 +80,28 @@ def misplaced(works: Works, survey: Survey, name: str) -> Finding | None:
         f"{name}: differences of energy of {len(own)} near pairs of frames do not follow from "
         f"{where} (correlation {found:.2f}, expected above {CORRELATION})"
     )
+    doubted = FORCE in labels and label != VIRIAL and exchange is None
+    if doubted and _spring(works, survey):
+        return Finding("warning", "labels-contradict", what, UNFOLLOWING)
     if exchange is not None:
         return Finding("error", exchange.code, what, exchange.do, exchange.frames)
     code = "labels-contradict" if label is None else ("force-order", "virial-order")[label]
     turning = "" if held else "; molecules that turn or fold far can look like this too"
     return Finding("error" if sure else "warning", code, what, LOOK[label] + turning)
+
+
+def _spring(works: Works, survey: Survey) -> bool:
+    """Whether forces change along displacements as those of springs do, which needs no energies."""
+    pairs = works.pairs.chosen(works.own[:, FORCE])
+    cosines = []
+    for i, j, gain in zip(pairs.first, pairs.second, pairs.curvature, strict=True):
+        a, b = survey.frames[i], survey.frames[j]
+        moved, turn = way(a, b)
+        change = np.asarray(a.forces) - np.asarray(b.forces) @ turn
+        size = np.linalg.norm(change) * np.linalg.norm(moved)
+        if size > 0:
+            cosines.append(gain / size)
+    return bool(cosines) and float(np.median(cosines)) > SPRINGS
 
 
 def _bounds(found: float, works: Works) -> tuple[float, float]:

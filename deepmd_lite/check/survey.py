@@ -135,9 +135,14 @@ def robust_fit(x: np.ndarray, y: np.ndarray, rounds: int = 12) -> tuple[np.ndarr
         coefficients = np.linalg.lstsq(x * root[:, None], y * root, rcond=1e-10)[0]
         left = np.abs(y - x @ coefficients)
         scale = ROBUST * float(np.median(left))
-        limit = 1.5 * max(scale, 1e-12)
-        weight = np.where(left <= limit, 1.0, limit / np.maximum(left, limit))
+        weight = huber(left, scale)
     return coefficients, scale
+
+
+def huber(left: np.ndarray, scale: float) -> np.ndarray:
+    """Weights of what a fit leaves, by Huber: 1 within 1.5 of its `scale`, and less farther off."""
+    limit = 1.5 * max(scale, 1e-12)
+    return limit / np.maximum(np.abs(left), limit)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import copper, settings
 
-from deepmd_lite.check import check_data, distances, findings_in_sample, order
+from deepmd_lite.check import check_data, distances, elements, findings_in_sample, order
 from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
 from deepmd_lite.check.run import _findings
 from deepmd_lite.check.survey import Survey, robust_fit
@@ -384,7 +384,7 @@ def test_frames_of_weight_0_are_not_looked_at(data, caplog):
         atoms.info["weight"] = 1.0
     write(data / "train.extxyz", frames)
     train(settings(data, numb_steps=1), output=data / "out", quiet=True)
-    assert "training data: warning [force-order]" in caplog.text
+    assert "training data: warning [labels-contradict]" in caplog.text
 
 
 def test_names_that_are_no_elements(tmp_path):
@@ -396,6 +396,38 @@ def test_names_that_are_no_elements(tmp_path):
     assert (finding.severity, finding.code) == ("warning", "element-unknown")
     assert finding.what.startswith("CuX: no chemical element")
     assert not findings_in_sample(system.frames, "training", cutoff=4.0)
+
+
+@pytest.mark.parametrize(("center", "ligand", "length"), [("Cl", "O", 1.44), ("Br", "F", 1.72)])
+def test_halogens_bind_as_much_oxygen_and_fluorine_as_they_like(center, ligand, length):
+    corners = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / np.sqrt(3)
+    places = np.vstack([[0, 0, 3.2], [0, 0, 0], length * corners])
+
+    def accused(*symbols):
+        frame = Frame(symbols, places, np.zeros((3, 3)), np.zeros(3, bool), source="x, frame 0")
+        survey = Survey.of({"data": [System("x", [frame])]})
+        return {f.code for f in elements.findings(survey, None)}
+
+    assert accused("K", center, *[ligand] * 4) == set()
+    assert accused("K", center, *["Cl"] * 4) != set()
+
+
+@pytest.mark.parametrize("pbc", [False, True])
+@pytest.mark.parametrize(
+    ("push", "severity"), [(200.0, "warning"), (3.0, "error"), (-200.0, "error"), (None, "error")]
+)
+def test_atoms_that_are_meant_to_be_near_are_pushed_apart(push, severity, pbc):
+    """As in scans of dimers and in collision cascades, also through a face of the cell."""
+    places = 2.5 * np.argwhere(np.ones((3, 2, 2)))
+    places[-1] = -0.9 + 8.0 * pbc, 0.0, 0.0
+    forces = np.zeros((12, 3))
+    forces[[0, -1], 0] = push or 0.0, -(push or 0.0)
+    frame = Frame(("Cu",) * 12, places, 8.0 * np.eye(3), np.full(3, pbc))
+    frame.forces = None if push is None else forces
+    survey = Survey.of({"data": [System("x", [replace(frame, source="x, frame 0")])]})
+    (found,) = (f for f in distances.findings(survey, np.arange(1)) if f.code == "atoms-close")
+    assert found.severity == severity
+    assert ("not pushed apart" in found.do) == (severity == "error")
 
 
 def pairs_of(first, second):
@@ -415,6 +447,7 @@ def test_the_error_of_a_mean_over_pairs_without_a_common_frame():
 def test_few_pairs_that_seem_unrelated_refuse_no_data(n, severity, monkeypatch):
     """Of eighteen a correlation of nothing is not told from one of 0.5."""
     monkeypatch.setattr(order, "_restoring", lambda *_: None)
+    monkeypatch.setattr(order, "_spring", lambda *_: False)
     random = np.random.default_rng(4)
     pairs = pairs_of(np.arange(n), np.arange(n, 2 * n))
     pairs.force_work, pairs.uncertainty = random.normal(size=n), np.full(n, 0.1)

@@ -148,6 +148,47 @@ def test_forces_of_other_atoms_where_the_virials_are_right(tmp_path):
     assert {c for c in findings if "untested" not in c} == {"force-order"}
 
 
+def phonons():
+    """Displacements of 0.02 Å, along which energies change by less than noise of 2 meV/atom."""
+    return copper(0.0, 0.02, 60)
+
+
+def noise(rng, i):
+    return 0.002 * rng.normal()
+
+
+def unconverged(rng, i):
+    return rng.choice([-1, 1]) * (i % 5 == 0)
+
+
+def two_zeros(rng, i):
+    return 0.5 * (i % 2)
+
+
+@pytest.mark.parametrize("wrong", [noise, unconverged, two_zeros])
+def test_energies_that_do_not_follow_from_right_forces(wrong, tmp_path):
+    """eV/atom: it is not the forces that are wrong, and no training is refused."""
+    rng = np.random.default_rng(7)
+
+    def change(i, results, atoms):
+        return {"energy": results["energy"] + len(atoms) * wrong(rng, i)}
+
+    findings = found(tmp_path, phonons(), change)
+    assert "force-order" not in findings
+    assert findings["labels-contradict"].severity == "warning"
+    assert "look at the energies" in findings["labels-contradict"].do
+
+
+def test_forces_of_other_atoms_beside_noise_in_the_energies(tmp_path):
+    rng = np.random.default_rng(7)
+
+    def change(i, results, atoms):
+        energy = results["energy"] + len(atoms) * noise(rng, i)
+        return {"energy": energy, "forces": rng.permutation(results["forces"])}
+
+    assert found(tmp_path, phonons(), change)["force-order"].severity == "error"
+
+
 @cache
 def alloy(n=80):
     """Random alloys of four elements in strained cells."""
