@@ -80,9 +80,8 @@ def left_out(shares: np.ndarray, per_atom: np.ndarray) -> tuple[np.ndarray, np.n
     unweighted = np.einsum("ij,jk,ik->i", shares, inverse, shares)
     rest = np.maximum(1 - weight * unweighted, 1 - ALONE)
     alone = np.einsum("ij,ji->i", shares, np.linalg.pinv(shares, rcond=1e-8)) > ALONE
-    without = (
-        left / rest
-    )  # with the weights of the common fit, which of many systems one hardly moves
+    # with the weights of the common fit, which one of many systems hardly moves
+    without = left / rest
     if len(left) < MANY_SYSTEMS:
         for k in np.flatnonzero(~alone):
             others = np.arange(len(left)) != k
