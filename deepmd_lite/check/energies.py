@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import offsets
-from .exchanged import CHANCE, Usual, exchange, left_out, spanned
+from .exchanged import CHANCE, Usual, exchange, left_out, spanned, type_map_of
 from .finding import Finding, counted, named
 from .survey import Survey, robust_fit, spread
 
@@ -150,12 +150,15 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         usual = Usual.of([x for j, x in usually.items() if j != k])
         swap = exchange(survey, k, (shares[own], per_atom[own], constants), shift, usual, parts[k])
         if swap:
+            numbered = type_map_of(survey.names[k]) is not None  # else elements go by name
             yield Finding(
-                "error",
+                "error" if numbered else "warning",
                 "element-swapped",
                 f"{survey.names[k]}: energies {shift:+.2f} eV/atom off those of the other "
                 f"systems, and right with {swap} exchanged",
-                "check the order of its type_map.raw",
+                "check the order of its type_map.raw"
+                if numbered
+                else "check its elements, or another zero of energy",
             )
             exchanged = True
         elif usual.so_far_off(shift * parts[k]) < CHANCE:

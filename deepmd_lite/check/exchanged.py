@@ -112,7 +112,7 @@ def exchange(
     (E,) of the elements in the other systems.
     """
     shares, per_atom, constants = energies
-    meant = _type_map(survey.names[system])
+    meant = type_map_of(survey.names[system])
     names = survey.elements
     if meant is None:  # symbols were read: some may be exchanged, but none comes from elsewhere
         meant = {names[i] for i in np.flatnonzero(shares.any(axis=0))}
@@ -134,7 +134,7 @@ def exchange(
     return pair if chance < CHANCE_OF_FEW else ""
 
 
-def _type_map(name: str) -> set[str] | None:
+def type_map_of(name: str) -> set[str] | None:
     """Elements that the `type_map.raw` of a folder, or of a set in it, lists; None without one."""
     for folder in (Path(name), Path(name).parent):
         path = folder / "type_map.raw"

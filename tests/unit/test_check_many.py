@@ -116,13 +116,20 @@ def test_true_exchanges_among_many_are_found(tmp_path):
     assert {f.code for f in found} == {"element-swapped"}
     assert {f.what.partition(":")[0] for f in found} == {systems[k].name for k in wrong}
     assert all("right with Pd and Pt exchanged" in f.what for f in found)
+    assert {f.severity for f in found} == {"error"}
+    for x in systems:  # elements that go by name are rarely exchanged
+        (tmp_path / x.name / "type_map.raw").unlink(missing_ok=True)
+    (tmp_path / "type_map.raw").unlink(missing_ok=True)
+    found = [f for f in told(systems) if f.code == "element-swapped"]
+    assert {f.severity for f in found} == {"warning"}
+    assert not any("type_map" in f.do for f in found)
 
 
 def test_pairs_are_of_the_type_map_of_the_system(tmp_path):
     (tmp_path / "type_map.raw").write_text("Cu\nAg\n")
-    assert exchanged._type_map(str(tmp_path)) == {"Cu", "Ag"}
-    assert exchanged._type_map(str(tmp_path / "set.000")) == {"Cu", "Ag"}
-    assert exchanged._type_map(str(tmp_path / "set.000" / "x")) is None
+    assert exchanged.type_map_of(str(tmp_path)) == {"Cu", "Ag"}
+    assert exchanged.type_map_of(str(tmp_path / "set.000")) == {"Cu", "Ag"}
+    assert exchanged.type_map_of(str(tmp_path / "set.000" / "x")) is None
 
 
 def test_what_is_usual():
