@@ -91,7 +91,7 @@ def copies(survey: Survey) -> list[Copy]:
                 continue
             moved, alike = _moved(survey, first, second), _same_labels(survey, first, second)
             same_atoms = moved < SAME_PLACE
-            if not same_atoms and not (alike and np.isfinite(survey.energy[[first, second]]).all()):
+            if not same_atoms and not (alike and _same_sizes(survey, first, second)):
                 continue  # alike as far as the fingerprint sees
             nearly = not alike and _explained(survey, first, second, moved)
             copy = Copy(first, second, same_atoms, nearly)
@@ -119,6 +119,18 @@ def _same_labels(survey: Survey, i: int, j: int) -> bool:
     energies = abs(survey.energy[i] - survey.energy[j]) > SAME_ENERGY * survey.n_atoms[i]
     rms, other = survey.rms_force[i], survey.rms_force[j]
     return not (energies or abs(rms - other) > 1e-3 * (rms + 1))
+
+
+def _same_sizes(survey: Survey, i: int, j: int) -> bool:
+    """Whether two frames with energies have forces of the same sizes, in whatever order: random
+    displacements that are small may have one fingerprint, energy and mean square force."""
+    if not np.isfinite(survey.energy[[i, j]]).all():
+        return False
+    a, b = survey.frames[i].forces, survey.frames[j].forces
+    if a is None or b is None:
+        return True
+    sizes = [np.sort(np.linalg.norm(f, axis=1)) for f in (a, b)]
+    return bool(np.abs(sizes[0] - sizes[1]).max() <= 1e-3 * (survey.max_force[i] + 1))
 
 
 def _explained(survey: Survey, i: int, j: int, moved: float) -> bool:

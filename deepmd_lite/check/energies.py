@@ -25,6 +25,10 @@ ZERO_ERROR, ZERO_WARNING = 3.0, 0.3
 ONE_ZERO = "use one zero: the same code, settings and pseudopotentials, or subtract isolated atoms"
 MOST_SUSPECTS = 20
 """Systems, those farthest from the common fit, that are compared with all others."""
+OTHER_COMPOSITION = 0.1
+"""Difference of a share of an element from which on cohesion may be another: no error."""
+EXPLAINED_BY_SHAPE = 0.3
+"""Part of a gap of energies that fingerprints leave at most where it is one of phases."""
 COPIED_SHAPE = 0.05
 """Difference of fingerprints of structures that cannot have one energy to all digits."""
 MOVING, ONE_ENERGY = 0.01, 0.5
@@ -162,9 +166,11 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
             )
             exchanged = True
         elif usual.so_far_off(shift * parts[k]) < CHANCE:
+            off = np.abs(shares[others] - shares[own].mean(axis=0)).max(axis=1)
+            same = off.min() < OTHER_COMPOSITION
             zeros.append(
                 Finding(
-                    "error" if abs(shift) > ZERO_ERROR else "warning",
+                    "error" if abs(shift) > ZERO_ERROR and same else "warning",
                     "energy-zeros",
                     f"{survey.names[k]}: energies lie {shift:+.3f} eV/atom from those of the other "
                     f"systems for their compositions (spread {width:.3g} eV/atom)",
@@ -204,6 +210,10 @@ def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:
     typical = survey.geometry.typical[explained.which[order]]
     alike = _alike(typical[:at], typical[at:])
     shift = float(np.median(high) - np.median(low))
+    by_shape = explained.by_shape[order]
+    kept = abs(float(np.median(by_shape[at:]) - np.median(by_shape[:at])))
+    if kept < EXPLAINED_BY_SHAPE * shift:
+        return
     if alike and gaps[at - 1] > max(ZERO_WARNING, 4 * width):
         fewer = order[:at] if at <= len(left) - at else order[at:]
         frames = survey.sources(np.sort(explained.which[fewer]))

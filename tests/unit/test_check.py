@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from copper import copper, settings
 
-from deepmd_lite.check import check_data, distances, elements, findings_in_sample, order
+from deepmd_lite.check import check_data, copies, distances, elements, findings_in_sample, order
 from deepmd_lite.check.pairs import Pairs, displacement, near_pairs
 from deepmd_lite.check.run import _findings
 from deepmd_lite.check.survey import Survey, robust_fit
@@ -428,6 +428,34 @@ def test_atoms_that_are_meant_to_be_near_are_pushed_apart(push, severity, pbc):
     (found,) = (f for f in distances.findings(survey, np.arange(1)) if f.code == "atoms-close")
     assert found.severity == severity
     assert ("not pushed apart" in found.do) == (severity == "error")
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_symmetric_copies_have_forces_of_the_same_sizes(turned):
+    """Others are small displacements along which fingerprint and energy hardly change."""
+    random = np.random.default_rng(1)
+    grid = 2.9 * np.argwhere(np.ones((2, 2, 2)))
+    frames = []
+    for k in range(2):
+        step = random.normal(size=(8, 3))
+        step *= 0.01 / np.sqrt((step**2).sum() / 8)
+        if turned and k:
+            step = np.roll(frames[0].positions - grid, 1, axis=1)[::-1]
+        places = np.roll(grid, 1, axis=1)[::-1] if turned and k else grid
+        frames.append(
+            Frame(
+                ("Cu",) * 8,
+                places + step,
+                5.8 * np.eye(3),
+                np.ones(3, bool),
+                energy=-28.0,
+                forces=-20 * step,
+                source=f"x, frame {k}",
+            )
+        )
+    survey = Survey.of({"data": [System("x", frames)]})
+    survey.geometry.fingerprint[1] = survey.geometry.fingerprint[0]
+    assert [c.same_atoms for c in copies.copies(survey)] == ([False] if turned else [])
 
 
 def pairs_of(first, second):

@@ -132,6 +132,60 @@ def test_pairs_are_of_the_type_map_of_the_system(tmp_path):
     assert exchanged.type_map_of(str(tmp_path / "set.000" / "x")) is None
 
 
+def phases(shift):
+    """Of one metal in one file: crystals, and frames of other distances, whose energies are
+    those of bonds; every other crystal is `shift` (eV/atom) off."""
+    random = np.random.default_rng(2)
+    grid = np.argwhere(np.ones((2, 2, 2))).astype(float)
+    frames = []
+    for k in range(60):
+        apart = (2.7, 3.0)[k // 30] + random.normal(scale=0.01)
+        off = shift * (k % 2) * (k < 30)
+        frames.append(
+            Frame(
+                ("Cu",) * 8,
+                apart * grid + random.normal(scale=0.02, size=(8, 3)),
+                2 * apart * np.eye(3),
+                np.ones(3, dtype=bool),
+                energy=8 * (-3.5 + 2.0 * (apart - 2.7) + off + random.normal(scale=0.005)),
+                source=f"x, frame {k}",
+            )
+        )
+    return [System("x", frames)]
+
+
+def test_two_phases_in_one_file_are_not_two_zeros():
+    assert told(phases(0.0)) == []
+    (found,) = told(phases(4.5))
+    assert (found.severity, found.code) == ("error", "energy-zeros")
+    assert found.frames == tuple(f"x, frame {k}" for k in range(1, 30, 2))
+
+
+@pytest.mark.parametrize(("elements", "severity"), [(("Ag", "Au"), "error"), (("Ag",), "warning")])
+def test_files_of_other_compositions_are_no_error(elements, severity):
+    """Eight atoms each; one lies 4 eV/atom off, where cohesion may be the reason."""
+    random = np.random.default_rng(3)
+    grid = 2.9 * np.argwhere(np.ones((2, 2, 2)))
+    systems = []
+    for name, kinds in (("a", ("Ag", "Au")), ("b", ("Au",)), ("c", ("Ag", "Au")), ("d", elements)):
+        symbols = (*kinds * 8,)[:8]
+        energy = sum(-2.0 if s == "Ag" else -3.5 for s in symbols) + 32.0 * (name == "d")
+        frames = [
+            Frame(
+                symbols,
+                grid + random.normal(scale=0.02, size=(8, 3)),
+                5.8 * np.eye(3),
+                np.ones(3, dtype=bool),
+                energy=energy + random.normal(scale=0.05),
+                source=f"{name}, frame {k}",
+            )
+            for k in range(4)
+        ]
+        systems.append(System(name, frames))
+    (found,) = told(systems)
+    assert (found.severity, found.code) == (severity, "energy-zeros")
+
+
 def test_what_is_usual():
     random = np.random.default_rng(0)
     usual = Usual.of(random.exponential(0.1, size=3000).tolist())
