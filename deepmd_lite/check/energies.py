@@ -85,6 +85,8 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     if len(explained.which) < LEAST_FRAMES:
         return
     zeros = list(_zeros_of_systems(survey, explained)) or list(_two_levels(survey, explained))
+    yield from (f for f in zeros if f.severity == "note")  # of phases: more may be wrong
+    zeros = [f for f in zeros if f.severity != "note"]
     zeros = zeros or list(_zeros_of_elements(survey, explained))
     yield from zeros
     if not zeros:
@@ -212,17 +214,17 @@ def _two_levels(survey: Survey, explained: Explained) -> Iterator[Finding]:
     shift = float(np.median(high) - np.median(low))
     by_shape = explained.by_shape[order]
     kept = abs(float(np.median(by_shape[at:]) - np.median(by_shape[:at])))
-    if kept < EXPLAINED_BY_SHAPE * shift:
-        return
+    phases = kept < EXPLAINED_BY_SHAPE * shift
     if alike and gaps[at - 1] > max(ZERO_WARNING, 4 * width):
         fewer = order[:at] if at <= len(left) - at else order[at:]
         frames = survey.sources(np.sort(explained.which[fewer]))
         yield Finding(
-            "error" if shift > ZERO_ERROR else "warning",
+            "note" if phases else "error" if shift > ZERO_ERROR else "warning",
             "energy-zeros",
             f"{named(frames)}: energies {shift:.3f} eV/atom apart from those of the other "
-            f"{counted(len(left) - len(fewer), 'frame')}, which are as dense",
-            ONE_ZERO,
+            f"{counted(len(left) - len(fewer), 'frame')}, which are as dense"
+            + (", and whose structures explain it" if phases else ""),
+            f"if these are not two phases, {ONE_ZERO}" if phases else ONE_ZERO,
             frames,
         )
 

@@ -28,8 +28,8 @@ SPRINGS = 0.4
 """Median cosine between displacements and minus the change of the forces, from which on forces are
 those of their atoms: 0.5 to 0.9 where they are right, -0.1 to 0.2 in another order."""
 UNFOLLOWING = (
-    "forces change along displacements as those of springs do, so look at the energies: noise, "
-    "frames that did not converge, two zeros or two electronic states"
+    "forces change along displacements as those of springs do, so look at the energies (noise, "
+    "frames that did not converge, two zeros or two electronic states) and at the units of both"
 )
 HELD = 40.0
 """Å³ for each atom of cells periodic in three directions, up to which neighbours hold every atom.
