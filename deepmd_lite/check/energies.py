@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -129,11 +130,16 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
     typical = survey.geometry.typical[which]
     apart = {k: float(np.median(explained.by_composition[own])) for k, own in members.items()}
     suspects = sorted(members, key=lambda k: -abs(apart[k]))[:MOST_SUSPECTS]
-    middle = np.array([np.median(per_atom[own]) for own in members.values()])
-    mean = np.array([shares[own].mean(axis=0) for own in members.values()])
-    without, part = left_out(mean, middle)
-    parts = dict(zip(members, part.tolist(), strict=True))
-    usually = {k: x for k, x in zip(members, without * part, strict=True) if np.isfinite(x)}
+
+    @cache
+    def own_deviations() -> tuple[dict[int, float], dict[int, float]]:
+        """Half a second for some hundred systems, so only once one is suspected."""
+        mean = np.array([shares[own].mean(axis=0) for own in members.values()])
+        middle = np.array([np.median(per_atom[own]) for own in members.values()])
+        without, part = left_out(mean, middle)
+        known = {k: x for k, x in zip(members, without * part, strict=True) if np.isfinite(x)}
+        return known, dict(zip(members, part.tolist(), strict=True))
+
     exchanged = False
     zeros: list[Finding] = []
     for k in sorted(suspects, key=lambda k: len(members[k])):
@@ -153,6 +159,7 @@ def _zeros_of_systems(survey: Survey, explained: Explained) -> Iterator[Finding]
         alike = _alike(typical[own], typical[others])
         if not (alike and outside) or abs(shift) < max(ZERO_WARNING, 3 * width):
             continue
+        usually, parts = own_deviations()
         usual = Usual.of([x for j, x in usually.items() if j != k])
         swap = exchange(survey, k, (shares[own], per_atom[own], constants), shift, usual, parts[k])
         if swap:
