@@ -73,7 +73,8 @@ def test_a_preset_is_a_whole_input(data, preset):
     assert found.model.precision == "float32"
     assert found.learning_rate.stop_lr == values["learning_rate"]["stop_lr"]
     assert found.training.numb_steps == values["training"]["numb_steps"]
-    assert found.training.training_data.batch_size == "auto:128"
+    assert found.training.training_data.batch_size == "auto:192"
+    assert found.learning_rate.type == "cosine"
     assert found.loss.trains_virials
 
 
@@ -99,6 +100,12 @@ def test_what_is_given_counts(data):
     assert (found.loss.limit_pref_e, found.loss.limit_pref_f) == (3, 100)
     assert found.training.numb_steps == 7
     assert found.training.training_data.batch_size == 1
+
+
+@pytest.mark.parametrize("own", [{"decay_steps": 100}, {"decay_rate": 0.9}, {"smooth": False}])
+def test_a_key_of_an_exponential_decay_stands_for_it(data, own):
+    rate = read_input(named(data, learning_rate=own))[0].learning_rate
+    assert (rate.type, rate.start_lr) == ("exp", 1e-2)
 
 
 def test_a_time_limit_takes_the_place_of_steps(data):
