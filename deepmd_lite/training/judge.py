@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..at_frames import AtFrames
+from ..data import Batch, collate
 from .loss import predict
 from .trainer import Trainer
 
@@ -22,11 +23,14 @@ NOTHING = 0.02
 """Of the RMS of all forces: those of an element that are smaller leave nothing to be learnt."""
 MUCH_WORSE = 1.3
 """Validation loss of the last weights, in units of the lowest one, that is told of."""
+BY_HEART = 0.6
+"""Error of the forces on training frames, in units of that on validation frames, below which more
+steps are of no use."""
 
 
 @dataclass(frozen=True)
 class ForcesOn:
-    """The forces on the atoms of one element, in the validation sample."""
+    """The forces on the atoms of one element."""
 
     element: str
     atoms: int
@@ -62,15 +66,13 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
         return
     if trainer.interrupted:  # whoever sent the signal waits
         return
-    each = list(forces_by_element(trainer))
+    each = list(forces_by_element(trainer, trainer.data.validation))
     if len(each) > 1:
         told = ", ".join(f"{f.element} {1e3 * f.error:.0f}" for f in each)
         log.info("force RMSE by element (validation, meV/Å): %s", told)
     if not trainer.complete or not each:
         return
-    atoms = sum(f.atoms for f in each)
-    size = math.sqrt(sum(f.atoms * f.size**2 for f in each) / atoms)
-    error = math.sqrt(sum(f.atoms * f.error**2 for f in each) / atoms)
+    error, size = _overall(each)
     if error > NOT_LEARNT * size > 0:
         log.warning(
             "the model has not learnt the forces: they are off by %.0f meV/Å, and they are %.0f "
@@ -80,6 +82,7 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
             *(1e3 * error, 1e3 * size, trainer.config.learning_rate.start_lr),
         )
         return
+    _tell_by_heart(trainer, error)
     for f in each:
         if not f.learnt and f.size > NOTHING * size:
             log.warning(
@@ -88,6 +91,24 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
                 "or more data with %s",
                 *(f.element, 1e3 * f.error, 1e3 * f.size, f.atoms, f.element),
             )
+
+
+def _tell_by_heart(trainer: Trainer, validation: float) -> None:
+    """Whether forces of training frames are so much better that the frames, not the steps, are too
+    few; `validation` eV/Å. As many of them as are validated on, evenly spread."""
+    n = sum(batch.n_frames for batch in trainer.data.validation)
+    frames = trainer.data.frames[:: max(1, len(trainer.data.frames) // n)]
+    each = list(forces_by_element(trainer, (collate([frame]) for frame in frames)))
+    if not each:
+        return
+    error, _ = _overall(each)
+    if error < BY_HEART * validation:
+        log.info(
+            "forces of frames that were trained on are off by %.0f meV/Å, those of validation "
+            "frames by %.0f: more frames, of all kinds that matter, will lower that, more steps "
+            "may raise it",
+            *(1e3 * error, 1e3 * validation),
+        )
 
 
 @torch.no_grad()
@@ -110,12 +131,21 @@ def tell_isolated_atoms(trainer: Trainer) -> None:
         log.info("energies of isolated atoms, model − label (training, meV): %s", told)
 
 
-def forces_by_element(trainer: Trainer) -> Iterator[ForcesOn]:
-    """Of each element with labelled forces in the validation sample, in the type map's order."""
+def _overall(each: Sequence[ForcesOn]) -> tuple[float, float]:
+    """Error and size of the forces on all atoms, eV/Å, RMS."""
+    atoms = sum(f.atoms for f in each)
+    return (
+        math.sqrt(sum(f.atoms * f.error**2 for f in each) / atoms),
+        math.sqrt(sum(f.atoms * f.size**2 for f in each) / atoms),
+    )
+
+
+def forces_by_element(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[ForcesOn]:
+    """Of each element with labelled forces in `batches`, in the type map's order."""
     type_map = trainer.potential.type_map
     sums = torch.zeros(len(type_map), 3, dtype=torch.float64)
     with trainer.averaged():
-        for batch in trainer.data.validation:
+        for batch in batches:
             found = predict(trainer.potential, batch, forces=True, virials=False, training=False)
             assert found.forces is not None
             labelled = batch.has_forces[batch.frame_of_atom]

@@ -78,7 +78,7 @@ def trainer_of(data):
 
 def test_errors_by_element(data):
     trainer = trainer_of(data)
-    found = {f.element: f for f in forces_by_element(trainer)}
+    found = {f.element: f for f in forces_by_element(trainer, trainer.data.validation)}
     errors = {name: [] for name in MAP}
     labels = {name: [] for name in MAP}
     for batch in trainer.data.validation:
@@ -121,6 +121,30 @@ def test_errors_of_isolated_atoms_are_told(tmp_path, caplog):
         atoms = Atoms(element, calculator=Calculator(model))
         found.append(f"{element} {1e3 * (atoms.get_potential_energy() - energy):+.1f}")
     assert f"isolated atoms, model − label (training, meV): {', '.join(found)}" in caplog.text
+
+
+@pytest.mark.parametrize(("validated", "told"), [("others", True), ("the same", False)])
+def test_frames_that_are_known_by_heart_are_told(tmp_path, caplog, validated, told):
+    caplog.set_level(logging.INFO)
+    frames = [labelled("Cu", k) for k in range(3)]
+    others = frames if validated == "the same" else [labelled("Cu", 100 + k) for k in range(6)]
+    write(tmp_path / "train.extxyz", frames)
+    write(tmp_path / "validation.extxyz", others)
+    given = settings(tmp_path, numb_steps=200, disp_freq=100, check=False)
+    given["model"]["type_map"] = ["Cu"]
+    model = load_model(train(given, output=tmp_path / "out", quiet=True))
+    assert ("forces of frames that were trained on are off by" in caplog.text) == told
+    if told:
+        errors = []
+        for those in (frames, others):
+            off = []
+            for atoms in those:
+                own = atoms.copy()
+                own.calc = Calculator(model)
+                off.append(own.get_forces() - atoms.get_forces())
+            errors.append(1e3 * np.sqrt(np.mean(np.square(off))))
+        known, unknown = (round(x) for x in errors)
+        assert f"off by {known} meV/Å, those of validation frames by {unknown}: " in caplog.text
 
 
 def test_an_element_without_forces_is_not_missed(tmp_path, caplog):
