@@ -27,16 +27,11 @@ struct SoapState {
   SoapSide left, right;
 
   dpl_soap_matrices with(const Real& values, const Real& gradient) const {
-    return {sizes[0],
-            int32_t(sizes[1]),
-            int32_t(sizes[2]),
-            values.dtype() == nb::dtype<double>() ? DPL_FLOAT64 : DPL_FLOAT32,
-            values.data(),
-            gradient.data(),
-            step.data(),
-            mean.data(),
-            squares.data(),
-            left.view(),
+    return {sizes[0],          int32_t(sizes[1]),
+            int32_t(sizes[2]), values.dtype() == nb::dtype<double>() ? DPL_FLOAT64 : DPL_FLOAT32,
+            values.data(),     gradient.data(),
+            step.data(),       mean.data(),
+            squares.data(),    left.view(),
             right.view()};
   }
 };
@@ -63,8 +58,8 @@ void bind_soap(nb::module_& m) {
       .def(
           "__init__",
           [](SoapState* self, std::array<int64_t, 3> sizes, State step, State mean, State squares,
-             std::optional<State> left, std::optional<State> left_basis,
-             std::optional<State> right, std::optional<State> right_basis) {
+             std::optional<State> left, std::optional<State> left_basis, std::optional<State> right,
+             std::optional<State> right_basis) {
             new (self)
                 SoapState{sizes, step, mean, squares, {left, left_basis}, {right, right_basis}};
           },

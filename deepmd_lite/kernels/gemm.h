@@ -109,8 +109,8 @@ void multiply(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const
   }
 }
 
-// out (m, n) = or += Σ_k x_ik y_kj, x_ik at i · x_row + k · x_step. Columns of y are read, and of out
-// written, up to a multiple of half a panel.
+// out (m, n) = or += Σ_k x_ik y_kj, x_ik at i · x_row + k · x_step. Columns of y are read, and of
+// out written, up to a multiple of half a panel.
 template <class real>
 DPL_INLINE void strided(int32_t m, int32_t n, int32_t k, const real* x, int64_t x_row,
                         int64_t x_step, const real* y, int64_t ldy, bool add, real* out,

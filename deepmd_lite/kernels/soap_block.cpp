@@ -42,7 +42,8 @@ Parts parts(const Basis& left, const Matrix& x) {
   return {x.lines(0, few), x.lines(few, x.rows - few)};
 }
 
-// Into the left basis. Where it has few columns only the rest of `x` is given, which stays in place.
+// Into the left basis. Where it has few columns only the rest of `x` is given, which stays in
+// place.
 Matrix into_left(const Basis& left, const Matrix& x, Memory& memory) {
   if (left.none) return x;
   if (!left.few) return outer(left.columns, x, memory);
@@ -104,9 +105,8 @@ struct Turned {
 Turned iterate(const SoapSide& side, const Basis& old, Memory& memory) {
   const int32_t n = side.length, n_columns = side.n_columns;
   const Matrix order = memory.take(1, n_columns), mixed = memory.take(n_columns, n_columns);
-  const Turned turned{{memory.take(n, n_columns), false, old.few},
-                      mixed,
-                      reinterpret_cast<int32_t*>(order.at)};
+  const Turned turned{
+      {memory.take(n, n_columns), false, old.few}, mixed, reinterpret_cast<int32_t*>(order.at)};
   Memory own = memory;
   Matrix image = readable(side.mean, n, n_columns, own);
   if (!old.few) image = multiplied(image, old.columns, own);

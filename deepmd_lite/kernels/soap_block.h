@@ -23,17 +23,17 @@ struct SoapSide {
 template <class real>
 struct SoapMatrix {
   SoapSide left, right;
-  real* values;           // (left.length, right.length), as the gradient
+  real* values;  // (left.length, right.length), as the gradient
   const real* gradient;
   float *mean, *squares;  // (left.n_seen(), right.n_seen())
 };
 
 // Numbers of one update, the same for all matrices of a parameter.
 struct SoapUpdate {
-  float new_mean, new_squares;     // 1 − β₁ and 1 − β₂
-  float pace, inverse_root;        // rate / (1 − β₁ᵗ) and 1 / sqrt(1 − β₂ᵗ)
-  float epsilon, most;             // added to the root of squares; largest step of a number seen
-  bool turns;                      // whether bases follow the means
+  float new_mean, new_squares;  // 1 − β₁ and 1 − β₂
+  float pace, inverse_root;     // rate / (1 − β₁ᵗ) and 1 / sqrt(1 − β₂ᵗ)
+  float epsilon, most;          // added to the root of squares; largest step of a number seen
+  bool turns;                   // whether bases follow the means
 };
 
 // Moves the values. `memory`: soap_memory(left, right) numbers, aligned to 64 bytes.
