@@ -42,13 +42,17 @@ Parts parts(const Basis& left, const Matrix& x) {
   return {x.lines(0, few), x.lines(few, x.rows - few)};
 }
 
-// Into the left basis. Where it has few columns only the rest of `x` is given, which stays in
-// place.
+// The lines of `x` that are along few columns, from the rest.
+void find_along(const Basis& left, const Matrix& x) {
+  const auto [along, rest] = parts(left, x);
+  if (left.few) outer(left.columns, rest, along);
+}
+
+// Into the left basis; where it has few columns in place, after `find_along`.
 Matrix into_left(const Basis& left, const Matrix& x, Memory& memory) {
   if (left.none) return x;
   if (!left.few) return outer(left.columns, x, memory);
   const auto [along, rest] = parts(left, x);
-  outer(left.columns, rest, along);
   Memory own = memory;
   multiply(left.columns, negative(along, own), true, rest);
   return x;
@@ -169,11 +173,11 @@ class Step {
 
   // The means of G Gᵀ and GᵀG, or of their products with bases of few columns, see the gradient.
   void sample(Memory memory) const {
-    const Matrix gradient = parts(left_basis_, seen_).rest;
+    const auto [along_left, gradient] = parts(left_basis_, seen_);
     Memory own = memory;
     if (left_basis_.few) {
-      const Matrix along = outer(gradient, left_basis_.columns, own);
-      approach(left_.mean, multiplied(gradient, along, own));
+      find_along(left_basis_, seen_);
+      approach(left_.mean, multiplied(gradient, transposed(along_left, own), own));
     } else if (!left_basis_.none) {
       approach(left_.mean, gram(transposed(gradient, own), own));
     }
@@ -198,6 +202,7 @@ class Step {
       mean.rest = turned_left(turned, mean.rest);
       order_lines(turned.order, left_.n_columns, n);
       adopt(left_, turned.basis, left_basis_);
+      find_along(left_basis_, seen_);
     }
     if (!right_basis_.none) {
       const Matrix old_lines = lines_of(right_basis_);
@@ -223,6 +228,7 @@ class Step {
   Matrix turned_left(const Turned& turned, const Matrix& x) {
     if (!left_basis_.few) return outer(turned.mixed, x, memory_);
     out_of_left(left_basis_, x, memory_);
+    find_along(turned.basis, x);
     return into_left(turned.basis, x, memory_);
   }
 

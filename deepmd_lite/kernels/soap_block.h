@@ -2,10 +2,10 @@
 // instruction set (see moments_block.h). training/soap.py is the same in torch, and says why.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "dpl.h"
+#include "physics.h"
 
 namespace dpl {
 
@@ -15,9 +15,9 @@ struct SoapSide {
   int32_t length, n_columns;
   float *mean, *basis;
 
-  bool few() const { return n_columns > 0 && n_columns < length; }
+  DPL_MEMBER bool few() const { return n_columns > 0 && n_columns < length; }
   // Of a gradient seen in the basis: what is along its columns, and after it the rest.
-  int32_t n_seen() const { return few() ? n_columns + length : length; }
+  DPL_MEMBER int32_t n_seen() const { return few() ? n_columns + length : length; }
 };
 
 template <class real>

@@ -24,8 +24,8 @@ SIDES = {"left": -2, "right": -1}
 """Sides of a matrix, and the dimension that is theirs."""
 SMALLEST_SIDE = 64
 """Shorter side of a matrix that is worth the way to a device. A step of 64 × 64 numbers takes one
-thread half a millisecond; copies, some ten launches and every third time a factorisation are
-estimated to take a GPU as long, and are not measured."""
+thread a tenth of a millisecond, of 552 × 64 half a one; copies, some ten launches and every third
+time a factorisation are estimated to take a GPU half a one, and are not measured."""
 EPSILON = 1e-12
 """Added to the root of the mean square, which only gradients of 0 alone make matter."""
 DTYPE = torch.float32
@@ -65,7 +65,9 @@ class Soap(LeanOptimizer):
     (orthogonal iteration, with the gradients one by one).
 
     Parameters and gradients are of the host; the means and bases of large matrices are on
-    `torch_device`, where their steps are made. All products are full ones, without TF32.
+    `torch_device`, where torch makes their steps, as it is written here. Those of the host are
+    compiled (`kernels.soap_step`): the same to rounding, and the same bits for any number of
+    threads. All products are full ones, without TF32.
     """
 
     def __init__(
@@ -103,12 +105,12 @@ class Soap(LeanOptimizer):
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
-            here = [p for p in moving if self.state[p] and self._is_compiled(p)]
-            there = [p for p in moving if not (self.state[p] and self._is_compiled(p))]
+            compiled = [p for p in moving if self.state[p] and self._is_compiled(p)]
+            others = [p for p in moving if not (self.state[p] and self._is_compiled(p))]
             # all of them first: a later copy would wait for the work on an earlier one
-            gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in there]
+            gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in others]
             seen: dict[torch.device, list[Seen]] = {}
-            for parameter, gradient in zip(there, gradients, strict=True):
+            for parameter, gradient in zip(others, gradients, strict=True):
                 state = self.state[parameter]
                 if state:
                     found = self._observed(state, gradient)
@@ -118,12 +120,12 @@ class Soap(LeanOptimizer):
             most = group["lr"] * most_of_a_step(self.betas)
             # while a device is at work
             rule = SoapRule(group["lr"], self.betas, EPSILON, most, self.interval)
-            soap_step(here, [self._state_of(p) for p in here], rule)
+            soap_step(compiled, [self._state_of(p) for p in compiled], rule)
             for those in seen.values():
                 self._move(those, group["lr"], most)
 
     def _is_compiled(self, parameter: torch.nn.Parameter) -> bool:
-        """Whether its steps are those of the kernels, which compute what is written here."""
+        """Whether its steps after the first are those of the kernels."""
         return self.device_of(parameter) == HOST and parameter.is_contiguous()
 
     def _state_of(self, parameter: torch.nn.Parameter) -> SoapState:
