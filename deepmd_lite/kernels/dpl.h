@@ -392,10 +392,10 @@ typedef struct dpl_soap_side {
   float *mean, *basis;
 } dpl_soap_side;
 
-/* A batch of matrices of one shape, and their state. Means of gradients and of their squares are
- * (n_matrices, n_rows of both, n_columns of both): where a side keeps fewer than its length, what
- * is along its basis comes first, n_kept numbers, and after it what is left, as many as the side
- * has. */
+/* A batch of matrices of one shape, and their state. mean and squares are those of the gradients as
+ * they are seen in the bases: (n_matrices, n_rows, n_columns), but where a side keeps fewer than
+ * its length, n_kept longer along it: what is along its basis comes first, and then what is left.
+ */
 typedef struct dpl_soap_matrices {
   int64_t n_matrices;
   int32_t n_rows, n_columns; /* at least 1 */
@@ -407,15 +407,15 @@ typedef struct dpl_soap_matrices {
   dpl_soap_side left, right;
 } dpl_soap_matrices;
 
-/* decay of the mean gradient, decay_squares of the means of squares, G Gᵀ and GᵀG, in [0, 1);
- * epsilon is added to the root of the mean square; no number in the basis moves by more than most;
- * the bases follow the means with every interval-th update. */
+/* rate of Adam; decay of the mean gradient, decay_squares of the means of squares, G Gᵀ and GᵀG, in
+ * [0, 1); epsilon is added to the root of the mean square; no number in the basis moves by more
+ * than most; the bases follow the means with every interval-th update. */
 typedef struct dpl_soap {
   double rate, decay, decay_squares, epsilon, most;
   int32_t interval;
 } dpl_soap;
 
-/* One update of each of n batches, in place, on at most as many threads as there are matrices. */
+/* One update of each of n batches, in place: numbers as training/soap.py has them, to rounding. */
 DPL_API dpl_status dpl_soap_step(const dpl_soap* rule, const dpl_soap_matrices* batches, int32_t n,
                                  int threads);
 

@@ -103,8 +103,9 @@ Matrix orthogonal(const Matrix& x, Memory& memory) {
     const int32_t size = n - k < kReflections ? n - k : kReflections;
     const Matrix v = from(x, k, size);
     Memory here = own;
-    const Matrix t{kept.line(k), size, size, kept.step};
-    apply(v, transposed(v, here), transposed(t, here), from(q, k, n - k), here);
+    const Matrix v_flipped = transposed(v, here);
+    const Matrix t = transposed({kept.line(k), size, size, kept.step}, here);
+    apply(v, v_flipped, t, from(q, k, n - k), here);
   }
   return q;
 }

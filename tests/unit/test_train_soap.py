@@ -248,7 +248,7 @@ def test_compiled_steps_are_those_of_torch(instructions, dtype):
 
 
 def test_few_directions_of_short_sides(directions):
-    """Shapes whose first gradients leave no direction out, of which round-off would make a basis."""
+    """First gradients of these shapes leave no direction out, which round-off would choose."""
     found, expected = (parameters(torch.float64, [(2, 12, 10), (20, 6), (9, 30)]) for _ in "ab")
     compiled, torchs = Soap(found, lr=1e-2), TorchSoap(expected, lr=1e-2)
     steps(compiled, 0, 20)
