@@ -24,6 +24,7 @@ try:
     from .fitting import Fitting, Network, Shape, energies_and_gradients
     from .random import normals
     from .short_range import ShortRange
+    from .soap import SoapRule, SoapState, soap_step
     from .tabulation import EmbeddingLayers, tabulated
 except ImportError as e:
     sources = Path(__file__).parents[2]
@@ -52,6 +53,8 @@ __all__ = [
     "Repulsion",
     "Shape",
     "ShortRange",
+    "SoapRule",
+    "SoapState",
     "add_repulsion",
     "add_short_range",
     "cuda",
@@ -65,6 +68,7 @@ __all__ = [
     "reference",
     "set_instruction_set",
     "short_range_weights",
+    "soap_step",
     "tabulated",
 ]
 

@@ -173,3 +173,29 @@ class Tabulation:
     def backward(
         self, threads: int, grad_coefficients: Tensor, gradients: list[EmbeddingNetwork]
     ) -> None: ...
+
+class SoapState:
+    def __init__(
+        self,
+        sizes: tuple[int, int, int],
+        step: Tensor,
+        mean: Tensor,
+        squares: Tensor,
+        left: Tensor | None,
+        left_basis: Tensor | None,
+        right: Tensor | None,
+        right_basis: Tensor | None,
+    ) -> None: ...
+
+def soap_step(
+    values: list[Tensor],
+    gradients: list[Tensor],
+    states: list[SoapState],
+    rate: float,
+    decay: float,
+    decay_squares: float,
+    epsilon: float,
+    most: float,
+    interval: int,
+    threads: int,
+) -> None: ...

@@ -338,6 +338,7 @@ NB_MODULE(_kernels, m) {
   });
   bind_close_pairs(m);
   bind_tables(m);
+  bind_soap(m);
   nb::class_<Gradient>(m, "Gradient")
       .def("__init__", [](Gradient* self, std::vector<Real> weights, std::vector<Real> biases,
                           std::vector<std::optional<Real>> steps, Real weight_out) {

@@ -103,5 +103,6 @@ std::vector<dpl_layer_gradient> gradients_of(const Networks& network) {
 
 void bind_close_pairs(nb::module_& m);  // binding_close.cpp: what acts between close atoms
 void bind_tables(nb::module_& m);       // binding_table.cpp: tables of embedding networks
+void bind_soap(nb::module_& m);         // binding_soap.cpp: the optimiser
 
 }  // namespace dpl_binding

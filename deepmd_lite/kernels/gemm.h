@@ -1,6 +1,6 @@
 // Products of a block of atoms with the weights of a layer, which are packed once and read in every
 // block. (A BLAS packs them anew at each call, which for so few rows costs a fifth of the product,
-// and has threads of its own that would have to be kept from running.) Part of fitting_block.cpp.
+// and has threads of its own that would have to be kept from running.) Part of *_block.cpp.
 #pragma once
 
 #include "fitting_block.h"
@@ -109,23 +109,33 @@ void multiply(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const
   }
 }
 
+// out (m, n) = or += Σ_k x_ik y_kj, x_ik at i · x_row + k · x_step. Columns of y are read, and of
+// out written, up to a multiple of half a panel.
 template <class real>
-void outer(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* y, int64_t ldy,
-           bool add, real* out, int64_t ldo) {
+DPL_INLINE void strided(int32_t m, int32_t n, int32_t k, const real* x, int64_t x_row,
+                        int64_t x_step, const real* y, int64_t ldy, bool add, real* out,
+                        int64_t ldo) {
   constexpr int vectors = kPanel<real> / Simd<real>::lanes;
   for (int32_t first = 0; first < k; first += kLines) {
     const int32_t lines = k - first < kLines ? k - first : kLines;
-    const real* begin = x + first * ldx;
+    const real* begin = x + first * x_step;
     for (int32_t column = 0; column < n; column += kPanel<real>) {
       const real* panel = y + first * ldy + column;
       if (n - column <= kPanel<real> / 2)
-        multiply_panel<vectors / 2>(m, lines, begin, 1, ldx, panel, ldy, add || first > 0,
+        multiply_panel<vectors / 2>(m, lines, begin, x_row, x_step, panel, ldy, add || first > 0,
                                     out + column, ldo);
       else
-        multiply_panel<vectors>(m, lines, begin, 1, ldx, panel, ldy, add || first > 0, out + column,
-                                ldo);
+        multiply_panel<vectors>(m, lines, begin, x_row, x_step, panel, ldy, add || first > 0,
+                                out + column, ldo);
     }
   }
+}
+
+// See FittingKernels.
+template <class real>
+void outer(int32_t m, int32_t n, int32_t k, const real* x, int64_t ldx, const real* y, int64_t ldy,
+           bool add, real* out, int64_t ldo) {
+  strided(m, n, k, x, 1, ldx, y, ldy, add, out, ldo);
 }
 
 }  // namespace

@@ -67,7 +67,8 @@ class Buffer {
 // The working memory of one thread: first that of a worker, then that of a caller.
 struct Workspace {
   Buffer edges, runs, moments, descriptors, layers, atoms;
-  Buffer slots, slot_counts, entries, entry_sums, order, bin_counts, partials, accumulator;
+  Buffer slots, slot_counts, entries, entry_sums, order, bin_counts, partials, accumulator,
+      optimizer;
 };
 Workspace& workspace();
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..kernels import SoapRule, SoapState, soap_step
 from ..kernels.cuda import full_precision
 from .adam import HOST, LeanOptimizer, State, begun, move
 
@@ -23,8 +24,10 @@ SIDES = {"left": -2, "right": -1}
 """Sides of a matrix, and the dimension that is theirs."""
 SMALLEST_SIDE = 64
 """Shorter side of a matrix that is worth the way to a device. A step of 64 × 64 numbers takes one
-thread half a millisecond; copies, some ten launches and every third time a factorisation are
-estimated to take a GPU as long, and are not measured."""
+thread a tenth of a millisecond, of 552 × 64 half a one; copies, some ten launches and every third
+time a factorisation are estimated to take a GPU half a one, and are not measured."""
+EPSILON = 1e-12
+"""Added to the root of the mean square, which only gradients of 0 alone make matter."""
 DTYPE = torch.float32
 """Of the state and of steps, whatever the parameters have: a step only says which way to go, and in
 float64 its products of few columns take three times as long. Stock water model in float64: a step
@@ -62,7 +65,9 @@ class Soap(LeanOptimizer):
     (orthogonal iteration, with the gradients one by one).
 
     Parameters and gradients are of the host; the means and bases of large matrices are on
-    `torch_device`, where their steps are made. All products are full ones, without TF32.
+    `torch_device`, where torch makes their steps, as it is written here. Those of the host are
+    compiled (`kernels.soap_step`): the same to rounding, and the same bits for any number of
+    threads. All products are full ones, without TF32.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Soap(LeanOptimizer):
         self.betas = betas
         self.interval = interval
         self.torch_device = torch_device
+        self._compiled: dict[torch.nn.Parameter, tuple[State, SoapState]] = {}
 
     def device_of(self, parameter: torch.nn.Parameter) -> torch.device:
         """`torch_device` for a matrix that is large enough."""
@@ -99,18 +105,37 @@ class Soap(LeanOptimizer):
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
+            compiled = [p for p in moving if self.state[p] and self._is_compiled(p)]
+            others = [p for p in moving if not (self.state[p] and self._is_compiled(p))]
             # all of them first: a later copy would wait for the work on an earlier one
-            gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in moving]
+            gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in others]
             seen: dict[torch.device, list[Seen]] = {}
-            for parameter, gradient in zip(moving, gradients, strict=True):
+            for parameter, gradient in zip(others, gradients, strict=True):
                 state = self.state[parameter]
                 if state:
                     found = self._observed(state, gradient)
                     seen.setdefault(found.device, []).append((parameter, state, found))
                 else:
                     self._begin(state, gradient)
+            most = group["lr"] * most_of_a_step(self.betas)
+            # while a device is at work
+            rule = SoapRule(group["lr"], self.betas, EPSILON, most, self.interval)
+            soap_step(compiled, [self._state_of(p) for p in compiled], rule)
             for those in seen.values():
-                self._move(those, group["lr"])
+                self._move(those, group["lr"], most)
+
+    def _is_compiled(self, parameter: torch.nn.Parameter) -> bool:
+        """Whether its steps after the first are those of the kernels."""
+        return self.device_of(parameter) == HOST and parameter.is_contiguous()
+
+    def _state_of(self, parameter: torch.nn.Parameter) -> SoapState:
+        """The parameter's state for the kernels, which takes longer to make than a small step."""
+        state = self.state[parameter]
+        of, compiled = self._compiled.get(parameter, (None, None))
+        if of is not state or compiled is None:
+            compiled = SoapState(parameter.shape, state)
+            self._compiled[parameter] = state, compiled
+        return compiled
 
     def _observed(self, state: State, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient in the basis, once the means have seen it and the bases have followed."""
@@ -120,14 +145,13 @@ class Soap(LeanOptimizer):
             self._turn(state)
         return _to_basis(state, gradient)
 
-    def _move(self, seen: list[Seen], rate: float) -> None:
+    def _move(self, seen: list[Seen], rate: float, most: float) -> None:
         """Adam's step of each parameter's gradient in its basis, all on one device, and back."""
         steps = [torch.zeros_like(gradient) for _, _, gradient in seen]
         gradients, states = [g for _, _, g in seen], [state for _, state, _ in seen]
-        move(steps, gradients, states, rate, self.betas, 1e-12)
+        move(steps, gradients, states, rate, self.betas, EPSILON)
         # A mean gradient that has been turned meets squares that were not. Where an element is in
         # few of the batches, these may be next to nothing, and the quotient millions.
-        most = rate * most_of_a_step(self.betas)
         for step in steps:
             step.clamp_(-most, most)
         steps = [_from_basis(state, step) for state, step in zip(states, steps, strict=True)]

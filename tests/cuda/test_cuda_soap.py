@@ -56,18 +56,17 @@ class Weights(torch.nn.Module):
 
 
 def assert_same(device, found, expected):
-    """The same bits by emulation."""
+    """To rounding: compiled steps are those of the host alone."""
     assert all(p.is_cpu for p in found.parameters())
     for (name, p), q in zip(found.named_parameters(), expected.parameters(), strict=True):
         state = found.optimizer.state[p]
         assert state.keys() == expected.optimizer.state[q].keys()
         assert state["step"] == expected.optimizer.state[q]["step"] > 0
-        if isinstance(device.native, Library):
-            assert torch.equal(p, q), name
+        assert torch.allclose(p, q, rtol=0, atol=1e-5), name  # a step is 0.01
+        if isinstance(device.native, Library):  # elsewhere bases may have other signs
             for key, value in expected.optimizer.state[q].items():
-                assert torch.equal(state[key].cpu(), value.cpu()), (name, key)
-        else:  # bases may have other signs, and float32 other roundings; a step is 0.01
-            assert torch.allclose(p, q, rtol=0, atol=1e-5), name
+                atol = 2e-5 * float(value.abs().max())
+                assert torch.allclose(state[key].cpu(), value, rtol=0, atol=atol), (name, key)
 
 
 def assert_in_place(weights, place):

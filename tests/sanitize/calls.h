@@ -217,6 +217,69 @@ Bits tabulated(const Form& form, double start, double spacing, int32_t n_nodes, 
   return bits;
 }
 
+// A batch of matrices; a side keeps none of its directions (0), the leading ones or all.
+struct Weights {
+  int64_t n_matrices;
+  int32_t n_rows, n_columns, left, right;
+};
+
+// Updates of SOAP, with turns of the bases: from gradients of numbers, of next to nothing and of 0.
+template <class real>
+Bits stepped(const std::vector<Weights>& shapes, int threads) {
+  struct State {
+    Exact<real> values, gradient;
+    Exact<float> step, mean, squares, left, left_basis, right, right_basis;
+  };
+  std::vector<State> states;
+  std::vector<dpl_soap_matrices> batches;
+  for (const Weights& w : shapes) {
+    const auto seen = [](int32_t length, int32_t kept) {
+      return kept > 0 && kept < length ? length + kept : length;
+    };
+    const size_t n = size_t(w.n_matrices), numbers = n * w.n_rows * w.n_columns;
+    const size_t means = n * seen(w.n_rows, w.left) * seen(w.n_columns, w.right);
+    const size_t left = n * w.n_rows * w.left, right = n * w.n_columns * w.right;
+    states.push_back(
+        {random_numbers<real>(numbers, 1), Exact<real>(numbers),
+         Exact<float>(std::vector<float>(1, 0.0f)), Exact<float>(std::vector<float>(means, 0.0f)),
+         Exact<float>(std::vector<float>(means, 0.0f)),
+         Exact<float>(std::vector<float>(left, 0.0f)), random_numbers<float>(left, 2),
+         Exact<float>(std::vector<float>(right, 0.0f)), random_numbers<float>(right, 3)});
+  }
+  for (size_t p = 0; p < shapes.size(); ++p) {
+    State& s = states[p];
+    const Weights& w = shapes[p];
+    const dpl_precision precision = std::is_same<real, double>::value ? DPL_FLOAT64 : DPL_FLOAT32;
+    batches.push_back({w.n_matrices,
+                       w.n_rows,
+                       w.n_columns,
+                       precision,
+                       s.values.data(),
+                       s.gradient.data(),
+                       s.step.data(),
+                       s.mean.data(),
+                       s.squares.data(),
+                       {w.left, s.left.data(), s.left_basis.data()},
+                       {w.right, s.right.data(), s.right_basis.data()}});
+  }
+  const dpl_soap rule{1e-2, 0.9, 0.95, 1e-12, 0.1, 2};
+  for (double size : {1.0, 1e-30, 0.0, 1.0}) {
+    for (State& s : states) {
+      Random random(4);
+      for (size_t k = 0; k < s.gradient.size(); ++k) s.gradient[k] = real(size * random(-1, 1));
+    }
+    require_status(dpl_soap_step(&rule, batches.data(), int32_t(batches.size()), threads), DPL_OK);
+  }
+  Bits bits;
+  for (const State& s : states) {
+    require_finite(s.values, "values"), require_finite(s.mean, "mean gradient");
+    require_finite(s.left_basis, "basis"), require_finite(s.right_basis, "basis");
+    bits.add(s.values), bits.add(s.mean), bits.add(s.squares);
+    bits.add(s.left), bits.add(s.left_basis), bits.add(s.right), bits.add(s.right_basis);
+  }
+  return bits;
+}
+
 // With and without weights, of which one in three is 0.
 inline Bits evaluate(const dpl_potential* potential, const System& system, int threads) {
   const dpl_atoms atoms = system.atoms();

@@ -163,6 +163,17 @@ void all_potentials(const std::vector<System>& systems, const std::vector<Form>&
   }
 }
 
+template <class real>
+void all_steps(const std::string& where) {
+  doing() = where + "steps of the optimiser";
+  const std::vector<Weights> shapes{
+      {1, 1, 1, 0, 0},       {3, 1, 64, 0, 0},    {0, 4, 4, 4, 4},      {1, 1, 1, 1, 1},
+      {2, 33, 17, 33, 17},   {1, 5, 48, 5, 0},    {1, 150, 16, 16, 16}, {2, 20, 131, 20, 7},
+      {1, 300, 130, 32, 32}, {1, 64, 64, 64, 64}, {1, 129, 3, 129, 3}};
+  require(stepped<real>(shapes, kThreads[0]) == stepped<real>(shapes, kThreads[1]),
+          "the same bits for any number of threads");
+}
+
 // Callers in threads of their own, whose working memory ends with them.
 template <class real>
 void at_once(const System& system) {
@@ -187,6 +198,7 @@ void run(const std::string& where, const std::vector<System>& small,
   all_potentials<real>(small, forms(), where);
   all_potentials<real>(many, {{33, 16, {240, 50}}, {24, 4, {96}, DPL_GELU, false, 3, 0}}, where);
   all_potentials<real>(dense, {{24, 4, {24}, DPL_TANH, true, 2, 1, 24, 1e5}}, where);
+  all_steps<real>(where);
   at_once<real>(many.front());
   refuse_all<real>(where);
   dpl_release_workspace();

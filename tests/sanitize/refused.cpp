@@ -375,6 +375,36 @@ void refuse_tables(const std::string& where) {
   dpl_tabulation_free(nullptr);
 }
 
+void refuse_steps(const std::string& where) {
+  const auto refuse = [&](const char* name, const dpl_soap& rule, int64_t n_matrices = 1,
+                          int32_t n_rows = 3, int32_t left = 3, int32_t right = 2, int32_t n = 1,
+                          int threads = 2) {
+    doing() = where + "steps of the optimiser, " + name;
+    const dpl_soap_matrices batch{n_matrices,
+                                  n_rows,
+                                  2,
+                                  DPL_FLOAT64,
+                                  nullptr,
+                                  nullptr,
+                                  nullptr,
+                                  nullptr,
+                                  nullptr,
+                                  {left, nullptr, nullptr},
+                                  {right, nullptr, nullptr}};
+    require_status(dpl_soap_step(&rule, &batch, n, threads), DPL_INVALID_ARGUMENT);
+  };
+  const dpl_soap sound{1e-2, 0.9, 0.95, 1e-12, 1, 3};
+  refuse("no thread", sound, 1, 3, 3, 2, 1, 0);
+  refuse("a negative number of batches", sound, 1, 3, 3, 2, -1);
+  refuse("a negative number of matrices", sound, -1);
+  refuse("no row", sound, 1, 0, 0);
+  refuse("more directions than rows", sound, 1, 3, 4);
+  refuse("a negative number of directions", sound, 1, 3, 3, -1);
+  refuse("no interval", {1e-2, 0.9, 0.95, 1e-12, 1, 0});
+  refuse("a decay of 1", {1e-2, 1, 0.95, 1e-12, 1, 3});
+  refuse("a decay that is NaN", {1e-2, 0.9, kNan, 1e-12, 1, 3});
+}
+
 }  // namespace
 
 template <class real>
@@ -391,6 +421,7 @@ void refuse_all(const std::string& where) {
 
   refuse_training(where, networks);
   refuse_tables(where);
+  refuse_steps(where);
   const Repulsion repulsion(kTypes, kRcut);
   for (const BadRepulsion& bad : bad_repulsions()) {
     doing() = where + "repulsion, " + bad.name;

@@ -158,6 +158,14 @@ void one(const std::string& name, uint64_t seed) {
   require(tabulated<real>(form, table.start, table.spacing, n_nodes, 1) ==
               tabulated<real>(form, table.start, table.spacing, n_nodes, threads),
           "tables of the same bits for any number of threads");
+  std::vector<Weights> weights;
+  for (int k = 0; k < 3; ++k) {
+    const int32_t rows = 1 + random.below(200), columns = 1 + random.below(100);
+    weights.push_back(
+        {random.below(3), rows, columns, random.below(rows + 1), random.below(columns + 1)});
+  }
+  require(stepped<real>(weights, 1) == stepped<real>(weights, threads),
+          "steps of the same bits for any number of threads");
 }
 
 }  // namespace

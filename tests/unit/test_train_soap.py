@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from deepmd_lite import kernels
+from deepmd_lite.kernels import SoapState
+from deepmd_lite.system import InputError
 from deepmd_lite.training import soap as module
 from deepmd_lite.training.soap import LARGEST_WHOLE, RANK, Soap, most_of_a_step
 
@@ -186,3 +189,155 @@ def test_the_gradient_of_perfect_crystals_has_a_basis():
     assert torch.isfinite(p).all()
     basis = soap.state[p]["left_basis"]
     torch.testing.assert_close(basis.mT @ basis, torch.eye(RANK), rtol=0, atol=1e-4)
+
+
+class TorchSoap(Soap):
+    """Every step by torch, as those on a device are."""
+
+    def _is_compiled(self, parameter):
+        return False
+
+
+SHAPES = [(552, 64), (64, 64), (2, 32, 16), (1, 32), (200, 150), (64,), (5, 200), (2, 7, 9), ()]
+
+
+def parameters(dtype, shapes=SHAPES):
+    generator = torch.Generator().manual_seed(4)
+    return [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=dtype)) for s in shapes]
+
+
+def steps(optimizer, first, last):
+    """Of gradients that are the same for every optimiser; some parameters have none at times."""
+    (group,) = optimizer.param_groups
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        for k, p in enumerate(group["params"]):
+            gradient = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            p.grad = None if (k + step) % 7 == 0 else gradient
+        optimizer.step()
+
+
+def assert_same_state(found, expected, rtol):
+    for p, q in zip(*(o.param_groups[0]["params"] for o in (found, expected)), strict=True):
+        state, truth = found.state[p], expected.state[q]
+        assert state.keys() == truth.keys()
+        for key, value in truth.items():
+            assert state[key].dtype == torch.float32
+            atol = rtol * float(value.abs().max())
+            torch.testing.assert_close(state[key], value, rtol=0, atol=atol, msg=key)
+
+
+@pytest.fixture(params=kernels.instruction_sets())
+def instructions(request):
+    before = kernels.instruction_set()
+    kernels.set_instruction_set(request.param)
+    yield
+    kernels.set_instruction_set(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_compiled_steps_are_those_of_torch(instructions, dtype):
+    found, expected = parameters(dtype), parameters(dtype)
+    compiled, torchs = Soap(found, lr=1e-2), TorchSoap(expected, lr=1e-2)
+    for k in range(0, 24, 4):
+        steps(compiled, k, k + 4)
+        steps(torchs, k, k + 4)
+        for p, q in zip(found, expected, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=2e-6)
+    assert_same_state(compiled, torchs, rtol=2e-5)
+
+
+def test_few_directions_of_short_sides(directions):
+    """First gradients of these shapes leave no direction out, which round-off would choose."""
+    found, expected = (parameters(torch.float64, [(2, 12, 10), (20, 6), (9, 30)]) for _ in "ab")
+    compiled, torchs = Soap(found, lr=1e-2), TorchSoap(expected, lr=1e-2)
+    steps(compiled, 0, 20)
+    steps(torchs, 0, 20)
+    assert_same_state(compiled, torchs, rtol=2e-5)
+
+
+def test_the_same_bits_for_any_number_of_threads_and_over_a_restart(instructions):
+    """Wherever the state lies in memory."""
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            optimizer = Soap(parameters(torch.float64), lr=1e-2)
+            steps(optimizer, 0, 13)
+            made.append(optimizer)
+    finally:
+        torch.set_num_threads(before)
+    parts = Soap(parameters(torch.float64), lr=1e-2)
+    steps(parts, 0, 7)
+    for p in parts.param_groups[0]["params"]:
+        kept = {}
+        for key, value in parts.state[p].items():
+            shifted = torch.empty(value.numel() + 1)[1:].view(value.shape)
+            kept[key] = shifted.copy_(value)
+        parts.restore(p, kept)
+        p.data = p.data.clone()
+    steps(parts, 7, 13)
+    for other in (*made[1:], parts):
+        for p, q in zip(*(o.param_groups[0]["params"] for o in (made[0], other)), strict=True):
+            assert torch.equal(p, q)
+            for key, value in made[0].state[p].items():
+                assert torch.equal(value, other.state[q][key]), key
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-15, 1e-22, 0.0])
+@pytest.mark.parametrize("shape", [(40, 24), (150, 20), (64, 64)])
+def test_gradients_that_leave_directions_out_have_orthonormal_bases(instructions, shape, size):
+    """Of one direction, of zeros between, and of squares that float32 does not hold."""
+    p = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = Soap([p], lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for k in range(13):
+        p.grad = torch.zeros(shape)
+        if k % 2:
+            p.grad[::7] = size * torch.randn(shape[1], generator=generator)
+        optimizer.step()
+    assert torch.isfinite(p).all()
+    for side in ("left", "right"):
+        basis = optimizer.state[p][f"{side}_basis"]
+        eye = torch.eye(basis.shape[1])
+        torch.testing.assert_close(basis.mT @ basis, eye, rtol=0, atol=1e-5)
+
+
+def test_a_parameter_whose_numbers_are_not_in_line_is_stepped():
+    found, expected = (torch.randn(12, 8, generator=torch.Generator().manual_seed(0)) for _ in "ab")
+    p, q = torch.nn.Parameter(found.mT), torch.nn.Parameter(expected.mT.contiguous())
+    one, other = Soap([p], lr=1e-2), Soap([q], lr=1e-2)
+    steps(one, 0, 6)
+    steps(other, 0, 6)
+    torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("exp_avg", torch.zeros(4, 3), "exp_avg: expected shape (4, 2), found (4, 3)"),
+        ("exp_avg", torch.zeros(2, 4).mT, "exp_avg: expected a contiguous tensor"),
+        ("left_basis", torch.zeros(4, 2), "left_basis: expected shape (4, 4), found (4, 2)"),
+        ("right", torch.zeros(2, 3), "right: expected at most 2 columns, found 3"),
+        ("step", torch.zeros((), dtype=torch.float64), "step: expected torch.float32"),
+    ],
+)
+def test_a_state_of_another_shape_is_refused(key, value, message):
+    state = {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros(4, 2),
+        "exp_avg_sq": torch.zeros(4, 2),
+        **{"left": torch.zeros(4, 4), "left_basis": torch.eye(4)},
+        **{"right": torch.zeros(2, 2), "right_basis": torch.eye(2)},
+    }
+    SoapState(torch.Size((4, 2)), state)
+    with pytest.raises(InputError) as caught:
+        SoapState(torch.Size((4, 2)), state | {key: value})
+    assert message in str(caught.value)
+
+
+def test_a_rule_out_of_its_range_is_refused():
+    for options in ({"interval": 0}, {"betas": (-0.1, 0.9)}, {"betas": (1.0, 0.9)}):
+        optimizer = Soap(parameters(torch.float64, [(3,)]), lr=1e-2, **options)
+        with pytest.raises(InputError, match="expected"):
+            steps(optimizer, 1, 3)
