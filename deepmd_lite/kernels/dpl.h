@@ -4,13 +4,14 @@
  * Layout: every array is dense and row-major (the last index runs fastest). `real` below is
  *   `double` or `float` as dpl_table.precision says; positions and their gradients are double.
  * Ownership: every array belongs to the caller and is neither kept nor freed. Outputs are
- *   overwritten (dpl_repulsion_add, dpl_short_range_add and dpl_soap_step alone change them).
- * Working memory stays with the threads between calls (dpl_release_workspace returns the calling
- * thread's). What the library owns are handles, each with a function that frees it. Status: every
- * function that can fail returns a dpl_status; dpl_last_error() is then one line for a person about
- * the last failure in the calling thread. On failure outputs are undefined. Threads: calls from
- * several threads at once are fine. The results of one call are the same bits for every `threads`;
- * they differ in rounding between instruction sets.
+ *   overwritten (dpl_repulsion_add and dpl_short_range_add add to them, dpl_soap_step changes what
+ *   it is given). Working memory stays with the threads between calls (dpl_release_workspace
+ *   returns the calling thread's). What the library owns are handles, each with a function that
+ *   frees it.
+ * Status: every function that can fail returns a dpl_status; dpl_last_error() is then one line for
+ *   a person about the last failure in the calling thread. On failure outputs are undefined.
+ * Threads: calls from several threads at once are fine. The results of one call are the same bits
+ *   for every `threads`; they differ in rounding between instruction sets.
  */
 #ifndef DPL_H
 #define DPL_H
