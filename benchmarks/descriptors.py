@@ -42,7 +42,10 @@ MILLI = 1e3
 def trained(source: Path, descriptor: dict[str, Any], seed: int, out: Path) -> float:
     """Seconds of a training whose model is left in `out`."""
     config = json.loads(source.read_text())
-    config["model"]["descriptor"] |= descriptor
+    own = config["model"]["descriptor"]
+    own |= descriptor
+    if own["type"] != "se_e2_q":
+        own.pop("cubic_neuron", None)
     config["training"]["seed"] = seed
     for section in ("training_data", "validation_data"):  # found beside the input, as `dpl` does
         data = config["training"].get(section)

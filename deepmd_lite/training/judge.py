@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..at_frames import AtFrames
@@ -26,6 +27,8 @@ MUCH_WORSE = 1.3
 BY_HEART = 0.6
 """Error of the forces on training frames, in units of that on validation frames, below which more
 steps are of no use."""
+MOST_FRAMES = 200
+"""Of those that were trained on, to tell that."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +85,26 @@ def judge(trainer: Trainer, model: Path, best_model: Path) -> None:
             *(1e3 * error, 1e3 * size, trainer.config.learning_rate.start_lr),
         )
         return
-    _tell_by_heart(trainer, error)
+    by_heart = _tell_by_heart(trainer, error)
     for f in each:
         if not f.learnt and f.size > NOTHING * size:
             log.warning(
                 "the model has not learnt the forces on %s: they are off by %.0f meV/Å, and they "
-                "are %.0f meV/Å themselves (RMS, %d atoms of the validation frames): more steps, "
-                "or more data with %s",
-                *(f.element, 1e3 * f.error, 1e3 * f.size, f.atoms, f.element),
+                "are %.0f meV/Å themselves (RMS, %d atoms of the validation frames): %smore data "
+                "with %s",
+                *(f.element, 1e3 * f.error, 1e3 * f.size, f.atoms),
+                *("" if by_heart else "more steps, or ", f.element),
             )
 
 
-def _tell_by_heart(trainer: Trainer, validation: float) -> None:
+def _tell_by_heart(trainer: Trainer, validation: float) -> bool:
     """Whether forces of training frames are so much better that the frames, not the steps, are too
-    few; `validation` eV/Å. As many of them as are validated on, evenly spread."""
-    n = sum(batch.n_frames for batch in trainer.data.validation)
-    frames = trainer.data.frames[:: max(1, len(trainer.data.frames) // n)]
-    each = list(forces_by_element(trainer, (collate([frame]) for frame in frames)))
-    if not each:
-        return
-    error, _ = _overall(each)
+    few; `validation` eV/Å. Of as many frames as are validated on, at most, evenly spread."""
+    frames = trainer.data.frames
+    n = min(sum(batch.n_frames for batch in trainer.data.validation), MOST_FRAMES, len(frames))
+    places = np.linspace(0, len(frames) - 1, n).round().astype(int)
+    each = list(forces_by_element(trainer, (collate([frames[k]]) for k in places)))
+    error = _overall(each)[0] if each else math.inf
     if error < BY_HEART * validation:
         log.info(
             "forces of frames that were trained on are off by %.0f meV/Å, those of validation "
@@ -109,6 +112,7 @@ def _tell_by_heart(trainer: Trainer, validation: float) -> None:
             "may raise it",
             *(1e3 * error, 1e3 * validation),
         )
+    return error < BY_HEART * validation
 
 
 @torch.no_grad()

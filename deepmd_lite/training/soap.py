@@ -36,7 +36,7 @@ and 68 meV/Å, with a state in float64 64, 64 and 66."""
 LARGEST_WHOLE = 128
 """Of a longer side only `RANK` directions are turned."""
 RANK = 32
-"""Liquid water, preset `balanced`, whose descriptor has 1,014 numbers, 800 steps, one seed: force
+"""Liquid water, `balanced` when its descriptor had 1,014 numbers, 800 steps, one seed: force
 RMSE 37 meV/Å in all directions, 36, 38, 39 in 64, 128, 256 of them, with bases turned every tenth
 step; with every third 29 in 64 and in 32. There a step of SOAP takes a third of the time that all
 directions took, turned every tenth step."""
@@ -96,8 +96,12 @@ class Soap(LeanOptimizer):
         return self.torch_device if shorter >= SMALLEST_SIDE else HOST
 
     def restore(self, parameter: torch.nn.Parameter, state: State) -> None:
-        """As that of any optimiser; earlier versions kept the state in the parameter's own type."""
-        super().restore(parameter, {key: x.to(DTYPE) for key, x in state.items()})
+        """As that of any optimiser, also of Adam, whose means of vectors are no matrices; earlier
+        versions kept the state in the parameter's own type."""
+        matrices = {key: x.to(DTYPE) for key, x in state.items()}
+        for key in ("exp_avg", "exp_avg_sq"):
+            matrices[key] = torch.atleast_2d(matrices[key])
+        super().restore(parameter, matrices)
 
     @torch.no_grad()
     @full_precision()
@@ -112,6 +116,7 @@ class Soap(LeanOptimizer):
             seen: dict[torch.device, list[Seen]] = {}
             for parameter, gradient in zip(others, gradients, strict=True):
                 state = self.state[parameter]
+                self._compiled.pop(parameter, None)  # its tensors are other ones after a step
                 if state:
                     found = self._observed(state, gradient)
                     seen.setdefault(found.device, []).append((parameter, state, found))

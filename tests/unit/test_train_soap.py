@@ -7,6 +7,7 @@ from deepmd_lite import kernels
 from deepmd_lite.kernels import SoapState
 from deepmd_lite.system import InputError
 from deepmd_lite.training import soap as module
+from deepmd_lite.training.adam import Adam
 from deepmd_lite.training.soap import LARGEST_WHOLE, RANK, Soap, most_of_a_step
 
 
@@ -341,3 +342,15 @@ def test_a_rule_out_of_its_range_is_refused():
         optimizer = Soap(parameters(torch.float64, [(3,)]), lr=1e-2, **options)
         with pytest.raises(InputError, match="expected"):
             steps(optimizer, 1, 3)
+
+
+def test_goes_on_from_adam():
+    """Whose means of vectors have no second dimension, in a checkpoint or a model of earlier."""
+    value = torch.nn.Parameter(torch.linspace(1.0, 2.0, 8))
+    adam, soap = Adam([value], lr=0.1), Soap([value], lr=0.1)
+    for optimizer in (adam, soap):
+        value.grad = 2.0 * value.detach()
+        optimizer.step()
+        soap.restore(value, adam.state[value])
+    assert soap.state[value]["exp_avg"].shape == (1, 8)
+    assert (value < torch.linspace(0.9, 1.9, 8)).all()  # both have moved it
