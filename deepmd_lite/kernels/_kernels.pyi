@@ -191,7 +191,7 @@ def soap_step(
     values: list[Tensor],
     gradients: list[Tensor],
     states: list[SoapState],
-    rate: float,
+    rates: list[float],
     decay: float,
     decay_squares: float,
     epsilon: float,

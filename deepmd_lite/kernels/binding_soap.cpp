@@ -26,23 +26,30 @@ struct SoapState {
   State step, mean, squares;
   SoapSide left, right;
 
-  dpl_soap_matrices with(const Real& values, const Real& gradient) const {
-    return {sizes[0],          int32_t(sizes[1]),
-            int32_t(sizes[2]), values.dtype() == nb::dtype<double>() ? DPL_FLOAT64 : DPL_FLOAT32,
-            values.data(),     gradient.data(),
-            step.data(),       mean.data(),
-            squares.data(),    left.view(),
+  dpl_soap_matrices with(const Real& values, const Real& gradient, double rate) const {
+    return {sizes[0],
+            int32_t(sizes[1]),
+            int32_t(sizes[2]),
+            values.dtype() == nb::dtype<double>() ? DPL_FLOAT64 : DPL_FLOAT32,
+            values.data(),
+            gradient.data(),
+            rate,
+            step.data(),
+            mean.data(),
+            squares.data(),
+            left.view(),
             right.view()};
   }
 };
 
 void step(const std::vector<Real>& values, const std::vector<Real>& gradients,
-          const std::vector<const SoapState*>& states, double rate, double decay,
-          double decay_squares, double epsilon, double most, int interval, int threads) {
+          const std::vector<const SoapState*>& states, const std::vector<double>& rates,
+          double decay, double decay_squares, double epsilon, double most, int interval,
+          int threads) {
   std::vector<dpl_soap_matrices> batches;
   for (size_t p = 0; p < states.size(); ++p)
-    batches.push_back(states[p]->with(values[p], gradients[p]));
-  const dpl_soap rule{rate, decay, decay_squares, epsilon, most, interval};
+    batches.push_back(states[p]->with(values[p], gradients[p], rates[p]));
+  const dpl_soap rule{decay, decay_squares, epsilon, most, interval};
   dpl_status status;
   {
     nb::gil_scoped_release unlocked;

@@ -403,16 +403,17 @@ typedef struct dpl_soap_matrices {
   dpl_precision precision;   /* of values and gradient */
   void* values;              /* (n_matrices, n_rows, n_columns) */
   const void* gradient;      /* as the values */
+  double rate;               /* of the learning: a number in the basis moves by about as much */
   float* step;               /* (1) updates so far */
   float *mean, *squares;
   dpl_soap_side left, right;
 } dpl_soap_matrices;
 
-/* rate of Adam; decay of the mean gradient, decay_squares of the means of squares, G Gᵀ and GᵀG, in
- * [0, 1); epsilon is added to the root of the mean square; no number in the basis moves by more
- * than most; the bases follow the means with every interval-th update. */
+/* decay of the mean gradient, decay_squares of the means of squares, G Gᵀ and GᵀG, in [0, 1);
+ * epsilon is added to the root of the mean square; no number in the basis moves by more than most
+ * times the rate; the bases follow the means with every interval-th update. */
 typedef struct dpl_soap {
-  double rate, decay, decay_squares, epsilon, most;
+  double decay, decay_squares, epsilon, most;
   int32_t interval;
 } dpl_soap;
 

@@ -70,15 +70,15 @@ void step(const SoapUpdate& update, const Task& task) {
   soap_kernel<real>()(update, matrix, workspace().optimizer.get<float>(soap_memory(left, right)));
 }
 
-SoapUpdate update_of(const dpl_soap& rule, double step) {
+SoapUpdate update_of(const dpl_soap& rule, double rate, double step) {
   const double power = std::pow(rule.decay, step),
                square_power = std::pow(rule.decay_squares, step);
   return {float(1 - rule.decay),
           float(1 - rule.decay_squares),
-          float(rule.rate / (1 - power)),
+          float(rate / (1 - power)),
           float(1 / std::sqrt(1 - square_power)),
           float(rule.epsilon),
-          float(rule.most),
+          float(rule.most * rate),
           std::fmod(step, rule.interval) == 0};
 }
 
@@ -125,9 +125,10 @@ dpl_status dpl_soap_step(const dpl_soap* rule, const dpl_soap_matrices* batches,
                      [](const Task& a, const Task& b) { return a.work() > b.work(); });
     const int team = int(std::min<double>(threads, 1 + work / dpl::kWorth));
     dpl::parallel_for(int64_t(tasks.size()), team, [&](int64_t t) {
-      const dpl::SoapUpdate update = dpl::update_of(*rule, double(*tasks[t].batch->step));
-      tasks[t].batch->precision == DPL_FLOAT64 ? dpl::step<double>(update, tasks[t])
-                                               : dpl::step<float>(update, tasks[t]);
+      const dpl_soap_matrices& batch = *tasks[t].batch;
+      const dpl::SoapUpdate update = dpl::update_of(*rule, batch.rate, double(*batch.step));
+      batch.precision == DPL_FLOAT64 ? dpl::step<double>(update, tasks[t])
+                                     : dpl::step<float>(update, tasks[t]);
     });
     return DPL_OK;
   } catch (const std::bad_alloc&) {

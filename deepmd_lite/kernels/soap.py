@@ -16,13 +16,12 @@ from .checks import checked
 class SoapRule:
     """What all parameters have in common."""
 
-    rate: float
     betas: tuple[float, float]
     """Decay of the mean gradient, and of the means of squares, G Gᵀ and GᵀG, in [0, 1)."""
     eps: float
     """Added to the root of the mean square."""
     most: float
-    """Largest step of a number in the basis."""
+    """Largest step of a number in the basis, in units of the rate."""
     interval: int
     """Updates between those that the bases follow."""
 
@@ -68,7 +67,10 @@ class SoapState:
 
 
 def soap_step(
-    parameters: Sequence[torch.Tensor], states: Sequence[SoapState], rule: SoapRule
+    parameters: Sequence[torch.Tensor],
+    states: Sequence[SoapState],
+    rates: Sequence[float],
+    rule: SoapRule,
 ) -> None:
     """One update of contiguous parameters, float64 or float32, with their gradients, in place.
 
@@ -88,7 +90,7 @@ def soap_step(
         list(parameters),
         gradients,
         [state.compiled for state in states],
-        rule.rate,
+        list(rates),
         *rule.betas,
         rule.eps,
         rule.most,

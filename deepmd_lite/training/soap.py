@@ -107,27 +107,37 @@ class Soap(LeanOptimizer):
     @full_precision()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
+        here: list[tuple[torch.nn.Parameter, float]] = []
+        seen: list[tuple[float, dict[torch.device, list[Seen]]]] = []
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
             compiled = [p for p in moving if self.state[p] and self._is_compiled(p)]
             others = [p for p in moving if not (self.state[p] and self._is_compiled(p))]
-            # all of them first: a later copy would wait for the work on an earlier one
-            gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in others]
-            seen: dict[torch.device, list[Seen]] = {}
-            for parameter, gradient in zip(others, gradients, strict=True):
-                state = self.state[parameter]
-                self._compiled.pop(parameter, None)  # its tensors are other ones after a step
-                if state:
-                    found = self._observed(state, gradient)
-                    seen.setdefault(found.device, []).append((parameter, state, found))
-                else:
-                    self._begin(state, gradient)
-            most = group["lr"] * most_of_a_step(self.betas)
-            # while a device is at work
-            rule = SoapRule(group["lr"], self.betas, EPSILON, most, self.interval)
-            soap_step(compiled, [self._state_of(p) for p in compiled], rule)
-            for those in seen.values():
-                self._move(those, group["lr"], most)
+            here += [(p, group["lr"]) for p in compiled]
+            seen.append((group["lr"], self._all_observed(others)))
+        # while a device is at work; all groups together, as each matrix is a task
+        most = most_of_a_step(self.betas)
+        parameters, rates = [p for p, _ in here], [rate for _, rate in here]
+        rule = SoapRule(self.betas, EPSILON, most, self.interval)
+        soap_step(parameters, [self._state_of(p) for p in parameters], rates, rule)
+        for rate, devices in seen:
+            for those in devices.values():
+                self._move(those, rate, rate * most)
+
+    def _all_observed(self, parameters: list[torch.nn.Parameter]) -> dict[torch.device, list[Seen]]:
+        """What steps in torch need, for each device; a first gradient only begins the state."""
+        # all of them first: a later copy would wait for the work on an earlier one
+        gradients = [torch.atleast_2d(p.grad).to(self.device_of(p), DTYPE) for p in parameters]
+        seen: dict[torch.device, list[Seen]] = {}
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            state = self.state[parameter]
+            self._compiled.pop(parameter, None)  # its tensors are other ones after a step
+            if state:
+                found = self._observed(state, gradient)
+                seen.setdefault(found.device, []).append((parameter, state, found))
+            else:
+                self._begin(state, gradient)
+        return seen
 
     def _is_compiled(self, parameter: torch.nn.Parameter) -> bool:
         """Whether its steps after the first are those of the kernels."""

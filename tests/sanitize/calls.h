@@ -256,13 +256,14 @@ Bits stepped(const std::vector<Weights>& shapes, int threads) {
                        precision,
                        s.values.data(),
                        s.gradient.data(),
+                       1e-2,
                        s.step.data(),
                        s.mean.data(),
                        s.squares.data(),
                        {w.left, s.left.data(), s.left_basis.data()},
                        {w.right, s.right.data(), s.right_basis.data()}});
   }
-  const dpl_soap rule{1e-2, 0.9, 0.95, 1e-12, 0.1, 2};
+  const dpl_soap rule{0.9, 0.95, 1e-12, 10, 2};
   for (double size : {1.0, 1e-30, 0.0, 1.0}) {
     for (State& s : states) {
       Random random(4);

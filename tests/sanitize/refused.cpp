@@ -386,6 +386,7 @@ void refuse_steps(const std::string& where) {
                                   DPL_FLOAT64,
                                   nullptr,
                                   nullptr,
+                                  1e-2,
                                   nullptr,
                                   nullptr,
                                   nullptr,
@@ -393,16 +394,16 @@ void refuse_steps(const std::string& where) {
                                   {right, nullptr, nullptr}};
     require_status(dpl_soap_step(&rule, &batch, n, threads), DPL_INVALID_ARGUMENT);
   };
-  const dpl_soap sound{1e-2, 0.9, 0.95, 1e-12, 1, 3};
+  const dpl_soap sound{0.9, 0.95, 1e-12, 1, 3};
   refuse("no thread", sound, 1, 3, 3, 2, 1, 0);
   refuse("a negative number of batches", sound, 1, 3, 3, 2, -1);
   refuse("a negative number of matrices", sound, -1);
   refuse("no row", sound, 1, 0, 0);
   refuse("more directions than rows", sound, 1, 3, 4);
   refuse("a negative number of directions", sound, 1, 3, 3, -1);
-  refuse("no interval", {1e-2, 0.9, 0.95, 1e-12, 1, 0});
-  refuse("a decay of 1", {1e-2, 1, 0.95, 1e-12, 1, 3});
-  refuse("a decay that is NaN", {1e-2, 0.9, kNan, 1e-12, 1, 3});
+  refuse("no interval", {0.9, 0.95, 1e-12, 1, 0});
+  refuse("a decay of 1", {1, 0.95, 1e-12, 1, 3});
+  refuse("a decay that is NaN", {0.9, kNan, 1e-12, 1, 3});
 }
 
 }  // namespace

@@ -354,3 +354,23 @@ def test_goes_on_from_adam():
         soap.restore(value, adam.state[value])
     assert soap.state[value]["exp_avg"].shape == (1, 8)
     assert (value < torch.linspace(0.9, 1.9, 8)).all()  # both have moved it
+
+
+def test_groups_have_their_own_rates():
+    """All are stepped at once; in torch group by group."""
+    found = []
+    for torch_alone in (False, True):
+        random = torch.Generator().manual_seed(3)
+        values = [torch.nn.Parameter(torch.rand(9, 4, generator=random)) for _ in range(2)]
+        soap = Soap(values[:1], lr=0.1)
+        soap.add_param_group({"params": values[1:], "lr": 0.002})
+        if torch_alone:
+            soap._is_compiled = lambda parameter: False  # type: ignore[method-assign]
+        for _ in range(8):
+            for value in values:
+                value.grad = torch.rand(9, 4, generator=random) - 0.5
+            soap.step()
+        found.append([value.detach().clone() for value in values])
+    for compiled, expected in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, expected, rtol=0, atol=2e-5)
+    assert (found[0][0] - found[0][1]).abs().max() > 0.1
