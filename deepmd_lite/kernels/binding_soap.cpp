@@ -4,6 +4,7 @@
 #include <array>
 
 #include "binding.h"
+#include "dpl_soap.h"
 
 namespace dpl_binding {
 namespace {

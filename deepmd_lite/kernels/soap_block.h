@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "dpl.h"
+#include "dpl_soap.h"
 #include "physics.h"
 
 namespace dpl {

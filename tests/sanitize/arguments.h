@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "dpl.h"
+#include "dpl_soap.h"
 
 constexpr double kRcut = 6.0, kRcutSmooth = 0.5;  // Å
 

@@ -65,8 +65,9 @@ def compiler():
     return found
 
 
-def test_header_is_c11(compiler, tmp_path):
-    (tmp_path / "header.c").write_text('#include "dpl.h"\nint dpl_header_is_c11;\n')
+@pytest.mark.parametrize("header", ["dpl.h", "dpl_soap.h"])
+def test_header_is_c11(compiler, tmp_path, header):
+    (tmp_path / "header.c").write_text(f'#include "{header}"\nint dpl_header_is_c11;\n')
     command = [compiler, *FLAGS, f"-I{SOURCES}", "-c", "header.c", "-o", "header.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "header.o").stat().st_size > 0
