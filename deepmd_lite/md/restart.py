@@ -1,13 +1,12 @@
 """Restarts: the complete state of a run, so that going on gives the same bits.
 
 A restart is a folder, `restart/step-STEP`. Every rank writes its own atoms to a shard of it,
-`shard-RANK.safetensors` (no pickle): ids, types, masses, positions, images, velocities, built,
-mobile, and under `carried/NAME` what observables carry. When all shards are on the disk, rank 0
-writes `manifest.json`: step, time, cell, pbc, elements, decomposition, what integrator and
-observables remember, how long the output files were, and size and checksum of every shard. A
-folder without a manifest does not count. Older restarts are removed only when a new one is
-complete, and two are kept, so that at every moment there is one to go on from, and another should
-it be damaged.
+`shard-RANK.safetensors` (no pickle): the arrays of `state.LAYOUT`, and under `carried/NAME` what
+observables carry. When all shards are on the disk, rank 0 writes `manifest.json`: step, time, cell,
+pbc, elements, decomposition, what integrator and observables remember, how long the output files
+were, and size and checksum of every shard. A folder without a manifest does not count. Older
+restarts are removed only when a new one is complete, and two are kept, so that at every moment
+there is one to go on from, and another should it be damaged.
 
 `built` and `built_cell` are the positions and the cell of the last neighbour list: making that
 list again, and not a new one, keeps the order of every sum, so N steps, a restart and N steps are
@@ -34,13 +33,12 @@ from ..system import InputError
 from .comm import Communicator, agreement
 from .domain import Domain
 from .initial import Start
-from .state import CPU, State
+from .state import CPU, LAYOUT, State
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 CHUNK = 2**22
 """Bytes of a shard that are read at a time to check it."""
-_ARRAYS = ("ids", "types", "masses", "positions", "images", "velocities", "built", "mobile")
 _CARRIED = "carried/"
 
 
@@ -106,7 +104,7 @@ def _discard(path: Path) -> None:
 def _write_shard(path: Path, state: State) -> dict[str, Any]:
     """Write the atoms of this rank; returns the shard's entry in the manifest."""
     state = state.to(CPU)
-    arrays = {k: getattr(state, k).contiguous().numpy() for k in _ARRAYS}
+    arrays = {k: getattr(state, k).contiguous().numpy() for k in LAYOUT}
     arrays |= {_CARRIED + k: values.contiguous().numpy() for k, values in state.carried.items()}
     content = save(arrays)
     write_atomically(path, content)
@@ -325,7 +323,7 @@ def _own_atoms(path: Path, header: Mapping[str, Any], comm: Communicator) -> Sta
         first, last = ends[comm.rank], ends[comm.rank + 1]
     else:
         first, last = (header["n_atoms"] * r // comm.size for r in (comm.rank, comm.rank + 1))
-    names = {name: name for name in _ARRAYS}
+    names = {name: name for name in LAYOUT}
     names |= {_CARRIED + name: name for name in header["carried"]}  # in this order on every rank
     parts: list[dict[str, np.ndarray]] = []
     for shard, begin in zip(header["shards"], ends, strict=False):

@@ -15,6 +15,19 @@ CPU = torch.device("cpu")
 VELOCITY_STREAM = 0
 """Stream of the random numbers of initial velocities."""
 
+LAYOUT = {
+    "ids": (1, torch.int64),
+    "types": (1, torch.int32),
+    "masses": (1, torch.float64),
+    "positions": (3, torch.float64),
+    "images": (3, torch.int64),
+    "velocities": (3, torch.float64),
+    "built": (3, torch.float64),
+    "mobile": (1, torch.float64),
+}
+"""Columns and type of each array of a `State`, in the order of a packed row; what is carried
+follows."""
+
 
 @dataclass
 class State:
@@ -42,7 +55,7 @@ class State:
     with the atom from rank to rank and into restarts; every rank has the same names, also where
     n = 0."""
 
-    COLUMNS = 16
+    COLUMNS = sum(width for width, _ in LAYOUT.values())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,10 +71,12 @@ class State:
         return (self.mobile / self.masses)[:, None]
 
     def pack(self) -> np.ndarray:
-        """(n, 16 + Σ widths) float64: everything, a row for each atom (an id is exact to 2⁵³)."""
-        narrow = (self.ids, self.types, self.masses)
-        wide = (self.positions, self.images, self.velocities, self.built, self.mobile[:, None])
-        columns = [x.double()[:, None] for x in narrow] + [x.double() for x in wide]
+        """(n, COLUMNS + Σ widths) float64: everything, a row for each atom (an id is exact to
+        2⁵³)."""
+        columns = [
+            getattr(self, name).double().reshape(len(self), width)
+            for name, (width, _) in LAYOUT.items()
+        ]
         return torch.cat([*columns, *self.carried.values()], dim=1).cpu().numpy()
 
     @classmethod
@@ -73,21 +88,13 @@ class State:
     ) -> State:
         """The atoms of rows from `pack`, on the device `place`; `widths` of what they carry."""
         t = torch.from_numpy(np.ascontiguousarray(rows)).to(place)
-        carried, column = {}, cls.COLUMNS
-        for name, width in (widths or {}).items():
-            carried[name] = t[:, column : column + width].clone()
-            column += width
-        return cls(
-            ids=t[:, 0].long(),
-            types=t[:, 1].int(),
-            masses=t[:, 2].clone(),
-            positions=t[:, 3:6].clone(),
-            images=t[:, 6:9].long(),
-            velocities=t[:, 9:12].clone(),
-            built=t[:, 12:15].clone(),
-            mobile=t[:, 15].clone(),
-            carried=carried,
-        )
+        all_widths = {**{name: width for name, (width, _) in LAYOUT.items()}, **(widths or {})}
+        parts = dict(zip(all_widths, t.split(list(all_widths.values()), dim=1), strict=True))
+        own = {}
+        for name, (width, dtype) in LAYOUT.items():
+            part = parts.pop(name)
+            own[name] = (part[:, 0] if width == 1 else part).to(dtype, copy=True)  # not a view
+        return cls(**own, carried={name: part.clone() for name, part in parts.items()})
 
     @classmethod
     def empty(cls, widths: Mapping[str, int] | None = None) -> State:
@@ -102,7 +109,7 @@ class State:
         n = len(arrays["ids"])
         given = {"mobile": np.ones(n), **arrays}
         columns = [
-            np.asarray(given.pop(k), dtype=np.float64).reshape(n, w) for k, w in _COLUMNS.items()
+            np.asarray(given.pop(k), dtype=np.float64).reshape(n, w) for k, (w, _) in LAYOUT.items()
         ]
         carried = {k: np.asarray(v, dtype=np.float64) for k, v in given.items()}
         widths = {k: v.shape[1] for k, v in carried.items()}
@@ -121,13 +128,6 @@ class State:
     def kinetic_tensor(self) -> torch.Tensor:
         """(3, 3) float64, eV: Σ m v ⊗ v of these atoms; half its trace is the kinetic energy."""
         return KINETIC * (self.masses[:, None] * self.velocities).T @ self.velocities
-
-
-_COLUMNS = {
-    **{"ids": 1, "types": 1, "masses": 1},
-    **{"positions": 3, "images": 3, "velocities": 3, "built": 3, "mobile": 1},
-}
-"""Columns of each array in a packed row."""
 
 
 def degrees_of_freedom(n_atoms: int, momentum_is_conserved: bool, is_still: bool = False) -> int:
