@@ -53,9 +53,7 @@ class Pull(Bias):
         return engine.state.carried[PULL] @ self._forces
 
     def energy(self, engine: Engine) -> float:
-        state = engine.state
-        path = state.positions + state.images.double() @ engine.there(engine.cell)
-        own = -(self._on_atoms(engine) * path).sum()[None].cpu().numpy()
+        own = -(self._on_atoms(engine) * engine.state.path(engine.cell)).sum()[None].cpu().numpy()
         return float(engine.comm.reduce(own, "sum")[0])
 
 

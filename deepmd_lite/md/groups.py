@@ -46,8 +46,7 @@ def chosen(
         if selection.indices is not None:
             found &= torch.isin(state.ids, _indices(key, selection.indices, n_atoms).to(device))
         if selection.axis is not None:
-            path = state.positions + state.images.double() @ torch.from_numpy(cell).to(device)
-            along = path[:, "xyz".index(selection.axis)]
+            along = state.path(cell)[:, "xyz".index(selection.axis)]
             found &= along < (np.inf if selection.below is None else selection.below)
             found &= along > (-np.inf if selection.above is None else selection.above)
     count = int(comm.reduce(np.array([int(found.sum())]), "sum")[0])

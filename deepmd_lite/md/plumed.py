@@ -277,8 +277,7 @@ def _rows(engine: Engine, with_forces: bool) -> np.ndarray:
     """(n, 5) or (n, 8) of the atoms of this rank: id, mass, position along the unwrapped path, and
     force of the model."""
     state = engine.state
-    path = state.positions + state.images.double() @ engine.there(engine.cell)
-    columns = [state.ids.double()[:, None], state.masses[:, None], path]
+    columns = [state.ids.double()[:, None], state.masses[:, None], state.path(engine.cell)]
     if with_forces:
         columns.append(engine.model_forces)
     return torch.cat(columns, dim=1).cpu().numpy()

@@ -115,6 +115,11 @@ class State:
         widths = {k: v.shape[1] for k, v in carried.items()}
         return cls.unpack(np.concatenate([*columns, *carried.values()], axis=1), widths)
 
+    def path(self, cell: np.ndarray) -> torch.Tensor:
+        """(n, 3) Å: positions that are continuous in time, not wrapped into `cell` (3, 3) Å."""
+        there = torch.from_numpy(cell).to(self.positions.device, non_blocking=True)
+        return self.positions + self.images.double() @ there
+
     def to(self, place: torch.device) -> State:
         """These atoms on another device, in one copy; themselves where they are there."""
         if self.positions.device == place:

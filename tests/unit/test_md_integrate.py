@@ -16,7 +16,7 @@ from deepmd_lite.md.integrate.cell_motion import modes, projected
 from deepmd_lite.md.integrate.ledger import MOST_OPEN, Ledger
 from deepmd_lite.md.integrate.nose_hoover import Chain
 from deepmd_lite.md.random import generator, normals
-from deepmd_lite.md.state import State, degrees_of_freedom, temperature, thermal_velocities
+from deepmd_lite.md.state import LAYOUT, State, degrees_of_freedom, temperature, thermal_velocities
 from deepmd_lite.system import InputError
 from deepmd_lite.units import ACCELERATION, BOLTZMANN, KINETIC
 
@@ -112,6 +112,23 @@ def test_packing_keeps_every_bit():
         b = carried[name] if name in carried else getattr(again, name)
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
+
+
+def test_unpacked_atoms_do_not_share_memory_with_the_rows():
+    rows = some_state().pack()
+    state, before = State.unpack(rows), rows.copy()
+    for name in LAYOUT:
+        getattr(state, name).zero_()
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_the_path_goes_on_where_the_cell_ends():
+    state, cell = some_state(), np.array([[9.0, 0.0, 0.0], [1.0, 8.0, 0.0], [0.5, 2.0, 7.0]])
+    images = np.random.default_rng(4).integers(-3, 4, (len(state), 3))
+    path = state.positions.clone()
+    state.positions = path - torch.from_numpy(images @ cell)
+    state.images = torch.from_numpy(images)
+    torch.testing.assert_close(state.path(cell), path, rtol=0, atol=1e-12)
 
 
 def test_a_rank_without_atoms_knows_what_they_would_carry():

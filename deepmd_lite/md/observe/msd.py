@@ -39,7 +39,7 @@ class Msd(Origins):
 
     def sample(self, engine: Engine, step: int, time: float) -> None:
         state, system = engine.state, self.system
-        path = state.positions + state.images.double() @ engine.there(engine.cell)
+        path = state.path(engine.cell)
         lags, then = self.follow(engine, path)
         moved = system.at_rest(path[:, None, :] - then, engine)
         free = (moved**2).flatten(1) * state.mobile[:, None]  # driven atoms come far as well
