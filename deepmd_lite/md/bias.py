@@ -53,8 +53,8 @@ class Pull(Bias):
         return engine.state.carried[PULL] @ self._forces
 
     def energy(self, engine: Engine) -> float:
-        own = -(self._on_atoms(engine) * engine.state.path(engine.cell)).sum()[None].cpu().numpy()
-        return float(engine.comm.reduce(own, "sum")[0])
+        work = (self._on_atoms(engine) * engine.state.path(engine.cell)).sum()
+        return -engine.comm.total(float(work))
 
 
 class Together(Bias):

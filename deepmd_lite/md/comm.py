@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
 LAUNCHER_MARKS = ("PMIX_RANK", "PMI_RANK")
 """Set by other launchers (srun) without saying how many ranks there are."""
 
-
+Number = TypeVar("Number", int, float)
 Numbers = tuple[int, int]
 """Address in memory, and how many float64 numbers are there."""
 
@@ -49,6 +49,18 @@ class Communicator:
     def reduce(self, values: np.ndarray, operation: str) -> np.ndarray:
         """Element-wise 'sum', 'max' or 'min' over the ranks, on every rank."""
         return values
+
+    def total(self, number: Number) -> Number:
+        """Sum of one number over the ranks, on every rank; exact where it is an int."""
+        return self._of_all(number, "sum")
+
+    def largest(self, number: Number) -> Number:
+        """The largest over the ranks of one number, on every rank."""
+        return self._of_all(number, "max")
+
+    def _of_all(self, number: Number, operation: str) -> Number:
+        kind = np.int64 if isinstance(number, (int, np.integer)) else np.float64
+        return self.reduce(np.array([number], dtype=kind), operation)[0].item()
 
     def share(self, value: Any) -> Any:
         """Rank 0's small object on every rank."""

@@ -284,8 +284,8 @@ class Engine:
             return
         load = self._model_seconds if self.balance == "time" else float(n)
         with self.stopwatch("communicate"):
-            mean = self.comm.reduce(np.array([load]), "sum")[0] / self.comm.size
-            if self.comm.reduce(np.array([load]), "max")[0] > UNEVEN * mean > 0:
+            mean = self.comm.total(load) / self.comm.size
+            if self.comm.largest(load) > UNEVEN * mean > 0:
                 positions, cost = self.state.positions.cpu().numpy(), load / max(n, 1)
                 self.halo.domain = decompose(
                     positions, self.cell, self.pbc, self.comm, domain.grid, cost
@@ -314,7 +314,7 @@ class Engine:
     def kinetic(self) -> tuple[float, torch.Tensor]:
         """eV: the kinetic energy of all atoms, and, (), what those of this rank have of it."""
         own = self.state.kinetic_energy()
-        return float(self.comm.reduce(own[None].cpu().numpy(), "sum")[0]), own
+        return self.comm.total(float(own)), own
 
 
 def _no_env() -> LocalEnv:

@@ -49,7 +49,7 @@ def chosen(
             along = state.path(cell)[:, "xyz".index(selection.axis)]
             found &= along < (np.inf if selection.below is None else selection.below)
             found &= along > (-np.inf if selection.above is None else selection.above)
-    count = int(comm.reduce(np.array([int(found.sum())]), "sum")[0])
+    count = comm.total(int(found.sum()))
     with agreement(comm):
         if not count:
             raise InputError(f"{key}: no atom meets {selection.conditions}")
@@ -92,15 +92,15 @@ def place_groups(
     if settings.moving:
         state.carried[MOVING] = columns("moving", settings.moving)
         member = state.carried[MOVING].sum(dim=1)
-        twice = comm.reduce(np.array([float((member > 1).sum())]), "sum")[0]
+        twice = comm.total(int((member > 1).sum()))
         with agreement(comm):
             if twice:
-                raise InputError(f"moving: {twice:.0f} atoms are in more than one group of it")
+                raise InputError(f"moving: {twice} atoms are in more than one group of it")
         state.mobile[member > 0] = 0.0
     if settings.pull:
         state.carried[PULL] = columns("pull", settings.pull)
     state.velocities *= state.mobile[:, None]
-    mobile = comm.reduce(np.array([float(state.mobile.sum())]), "sum")[0]
+    mobile = comm.total(float(state.mobile.sum()))
     with agreement(comm):
         if not mobile:
             raise InputError(

@@ -200,8 +200,8 @@ def set_temperature(
         velocities -= mobile * (total[:3] / total[3])
     if still:
         velocities = without_rotation(here, velocities, comm)
-    twice_kinetic = (masses * velocities**2).sum()[None].numpy() / ACCELERATION
-    found = comm.reduce(twice_kinetic, "sum")[0] / (freedom * BOLTZMANN)
+    twice_kinetic = comm.total(float((masses * velocities**2).sum()) / ACCELERATION)
+    found = twice_kinetic / (freedom * BOLTZMANN)
     velocities = velocities * np.sqrt(kelvin / found) if found > 0 else velocities
     state.velocities = velocities.to(state.velocities.device)
 

@@ -80,8 +80,8 @@ def deviation_columns(engine: Engine, committee: Committee) -> tuple[tuple[float
     v = virial_deviation(total / engine.n_atoms)
     own = force_deviation(torch.stack(forces).cpu().numpy())
     largest = comm.reduce(np.array([own.max(initial=-np.inf), -own.min(initial=np.inf)]), "max")
-    mean = comm.reduce(np.array([own.sum()]), "sum")[0] / engine.n_atoms
+    mean = comm.total(float(own.sum())) / engine.n_atoms
     if np.isnan(mean):  # which the largest number of all ranks may pass over
         largest = np.array([np.nan, np.nan])
-    f = (float(largest[0]), -float(largest[1]), float(mean))
+    f = (float(largest[0]), -float(largest[1]), mean)
     return (float(v.max()), float(v.min()), mean_virial(v), *f), own

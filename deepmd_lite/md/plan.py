@@ -217,7 +217,7 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     )
     first = time.perf_counter()
     simulation.run(1)
-    once = comm.reduce(np.array([time.perf_counter() - first]), "max")[0]
+    once = comm.largest(time.perf_counter() - first)
     steps = int(np.clip(PROBE_SECONDS / once, 1, PROBE_STEPS))
     result = simulation.run(steps)
     if result.signal:  # half a probe is no forecast
@@ -230,8 +230,8 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
     env = simulation.engine.env
     alone = comm.size == 1
     own = Subdomain((0, 0, 0), env.n_local, env.n_all - env.n_local, env.n_edges, alone)
-    program = comm.reduce(np.array([_resident() - own.bytes()]), "max")[0]
-    edges = comm.reduce(np.array([env.n_edges]), "sum")[0]
+    program = comm.largest(float(_resident() - own.bytes()))
+    edges = comm.total(env.n_edges)
     return Probe(
         n_atoms=simulation.n_atoms,
         n_ranks=comm.size,
@@ -240,9 +240,9 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         n_models=deviating.n_models,
         deviation_every=deviating.every,
         seconds_per_step=seconds,
-        edges_per_atom=float(edges) / simulation.n_atoms,
+        edges_per_atom=edges / simulation.n_atoms,
         reach=simulation.model.rcut + config.skin,
-        program_bytes=float(program),
+        program_bytes=program,
     )
 
 

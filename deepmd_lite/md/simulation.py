@@ -141,7 +141,7 @@ class Simulation:
     def _choose_integrator(self, s: Settings, force: bool) -> list[str]:
         """Integrator and degrees of freedom; returns warnings."""
         start = self.start
-        held = int(self.comm.reduce((1 - start.state.mobile).sum()[None].numpy(), "sum")[0])
+        held = int(self.comm.total(float((1 - start.state.mobile).sum())))
         with agreement(self.comm):
             e, known = self.ensemble, start.integrator
             self.integrator = integrator(e, self.timestep, s.steps, known, start.step, start.noise)
@@ -367,7 +367,7 @@ class Simulation:
         load = [len(self.engine.state), seconds, own[0], request.number]
         largest = self.comm.reduce(np.array(load), "max")
         request.agreed = request.agreed or int(largest[3])  # one that came after the last step
-        beyond = self.comm.reduce(np.array([self.engine.beyond_table]), "sum")
+        beyond = self.comm.total(self.engine.beyond_table)
         result = RunResult(
             thermo=self._thermo(),
             steps=steps,
@@ -379,7 +379,7 @@ class Simulation:
             parts=dict(zip(parts, spent.tolist(), strict=True)),
             imbalance=float(largest[0]) * self.comm.size / self.n_atoms,
             time_imbalance=float(largest[2]) / spent[0] if spent[0] > 0 else 1.0,
-            beyond_table=counted_once(int(beyond[0])),
+            beyond_table=counted_once(beyond),
             signal=request.name,
         )
         self.engine.list_builds = self.engine.beyond_table = 0

@@ -220,6 +220,19 @@ def migration_of_anything(comm):
             np.testing.assert_allclose(lexsorted(rows), lexsorted(path), atol=1e-9)
 
 
+def numbers_of_all_ranks(comm):
+    """Whole numbers are added exactly, also beyond what a float64 holds."""
+    n = comm.size * (comm.size - 1) // 2
+    for found, expected in (
+        (comm.total(2**55 + comm.rank), comm.size * 2**55 + n),
+        (comm.total(np.int64(comm.rank)), n),
+        (comm.total(0.5 * comm.rank), 0.5 * n),
+        (comm.largest(-comm.rank), 0),
+        (comm.largest(0.5 * comm.rank), 0.5 * (comm.size - 1)),
+    ):
+        assert (found, type(found)) == (expected, type(expected))
+
+
 def uneven(atoms, comm):
     """A simulation in which the first rank along z begins with nearly all atoms."""
     simulation = Simulation(atoms, MODEL, comm=comm, grid=(1, 1, comm.size))
@@ -233,8 +246,7 @@ def uneven(atoms, comm):
 
 def share_of(simulation, comm):
     """Atoms of the fullest rank over the mean."""
-    n = len(simulation.state)
-    return comm.reduce(np.array([n]), "max")[0] * comm.size / simulation.n_atoms
+    return comm.largest(len(simulation.state)) * comm.size / simulation.n_atoms
 
 
 def planes_follow_the_atoms(comm):
@@ -277,7 +289,7 @@ def a_cell_that_is_deformed(comm):
     strain = np.array([[0.01, 0.003, 0.0], [0.0, -0.02, 0.006], [0.003, 0.0, 0.006]])
     for _ in range(12):
         engine.deform(engine.cell @ (np.eye(3) + strain))
-        stale = bool(comm.reduce(np.array([engine.movement()[0]]), "max")[0] > 1.0)
+        stale = comm.largest(engine.movement()[0]) > 1.0
         built += stale
         engine.refresh(stale)
         engine.evaluate()
@@ -732,6 +744,7 @@ CASES = {
     "uneven_cuts": uneven_cuts,
     "all_atoms_on_one_rank": all_atoms_on_one_rank,
     "migration_of_anything": migration_of_anything,
+    "numbers_of_all_ranks": numbers_of_all_ranks,
     "planes_follow_the_atoms": planes_follow_the_atoms,
     "planes_follow_the_time": planes_follow_the_time,
     "a_cell_that_is_deformed": a_cell_that_is_deformed,

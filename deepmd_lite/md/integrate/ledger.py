@@ -48,7 +48,7 @@ class Ledger:
     def units(self, comm: Communicator) -> int:
         """Sum over all ranks, for a restart; every rank must ask."""
         self._count()
-        return self._earlier + int(comm.reduce(np.array([self._own], dtype=np.int64), "sum")[0])
+        return self._earlier + comm.total(self._own)
 
     def total(self, comm: Communicator) -> float:
         """eV, sum over all ranks; every rank must ask."""

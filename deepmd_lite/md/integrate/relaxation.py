@@ -117,8 +117,7 @@ class Relaxation(VelocityVerlet):
     def _move(self, engine: Engine, dt: float) -> None:
         """Along the velocities for `dt` fs, or for less where that is too far."""
         velocities = engine.state.carried[SEARCH]
-        own = np.array([float(longest(velocities))])
-        leap = abs(dt) * engine.comm.reduce(own, "max")[0]
+        leap = abs(dt) * engine.comm.largest(float(longest(velocities)))
         strain = abs(dt) * np.abs(self.rate).max()
         dt /= max(1.0, leap / MOST, strain / MOST_STRAIN)
         engine.state.positions.add_(velocities, alpha=dt)
@@ -136,8 +135,7 @@ class Relaxation(VelocityVerlet):
         tensors = (forces * velocities).sum(), forces.square().sum(), velocities.square().sum()
         own = torch.cat([torch.stack(tensors), engine.virial.double().flatten()])
         power, force, speed, *virial = engine.comm.reduce(own.cpu().numpy(), "sum").tolist()
-        largest = np.array([float(longest(forces))])
-        self.largest_force = float(engine.comm.reduce(largest, "max")[0])
+        self.largest_force = engine.comm.largest(float(longest(forces)))
         pull, mass = np.zeros((3, 3)), 1.0
         if self.allowed is not None:
             volume = engine.volume

@@ -50,7 +50,7 @@ class Rdf(Observable):
         """A list that reaches to r_max. Atoms may have left their subdomain since the last list,
         by `drift` at most, so the halo must reach further."""
         state = engine.state.to(CPU)
-        drift = float(engine.comm.reduce(np.array([engine.drift()]), "max")[0])
+        drift = engine.comm.largest(engine.drift())
         halo = Halo(engine.halo.domain, engine.comm)
         positions, types, _ = halo.exchange(state, self.r_max + 2.0 * drift)
         offsets, indices = kernels.neighbor_list(positions, types, len(state), self.r_max)
