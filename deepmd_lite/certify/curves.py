@@ -15,7 +15,7 @@ from ..files import write_atomically
 from ..model import Potential
 from ..page import panels, png
 from ..system import LocalEnv, Model
-from .verdict import Verdict
+from .verdict import Verdict, badness
 
 POINTS = 400
 SHOWN = 10
@@ -97,10 +97,10 @@ def _radius(name: str) -> float:
 
 def smoothness(model: Potential) -> list[Verdict]:
     """At the cutoff, where energy and force must vanish, and where tables end."""
-    vanishing = [(0.0, "")]
+    vanishing = []
     for a, b, pair in pairs(model):
         energies, forces = dimers(model, a, b, [model.rcut - NUDGE, model.rcut + 1.0])
-        vanishing.append((float(abs(energies[0] - energies[1]) + abs(forces[0])), pair))
+        vanishing.append((abs(energies[0] - energies[1]) + abs(forces[0]), pair))
     rows = [
         ("dimers vanish at the cutoff", vanishing, 1e-8),
         ("dimers continue where the table ends", _jumps(model, model.table_min_distance()), JUMP),
@@ -109,14 +109,12 @@ def smoothness(model: Potential) -> list[Verdict]:
         table = model.short_range.table()
         places = [r for r in (table.sw_rmin, table.sw_rmax, table.end) if r > _nearest(model)]
         rows.append(("dimers pass the short-range table", _jumps(model, *places), JUMP))
-    return [
-        Verdict(name, *_worst(of)[:1], limit, "eV, eV/Å", _worst(of)[1]) for name, of, limit in rows
-    ]
+    return [Verdict.worst(*row, "eV, eV/Å") for row in rows]
 
 
 def _jumps(model: Model, *places: float) -> list[tuple[float, str]]:
     """Jumps of energy and force of all dimers at distances (Å), and which dimer each is of."""
-    found = [(0.0, "")]
+    found = []
     # as the place is approached from either side: from one and two steps away
     sides = NUDGE * np.array([-1.0, -2.0, 1.0, 2.0])
     for a, b, pair in pairs(model):
@@ -127,22 +125,13 @@ def _jumps(model: Model, *places: float) -> list[tuple[float, str]]:
     return found
 
 
-def _worst(found: list[tuple[float, str]]) -> tuple[float, str]:
-    return max(found, key=lambda x: _badness(x[0]))
-
-
-def _badness(found: float | None) -> float:
-    """To compare what checks have found: nothing is worse than nan."""
-    return np.inf if found is None or np.isnan(found) else found
-
-
 def repulsion(found: list[Curve]) -> list[Verdict]:
     """Pairs that attract each other within `CORE` of their covalent radii; of many pairs the worst,
     and all others as one."""
     made = [_repels(curve) for curve in found]
     if len(made) <= SHOWN:
         return made
-    made.sort(key=lambda verdict: _badness(verdict.found), reverse=True)
+    made.sort(key=lambda verdict: badness(verdict.found or 0.0), reverse=True)
     others = made[SHOWN:]
     return [*made[:SHOWN], replace(others[0], name=f"repulsive core, {len(others)} other pairs")]
 

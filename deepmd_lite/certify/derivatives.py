@@ -8,7 +8,7 @@ import numpy as np
 
 from ..model.structures import Structure, evaluated
 from ..system import Model
-from .verdict import Verdict, worse
+from .verdict import Verdict
 
 STEP = 1e-3
 """Å, and for strains without unit: of central differences of fourth order."""
@@ -22,7 +22,7 @@ STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
 def forces(model: Model, samples: Sequence[Structure], seed: int = 0) -> Verdict:
     """Some components of every sample, among them the largest."""
     generator = np.random.default_rng(seed)
-    worst, where = 0.0, ""
+    errors = []
     for sample in samples:
         result = evaluated(model, sample)
         n = result.forces.size
@@ -33,17 +33,18 @@ def forces(model: Model, samples: Sequence[Structure], seed: int = 0) -> Verdict
             direction[place] = 1.0
             slope = _slope(model, sample, direction.reshape(-1, 3))
             error = abs(-slope - result.forces.flat[place]) / result.force_scale
-            if worse(error, worst):
-                worst = float(error)
-                atom, axis = divmod(int(place), 3)
-                where = f"atom {atom}, {'xyz'[axis]}, {sample.name}"
-    return Verdict("forces = -dE/dr", worst, LIMIT, "of the largest force", where)
+            atom, axis = divmod(int(place), 3)
+            errors.append((error, f"atom {atom}, {'xyz'[axis]}, {sample.name}"))
+    return Verdict.worst("forces = -dE/dr", errors, LIMIT, "of the largest force")
 
 
 def virial(model: Model, samples: Sequence[Structure]) -> Verdict:
     """All nine components: virial = -dE/dε, where a strain ε takes r to r (1 + ε)."""
-    worst, where = 0.0, "no periodic sample"
+    name, unit = "virial = -dE/dstrain, nine components", "of force x atoms x Å"
     periodic = [s for s in samples if s.pbc.all()]
+    if not periodic:
+        return Verdict(name, None, LIMIT, unit, "no periodic sample")
+    errors = []
     for sample in periodic:
         result = evaluated(model, sample)
         scale = result.force_scale * len(sample)
@@ -55,12 +56,8 @@ def virial(model: Model, samples: Sequence[Structure]) -> Verdict:
                 moved = sample.moved(sample.positions @ strained, sample.cell @ strained)
                 slope += weight * evaluated(model, moved).energy / STEP
             error = abs(-slope - result.virial[i, j]) / scale
-            if worse(float(error), worst) or not where:
-                worst, where = float(error), f"component {'xyz'[i]}{'xyz'[j]}, {sample.name}"
-    name, unit = "virial = -dE/dstrain, nine components", "of force x atoms x Å"
-    if not periodic:
-        return Verdict(name, None, LIMIT, unit, where)
-    return Verdict(name, worst, LIMIT, unit, where if worst else "")
+            errors.append((float(error), f"component {'xyz'[i]}{'xyz'[j]}, {sample.name}"))
+    return Verdict.worst(name, errors, LIMIT, unit)
 
 
 def _slope(model: Model, sample: Structure, direction: np.ndarray) -> float:

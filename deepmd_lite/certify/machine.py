@@ -19,7 +19,7 @@ from ..model.file import TABLE_TOLERANCE, measure_table
 from ..model.structures import Structure, evaluated
 from ..neighbors import periodic_env
 from ..system import Model
-from .verdict import Verdict, worse
+from .verdict import Verdict
 
 LIMIT = 1e-9
 """eV/atom, and relative to the largest force: of the processor's numbers from another device's."""
@@ -32,53 +32,50 @@ SECONDS = 120.0
 
 def table(model: Potential, samples: Sequence[Structure]) -> Verdict:
     """The table beside the networks that it was made from, at every pair."""
-    worst, where = 0.0, ""
+    errors = []
     for sample in samples:
         env = periodic_env(sample.positions, sample.cell, sample.pbc, sample.types, model.rcut).env
         error = measure_table(model, env)["force_ev_per_a"] / evaluated(model, sample).force_scale
-        if worse(error, worst):
-            worst, where = error, sample.name
+        errors.append((error, sample.name))
     # beyond what was measured when the file was written, for structures that were not there
     limit, unit = 10 * TABLE_TOLERANCE, "of the largest force, or eV/Å"
-    return Verdict("table against networks", worst, limit, unit, where)
+    return Verdict.worst("table against networks", errors, limit, unit)
 
 
 def single_precision(model: Potential, samples: Sequence[Structure]) -> list[Verdict]:
     """float32 arithmetic beside float64."""
     single = copy.deepcopy(model).to_precision("float32")
-    energy, force, where = 0.0, 0.0, ""
+    energies, forces = [], []
     for sample in samples:
         exact, found = evaluated(model, sample), evaluated(single, sample)
-        energy = float(np.max([energy, abs(found.energy - exact.energy) / len(sample)]))
+        energies.append((abs(found.energy - exact.energy) / len(sample), sample.name))
         error = float(np.abs(found.forces - exact.forces).max()) / exact.force_scale
-        if worse(error, force):
-            force, where = error, sample.name
+        forces.append((error, sample.name))
     unit = "of the largest force"
     return [
-        Verdict("float32 energies", energy, 1e-4, "eV/atom", where, warns=True),
-        Verdict("float32 forces", force, 1e-3, unit, where, warns=True),
+        Verdict.worst("float32 energies", energies, 1e-4, "eV/atom", warns=True),
+        Verdict.worst("float32 forces", forces, 1e-3, unit, warns=True),
     ]
 
 
 def processor(model: Potential, host: Potential, samples: Sequence[Structure]) -> Verdict:
     """The model on its device beside `host`, the same on the processor."""
-    worst, where = 0.0, ""
+    errors = []
     for sample in samples:
         expected, found = evaluated(host, sample), evaluated(model, sample)
         energy = np.abs(found.energies - expected.energies).max()
         force = np.abs(found.forces - expected.forces).max() / expected.force_scale
         virial = np.abs(found.virial - expected.virial).max()
         error = float(np.max([energy, force, virial / expected.force_scale / len(sample)]))
-        if worse(error, worst):
-            worst, where = error, sample.name
+        errors.append((error, sample.name))
     name = f"{model.device} = {host.device}"
-    return Verdict(name, worst, LIMIT, "eV/atom, of the largest force", where)
+    return Verdict.worst(name, errors, LIMIT, "eV/atom, of the largest force")
 
 
 def instruction_sets(model: Model, samples: Sequence[Structure]) -> Verdict:
     """Every instruction set of this build that this processor has."""
     own, known = kernels.instruction_set(), kernels.instruction_sets()
-    worst, where = 0.0, ""
+    errors = []
     try:
         for sample in samples:
             results = {}
@@ -88,12 +85,11 @@ def instruction_sets(model: Model, samples: Sequence[Structure]) -> Verdict:
             for name, found in results.items():
                 first = results[known[0]]
                 error = float(np.abs(found.forces - first.forces).max()) / first.force_scale
-                if worse(error, worst):
-                    worst, where = error, name
+                errors.append((error, name))
     finally:
         kernels.set_instruction_set(own)
     name = f"instruction sets {', '.join(known)}"
-    return Verdict(name, worst, 1e-10, "of the largest force", where)
+    return Verdict.worst(name, errors, 1e-10, "of the largest force")
 
 
 def ranks(path: str | Path, sample: Structure, symbols: Sequence[str]) -> Verdict:

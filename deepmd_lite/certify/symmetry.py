@@ -10,7 +10,7 @@ import numpy as np
 from ..model.structures import Result, Structure, evaluated
 from ..system import Model
 from .samples import cluster
-from .verdict import Verdict, worse
+from .verdict import Verdict
 
 LIMIT = 1e-9
 """eV/atom for energies; forces relative to the largest one (at least 1 eV/Å)."""
@@ -19,15 +19,14 @@ LIMIT = 1e-9
 def invariances(model: Model, samples: Sequence[Structure], seed: int = 0) -> list[Verdict]:
     """One verdict for each symmetry, the worst of all samples."""
     kinds = ("translation", "lattice vectors", "rotation", "reflection", "order of atoms")
-    worst = dict.fromkeys(kinds, (0.0, ""))
+    errors: dict[str, list[tuple[float, str]]] = {kind: [] for kind in kinds}
     for sample in samples:
         result = evaluated(model, sample)
         for kind in kinds:
             error = _broken(model, sample, result, kind, np.random.default_rng(seed))
-            if worse(error, worst[kind][0]):
-                worst[kind] = error, sample.name
+            errors[kind].append((error, sample.name))
     unit = "eV/atom, of the largest force"
-    return [Verdict(f"unchanged by {k}", *(e, LIMIT), unit, w) for k, (e, w) in worst.items()]
+    return [Verdict.worst(f"unchanged by {kind}", errors[kind], LIMIT, unit) for kind in kinds]
 
 
 def _broken(
@@ -58,18 +57,17 @@ def _broken(
 
 def net_force(model: Model, samples: Sequence[Structure]) -> Verdict:
     """The sum of all forces is zero."""
-    worst, where = 0.0, ""
+    errors = []
     for sample in samples:
         result = evaluated(model, sample)
         error = np.abs(result.forces.sum(axis=0)).max() / (result.force_scale * len(sample))
-        if worse(error, worst):
-            worst, where = float(error), sample.name
-    return Verdict("no net force", worst, LIMIT, "of the largest force, for each atom", where)
+        errors.append((error, sample.name))
+    return Verdict.worst("no net force", errors, LIMIT, "of the largest force, for each atom")
 
 
 def size_consistency(model: Model, samples: Sequence[Structure]) -> Verdict:
     """Two clusters far from each other have the energies and forces of each alone."""
-    worst, where = 0.0, ""
+    errors = []
     for sample in map(cluster, samples):
         alone = evaluated(model, sample)
         away = np.array([np.ptp(sample.positions, axis=0).max() + model.rcut + 5.0, 0.0, 0.0])
@@ -82,7 +80,5 @@ def size_consistency(model: Model, samples: Sequence[Structure]) -> Verdict:
         found = evaluated(model, both)
         energy = np.abs(found.energies - np.tile(alone.energies, 2)).max()
         force = np.abs(found.forces - np.tile(alone.forces, (2, 1))).max() / alone.force_scale
-        error = np.max([energy, force])  # nan is the larger one
-        if worse(error, worst):
-            worst, where = float(error), sample.name
-    return Verdict("two clusters far apart", worst, LIMIT, "eV/atom, of the largest force", where)
+        errors.append((np.max([energy, force]), sample.name))  # nan is the larger one
+    return Verdict.worst("two clusters far apart", errors, LIMIT, "eV/atom, of the largest force")

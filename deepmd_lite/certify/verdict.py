@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
-def worse(error: float, worst: float) -> bool:
-    """Whether `error` takes the place of `worst`: nothing is worse than nan."""
-    return not math.isnan(worst) and not error <= worst
+def badness(error: float) -> tuple[bool, float]:
+    """By which errors are compared: nothing is worse than nan."""
+    return math.isnan(error), error
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,20 @@ class Verdict:
     """What fails here is a warning: the model may be of use all the same."""
     device: str = "cpu"
     """Where the model was evaluated."""
+
+    @classmethod
+    def worst(
+        cls,
+        name: str,
+        errors: Iterable[tuple[float, str]],
+        limit: float,
+        unit: str,
+        warns: bool = False,
+    ) -> Verdict:
+        """Of `errors`, each with the place where it was found, the largest; nowhere if all are
+        0."""
+        error, where = max([(0.0, ""), *errors], key=lambda x: badness(x[0]))
+        return cls(name, float(error), limit, unit, where, warns)
 
     @property
     def passed(self) -> bool:

@@ -22,7 +22,6 @@ from deepmd_lite.certify import (
     machine,
     symmetry,
 )
-from deepmd_lite.certify.verdict import worse
 from deepmd_lite.cli import main
 from deepmd_lite.data import Frame, System
 from deepmd_lite.model import save_model
@@ -373,9 +372,18 @@ def test_a_single_kind_of_nan_fails_its_checks(model, structures, what):
 
 
 def test_a_finite_error_does_not_hide_nan():
-    assert not worse(1.0, float("nan"))
-    assert worse(float("nan"), 1.0)
-    assert not worse(0.5, 1.0)
+    errors = [(0.5, "a"), (np.inf, "b"), (np.nan, "c"), (np.nan, "d"), (1.0, "e")]
+    found = Verdict.worst("some", errors, 1.0, "eV")
+    assert np.isnan(found.found)
+    assert (found.words, found.state) == ("c", "FAILED")
+    found = Verdict.worst("some", [(0.5, "a"), (1.0, "b"), (1.0, "c")], 1.0, "eV", warns=True)
+    assert (found.found, found.words, found.state) == (1.0, "b", "ok")
+
+
+def test_what_has_no_error_has_it_nowhere():
+    for errors in ([], [(0.0, "a"), (0.0, "b")]):
+        found = Verdict.worst("some", errors, 1.0, "eV")
+        assert (found.found, found.words, found.state) == (0.0, "", "ok")
 
 
 def test_energies_that_jump_are_no_drift_of_zero(model, monkeypatch):
