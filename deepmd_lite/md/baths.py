@@ -33,14 +33,7 @@ class Baths:
         area = np.linalg.norm(np.cross(*np.delete(cell, self.axis, axis=0)))
         return float(self.width * area / abs(np.linalg.det(cell)))
 
-    def where(self, engine: Engine) -> torch.Tensor:
-        """(n,) places of the atoms of this rank along the axis: 0 in the middle of the hot slab, ½
-        in that of the cold one, below 1."""
-        inverse = engine.there(np.linalg.inv(engine.cell)[:, self.axis].copy())
-        along = engine.state.positions @ inverse
-        return along - along.floor()
-
     def inside(self, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
         """(n,) bool each: atoms of this rank in the hot slab, and in the cold one."""
-        place, half = self.where(engine), 0.5 * self.share(engine.cell)
+        place, half = engine.along(self.axis), 0.5 * self.share(engine.cell)
         return (place - place.round()).abs() < half, (place - 0.5).abs() < half

@@ -299,6 +299,12 @@ class Engine:
         """Å³ of the cell, vacuum included; meaningless where a lattice vector was filled in."""
         return abs(float(np.linalg.det(self.cell)))
 
+    def along(self, axis: int) -> torch.Tensor:
+        """(n,) places of the atoms of this rank along a lattice vector, in units of it; from 0 to
+        below 1 where it is periodic."""
+        places = self.state.positions @ self.there(np.linalg.inv(self.cell)[:, axis].copy())
+        return places - places.floor() if self.pbc[axis] else places
+
     def totals(self) -> Totals:
         """Energies and virial of this moment, summed over the ranks: one message."""
         tensors = self.energies.sum()[None], self.virial, self.state.kinetic_tensor()

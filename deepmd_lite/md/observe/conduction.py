@@ -12,15 +12,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from ...system import InputError
-from ...units import BOLTZMANN, KINETIC
+from ...units import BOLTZMANN
 from ..comm import agreement
 from ..engine import Engine
 from .base import Observable, System, Table, columns
 from .heat_flux import W_PER_M_K
 from .settings import ConductionSettings
+from .slices import kelvin, middles, slices
 
 SAMPLES_OF_BLOCK = 50
 MOST_PARTS = 10
@@ -70,12 +70,7 @@ class Conduction(Observable):
             self._note(engine, time)
             return
         assert engine.baths is not None
-        state, bins = engine.state, self.settings.bins
-        where = (engine.baths.where(engine) * bins).long().clamp(0, bins - 1).cpu()
-        twice_kinetic = KINETIC * state.masses * state.velocities.square().sum(dim=1)
-        each = torch.stack([state.mobile, twice_kinetic], dim=1).cpu()
-        own = torch.zeros(bins, 2, dtype=torch.float64).index_add_(0, where, each)
-        self.block += engine.comm.reduce(own.numpy(), "sum")
+        self.block += slices(engine, engine.baths.axis, self.settings.bins)[:, 1:]
         self.samples += 1
         if self.samples % SAMPLES_OF_BLOCK == 0:
             self.slices = np.concatenate([self.slices, self.block[None]])
@@ -119,15 +114,17 @@ class Conduction(Observable):
         n = len(self.slices)
         if not n:
             return {}
-        height, bins = self.shape[0], self.settings.bins
-        kelvin = _kelvin(self.slices.sum(axis=0))
-        middle = (np.arange(bins) + 0.5) * height / bins
-        profile = Table(("position_A", "temperature_K"), columns(middle, kelvin))
+        profile = columns(
+            middles(self.settings.bins, self.shape[0]), kelvin(*self.slices.sum(axis=0).T)
+        )
         given = self.heats[1:] - self.heats[0]
         rows = [[*given[k], *self._conductivity(k + 1)] for k in range(n)]
         head = ("time_fs", "heat_hot_eV", "heat_cold_eV", "flux_W_per_m2", "slope_K_per_A")
         last = ("conductivity_W_per_m_K", "error_W_per_m_K")
-        return {"conduction": Table((*head, *last), rows), "conduction_profile": profile}
+        return {
+            "conduction": Table((*head, *last), rows),
+            "conduction_profile": Table(("position_A", "temperature_K"), profile),
+        }
 
     def _conductivity(self, n: int) -> tuple[float, float, float, float]:
         """Flux W/m², slope K/Å, κ and its error W/(m K) of the first `n` blocks."""
@@ -146,24 +143,17 @@ class Conduction(Observable):
         height, volume = self.shape[:2]
         time, hot, cold = self.heats[last] - self.heats[first]
         flux = 0.5 * (hot - cold) / (2.0 * volume / height * time)
-        slices = self.slices[first:last].sum(axis=0)
-        middle = (np.arange(len(slices)) + 0.5) * height / len(slices)
+        sums = self.slices[first:last].sum(axis=0)
+        middle = middles(len(sums), height)
         free = self._free(0.0), self._free(0.5)
-        down, up = (_slope(middle[between], slices[between]) for between in free)
+        down, up = (_slope(middle[between], sums[between]) for between in free)
         return float(flux), 0.5 * (up - down)
 
 
-def _slope(middle: np.ndarray, slices: np.ndarray) -> float:
+def _slope(middle: np.ndarray, sums: np.ndarray) -> float:
     """K/Å: of the line through the temperatures of slices (k, 2), each by its number of atoms, at
     `middle` (k,) Å. Slices between the planes of a crystal may hold none."""
-    atoms, twice_kinetic = slices.T
+    atoms, twice_kinetic = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
         x = middle - (atoms @ middle) / atoms.sum()
         return float(x @ twice_kinetic / (3.0 * BOLTZMANN * (atoms @ x**2)))
-
-
-def _kelvin(slices: np.ndarray) -> np.ndarray:
-    """(bins,) K from atoms and twice their kinetic energies (bins, 2); nan where none has been."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: np.ndarray = slices[:, 1] / (3.0 * BOLTZMANN * slices[:, 0])
-    return found
