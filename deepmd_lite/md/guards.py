@@ -43,7 +43,7 @@ class Trip:
     """What it means and what to try; None: as of all that is unphysical."""
 
 
-class Watch:
+class Monitor:
     """Looks at every step of a run on behalf of its guards. All ranks make the same calls."""
 
     def __init__(self, guards: Guards, timestep: float, freedom: int, target: float) -> None:

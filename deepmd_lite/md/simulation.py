@@ -22,7 +22,7 @@ from .domain import Domain, checked_grid
 from .drive import drive_of
 from .engine import Engine
 from .groups import MOVING
-from .guards import Trip, Watch, stop
+from .guards import Monitor, Trip, stop
 from .initial import set_temperature
 from .integrate import integrator
 from .model_deviation import Deviating
@@ -114,7 +114,7 @@ class Simulation:
         target = max(self.ensemble.temperature or (0.0,))
         if self.writer is not None:
             self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-        self.watch = Watch(self.guards, self.timestep, self.freedom, target)
+        self.monitor = Monitor(self.guards, self.timestep, self.freedom, target)
         s, ours = settings, (self.model, self.start, self.comm)
         self.engine = Engine(*ours, skin=s.skin, grid=s.grid, balance=s.balance, ghosts=s.ghosts)
         v = settings.velocities
@@ -199,7 +199,7 @@ class Simulation:
             values = np.array([slack_used, self.timestep * speed, request.number])
             used, leap, number = self.comm.reduce(values, "max")
         request.agreed = int(number)
-        self._obey(self.watch.moved(self.engine, leap))
+        self._obey(self.monitor.moved(self.engine, leap))
         return bool(used > 1.0)
 
     def _evaluate(self) -> None:
@@ -208,7 +208,7 @@ class Simulation:
         engine.evaluate()
         self.bias.act(engine, self.step)
         with engine.stopwatch("communicate"):
-            trip = self.watch.evaluated(engine, self.step)
+            trip = self.monitor.evaluated(engine, self.step)
         self._obey(trip)
 
     def _obey(self, trip: Trip | None) -> None:

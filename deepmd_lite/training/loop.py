@@ -32,7 +32,7 @@ from .given import complete_input, content_of, starting_model
 from .interrupt import Interrupt
 from .judge import judge, tell_isolated_atoms
 from .parallel import Ranks, joined_ranks
-from .report import LearningCurve, Progress, plot_learning_curve
+from .report import LearningCurve, TrainingProgress, plot_learning_curve
 from .setup import (
     check_table,
     initial_potential,
@@ -178,7 +178,7 @@ def _run(trainer: Trainer, output: Path, restart: bool, quiet: bool) -> None:
         )
     tell_what_is_left(trainer.clock)
     limits = settings.step_limit, settings.time_limit
-    progress = Progress(*limits, begun, trainer.progress, quiet)
+    progress = TrainingProgress(*limits, begun, trainer.progress, quiet)
     shown_at, shown_step = trainer.clock.seconds(), begun
     try:
         while not trainer.finished:

@@ -191,7 +191,7 @@ def plot_learning_curve(lcurve: str | Path, picture: str | Path) -> None:
     os.replace(temporary, picture)
 
 
-class Progress:
+class TrainingProgress:
     """A progress bar where stderr is a terminal, a log line at each display elsewhere.
 
     The bar counts steps, or the seconds of a time limit.

@@ -13,7 +13,7 @@ from deepmd_lite import kernels
 from deepmd_lite.md import Simulation
 from deepmd_lite.md.comm import SharedError
 from deepmd_lite.md.config import Guards, MdConfig
-from deepmd_lite.md.guards import Watch, closest_pair
+from deepmd_lite.md.guards import Monitor, closest_pair
 from deepmd_lite.schema import parse
 from deepmd_lite.system import DeepmdLiteError, Evaluation, InputError, LocalEnv
 
@@ -168,36 +168,36 @@ def test_closest_pair(monkeypatch, pairs):
 # --- temperature ----------------------------------------------------------------------------
 
 
-def watch(freedom, target=0.0, **guards):
-    return Watch(Guards(**guards), 1.0, freedom, target)
+def monitor(freedom, target=0.0, **guards):
+    return Monitor(Guards(**guards), 1.0, freedom, target)
 
 
-def trips_at(watch, kelvins):
+def trips_at(monitor, kelvins):
     """Step at which a course of temperatures trips; None: never."""
     simulation = Simulation(copper(), PairPotential())
     boltzmann = 8.617333262e-5
     for step, kelvin in enumerate(kelvins):
-        kinetic = 0.5 * watch.freedom * boltzmann * kelvin
-        if watch._heated(simulation.engine, kinetic):
+        kinetic = 0.5 * monitor.freedom * boltzmann * kelvin
+        if monitor._heated(simulation.engine, kinetic):
             return step
     return None
 
 
 def test_a_jump_trips_and_a_slow_rise_does_not():
     many, jump = 30000, {"temperature_jump": 500.0, "temperature_steps": 20}
-    assert trips_at(watch(many, **jump), [300.0] * 30 + [900.0]) == 30
-    assert trips_at(watch(many, **jump), [300.0] * 30 + [700.0]) is None
+    assert trips_at(monitor(many, **jump), [300.0] * 30 + [900.0]) == 30
+    assert trips_at(monitor(many, **jump), [300.0] * 30 + [700.0]) is None
     slow = 300.0 + 20.0 * np.arange(200)
-    assert trips_at(watch(many, **jump), slow) is None
+    assert trips_at(monitor(many, **jump), slow) is None
     fast = 300.0 + 100.0 * np.arange(200)
-    assert trips_at(watch(many, **jump), fast) is not None
+    assert trips_at(monitor(many, **jump), fast) is not None
 
 
 def test_a_thermostat_may_heat_as_fast_as_it_likes():
     jump = {"temperature_jump": 500.0}
     course = [0.0, 1000.0, 2500.0, 3000.0]
-    assert trips_at(watch(30000, **jump), course) == 1
-    assert trips_at(watch(30000, 3000.0, **jump), course) is None
+    assert trips_at(monitor(30000, **jump), course) == 1
+    assert trips_at(monitor(30000, 3000.0, **jump), course) is None
 
 
 def test_small_systems_fluctuate():
@@ -205,8 +205,8 @@ def test_small_systems_fluctuate():
     rng = np.random.default_rng(3)
     for freedom in (3, 6, 30):
         course = 300.0 * rng.chisquare(freedom, 20000) / freedom
-        assert trips_at(watch(freedom, 300.0, temperature_jump=100.0), course) is None
-    assert trips_at(watch(30000, 300.0, temperature_jump=100.0), course) is not None
+        assert trips_at(monitor(freedom, 300.0, temperature_jump=100.0), course) is None
+    assert trips_at(monitor(30000, 300.0, temperature_jump=100.0), course) is not None
 
 
 # --- legitimate runs ------------------------------------------------------------------------

@@ -11,7 +11,12 @@ import pytest
 
 from deepmd_lite.system import InputError
 from deepmd_lite.training.loss import Errors
-from deepmd_lite.training.report import LearningCurve, Progress, plot_learning_curve, read_lcurve
+from deepmd_lite.training.report import (
+    LearningCurve,
+    TrainingProgress,
+    plot_learning_curve,
+    read_lcurve,
+)
 
 
 def errors(energy, force, virial=math.nan, prefactors=(1.0, 100.0, 0.0)):
@@ -145,7 +150,7 @@ def test_the_time_left_is_that_of_the_limit_reached_first(
 ):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     caplog.set_level(logging.INFO)
-    progress = Progress(*limits, 0, 0.0, quiet=True)
+    progress = TrainingProgress(*limits, 0, 0.0, quiet=True)
     progress.advance(50, 2 / 3)
     progress.show(50, errors(0.001, 0.1), None, 0.1, seconds_left)
     progress.close()
@@ -156,7 +161,7 @@ def test_the_time_left_is_that_of_the_limit_reached_first(
 def test_the_bar_counts_seconds_where_time_is_the_limit(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := io.StringIO())
     terminal.isatty = lambda: True
-    progress = Progress(None, 200.0, 10, 0.25, quiet=False)
+    progress = TrainingProgress(None, 200.0, 10, 0.25, quiet=False)
     progress.show(11, errors(0.001, 0.1), None, 0.1, 99.0)
     for k, share in enumerate((0.3, 0.5, 1.2)):
         progress.advance(11 + k, share)
