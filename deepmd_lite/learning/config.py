@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from ..data.places import located_data
-from ..md.config import MdConfig
+from ..md.config import Copies, MdConfig
 from ..schema import Section, located, parse, read_mapping
 from ..system import InputError
 from ..training.legacy import modern
@@ -32,7 +32,7 @@ class Initial(Section):
 
     structure: str
     """Anything ASE reads, as in `dpl md`."""
-    replicate: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
+    replicate: Copies = (1, 1, 1)
     frames: PositiveInt = 20
     rattle: Annotated[float, Field(ge=0)] = 0.1
     """Å, standard deviation of each coordinate."""

@@ -114,13 +114,14 @@ def _listed_array(value: object) -> object:
 
 Triple = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], BeforeValidator(_listed_array)]
 """A number for each lattice vector."""
+Copies = Annotated[Triple, BeforeValidator(_for_all)]
+"""Along each lattice vector, or one number for all."""
 
 
 class Settings(Section):
     """What `Simulation` takes besides structure and model; the input has the same keys."""
 
-    replicate: Annotated[Triple, BeforeValidator(_for_all)] = (1, 1, 1)
-    """Along each lattice vector, or one number for all."""
+    replicate: Copies = (1, 1, 1)
     ensemble: Ensemble = Ensemble()
     frozen: Annotated[list[Selection], OneOrSeveral] = []
     """Atoms that are held where they are: one selection, or a list of which each counts."""

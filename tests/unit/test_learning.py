@@ -27,7 +27,7 @@ from deepmd_lite.learning.answers import same
 from deepmd_lite.learning.config import read_config
 from deepmd_lite.learning.exploring import Explored, Run, counted, reseeded
 from deepmd_lite.learning.labelling import Command, labelled
-from deepmd_lite.learning.loop import _elements
+from deepmd_lite.learning.loop import _elements, _initial
 from deepmd_lite.learning.selection import farthest
 from deepmd_lite.model import load_model
 from deepmd_lite.system import InputError
@@ -100,6 +100,14 @@ def test_structures_may_have_an_at_sign_in_their_path(content, tmp_path):
     config, _ = read_config(content)
     assert config.initial.structure == str(tmp_path / "a@b/cu.extxyz")
     assert config.explore[0]["structure"] == str(tmp_path / "a@b/cu.extxyz@0")
+
+
+@pytest.mark.parametrize("replicate", [2, [2, 2, 2], np.array([2, 2, 2])])
+def test_copies_are_counted_as_in_dynamics(content, replicate):
+    content["initial"]["replicate"] = replicate
+    initial = read_config(content)[0].initial
+    assert initial.replicate == (2, 2, 2)
+    assert [len(atoms) for atoms in _initial(initial)] == [64] * 6
 
 
 def test_the_farthest_come_first():
@@ -691,6 +699,7 @@ def test_explorations_may_be_biased(content, tmp_path, monkeypatch):
         ({"select": {"every": 31}}, "explore/0/steps 30: nothing would be looked at; .*every, 31"),
         ({"selekt": {}}, "unknown key 'selekt'; did you mean 'select'"),
         ({"initial": {"structure": "cu.extxyz", "strain": 3}}, "initial/strain"),
+        ({"initial": {"structure": "cu.extxyz", "replicate": 0}}, "initial/replicate"),
     ],
 )
 def test_inputs_that_are_wrong(change, message, content):
