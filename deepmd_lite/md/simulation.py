@@ -67,14 +67,14 @@ class Simulation:
         model deviation. `keys` are those of the input file with its checks (`config.Settings`):
         `ensemble`, `frozen`, `moving`, `pull`, `velocities`, `masses` u by element, `timestep` fs
         (1), `replicate`, `skin` Å (1), `grid`, `balance`, `device`, `precision`, `output` (default:
-        no files), `guards`, and `steps` of the whole run, which matters to ramps only; None is the
-        default.
+        no files), `guards`, `plumed`, `ghosts`, and `steps` of the whole run, which matters to
+        ramps only; None is the default.
 
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
-        meant; atoms, velocities, frozen and replicate are then not used. `force`: only warn of a
-        model without virials where the cell changes, and of too little memory. `comm`: a
-        communicator of mpi4py; None is this process alone. Raises InputError for arguments that
-        are wrong or do not hold together.
+        meant; atoms, masses, velocities, frozen, replicate and which atoms `moving` and `pull` name
+        are then not used. `force`: only warn of a model without virials where the cell changes, and
+        of too little memory. `comm`: a communicator of mpi4py; None is this process alone. Raises
+        InputError for arguments that are wrong or do not hold together.
         """
         self.comm = wrap(comm)
         with guarded(self.comm):
