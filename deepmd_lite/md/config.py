@@ -209,7 +209,6 @@ class MdConfig(Settings):
     """Elements of the types 1, 2, … of a LAMMPS data file; default: by type labels or masses."""
     steps: NonNegativeInt
     """In total: a continued run ends at the same step as one that was never interrupted."""
-    skin: Annotated[float, Field(ge=0.1, le=5.0)] = 1.0
     output: Annotated[Output, BeforeValidator(_path_alone)] = Output()
 
     @field_validator("model", mode="before")

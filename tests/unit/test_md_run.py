@@ -68,6 +68,7 @@ def test_defaults():
     assert config.ensemble.type == "nve"
     assert config.skin == 1.0
     assert parse(MdConfig, {**MINIMAL, "model": ["a.dpl"]}, "md.yaml").model == ["a.dpl"]
+    assert parse(MdConfig, {**MINIMAL, "skin": 6}, "md.yaml").skin == 6.0  # as in `Simulation`
     several = parse(MdConfig, {**MINIMAL, "model": ["a.dpl", "b.dpl"]}, "md.yaml")
     assert several.model == ["a.dpl", "b.dpl"]
 
