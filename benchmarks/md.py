@@ -50,7 +50,6 @@ def copies_for(n_atoms: int) -> tuple[int, int, int]:
 
 def run_job(job: dict[str, Any]) -> None:
     """One run, on every rank of it; rank 0 prints its figures as JSON."""
-    import numpy as np
     from ase.build import bulk
 
     from deepmd_lite.md import MdConfig, Simulation, communicator
@@ -77,17 +76,17 @@ def run_job(job: dict[str, Any]) -> None:
         simulation.run(job["warm"])
     result = simulation.run(job["steps"])
     peak = comm.collect(peak_bytes())
-    largest = comm.reduce(np.array([len(simulation.state)]), "max")[0]
+    largest = comm.largest(len(simulation.state))
     env = simulation.engine.env
-    ghosts = comm.reduce(np.array([env.n_all - env.n_local]), "sum")[0]
+    ghosts = comm.total(env.n_all - env.n_local)
     if comm.rank == 0:
         found = {
             "n_atoms": result.n_atoms,
-            "n_ghosts": int(ghosts),
+            "n_ghosts": ghosts,
             "grid": simulation.domain.grid,
             "seconds_per_step": result.seconds / result.steps,
             "parts": {k: result.parts[k] / result.steps for k in PARTS},
-            "imbalance": float(largest) * comm.size / result.n_atoms,
+            "imbalance": largest * comm.size / result.n_atoms,
             "peak_bytes": peak,
             "list_builds": result.list_builds,
         }
