@@ -93,7 +93,7 @@ class Guards(Section):
 SHORT_TIMESTEP = 0.05
 """fs; a shorter one was probably given in ps."""
 STRONG_FRICTION = 0.5
-"""In a timestep; more of it was probably given in 1/ps."""
+"""1/fs, or in a timestep; more of it was probably given in 1/ps."""
 FAST_STRAIN = 1e-4
 """1/fs, ten to a thousand times the usual; a faster one was probably given in 1/ps or 1/s."""
 TIMESTEPS_OF_TIME_CONSTANT = 10
@@ -222,10 +222,10 @@ class MdConfig(Settings):
         found, e = [], self.ensemble
         if self.timestep < SHORT_TIMESTEP:
             found.append(f"timestep {self.timestep:g} fs is very short; its unit is fs, not ps")
-        if (e.friction or 0.0) * self.timestep > STRONG_FRICTION:
+        if (e.friction or 0.0) * max(self.timestep, 1.0) > STRONG_FRICTION:
             found.append(
-                f"friction {e.friction:g}/fs makes atoms forget their velocities within a timestep "
-                f"or two of {self.timestep:g} fs; its unit is 1/fs, not 1/ps"
+                f"friction {e.friction:g}/fs makes atoms forget their velocities within "
+                f"{1.0 / e.friction:.2g} fs; its unit is 1/fs, not 1/ps"
             )
         if e.rate is not None and abs(e.rate) > FAST_STRAIN:
             found.append(

@@ -195,6 +195,13 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(f"note: {line}")
     for line in _of_the_motion(simulation, config):
         log(line)
+    provenance = getattr(model, "provenance", None) or {}
+    volume = simulation.start.volume(simulation.engine.cell)
+    if provenance.get("virials trained") is False and np.isfinite(volume):
+        log(
+            "note: the model was not trained on virials: do not trust pressure and stresses, nor "
+            "what is made of them"
+        )
     if simulation.is_still and simulation.n_atoms > 1:
         log(
             "note: no axis is periodic, and the thermostat would feed a rotation of the whole: it "

@@ -249,6 +249,11 @@ def test_the_command_refuses_a_model_without_virials_unless_forced(tmp_path, cap
     assert "not trained on virials" in capsys.readouterr().err
     assert main(["md", str(tmp_path / "md.yaml"), "-q", "--force"]) == 0
     assert "going on as asked" in caplog.text
+    text = (tmp_path / "md.yaml").read_text().partition("ensemble")[0]
+    (tmp_path / "md.yaml").write_text(text.replace("'run'", "").replace("/run", "/constant"))
+    assert main(["md", str(tmp_path / "md.yaml"), "-q"]) == 0
+    told = "not trained on virials: do not trust pressure and stresses"
+    assert told in (tmp_path / "constant" / "log").read_text()
 
 
 def test_a_ramp_goes_over_all_steps():

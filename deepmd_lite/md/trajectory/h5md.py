@@ -61,14 +61,15 @@ class H5md(Trajectory):
             _lay_out(self._file, moment)
         group = self._file["particles/all"]
         self._new, self._frame = new, len(group["position/step"])
-        for name in (*_SERIES, "box/edges"):
-            values = group[f"{name}/value"]
-            values.resize(self._frame + 1, axis=0)
+        boxed = "edges" in group["box"]
+        for name in (*_SERIES, *(["box/edges"] if boxed else [])):
+            group[f"{name}/value"].resize(self._frame + 1, axis=0)
         for name, value in (("step", moment.step), ("time", moment.time)):
             series = group[f"position/{name}"]
             series.resize(self._frame + 1, axis=0)
             series[self._frame] = value
-        group["box/edges/value"][self._frame] = self._oriented.cell
+        if boxed:
+            group["box/edges/value"][self._frame] = self._oriented.cell
         self._raise_failure()
 
     def add(self, slab: Slab) -> None:
@@ -105,7 +106,8 @@ class H5md(Trajectory):
         try:
             with h5py.File(self.path) as file:
                 group = file["particles/all"]
-                return len(group["box/edges/value"]) == len(group["position/step"])
+                last = "box/edges" if "edges" in group["box"] else "force"
+                return len(group[f"{last}/value"]) == len(group["position/step"])
         except (OSError, KeyError):
             return False
 
@@ -133,10 +135,13 @@ def _lay_out(file: Any, moment: Moment) -> None:
         values = group.create_dataset(f"{name}/value", shape, kind, maxshape=longest, chunks=chunk)
         if unit:
             values.attrs["unit"] = unit
-    edges = box.create_dataset("edges/value", (0, 3, 3), np.float64, maxshape=(None, 3, 3))
-    edges.attrs["unit"] = "Angstrom"
+    others = ["image", "velocity", "force"]
+    if any(pbc):  # readers take edges for a periodic cell, whatever the boundary says
+        edges = box.create_dataset("edges/value", (0, 3, 3), np.float64, maxshape=(None, 3, 3))
+        edges.attrs["unit"] = "Angstrom"
+        others.append("box/edges")
     for name, kind in (("step", np.int64), ("time", np.float64)):
         series = group.create_dataset(f"position/{name}", (0,), kind, maxshape=(None,))
-        for other in ("image", "velocity", "force", "box/edges"):
+        for other in others:
             group[f"{other}/{name}"] = series
     group["position/time"].attrs["unit"] = "fs"
