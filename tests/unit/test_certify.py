@@ -213,9 +213,14 @@ def test_a_hole_in_the_core_is_a_warning_that_says_where(model):
         forces[::2, 0], forces[1::2, 0] = 5.0, -5.0
         return dataclasses.replace(found, forces=forces)
 
-    found = curves.repulsion(curves.curves(Faulty(model, pull)))
+    made = curves.curves(Faulty(model, pull))
+    found = curves.repulsion(made)
     assert [v.state for v in found] == ["warning"] * 3
     assert "attracts between 0.30 and" in found[0].words
+    assert made[0].has_repulsion == (model.repulsion is not None)
+    bare, more = (dataclasses.replace(made[0], has_repulsion=x) for x in (False, True))
+    assert "train with the repulsion" in curves.repulsion([bare])[0].words
+    assert "outweigh the repulsion" in curves.repulsion([more])[0].words
 
 
 def test_dimers_are_evaluated_together_and_are_what_they_are_alone(model):
