@@ -19,7 +19,7 @@ from .arrays import check_arrays
 from .config import ModelConfig
 from .networks import Embedding, Fitting, Layers, generator_of
 from .potential import Potential
-from .statistics import Scales, Statistics
+from .statistics import Statistics
 from .table import Grid
 from .type_embedding_config import MOST_TYPES, TypeEmbeddingConfig
 from .typed_networks import Shared, StrippedEmbedding, TypedEmbedding, TypedFitting, TypeVectors
@@ -199,11 +199,9 @@ def from_file(
         config = found.config(skeleton.config)
     except (InputError, LookupError, TypeError, ValueError) as e:
         raise ModelFileError(f"{where}: header/shared is not valid: {e}") from None
-    scales = [Scales.unset(d.sel, d.config.columns) for d in skeleton.descriptors]
-    close = skeleton.repulsion, skeleton.short_range
-    statistics = Statistics(scales, skeleton.energy_bias, skeleton.min_distance, *close)
-    grids = [d.grid for d in skeleton.descriptors]
+    sels, grids = zip(*((d.sel, d.grid) for d in skeleton.descriptors), strict=True)
     with torch.device("meta"):
+        statistics = Statistics.unset(config, sels, skeleton.min_distance, skeleton.state_dict())
         wanted = potential_for_training(config, statistics, None, grids).state_dict()
     expected = {f"{_PREFIX}{name}": x for name, x in wanted.items() if name.startswith(_NETWORKS)}
     check_arrays(where, expected, own)
