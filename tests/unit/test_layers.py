@@ -41,7 +41,7 @@ LAYER = {
 }
 ONLY_IN = {
     "dpdata": {"data/dpdata_files.py"},
-    "h5py": {"data/hdf5.py", "interop/dp_file.py", "md/trajectory/h5md.py"},
+    "h5py": {"data/hdf5.py", "md/trajectory/h5md.py"},
     "mpi4py": {"md/comm.py"},
     "torch.distributed": {"training/parallel.py"},
 }
