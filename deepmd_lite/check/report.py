@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +66,7 @@ class Report:
     def json(self, cutoff: float) -> bytes:
         """For a machine: findings with all their frames, key figures and counts."""
         content: dict[str, Any] = {
-            "counts": dict(Counter({s: self.count(s) for s in SEVERITIES})),
+            "counts": {s: self.count(s) for s in SEVERITIES},
             "findings": [f.row() for f in self.findings],
             "sets": {role: [s.summary() for s in systems] for role, systems in self.sets.items()},
             "seconds": self.seconds,

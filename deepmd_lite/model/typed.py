@@ -173,10 +173,8 @@ def _shared(potential: Potential) -> Shared:
 # --- in the model file --------------------------------------------------------------------------
 
 
-def to_file(shared: Shared | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What header and arrays hold of them; nothing without."""
-    if shared is None:
-        return {}, {}
+def to_file(shared: Shared) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What header and arrays hold of them."""
     section = shared.type_embedding.model_dump(mode="json")
     header = {"type_embedding": section, "type_one_side": shared.type_one_side}
     return header, {f"{_PREFIX}{name}": x for name, x in shared.arrays.items()}
