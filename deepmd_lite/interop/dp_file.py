@@ -138,7 +138,7 @@ def _with_arrays(tree: Any, leaf: Callable[[Any], Any], variables: bool = False)
 
 
 def _data_set(path: Path, file: Any, name: Any) -> np.ndarray:
-    found = hdf5.member(file, name.strip("/").split("/")) if isinstance(name, str) else None
+    found: Any = hdf5.member(file, name.strip("/").split("/")) if isinstance(name, str) else None
     if not hasattr(found, "dtype") or found.external:  # numbers of other files are not the model's
         raise ModelFileError(f"{path}: the data set {name!r:.60} is missing")
     if found.dtype.name not in DTYPES or not hdf5.is_stored(found):

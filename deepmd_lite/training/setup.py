@@ -20,6 +20,7 @@ from ..data import (
     System,
     environments,
 )
+from ..data.frames import ANOTHER_ZERO
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
@@ -46,8 +47,6 @@ from .systems import read_systems
 
 log = logging.getLogger(__name__)
 
-ANOTHER_ZERO = 0.5
-"""eV/atom between data and a model of them that no accuracy explains."""
 TELLING_FORCE = 0.01
 """eV/Å on some atom of a frame by which a model is known again."""
 
