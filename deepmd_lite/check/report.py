@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..data import System, describe
+from ..data.frames import counted
 from ..neighbors import periodic_env
 from ..page import page, panels, png
 from ..system import InputError
 from .elements import smallest_distances
 from .energies import explain
-from .finding import SEVERITIES, Finding, counted
+from .finding import SEVERITIES, Finding
 from .geometry import dense_cutoff
 from .survey import Survey
 
