@@ -19,6 +19,7 @@ from typing import Any
 
 from . import __version__
 from .free_memory import available_bytes
+from .launcher import mpiexec
 
 PING = """
 import time
@@ -198,8 +199,7 @@ def _mpi() -> Verdict:
         return Verdict(
             "MPI", "", "mpi4py is not installed: dpl md runs on one rank", "pip install '.[mpi]'"
         )
-    beside = Path(sys.executable).parent
-    launcher = shutil.which("mpiexec", path=str(beside)) or shutil.which("mpiexec")
+    launcher = mpiexec()
     if launcher is None:
         return Verdict("MPI", library, "no mpiexec", "pip install mpich", broken=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -276,6 +276,15 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     return potential
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raises ModelFileError for a suffix that says a model of DeePMD-kit."""
+    if path.suffix.lower() in FOREIGN:
+        raise ModelFileError(
+            f"{path}: by its suffix a model of DeePMD-kit; convert it first: "
+            f"dpl convert {path} {path.with_suffix('.dpl')}"
+        )
+
+
 def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     path = Path(path)
     if path.is_dir():
@@ -284,11 +293,7 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ModelFileError(f"{path}: a folder, expected a model file{hint}")
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    if path.suffix.lower() in FOREIGN:
-        raise ModelFileError(
-            f"{path}: by its suffix a model of DeePMD-kit; convert it first: "
-            f"dpl convert {path} {path.with_suffix('.dpl')}"
-        )
+    refuse_foreign(path)
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
