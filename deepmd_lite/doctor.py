@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -94,7 +95,11 @@ def examine() -> list[Verdict]:
 def _versions() -> Iterator[Verdict]:
     yield Verdict("package", f"deepmd_lite {__version__} in {Path(__file__).parent}")
     yield Verdict("python", f"{platform.python_version()} in {sys.prefix}, {platform.platform()}")
-    needed = ("torch", "ase", "numpy", "scipy", "pydantic", "matplotlib", "safetensors")
+    needed = _needed()
+    if not needed:
+        fix = "pip install . in the source tree"
+        yield Verdict("libraries", "", "deepmd_lite itself is not installed", fix, broken=True)
+        return
     versions, absent = [], []
     for name in needed:
         try:
@@ -104,6 +109,18 @@ def _versions() -> Iterator[Verdict]:
     missing = f"{', '.join(absent)} not installed" if absent else ""
     fix = f"pip install {' '.join(absent)}" if absent else ""
     yield Verdict("libraries", ", ".join(versions), missing, fix, broken=bool(absent))
+
+
+def _needed() -> list[str]:
+    """The libraries without which the package does not work, as it was installed; none if not."""
+    try:
+        given = metadata.requires("deepmd_lite") or []
+    except metadata.PackageNotFoundError:
+        return []
+    found = (
+        re.match(r"[\w.-]+", requirement) for requirement in given if "extra" not in requirement
+    )
+    return [name[0] for name in found if name]
 
 
 def _kernels() -> Verdict:
