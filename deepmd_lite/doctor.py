@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 from . import __version__
 from .free_memory import available_bytes
+from .launcher import mpiexec
 
 PING = """
 import time
@@ -93,7 +95,11 @@ def examine() -> list[Verdict]:
 def _versions() -> Iterator[Verdict]:
     yield Verdict("package", f"deepmd_lite {__version__} in {Path(__file__).parent}")
     yield Verdict("python", f"{platform.python_version()} in {sys.prefix}, {platform.platform()}")
-    needed = ("torch", "ase", "numpy", "scipy", "pydantic", "matplotlib", "safetensors")
+    needed = _needed()
+    if not needed:
+        fix = "pip install . in the source tree"
+        yield Verdict("libraries", "", "deepmd_lite itself is not installed", fix, broken=True)
+        return
     versions, absent = [], []
     for name in needed:
         try:
@@ -103,6 +109,18 @@ def _versions() -> Iterator[Verdict]:
     missing = f"{', '.join(absent)} not installed" if absent else ""
     fix = f"pip install {' '.join(absent)}" if absent else ""
     yield Verdict("libraries", ", ".join(versions), missing, fix, broken=bool(absent))
+
+
+def _needed() -> list[str]:
+    """The libraries without which the package does not work, as it was installed; none if not."""
+    try:
+        given = metadata.requires("deepmd_lite") or []
+    except metadata.PackageNotFoundError:
+        return []
+    found = (
+        re.match(r"[\w.-]+", requirement) for requirement in given if "extra" not in requirement
+    )
+    return [name[0] for name in found if name]
 
 
 def _kernels() -> Verdict:
@@ -198,8 +216,7 @@ def _mpi() -> Verdict:
         return Verdict(
             "MPI", "", "mpi4py is not installed: dpl md runs on one rank", "pip install '.[mpi]'"
         )
-    beside = Path(sys.executable).parent
-    launcher = shutil.which("mpiexec", path=str(beside)) or shutil.which("mpiexec")
+    launcher = mpiexec()
     if launcher is None:
         return Verdict("MPI", library, "no mpiexec", "pip install mpich", broken=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import kernels
+from .. import kernels, launcher
 from ..model import Potential
 from ..model.file import TABLE_TOLERANCE, measure_table
 from ..model.structures import Structure, evaluated
@@ -98,9 +97,7 @@ def ranks(path: str | Path, sample: Structure, symbols: Sequence[str]) -> Verdic
     Ranks that do not come to begin say nothing about the model.
     """
     name, limit, unit = f"1 rank = {RANKS} ranks", 1e-10, "eV/Å"
-    mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which(
-        "mpiexec"
-    )
+    mpiexec = launcher.mpiexec()
     if mpiexec is None:
         return Verdict(name, None, limit, unit, "no mpiexec here: pip install 'deepmd_lite[mpi]'")
     job = {

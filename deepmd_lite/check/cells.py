@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..data.frames import counted
 from ..geometry import cell_heights
-from .finding import Finding, counted, named
+from .finding import Finding, named
 from .survey import Survey
 
 FAR_OUTSIDE = 5.0

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data import Frame
-from .finding import Finding, counted, named
+from ..data.frames import counted
+from .finding import Finding, named
 from .pairs import displacement
 from .survey import Survey, spread
 

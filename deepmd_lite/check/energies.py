@@ -13,9 +13,10 @@ from functools import cache
 
 import numpy as np
 
+from ..data.frames import counted
 from . import offsets
 from .exchanged import CHANCE, Usual, exchange, left_out, spanned, type_map_of
-from .finding import Finding, counted, named
+from .finding import Finding, named
 from .survey import Survey, robust_fit, spread
 
 LEAST_FRAMES = 6

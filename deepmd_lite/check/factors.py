@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.frames import counted
 from ..units import EV_PER_A3_IN_GPA
-from .finding import Finding, counted
+from .finding import Finding
 from .survey import Survey, robust_fit
 from .virials import better_signs
 from .works import ALLOWED, FORCE, RESTORED, SURE, VIRIAL, Works, allowed

@@ -38,8 +38,3 @@ def named(frames: Sequence[str]) -> str:
     """The first of the frames and how many more there are."""
     more = len(frames) - 1
     return frames[0] + (f" and {more} more" if more else "")
-
-
-def counted(n: int, noun: str) -> str:
-    """'1 frame', '2 frames'."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

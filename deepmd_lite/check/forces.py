@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from .finding import Finding, counted, named
+from ..data.frames import counted
+from .finding import Finding, named
 from .survey import Survey, spread
 
 SIGMAS = 6.0

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .finding import Finding, counted, named
+from ..data.frames import counted
+from .finding import Finding, named
 from .survey import Survey
 
 COARSE = 1e-4

@@ -13,7 +13,8 @@ from itertools import permutations
 
 import numpy as np
 
-from .finding import Finding, counted
+from ..data.frames import counted
+from .finding import Finding
 from .pairs import way
 from .survey import Survey
 from .virials import SHEAR_ORDER, better_signs, shear_change, swapped

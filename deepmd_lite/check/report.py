@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..data import System, describe
+from ..data.frames import counted
 from ..neighbors import periodic_env
 from ..page import page, panels, png
 from ..system import InputError
 from .elements import smallest_distances
 from .energies import explain
-from .finding import SEVERITIES, Finding, counted
+from .finding import SEVERITIES, Finding
 from .geometry import dense_cutoff
 from .survey import Survey
 
@@ -67,7 +67,7 @@ class Report:
     def json(self, cutoff: float) -> bytes:
         """For a machine: findings with all their frames, key figures and counts."""
         content: dict[str, Any] = {
-            "counts": dict(Counter({s: self.count(s) for s in SEVERITIES})),
+            "counts": {s: self.count(s) for s in SEVERITIES},
             "findings": [f.row() for f in self.findings],
             "sets": {role: [s.summary() for s in systems] for role, systems in self.sets.items()},
             "seconds": self.seconds,

@@ -12,6 +12,8 @@ from ..data import Frame, System
 from ..elements import no_elements
 from .geometry import Geometry, radii_of, scan
 
+ROUNDS = 12
+"""Of a robust fit, each with weights from the one before."""
 ROBUST = 1.4826
 """Median absolute deviation to standard deviation of a normal distribution."""
 
@@ -122,7 +124,7 @@ def spread(values: np.ndarray) -> float:
     return float(ROBUST * np.median(np.abs(values - np.median(values))))
 
 
-def robust_fit(x: np.ndarray, y: np.ndarray, rounds: int = 12) -> tuple[np.ndarray, float]:
+def robust_fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
     """Coefficients (k,) of y ≈ x @ c and the robust standard deviation of what is left.
 
     Least squares with Huber's weights, minimal norm where columns depend on one another.
@@ -130,7 +132,7 @@ def robust_fit(x: np.ndarray, y: np.ndarray, rounds: int = 12) -> tuple[np.ndarr
     weight = np.ones(len(y))
     coefficients = np.zeros(x.shape[1])
     scale = 0.0
-    for _ in range(rounds if len(y) else 0):
+    for _ in range(ROUNDS if len(y) else 0):
         root = np.sqrt(weight)
         coefficients = np.linalg.lstsq(x * root[:, None], y * root, rcond=1e-10)[0]
         left = np.abs(y - x @ coefficients)

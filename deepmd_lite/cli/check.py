@@ -13,8 +13,6 @@ from .common import EPILOG, SOURCE, common, device, keep, picture, positive_leng
 log = logging.getLogger(__name__)
 
 MODEL = ".dpl"
-FOREIGN = (".pb", ".pth", ".pt", ".dp")
-"""Suffixes by which a model of DeePMD-kit is known, and no data."""
 
 
 def add_check(verbs: argparse._SubParsersAction) -> None:
@@ -51,6 +49,7 @@ def add_check(verbs: argparse._SubParsersAction) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from ..model.file import refuse_foreign
     from ..system import InputError
 
     set_threads(args.threads)
@@ -58,9 +57,7 @@ def _check(args: argparse.Namespace) -> int:
     keep(chain(args.paths, *data), [args.json, args.plot, args.html])
     models = [path for path in args.paths if path.lower().endswith(MODEL)]
     for path in map(Path, args.paths):
-        if path.suffix.lower() in FOREIGN:
-            own = path.with_suffix(MODEL)
-            raise InputError(f"{path}: convert it first: dpl convert {path} {own}")
+        refuse_foreign(path)
     if not (args.paths or args.train or args.validation or args.test):
         raise InputError("nothing to check: name data, or models (.dpl files)")
     if not models:

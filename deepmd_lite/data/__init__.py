@@ -4,11 +4,12 @@ from .batches import Batch, PreparedFrame, collate, environments, label_counts, 
 from .checks import OfModel
 from .formats import load, load_each
 from .frames import Frame, System, describe, lacking_in_words
-from .sampler import BatchSampler
+from .sampler import BatchSampler, BatchSize
 
 __all__ = [
     "Batch",
     "BatchSampler",
+    "BatchSize",
     "Frame",
     "OfModel",
     "PreparedFrame",

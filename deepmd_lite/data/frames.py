@@ -12,6 +12,8 @@ MANY, FIRST, MOST_ODD = 20, 5, 10
 NAMED = 3
 """Systems that a line names before it counts the others."""
 LABELS = ("energy", "forces", "virial")
+ANOTHER_ZERO = 0.5
+"""eV/atom between data and a model of them, in all frames alike, that no accuracy explains."""
 
 
 @dataclass
@@ -70,7 +72,7 @@ class System:
         sizes = {frame.n_atoms for frame in self.frames}
         atoms = f"{min(sizes)}-{max(sizes)}" if len(sizes) > 1 else f"{min(sizes, default=0)}"
         return (
-            f"{self.name}: {_counted(len(self.frames), 'frame')}, "
+            f"{self.name}: {counted(len(self.frames), 'frame')}, "
             f"{atoms} atom{'' if atoms == '1' else 's'}, "
             f"elements {' '.join(self.elements)}, {_labels(self.frames)}"
         )
@@ -93,12 +95,12 @@ def describe(systems: Sequence[System]) -> str:
         lines.append(system.summary())
         lines += [f"  note: {note}" for note in system.notes]
     if len(shown) < len(systems):
-        lines.append(f"… and {_counted(len(systems) - len(shown), 'system')} more")
+        lines.append(f"… and {counted(len(systems) - len(shown), 'system')} more")
     frames = [frame for system in systems for frame in system.frames]
     n_atoms = sum(frame.n_atoms for frame in frames)
     lines.append(
-        f"total: {_counted(len(systems), 'system')}, {_counted(len(frames), 'frame')}, "
-        f"{_counted(n_atoms, 'atom')}, elements {' '.join(elements_of(frames))}, {_labels(frames)}"
+        f"total: {counted(len(systems), 'system')}, {counted(len(frames), 'frame')}, "
+        f"{counted(n_atoms, 'atom')}, elements {' '.join(elements_of(frames))}, {_labels(frames)}"
     )
     return "\n".join(lines)
 
@@ -145,11 +147,12 @@ def lacking_in_words(systems: Sequence[System], label: str) -> str:
     names = ", ".join(system.name for system in without[:NAMED])
     more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
     n = sum(len(system.frames) for system in without)
-    others = _counted(len(_able(systems, label)) - len(without), "other system")
-    return f"{names}{more}: no {label} in {_counted(n, 'frame')}, which {others} have"
+    others = counted(len(_able(systems, label)) - len(without), "other system")
+    return f"{names}{more}: no {label} in {counted(n, 'frame')}, which {others} have"
 
 
-def _counted(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """'1 frame', '2 frames'."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 

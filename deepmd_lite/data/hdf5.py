@@ -42,7 +42,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     Raises InputError if it cannot be opened or, within the block, turns out to be damaged, and
     where h5py is not installed.
     """
-    h5py = _h5py(path)
+    h5py = library(path)
     try:
         file = h5py.File(path, "r")
     except OSError as e:
@@ -57,12 +57,34 @@ def opened(path: str | Path) -> Iterator[Any]:
             raise InputError(f"{path}: is damaged, or holds no systems: {_one_line(e)}") from None
 
 
-def _h5py(path: str | Path) -> Any:
+def library(path: str | Path) -> Any:
+    """h5py, to read or write `path`. Raises InputError where it is not installed."""
     try:
         import h5py
     except ImportError:
-        raise InputError(f"{path}: HDF5 files need h5py: pip install 'deepmd_lite[hdf5]'") from None
+        raise InputError(
+            f"{path}: HDF5 files need h5py: pip install 'deepmd_lite[hdf5]' or pip install h5py"
+        ) from None
     return h5py
+
+
+def member(group: Any, path: Sequence[str]) -> Any:
+    """The piece at `path` of a group; None where it does not lie in this very file.
+
+    A link may lead to any other file.
+    """
+    for name in path:
+        if not hasattr(group, "get"):
+            return None
+        if type(group.get(name, getlink=True)).__name__ != "HardLink":
+            return None
+        group = group[name]
+    return group
+
+
+def is_stored(dataset: Any) -> bool:
+    """Whether a data set is stored in enough bytes to hold the numbers that it claims."""
+    return bool(dataset.nbytes <= DENSEST * dataset.id.get_storage_size())
 
 
 def _one_line(error: Exception) -> str:
@@ -129,18 +151,16 @@ class Hdf5Group:
         return np.asarray(self._read(dataset, where))
 
     def _member(self, *path: str) -> Any:
-        """A piece of the system that lies in this very file: a link may lead to any other."""
-        found = self._group
-        for name in path:
-            if type(found.get(name, getlink=True)).__name__ != "HardLink":
-                raise InputError(f"{self.where(*path)}: is a link; copy the data into the file")
-            found = found[name]
+        """A piece of the system that lies in this very file."""
+        found = member(self._group, path)
+        if found is None:
+            raise InputError(f"{self.where(*path)}: is a link; copy the data into the file")
         return found
 
     def _read(self, dataset: Any, where: str) -> Any:
         """All of a data set, if what is stored is enough to hold it."""
-        stored = dataset.id.get_storage_size()
-        if dataset.nbytes > DENSEST * stored:
+        if not is_stored(dataset):
+            stored = dataset.id.get_storage_size()
             raise InputError(f"{where}: is damaged: {stored} bytes stored for {dataset.nbytes}")
         return dataset[()]
 
@@ -151,7 +171,7 @@ def write_groups(path: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
     Pieces by their path in a system: arrays, lists of words, or None for an empty marker. Raises
     OSError, in the words of the system, where the file cannot be written.
     """
-    h5py = _h5py(path)
+    h5py = library(path)
     try:
         with h5py.File(path, "w") as file:
             for name, pieces in systems.items():

@@ -15,6 +15,39 @@ AUTO_ATOMS = 32
 """Atoms that a batch of size 'auto' has at least (DeePMD-kit's rule)."""
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """A batch ends with so many frames and atoms, or before it has more than the most."""
+
+    frames: float
+    atoms: int
+    most_atoms: float = math.inf
+    largest_frame: int | None = None
+    """Frames of more atoms are to be left out of the data; None: none are."""
+
+    @classmethod
+    def of(cls, batch_size: int | str) -> BatchSize:
+        """What `batch_size` of `BatchSampler` says. Raises InputError where it says nothing."""
+        if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0:
+            return cls(batch_size, 0)
+        rule, _, number = str(batch_size).partition(":")
+        positive = number.isdecimal() and int(number) > 0
+        if batch_size == "auto" or (rule == "auto" and positive):
+            return cls(1, int(number or AUTO_ATOMS))
+        if rule in ("max", "filter") and positive:
+            return cls(math.inf, 0, int(number), int(number) if rule == "filter" else None)
+        raise InputError(
+            "expected a number of frames, at least 1, 'auto', 'auto:ATOMS', 'max:ATOMS' or "
+            "'filter:ATOMS'"
+        )
+
+    def typical(self, mean_atoms: float) -> int:
+        """Frames in a batch where they have `mean_atoms` atoms on average."""
+        if not self.atoms and math.isinf(self.most_atoms):
+            return int(self.frames)
+        return max(1, math.ceil((self.atoms or self.most_atoms) / mean_atoms))
+
+
 class BatchSampler:
     """An endless iterator over lists of frame numbers, one list for each batch.
 
@@ -41,7 +74,10 @@ class BatchSampler:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise InputError(f"seed: expected an integer ≥ 0, found {seed!r}")
         self._n_atoms = np.asarray(n_atoms, dtype=np.int64)
-        self._size = _BatchSize.of(batch_size)
+        try:
+            self._size = BatchSize.of(batch_size)
+        except InputError as e:
+            raise InputError(f"batch_size: {e}, found {batch_size!r}") from None
         self._batch_size = batch_size
         self._shares = shares
         self.seed = seed
@@ -115,27 +151,3 @@ class BatchSampler:
         if self._shares is None:
             return generator.permutation(n)
         return generator.choice(n, n, p=self._shares)
-
-
-@dataclass(frozen=True)
-class _BatchSize:
-    """A batch ends with so many frames and atoms, or before it has more than the most."""
-
-    frames: float
-    atoms: int
-    most_atoms: float = math.inf
-
-    @classmethod
-    def of(cls, batch_size: int | str) -> _BatchSize:
-        if isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0:
-            return cls(batch_size, 0)
-        rule, _, number = str(batch_size).partition(":")
-        positive = number.isdecimal() and int(number) > 0
-        if batch_size == "auto" or (rule == "auto" and positive):
-            return cls(1, int(number or AUTO_ATOMS))
-        if rule in ("max", "filter") and positive:
-            return cls(math.inf, 0, int(number))
-        raise InputError(
-            "batch_size: expected a number of frames, 'auto', 'auto:ATOMS', 'max:ATOMS' or "
-            f"'filter:ATOMS', found {batch_size!r}"
-        )

@@ -69,9 +69,6 @@ class Scores:
     stress_frames: int
 
 
-OTHER_ZERO = 0.5
-"""eV/atom: errors that are as large, and the same in all frames, are no errors of a fit."""
-
 WRONG_FORCES = 0.7
 """Error of forces in units of the forces from which on they have little to do with each other."""
 
@@ -88,19 +85,24 @@ class Report:
 
     def by_system(self) -> dict[str, Scores]:
         """Errors of each system, in the order of the data."""
-        return self._grouped(lambda r: r.system)
+        return {name: scores(results) for name, results in self.systems().items()}
 
     def by_config_type(self) -> dict[str, Scores]:
         """Errors of each `config_type`; empty where no frame carries one."""
         if all(r.frame.config_type is None for r in self.results):
             return {}
-        return self._grouped(lambda r: r.frame.config_type or "(none)")
+        groups = self._grouped(lambda r: r.frame.config_type or "(none)")
+        return {name: scores(results) for name, results in groups.items()}
 
-    def _grouped(self, key: Callable[[FrameResult], str]) -> dict[str, Scores]:
+    def systems(self) -> dict[str, list[FrameResult]]:
+        """The predictions of each system, in the order of the data."""
+        return self._grouped(lambda r: r.system)
+
+    def _grouped(self, key: Callable[[FrameResult], str]) -> dict[str, list[FrameResult]]:
         groups: dict[str, list[FrameResult]] = {}
         for result in self.results:
             groups.setdefault(key(result), []).append(result)
-        return {name: scores(results) for name, results in groups.items()}
+        return groups
 
     def force_by_element(self) -> dict[str, tuple[int, float]]:
         """Number of atoms with labels and force RMSE (eV/Å) of each element, by name."""

@@ -122,11 +122,8 @@ def _totals(report: Report) -> list[tuple[str, str, str]]:
     rows = [("data", f"{total.frames} frames, {total.atoms} atoms", "")]
     if total.energy_frames:
         rows.append(("energy", _milli(total.energy_rmse_per_atom, total.energy_mae_per_atom), ""))
-    known = pairs(report.results, "forces")
-    if known:
-        labels = np.concatenate([np.ravel(label) for label, _, _ in known])
-        size = float(np.sqrt(np.mean(labels**2)))
-        share = ""
+    if total.force_atoms:
+        size, share = report.force_size(), ""
         if size > 0:  # all may be 0 by symmetry
             share = f"{100 * total.force_rmse / size:.1f} % of the RMS force, {size:.2f} eV/Å"
         rows.append(("forces", _milli(total.force_rmse, total.force_mae, "meV/Å"), share))

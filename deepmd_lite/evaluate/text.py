@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.frames import ANOTHER_ZERO
 from ..files import write_atomically
 from ..system import InputError
-from .errors import OTHER_ZERO, WRONG_FORCES, FrameResult, Report, Scores
+from .errors import WRONG_FORCES, FrameResult, Report, Scores
 
 _DP_TEST = (
     ("Energy MAE         : {} eV", "energy_mae", "energy_frames"),
@@ -100,7 +101,7 @@ def _warnings(report: Report, total: Scores) -> list[str]:
     lines = []
     shift, spread = report.energy_shift()
     off = f"all energies are {shift:+.4f} eV/atom off, {1e3 * spread:.2f} meV/atom besides"
-    shifted = abs(shift) > OTHER_ZERO and abs(shift) > 20.0 * spread
+    shifted = abs(shift) > ANOTHER_ZERO and abs(shift) > 20.0 * spread
     error, size = total.force_rmse, report.force_size()
     if error > WRONG_FORCES * size:  # a shift would hide that of one composition
         lines.append(
@@ -156,13 +157,10 @@ def write_details(report: Report, prefix: str | Path) -> list[Path]:
     """
     if not Path(prefix).name:
         raise InputError(f"{prefix}: expected the beginning of file names, found a folder")
-    groups: dict[str, list[FrameResult]] = {}
-    for result in report.results:
-        groups.setdefault(result.system, []).append(result)
     paths = []
     for suffix, quantity, columns, per_atom in _DETAILS:
         text = io.StringIO()
-        for system, results in groups.items():
+        for system, results in report.systems().items():
             rows = np.concatenate([_detail(r, quantity, len(columns), per_atom) for r in results])
             names = [f"{kind}_{c}" for kind in ("data", "pred") for c in columns]
             np.savetxt(text, rows, header=f"{system}: {' '.join(names)}")

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..model.type_embedding_config import DPA1
 from . import nodes
 from .nodes import RADIAL, Tree
-from .sections import DPA1, PartsError, check_supported, shown
+from .sections import PartsError, check_supported, shown
 from .table_parts import TableParts, with_table
 from .type_embedding import SMOOTHED
 
@@ -273,7 +274,7 @@ def _layers(
 
 
 def _fitting(parts: Parts) -> Tree:
-    _, section = check_supported(parts.section, DPA1)
+    _, section = check_supported(parts.section)
     activation = section.get("activation_function", "tanh")
     resnet_dt, trainable = section.get("resnet_dt", True), section.get("trainable", True)
     count = len(parts.fittings[0])
@@ -285,22 +286,13 @@ def _fitting(parts: Parts) -> Tree:
         networks.append(nodes.fitting_network([*hidden, *linear], resnet_dt))
     average, inverse = parts.fparam_scales or (None, None)
     n_fparam = 0 if average is None else len(average)
-    off: Tree = {
-        "numb_aparam": 0,
-        "dim_case_embd": 0,
-        "default_fparam": None,
-        "rcond": None,
-        "tot_ener_zero": False,
-        "atom_ener": [],
-        "use_aparam_as_mask": False,
-    }
     keys = {
         "dim_descrpt": networks[0]["in_dim"] - n_fparam,
         "numb_fparam": n_fparam,
         "neuron": networks[0]["neuron"],
         "resnet_dt": resnet_dt,
         "mixed_types": parts.type_vectors is not None,
-        **{key: section.get(key, value) for key, value in off.items()},
+        **{key: section.get(key, value) for key, value in nodes.FITTING_OFF.items()},
         "exclude_types": [],
         "trainable": trainable,
         "activation_function": activation,

@@ -18,6 +18,7 @@ from ..model import Potential, load_model, read_header, refine_table, save_model
 from ..model.fading import FadingEmbedding
 from ..model.structures import gas
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
+from ..model.type_embedding_config import DPA1
 from ..neighbors import periodic_env
 from ..system import InputError, ModelFileError
 from .deepmd_kit import potential_from_tree
@@ -27,7 +28,6 @@ from .graph_file import read_graph
 from .short_range import learned
 from .short_range import notes as notes_on_table
 from .torch_file import COMPRESSED, read_torch
-from .type_embedding import DPA1
 
 OWN = ".dpl"
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -137,8 +137,7 @@ def _imported(
             f"no elements: {', '.join(unknown)}; ASE and dpl md go by element: --type-map names "
             "the types anew, in this order"
         )
-    if "fparam" in potential.provenance:
-        notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
+    notes += _fixed(potential)
     if potential.short_range is not None:
         notes += notes_on_table(tree, potential.short_range)
     if error["force_ev_per_a"] > wanted:
@@ -222,9 +221,14 @@ def _changed(
     potential = _renamed(_at(source, fparam) if fixes else load_model(source), names, source)
     save_model(potential, target, potential.provenance)
     notes = [f"types {' '.join(potential.provenance['types were'])} named anew"] if names else []
-    if fixes:
-        notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
-    return potential, notes
+    return potential, notes + (_fixed(potential) if fixes else [])
+
+
+def _fixed(potential: Potential) -> list[str]:
+    """The note on frame parameters that are fixed, if there are any."""
+    if "fparam" not in potential.provenance:
+        return []
+    return [f"frame parameters fixed at fparam {potential.provenance['fparam']}"]
 
 
 def _exported(
@@ -246,8 +250,7 @@ def _exported(
     ]
     if potential.shared is not None and potential.shared.type_embedding.fades:
         notes.append("with smooth_type_embedding its PyTorch (.pth) alone agrees")
-    if "fparam" in potential.provenance:
-        notes.append(f"frame parameters fixed at fparam {potential.provenance['fparam']}")
+    notes += _fixed(potential)
     if left_out is not None:
         notes.append(f"without the repulsion (ZBL), which begins at: {left_out}")
     if potential.members is not None:

@@ -21,6 +21,7 @@ from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH, prefixes_of
 from ..model.statistics import Scales
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
+from ..model.type_embedding_config import DPA1
 from ..schema import parse
 from ..system import InputError, ModelFileError
 from .frame_parameters import at_frame_parameters
@@ -30,7 +31,7 @@ from .nodes import HYBRID, RADIAL
 from .short_range import Found, split
 from .tables import tabulated, tabulated_embedding
 from .tree import Node
-from .type_embedding import DPA1, folded, shared_networks
+from .type_embedding import folded, shared_networks
 
 DEFAULT_DISTANCE = 0.6
 """Å: smallest distance assumed where the file does not say it; no bond but H–H is near it."""

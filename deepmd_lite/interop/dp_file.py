@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..data import hdf5
 from ..files import write_atomically
-from ..system import InputError, ModelFileError
+from ..system import ModelFileError
 from .tree import FLOATS
 
 DTYPES = (*FLOATS[:3], "int32", "int64", "bool")
 """Types of the arrays that such files hold; bfloat16 has no reader here."""
 DEEPEST = 64
-DENSEST = 2000
-"""No compression makes numbers so many times smaller: a data set that claims it is not believed."""
 
 
 def read_dp(path: str | Path) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def read_dp(path: str | Path) -> dict[str, Any]:
     h5py is not installed.
     """
     path = _existing(path)
-    h5py = _h5py(path)
+    h5py = hdf5.library(path)
     try:
         with h5py.File(path, "r") as file:
             if "json" not in file.attrs:
@@ -55,7 +54,7 @@ def read_dp(path: str | Path) -> dict[str, Any]:
 
 def write_dp(path: str | Path, tree: dict[str, Any]) -> None:
     """Write `tree` as a `.dp` file, atomically. Raises InputError where h5py is not installed."""
-    h5py = _h5py(Path(path))
+    h5py = hdf5.library(path)
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
 
@@ -139,20 +138,15 @@ def _with_arrays(tree: Any, leaf: Callable[[Any], Any], variables: bool = False)
 
 
 def _data_set(path: Path, file: Any, name: Any) -> np.ndarray:
-    inside = isinstance(name, str) and type(file.get(name, getlink=True)).__name__ == "HardLink"
-    found: Any = file[name] if inside else None
+    found: Any = hdf5.member(file, name.strip("/").split("/")) if isinstance(name, str) else None
     if not hasattr(found, "dtype") or found.external:  # numbers of other files are not the model's
         raise ModelFileError(f"{path}: the data set {name!r:.60} is missing")
-    if found.dtype.name not in DTYPES or _unbelievable(found):
+    if found.dtype.name not in DTYPES or not hdf5.is_stored(found):
         raise ModelFileError(
             f"{path}: the data set {name!r:.60} has {found.dtype.name} {found.shape}; expected "
             f"an array of {', '.join(DTYPES)}"
         )
     return np.asarray(found[()])
-
-
-def _unbelievable(found: Any) -> bool:
-    return bool(found.nbytes > DENSEST * found.id.get_storage_size())
 
 
 def _check_depth(path: Path, events: Iterable[yaml.Event]) -> None:
@@ -192,16 +186,6 @@ def _mapping(path: Path, tree: Any) -> dict[str, Any]:
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise ModelFileError(f"{path}: holds no 'model', so it is no model of DeePMD-kit")
     return tree
-
-
-def _h5py(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(
-            f"{path}: .dp files need h5py: pip install 'deepmd_lite[hdf5]' or pip install h5py"
-        ) from None
-    return h5py
 
 
 def _line(error: Exception) -> str:

@@ -150,15 +150,10 @@ def _fitting_node(potential: Potential, nets: Tree, n_inputs: int) -> Tree:
         "activation_function": f.activation_function,
         "precision": potential.precision,
         "numb_fparam": 0,
-        "numb_aparam": 0,
-        "dim_case_embd": 0,
-        "default_fparam": None,
+        **nodes.FITTING_OFF,
         "mixed_types": nets["ndim"] == 0,
         "exclude_types": [],
-        "rcond": None,
-        "tot_ener_zero": False,
         "trainable": [True] * (len(f.neuron) + 1),
-        "use_aparam_as_mask": False,
         "atom_ener": None,
     }
     variables = {

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..model.type_embedding_config import DPA1
 from ..system import ModelFileError
 from . import nodes
 from .assembly import DescriptorParts, Layer, Parts, assembled, one_sided_input
@@ -20,7 +21,7 @@ from .graph import Graph
 from .graph_types import TABLE, check_vectors, factors_of_pairs, fading
 from .nodes import HYBRID, RADIAL, Tree
 from .protobuf import Node, WireError, graph_nodes
-from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
+from .sections import PartsError, brief, check_supported, count_of_fparam, section_of
 from .table_parts import TableParts
 
 LARGEST = 1 << 31
@@ -67,7 +68,7 @@ def _parts(graph: Graph) -> tuple[Parts, Tree]:
         raise PartsError(f"a model of type '{kind}' is not supported; only energies ('ener')")
     script = _script(graph)
     section = section_of(script.get("model", {}))
-    sections, _ = check_supported(section, DPA1)
+    sections, _ = check_supported(section)
     type_map = graph.text("model_attr/tmap").split()
     vectors = _type_vectors(graph)
     hybrid = section["descriptor"].get("type") == HYBRID

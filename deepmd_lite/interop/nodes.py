@@ -23,6 +23,16 @@ Tree = dict[str, Any]
 HYBRID = "hybrid"
 RADIAL = ("se_e2_r", "se_r")
 """Names of the descriptor of distances alone, whose rows have one column."""
+FITTING_OFF: Tree = {
+    "numb_aparam": 0,
+    "dim_case_embd": 0,
+    "default_fparam": None,
+    "rcond": None,
+    "tot_ener_zero": False,
+    "atom_ener": [],
+    "use_aparam_as_mask": False,
+}
+"""Keys of the fitting at the values at which they change nothing."""
 
 
 def layer(

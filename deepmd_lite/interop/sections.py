@@ -6,18 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
+from ..model.type_embedding_config import DPA1
 from .nodes import HYBRID, Tree
-from .type_embedding import DPA1
-
-__all__ = [
-    "DPA1",
-    "PartsError",
-    "brief",
-    "check_supported",
-    "count_of_fparam",
-    "section_of",
-    "shown",
-]
 
 
 class PartsError(ValueError):
@@ -59,16 +49,16 @@ def _plain(value: Any, counted: Counter, depth: int) -> Any:
     raise PartsError(f"its training script holds a value of {type(value).__name__}")
 
 
-def check_supported(section: Tree, also: tuple[str, ...] = ()) -> tuple[list[Tree], Tree]:
+def check_supported(section: Tree) -> tuple[list[Tree], Tree]:
     """The sections of the descriptors and of the fitting of an energy model.
 
-    A descriptor is `se_e2_a`, `se_e2_r` or one of `also`, or a hybrid of the first two. Raises
+    A descriptor is `se_e2_a`, `se_e2_r` or DPA-1's, or a hybrid of the first two. Raises
     PartsError, naming key and value, for anything that these files keep elsewhere.
     """
     for key in ("modifier", "spin", "pair_type", "models"):
         if section.get(key):
             raise PartsError(f"model/{key} is not supported")
-    known: tuple[str, ...] = ("se_e2_a", "se_e2_r", *also, HYBRID, "se_r", "se_a")
+    known = ("se_e2_a", "se_e2_r", *DPA1, HYBRID, "se_r", "se_a")
     descriptor = _of_type(section.get("descriptor"), "descriptor", known)
     fitting = _of_type(section.get("fitting_net"), "fitting_net", ("ener",))
     descriptors = [descriptor]

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from ..model.type_embedding_config import DPA1
 from ..system import ModelFileError
 from .assembly import DescriptorParts, Layer, Parts, assembled, floats, one_sided_input
 from .nodes import HYBRID, RADIAL, Tree
 from .pickled import Archive, ArchiveError, Module
-from .sections import DPA1, PartsError, brief, check_supported, count_of_fparam, section_of
+from .sections import PartsError, brief, check_supported, count_of_fparam, section_of
 from .table_parts import TableParts
 
 COMPRESSED = "compressed"
@@ -134,7 +135,7 @@ def _short_range(state: _State, section: Tree) -> TableParts | None:
 
 
 def _parts(state: _State, section: Tree, table: TableParts | None) -> Parts:
-    sections, _ = check_supported(section, DPA1)
+    sections, _ = check_supported(section)
     if section.get("type_embedding"):
         raise PartsError("model/type_embedding is not supported with PyTorch's se_e2_a")
     is_dpa1 = sections[0].get("type") in DPA1

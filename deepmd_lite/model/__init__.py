@@ -1,6 +1,5 @@
 """The model: configuration, networks, table, potential and its file."""
 
-from ..files import write_atomically  # noqa: F401
 from .config import ModelConfig
 from .file import load_model, read_header, refine_table, save_model
 from .potential import Potential

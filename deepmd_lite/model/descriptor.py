@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .. import kernels
-from ..kernels import reference
+from ..kernels import empty_slots, reference
 from ..system import InputError, LocalEnv
 from . import radial
 from .activations import Jet
@@ -213,22 +213,9 @@ class Descriptor(nn.Module):
         pair = torch.arange(self.n_types**2)
         return pair % self.n_types if self.config.type_one_side else pair
 
-    def _slots(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """An empty slot for each (centre, neighbour) pair: its table, place y, first entry s."""
-        n = self.n_types
-        a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-        table = b if self._one_side else a * n + b
-        s = self.empty_slot[a] + self._shift
-        y = torch.full_like(s, -self.config.rcut) if self.grid.of_distance else s
-        return table, y, s
-
-    def _empty_moments(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """(n_types², M_padded): column 0 of what one empty slot of (a, b) adds to the moments."""
-        table, y, s = self._slots()
-        start = self.grid.start + self._shift
-        position = ((y - start) / self.grid.spacing).to(coefficients.dtype)
-        values, _ = reference.table_values(coefficients, table, position)
-        return values * s.to(values.dtype)[:, None]
+    def _empty_row(self) -> torch.Tensor:
+        """(n_types,) float64: first entry of the row of an empty slot, for each centre type."""
+        return self.empty_slot + self._shift
 
     def _normalised(
         self, raw: torch.Tensor, counts: torch.Tensor, types: torch.Tensor, empty: torch.Tensor
@@ -254,17 +241,17 @@ class Descriptor(nn.Module):
         on a GPU.
         """
         atoms = (positions, env.types, env.offsets, env.indices)
-        raw, counts, _ = on.moments(*atoms, coefficients, self.environment())
-        types, empty = env.types[: env.n_local], self._empty_moments(coefficients)
-        return self._normalised(raw, counts, types, empty)
+        environment = self.environment()
+        raw, counts, _ = on.moments(*atoms, coefficients, environment)
+        empty = empty_slots.moments(coefficients, environment, self._empty_row())
+        return self._normalised(raw, counts, env.types[: env.n_local], empty)
 
     def exact_moments(self, env: LocalEnv, positions: torch.Tensor) -> torch.Tensor:
         """(n_local, columns, M) float64: as `moments`, with networks in the place of tables."""
         atoms = (positions, env.types, env.offsets, env.indices)
-        raw, counts = reference.moments_of(
-            self._exact_values, *atoms, self.environment(), torch.float64
-        )
-        table, y, s = self._slots()
+        environment = self.environment()
+        raw, counts = reference.moments_of(self._exact_values, *atoms, environment, torch.float64)
+        table, y, s = empty_slots.slots(environment, self._empty_row())
         empty = self._exact_values(table, y) * s[:, None]
         return self._normalised(raw, counts, env.types[: env.n_local], empty)
 

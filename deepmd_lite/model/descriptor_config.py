@@ -189,11 +189,6 @@ class HybridConfig(Vocabulary):
     type: Literal["hybrid"]
     list: Annotated[Sequence[DescriptorConfig], Field(min_length=1)]
 
-    @property
-    def rcut(self) -> float:
-        """The largest cutoff, Å."""
-        return max(d.rcut for d in self.list)
-
 
 def _kind(value: Any) -> str:
     found = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)

@@ -42,11 +42,9 @@ from . import members, reference_frames, typed
 from .activations import Jet
 from .arrays import check_arrays
 from .config import ModelConfig
-from .frame_parameters import FrameParameters, at_mean
+from .frame_parameters import at_mean
 from .potential import Potential, prefixes_of
-from .repulsion import Repulsion
-from .short_range import ShortRange, intervals_of
-from .statistics import Scales, Statistics
+from .statistics import Statistics
 from .table import Grid
 from .tabulated import TabulatedEmbedding
 
@@ -247,15 +245,7 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     _check_numbers(path, config, grids, sels, min_distance)
     embeddings = _tabulated(path, config, grids, arrays)
     with torch.device("meta"):  # nothing is allocated before the shapes are known to agree
-        scales = [
-            Scales.unset(sel, d.columns) for sel, d in zip(sels, config.descriptors, strict=True)
-        ]
-        bias = torch.empty(n_types, dtype=torch.float64)
-        repulsion = None if config.repulsion is None else Repulsion.unset(n_types)
-        short_range = ShortRange.unset(config, intervals_of(arrays))
-        k = config.fitting_net.numb_fparam
-        own = FrameParameters.unset(k) if k else None
-        statistics = Statistics(scales, bias, min_distance, repulsion, short_range, own)
+        statistics = Statistics.unset(config, sels, min_distance, arrays)
         potential = Potential(config, statistics, None, grids, embeddings)
     for prefix in potential.prefixes:
         arrays.pop(f"{prefix}table.nodes", None)
@@ -286,6 +276,15 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
     return potential
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raises ModelFileError for a suffix that says a model of DeePMD-kit."""
+    if path.suffix.lower() in FOREIGN:
+        raise ModelFileError(
+            f"{path}: by its suffix a model of DeePMD-kit; convert it first: "
+            f"dpl convert {path} {path.with_suffix('.dpl')}"
+        )
+
+
 def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     path = Path(path)
     if path.is_dir():
@@ -294,11 +293,7 @@ def _open(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ModelFileError(f"{path}: a folder, expected a model file{hint}")
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    if path.suffix.lower() in FOREIGN:
-        raise ModelFileError(
-            f"{path}: by its suffix a model of DeePMD-kit; convert it first: "
-            f"dpl convert {path} {path.with_suffix('.dpl')}"
-        )
+    refuse_foreign(path)
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}

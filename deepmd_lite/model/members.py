@@ -78,10 +78,8 @@ def shallow(module: Any) -> Any:
 # --- in the model file --------------------------------------------------------------------------
 
 
-def to_file(members: Members | None) -> dict[str, torch.Tensor]:
-    """The arrays; none without members."""
-    if members is None:
-        return {}
+def to_file(members: Members) -> dict[str, torch.Tensor]:
+    """The arrays."""
     return {f"{_PREFIX}weights": members.weights, f"{_PREFIX}biases": members.biases}
 
 

@@ -7,7 +7,7 @@ over all N_sel slots of an atom, empty ones (zero rows) included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -20,7 +20,7 @@ from .config import ModelConfig
 from .descriptor_config import DescriptorConfig
 from .frame_parameters import FrameParameters
 from .repulsion import Repulsion
-from .short_range import ShortRange
+from .short_range import ShortRange, intervals_of
 
 SMALLEST_DEVIATION = 0.01
 """Lower bound of dstd, as in DeePMD-kit: a direction that never varies is not blown up."""
@@ -64,6 +64,31 @@ class Statistics:
     """What `use_srtab` names; None where the model has none."""
     frame_parameters: FrameParameters | None = None
     """Scales of the parameters of frames; None where the model takes none."""
+
+    @classmethod
+    def unset(
+        cls,
+        config: ModelConfig,
+        sels: Sequence[list[int]],
+        min_distance: float,
+        arrays: Mapping[str, torch.Tensor],
+        prefix: str = "",
+    ) -> Statistics:
+        """The right shapes; the numbers are still to be loaded.
+
+        `sels`: of each descriptor. A short-range table has as many intervals as the one among
+        `arrays`, whose names begin with `prefix`.
+        """
+        n_types, k = len(config.type_map), config.fitting_net.numb_fparam
+        each = zip(sels, config.descriptors, strict=True)
+        return cls(
+            [Scales.unset(sel, d.columns) for sel, d in each],
+            torch.zeros(n_types, dtype=torch.float64),
+            min_distance,
+            Repulsion.unset(n_types) if config.repulsion is not None else None,
+            ShortRange.unset(config, intervals_of(arrays, prefix)),
+            FrameParameters.unset(k) if k else None,
+        )
 
     def check_against(self, config: ModelConfig) -> None:
         """Raises InputError where they hold what `config` has not, or lack what it has."""

@@ -19,7 +19,7 @@ from .arrays import check_arrays
 from .config import ModelConfig
 from .networks import Embedding, Fitting, Layers, generator_of
 from .potential import Potential
-from .statistics import Scales, Statistics
+from .statistics import Statistics
 from .table import Grid
 from .type_embedding_config import MOST_TYPES, TypeEmbeddingConfig
 from .typed_networks import Shared, StrippedEmbedding, TypedEmbedding, TypedFitting, TypeVectors
@@ -173,10 +173,8 @@ def _shared(potential: Potential) -> Shared:
 # --- in the model file --------------------------------------------------------------------------
 
 
-def to_file(shared: Shared | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What header and arrays hold of them; nothing without."""
-    if shared is None:
-        return {}, {}
+def to_file(shared: Shared) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What header and arrays hold of them."""
     section = shared.type_embedding.model_dump(mode="json")
     header = {"type_embedding": section, "type_one_side": shared.type_one_side}
     return header, {f"{_PREFIX}{name}": x for name, x in shared.arrays.items()}
@@ -199,11 +197,9 @@ def from_file(
         config = found.config(skeleton.config)
     except (InputError, LookupError, TypeError, ValueError) as e:
         raise ModelFileError(f"{where}: header/shared is not valid: {e}") from None
-    scales = [Scales.unset(d.sel, d.config.columns) for d in skeleton.descriptors]
-    close = skeleton.repulsion, skeleton.short_range
-    statistics = Statistics(scales, skeleton.energy_bias, skeleton.min_distance, *close)
-    grids = [d.grid for d in skeleton.descriptors]
+    sels, grids = zip(*((d.sel, d.grid) for d in skeleton.descriptors), strict=True)
     with torch.device("meta"):
+        statistics = Statistics.unset(config, sels, skeleton.min_distance, skeleton.state_dict())
         wanted = potential_for_training(config, statistics, None, grids).state_dict()
     expected = {f"{_PREFIX}{name}": x for name, x in wanted.items() if name.startswith(_NETWORKS)}
     check_arrays(where, expected, own)

@@ -9,7 +9,7 @@ follows from the step, or from the seconds where the training has a time limit.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,3 @@ def _numbered(section: dict[str, Any]) -> dict[str, Any]:
         else value
         for key, value in section.items()
     }
-
-
-def grid_fields(grid: Any) -> dict[str, Any]:
-    """The table's grid as JSON."""
-    return asdict(grid)

@@ -122,8 +122,8 @@ class TrainingConfig(Vocabulary):
     early_stop_patience: int = Field(0, ge=0)
     """End after so many displays in a row without a new lowest validation loss; 0: never."""
     device: DeviceName = "cpu"
-    """Where energies and forces of a step, and their gradients, are computed. Weights and the
-    optimiser stay on the CPU."""
+    """Where energies and forces of a step, and their gradients, are computed. Weights stay on the
+    CPU, and so does the optimiser, but for large matrices of SOAP (`soap.SMALLEST_SIDE`)."""
     spread_first_layer: bool = True
     """Begin with embeddings that tell distances apart (`model.first_weights`); false: with
     DeePMD-kit's distribution of weights."""

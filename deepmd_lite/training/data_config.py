@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
+from ..data import BatchSize
 from ..schema import Vocabulary
 from ..system import InputError
 
@@ -63,24 +64,16 @@ class DataConfig(Vocabulary):
             value = value[0]
         if isinstance(value, str):
             rule, _, number = value.partition(":")
-            if rule == "mixed" and number.isdigit():
+            if rule == "mixed" and number.isdecimal():
                 value = int(number)
-            elif value != "auto" and not (
-                rule in ("auto", "max", "filter") and number.isdigit() and int(number) > 0
-            ):
-                raise ValueError(
-                    "expected a number of frames, 'auto', 'auto:ATOMS', 'max:ATOMS' or "
-                    "'filter:ATOMS'"
-                )
-        if isinstance(value, bool) or (isinstance(value, int) and value < 1):
-            raise ValueError("expected at least 1 frame")
+        if isinstance(value, int | str):  # of another type it is refused for that
+            BatchSize.of(value)
         return value
 
     @property
-    def most_atoms(self) -> int | None:
-        """Frames of more atoms are left out; None: none are."""
-        rule, _, number = str(self.batch_size).partition(":")
-        return int(number) if rule == "filter" else None
+    def size(self) -> BatchSize:
+        """What `batch_size` says."""
+        return BatchSize.of(self.batch_size)
 
     @field_validator("auto_prob")
     @classmethod

@@ -53,11 +53,9 @@ class MovingAverage:
         """The average under the names that it has in a checkpoint."""
         return {f"{PREFIX}{name}": value for name, value in self.values.items()}
 
-    def restore(self, arrays: dict[str, torch.Tensor], updates: int) -> bool:
-        """Take the average of a checkpoint; False, and nothing changes, where it holds none."""
+    def restore(self, arrays: dict[str, torch.Tensor], updates: int) -> None:
+        """Take the average of a checkpoint; nothing changes where it holds none."""
         found = {name: arrays.get(f"{PREFIX}{name}") for name in self.values}
         values = {name: value.clone() for name, value in found.items() if value is not None}
-        if len(values) != len(found):
-            return False
-        self.values, self.updates = values, updates
-        return True
+        if len(values) == len(found):
+            self.values, self.updates = values, updates

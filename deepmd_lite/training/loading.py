@@ -42,8 +42,8 @@ def loaded_frames(
     `new_elements`: `settings` lose those that it has not; `watch` is asked on the way.
     """
     log.info("%s data\n%s", what, describe(systems))
-    if data is not None and data.most_atoms is not None:
-        systems = without_large(systems, data.most_atoms, f"training/{what}_data")
+    if data is not None and data.size.largest_frame is not None:
+        systems = without_large(systems, data.size.largest_frame, f"training/{what}_data")
     frames = [frame for system in systems for frame in system.frames]
     settle(frames, settings.model.fitting_net, what)
     lacking = _warn_of_lacking(systems, settings, what)

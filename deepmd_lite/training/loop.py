@@ -263,8 +263,8 @@ def _finish(trainer: Trainer, output: Path) -> None:
     log.info("model after step %d: %s", done, output / MODEL)
     try:
         plot_learning_curve(output / settings.disp_file, output / PICTURE)
-    except InputError:
-        log.info("no learning curve yet: no step was displayed")
+    except InputError as e:  # no step was displayed, or the disk is full: the model is there
+        log.info("no picture of the learning curve: %s", e)
 
 
 def _restarted(

@@ -39,6 +39,15 @@ class _LostError(Exception):
     """A sum over ranks did not come about."""
 
 
+@contextmanager
+def _may_be_lost() -> Iterator[None]:
+    """Inside, what torch.distributed raises where another rank has ended becomes a _LostError."""
+    try:
+        yield
+    except RuntimeError as e:
+        raise _LostError(str(e)) from None
+
+
 class Ranks:
     """The processes of a training and the sums over them."""
 
@@ -96,10 +105,8 @@ class Ranks:
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.size
-        try:
+        with _may_be_lost():
             dist.all_gather_object(found, value)
-        except RuntimeError as e:
-            raise _LostError(str(e)) from None
         return found
 
     def equalise(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -108,19 +115,15 @@ class Ranks:
             return
         import torch.distributed as dist
 
-        try:
+        with _may_be_lost():
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
-        except RuntimeError as e:
-            raise _LostError(str(e)) from None
 
     def _all_reduce(self, values: torch.Tensor) -> None:
         import torch.distributed as dist
 
-        try:
+        with _may_be_lost():
             dist.all_reduce(values)
-        except RuntimeError as e:
-            raise _LostError(str(e)) from None
 
     def error_of_all(self, error: Exception) -> Exception:
         """What this rank raises for `error`: its own if it is the first to fail, else that one's.

@@ -40,7 +40,7 @@ def refuse_errors(
     exempt = {f"{name}-missing" for name in unasked} | {"energy-zeros"}
     found = [
         finding
-        for finding in findings_in_sample(frames, what, cutoff=settings.model.descriptor.rcut)
+        for finding in findings_in_sample(frames, what, cutoff=settings.model.rcut)
         if finding.code not in exempt
     ]
     errors = [f for f in found if f.severity == "error"]

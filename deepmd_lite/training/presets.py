@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ..data import System, load
 from ..data.frames import elements_of
 from ..system import InputError
+from .rate_config import OWN_KEYS
 
 PresetName = Literal["fast", "balanced", "accurate"]
 DEFAULT: PresetName = "balanced"
@@ -67,17 +68,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Tables stand for the embeddings, so that their hidden layers cost an evaluation nothing; their
 last layers, the features, do, and few are enough."""
 _INSTEAD = {
-    "linear_beyond": ("loss_func", "use_huber", "relative_f"),
-    "neuron": ("n_neuron",),
-    "axis_neuron": ("n_axis_neuron",),
-    "stop_lr": ("stop_lr_ratio",),
-    "type": ("decay_steps", "decay_rate", "smooth"),  # keys of an exponential decay
-    "numb_steps": (
+    "loss/linear_beyond": ("loss_func", "use_huber", "relative_f"),
+    "model/descriptor/neuron": ("n_neuron",),
+    "model/descriptor/axis_neuron": ("n_axis_neuron",),
+    "model/fitting_net/neuron": ("n_neuron",),
+    "learning_rate/stop_lr": ("stop_lr_ratio",),
+    "training/numb_steps": (
         *("stop_batch", "num_step", "num_steps", "numb_step"),
         *("num_epoch", "num_epochs", "numb_epoch", "numb_epochs", "time_limit"),
     ),
 }
-"""A preset's key → keys, or other names of it, with which it is not needed."""
+"""A preset's key → keys of its section, or other names of it, with which it is not needed."""
 _NOTHING = {"loss_func": "mse", "use_huber": False, "relative_f": None}
 """Values with which a key is as good as left out."""
 
@@ -101,23 +102,30 @@ def with_preset(
             f"{where}: preset '{source['preset']}' is of descriptor {wanted}, and "
             f"model/descriptor/type is '{descriptor['type']}'; leave out one of the two"
         )
+    rates = {**preset["learning_rate"], **_schedule(source.get("learning_rate"))}
     if from_model:
-        rates = {**preset["learning_rate"], "start_lr": START_LR_FROM_MODEL}
-        preset = {**preset, "learning_rate": rates}
-    return _filled(source, preset)
+        rates["start_lr"] = START_LR_FROM_MODEL
+    return _filled(source, {**preset, "learning_rate": rates})
+
+
+def _schedule(own: Any) -> dict[str, str]:
+    """The type of learning rate that keys of the section belong to, where there are such keys."""
+    kinds = [OWN_KEYS[key] for key in own if key in OWN_KEYS] if isinstance(own, Mapping) else []
+    return {"type": kinds[0]} if kinds else {}
 
 
 def _says(given: Mapping[str, Any], name: str) -> bool:
     return name in given and (name not in _NOTHING or given[name] != _NOTHING[name])
 
 
-def _filled(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(given: Mapping[str, Any], preset: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The section `given` with what it lacks of the preset's; `where`: 'section/' of all above."""
     found = dict(given)
     for key, value in preset.items():
         own = found.get(key)
         if isinstance(value, Mapping) and (own is None or isinstance(own, Mapping)):
-            found[key] = _filled(own or {}, value)
-        elif not any(_says(given, name) for name in (key, *_INSTEAD.get(key, ()))):
+            found[key] = _filled(own or {}, value, f"{where}{key}/")
+        elif not any(_says(given, name) for name in (key, *_INSTEAD.get(where + key, ()))):
             found[key] = value
     return found
 

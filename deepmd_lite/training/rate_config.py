@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ..schema import Vocabulary
 
-_OWN_KEYS = {
+OWN_KEYS = {
     "decay_steps": "exp",
     "decay_rate": "exp",
     "smooth": "exp",
@@ -68,7 +68,7 @@ class LearningRateConfig(Vocabulary):
         if self.type == "wsd" and self.final_lr == 0:
             raise ValueError("stop_lr 0: type wsd needs one above 0")
         fields = LearningRateConfig.model_fields
-        for key, kind in _OWN_KEYS.items():
+        for key, kind in OWN_KEYS.items():
             if self.type != kind and getattr(self, key) != fields[key].default:
                 raise ValueError(f"{key} is a key of type {kind}, and type is {self.type}")
         return self

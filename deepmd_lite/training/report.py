@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files import write_atomically
+from ..page import panels, png
 from ..system import InputError
 from .loss import Errors
 
@@ -157,12 +157,10 @@ def read_lcurve(path: str | Path) -> dict[str, np.ndarray]:
 
 def plot_learning_curve(lcurve: str | Path, picture: str | Path) -> None:
     """Errors against steps as a PNG: energy, force and, where trained, virial side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
     curve = read_lcurve(lcurve)
-    panels = [
+    quantities = [
         (name, label)
         for name, label in (
             ("rmse_e", "energy RMSE (meV/atom)"),
@@ -171,24 +169,18 @@ def plot_learning_curve(lcurve: str | Path, picture: str | Path) -> None:
         )
         if f"{name}_trn" in curve
     ]
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axis, (name, label) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        axis.plot(
-            curve["step"], 1e3 * curve[f"{name}_trn"], lw=0.8, alpha=0.6, label="training batch"
-        )
+    figure, axes = panels(len(quantities))
+    steps = curve["step"]
+    for axis, (name, label) in zip(axes, quantities, strict=True):
+        axis.plot(steps, 1e3 * curve[f"{name}_trn"], lw=0.8, alpha=0.6, label="training batch")
         if f"{name}_val" in curve:
-            axis.plot(curve["step"], 1e3 * curve[f"{name}_val"], lw=1.5, label="validation")
+            axis.plot(steps, 1e3 * curve[f"{name}_val"], lw=1.5, label="validation")
         axis.set(xlabel="step", ylabel=label, yscale="log")
         axis.yaxis.set_major_formatter(LogFormatter())
         axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(color="0.9", lw=0.6, which="minor")
         axis.legend(frameon=False)
-    temporary = Path(picture).with_name(f".{Path(picture).name}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, picture)
+    write_atomically(picture, png(figure, dpi=150))
 
 
 class TrainingProgress:

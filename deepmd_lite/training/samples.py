@@ -30,10 +30,10 @@ def validation_sample(
     """The frames that every validation uses, the same each time, as batches of a good size."""
     training, config = settings.training, settings.training.validation_data
     if config is not None and config.numb_btch is not None:
-        n = config.numb_btch * _typical_batch(config.batch_size, prepared)
+        n = config.numb_btch * config.size.typical(_mean_atoms(prepared))
     else:
-        between = training.disp_freq * _typical_batch(training.training_data.batch_size, trained)
-        n = max(8, math.ceil(between / 10))
+        batch = training.training_data.size.typical(_mean_atoms(trained))
+        n = max(8, math.ceil(training.disp_freq * batch / 10))
     order = np.random.default_rng(training.seed).permutation(len(prepared))
     sample = [prepared[i] for i in sorted(_with_every_element(prepared, order[:n], order))]
     log.info("validation: %d of %d frames", len(sample), len(prepared))
@@ -45,12 +45,8 @@ def validation_sample(
     return [collate(frames) for frames in batches]
 
 
-def _typical_batch(batch_size: int | str, frames: Sequence[PreparedFrame]) -> int:
-    """Frames in a batch of frames of average size."""
-    if isinstance(batch_size, int):
-        return batch_size
-    atoms = int(batch_size.partition(":")[2] or 32)
-    return max(1, math.ceil(atoms / (sum(f.n_atoms for f in frames) / len(frames))))
+def _mean_atoms(frames: Sequence[PreparedFrame]) -> float:
+    return sum(f.n_atoms for f in frames) / len(frames)
 
 
 def table_sample(frames: Sequence[PreparedFrame]) -> LocalEnv:

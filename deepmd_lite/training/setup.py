@@ -20,12 +20,12 @@ from ..data import (
     System,
     environments,
 )
+from ..data.frames import ANOTHER_ZERO
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
-from ..model.frame_parameters import FrameParameters
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
-from ..model.short_range import ShortRange, intervals_of
+from ..model.short_range import ShortRange
 from ..model.statistics import Scales, smallest_distances
 from ..model.structures import Structure
 from ..model.table import Grid
@@ -47,8 +47,6 @@ from .systems import read_systems
 
 log = logging.getLogger(__name__)
 
-ANOTHER_ZERO = 0.5
-"""eV/atom between data and a model of them that no accuracy explains."""
 TELLING_FORCE = 0.01
 """eV/Å on some atom of a frame by which a model is known again."""
 
@@ -293,17 +291,9 @@ def _report_close_atoms(potential: Potential) -> None:
 
 def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potential:
     """The potential of a checkpoint, its weights still to be read."""
-    n_types = len(settings.model.type_map)
-    descriptors = settings.model.descriptors
-    scales = [
-        Scales.unset(sel, d.columns) for sel, d in zip(checkpoint.sel, descriptors, strict=True)
-    ]
-    bias = torch.zeros(n_types, dtype=torch.float64)
-    repulsion = None if settings.model.repulsion is None else Repulsion.unset(n_types)
-    short_range = ShortRange.unset(settings.model, intervals_of(checkpoint.arrays, "model."))
-    k, close = settings.model.fitting_net.numb_fparam, (repulsion, short_range)
-    parameters = FrameParameters.unset(k) if k else None
-    statistics = Statistics(scales, bias, checkpoint.min_distance, *close, parameters)
+    statistics = Statistics.unset(
+        settings.model, checkpoint.sel, checkpoint.min_distance, checkpoint.arrays, "model."
+    )
     grids = [Grid(**g) for g in checkpoint.grid]
     potential = potential_for_training(settings.model, statistics, None, grids)
     set_paces(potential, checkpoint.paces)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..kernels.cuda import full_precision
 from ..model import Potential, refine_table, save_model
 from ..model.table import Grid
 from ..model.typed import make_plain
-from .checkpoint import Checkpoint, grid_fields, pack_arrays, unpack_arrays
+from .checkpoint import Checkpoint, pack_arrays, unpack_arrays
 from .clock import Clock, format_duration
 from .config import TrainInput
 from .diverged import SLOWER, TIMES, Diverged, TrainingError, diverged, in_words, way_out
@@ -299,7 +300,7 @@ class Trainer:
             data_hash=self.data.hash,
             sel=[d.sel for d in self.potential.descriptors],
             min_distance=self.potential.min_distance,
-            grid=[grid_fields(d.grid) for d in self.potential.descriptors],
+            grid=[asdict(d.grid) for d in self.potential.descriptors],
             sampler=self.sampler.state_dict(),
             best=self.best,
             arrays={

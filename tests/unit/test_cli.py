@@ -20,6 +20,7 @@ from deepmd_lite.calculator import Calculator
 from deepmd_lite.cli import _parsed, main
 from deepmd_lite.files import check_writable
 from deepmd_lite.model import load_model, save_model
+from deepmd_lite.model.file import FOREIGN
 
 
 @pytest.fixture(name="model")
@@ -306,7 +307,9 @@ def test_options_that_do_not_fit(tmp_path, capsys, model):
     system = npy_system(tmp_path / "data")
     assert "only with a model" in fails(capsys, "check", system, "--quick")
     assert "only with data" in fails(capsys, "check", model, "--html", tmp_path / "x.html")
-    assert "dpl convert a.pb a.dpl" in fails(capsys, "check", "a.pb")
+    for suffix in FOREIGN:
+        said = fails(capsys, "check", f"a{suffix}")
+        assert f"convert it first: dpl convert a{suffix} a.dpl" in said
     assert "nothing to check" in fails(capsys, "check")
     with pytest.raises(SystemExit) as stop:
         main(["check", str(system), "--rcut", "-1"])

@@ -8,6 +8,7 @@ import torch
 
 from deepmd_lite.data import (
     BatchSampler,
+    BatchSize,
     Frame,
     collate,
     environments,
@@ -310,11 +311,21 @@ def test_foreign_states_are_refused(change, message):
 
 @pytest.mark.parametrize(
     "batch_size",
-    [0, -1, True, "auto:", "auto:0", "auto:x", "max", "max:0", "filter:", "mixed:3", 1.5],
+    [0, -1, True, "auto:", "auto:0", "auto:x", "auto:²", "max", "max:0", "filter:", "mixed:3", 1.5],
 )
 def test_batch_sizes_that_mean_nothing(batch_size):
     with pytest.raises(InputError, match="batch_size: expected"):
         BatchSampler([1], batch_size)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "typical", "largest_frame"),
+    [(3, 3, None), ("auto", 4, None), ("auto:5", 1, None), ("max:50", 5, None), ("filter:9", 1, 9)],
+)
+def test_what_a_batch_size_means(batch_size, typical, largest_frame):
+    size = BatchSize.of(batch_size)
+    assert size.typical(10.5) == typical
+    assert size.largest_frame == largest_frame
 
 
 def test_no_frames():

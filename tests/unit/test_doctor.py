@@ -26,6 +26,28 @@ def test_a_sound_machine(capsys):
     assert "compiled with" in lines[3]
 
 
+def test_libraries_are_those_of_the_installation(monkeypatch):
+    listed = [
+        "numpy>=1.24",
+        "PyYAML>=6",
+        "no-such.library>=1; python_version>'3'",
+        "ruff; extra=='x'",
+    ]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: listed)
+    found = verdict("libraries")
+    assert [part.split()[0] for part in found.found.split(", ")] == ["numpy", "PyYAML"]
+    assert found.broken
+    assert found.missing == "no-such.library not installed"
+
+
+def test_an_installation_without_a_record_is_broken(monkeypatch):
+    def requires(name):
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "requires", requires)
+    assert "deepmd_lite itself is not installed" in verdict("libraries").line()
+
+
 def test_json(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_mpi", lambda: doctor.Verdict("MPI", "x", "broken", "mend", True))
     assert main(["doctor", "--json"]) == 1

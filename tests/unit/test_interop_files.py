@@ -15,8 +15,10 @@ from golden_files import GOLDEN, read, unpacked
 
 from deepmd_lite.cli import main
 from deepmd_lite.interop import convert, potential_from_tree
+from deepmd_lite.interop.convert import READERS, WRITERS
 from deepmd_lite.interop.dp_file import read_dp
 from deepmd_lite.model import load_model
+from deepmd_lite.model.file import FOREIGN
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
@@ -37,6 +39,11 @@ SHORT_RANGE = [
 ]
 OF_THE_FILE = {"software", "version", "time", "tf_version", "pt_version", "training_script"}
 """Keys that speak of the conversion, not of the model."""
+
+
+def test_every_suffix_of_a_foreign_model_has_a_reader():
+    assert READERS.keys() == set(FOREIGN)
+    assert WRITERS.keys() < set(FOREIGN)
 
 
 def golden_tree(name: str):

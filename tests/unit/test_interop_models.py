@@ -516,13 +516,14 @@ def test_hdf5_of_something_else_and_links_out_of_the_file(tmp_path):
         file["x"] = np.zeros(3)
     with pytest.raises(ModelFileError, match="without the attribute 'json'"):
         read_dp(path)
-    tree = {"model": {"@variables": {"w": "/link", "x": "/absent", "y": 7}}}
-    for key in "wxy":
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    for name in ("/link", "/other/data", "/absent", "/x/data", "", 7):
         with h5py.File(path, "w") as file:
-            file.attrs["json"] = json.dumps(
-                {"model": {"@variables": {key: tree["model"]["@variables"][key]}}}
-            )
+            file.attrs["json"] = json.dumps({"model": {"@variables": {"w": name}}})
             file["link"] = h5py.ExternalLink("other.h5", "/data")
+            file["other"] = h5py.ExternalLink("other.h5", "/")
+            file["x"] = np.zeros(3)
         with pytest.raises(ModelFileError, match="is missing"):
             read_dp(path)
 

@@ -1,6 +1,8 @@
 """The tree's rules: a layer imports only below itself; heavy libraries stay where they belong."""
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ LAYER = {
     "schema": 1,
     "geometry": 1,
     "free_memory": 1,
+    "launcher": 1,
     "progress": 1,
     "kernels": 1,
     "neighbors": 2,
@@ -41,7 +44,7 @@ LAYER = {
 }
 ONLY_IN = {
     "dpdata": {"data/dpdata_files.py"},
-    "h5py": {"data/hdf5.py", "interop/dp_file.py", "md/trajectory/h5md.py"},
+    "h5py": {"data/hdf5.py", "md/trajectory/h5md.py"},
     "mpi4py": {"md/comm.py"},
     "torch.distributed": {"training/parallel.py"},
 }
@@ -107,6 +110,26 @@ def test_libraries_stay_where_they_belong(path):
         if library in FREE_OF:
             forbidden = {f for f in FREE_OF[library] if name == f or name.startswith(f + "/")}
             assert not forbidden, f"{path}:{line} imports {library}"
+
+
+DISTRIBUTION = {"yaml": "pyyaml", "typing_extensions": "pydantic"}
+"""Import name → the declared library that it is, or that brings it along."""
+
+
+def test_every_library_is_declared():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    users = {
+        extra: project["optional-dependencies"][extra]
+        for extra in ("mpi", "hdf5", "dpdata", "lammps")
+    }
+    given = project["dependencies"] + [name for names in users.values() for name in names]
+    declared = {re.match(r"[\w-]+", requirement)[0] for requirement in given}
+    for path in sources():
+        for module, line in imports(path):
+            name = module.split(".")[0]
+            if name not in sys.stdlib_module_names | {"deepmd_lite"}:
+                assert DISTRIBUTION.get(name, name) in declared, f"{path}:{line} imports {name}"
 
 
 def test_every_unit_has_a_layer():

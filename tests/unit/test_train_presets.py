@@ -102,10 +102,31 @@ def test_what_is_given_counts(data):
     assert found.training.training_data.batch_size == 1
 
 
-@pytest.mark.parametrize("own", [{"decay_steps": 100}, {"decay_rate": 0.9}, {"smooth": False}])
-def test_a_key_of_an_exponential_decay_stands_for_it(data, own):
+@pytest.mark.parametrize(
+    ("own", "kind"),
+    [
+        ({"decay_steps": 100}, "exp"),
+        ({"decay_rate": 0.9}, "exp"),
+        ({"smooth": False}, "exp"),
+        ({"decay_phase_ratio": 0.2}, "wsd"),
+        ({"decay_type": "linear"}, "wsd"),
+        ({"type": "wsd"}, "wsd"),
+        ({"warmup_ratio": 0.1}, "cosine"),
+    ],
+)
+def test_a_key_of_another_learning_rate_stands_for_it(data, own, kind):
     rate = read_input(named(data, learning_rate=own))[0].learning_rate
-    assert (rate.type, rate.start_lr) == ("exp", 1e-2)
+    assert (rate.type, rate.start_lr, rate.stop_lr) == (kind, 1e-2, 1e-5)
+
+
+def test_keys_of_two_learning_rates_are_refused(data):
+    with pytest.raises(InputError, match="decay_type is a key of type wsd, and type is exp"):
+        read_input(named(data, learning_rate={"decay_steps": 9, "decay_type": "linear"}))
+
+
+def test_what_stands_for_a_key_does_so_in_its_own_section(data):
+    with pytest.raises(InputError, match="unknown key 'model/descriptor/decay_steps'"):
+        read_input(named(data, model={"descriptor": {"decay_steps": 9}}))
 
 
 def test_a_time_limit_takes_the_place_of_steps(data):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from ...system import InputError
+from .. import empty_slots
 from ..fitting import Shape
-from ..reference import Descriptor, Environment, table_values
+from ..reference import Descriptor, Environment
 from . import native
 from .native import Device
 
@@ -91,7 +92,8 @@ class DeviceDescriptor:
         self.n_features, self.columns = coefficients.shape[3], environment.columns
         self._table = DeviceTable.of(coefficients, environment, torch_device)
         self._sel = torch.tensor(given.sel, dtype=self.dtype, device=torch_device)
-        self._empty = _empty_slots(coefficients, environment).to(torch_device)
+        row = -environment.davg[:, 0] / environment.dstd[:, 0]
+        self._empty = empty_slots.moments(coefficients, environment, row).to(torch_device)
         self._shape = native.Descriptor(
             int(self.dtype == torch.float64),
             self.n_types,
@@ -149,16 +151,3 @@ class DeviceDescriptor:
 
     def _given(self, atoms: native.Atoms) -> list[object]:
         return [ctypes.byref(x) for x in (atoms, self._table.environment, self._table.table)]
-
-
-def _empty_slots(coefficients: torch.Tensor, environment: Environment) -> torch.Tensor:
-    """(n_types, n_types, n_features): column 0 of what an empty slot of (a, b) adds to moments."""
-    n = environment.n_types
-    a, b = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-    s = (-environment.davg[:, 0] / environment.dstd[:, 0])[a]
-    y = torch.full_like(s, -environment.rcut) if environment.table_of_distance else s
-    coordinate = ((y - environment.table_start) / environment.table_spacing).to(coefficients.dtype)
-    values, _ = table_values(
-        coefficients, b if environment.type_one_side else a * n + b, coordinate
-    )
-    return (values * s.to(values.dtype)[:, None]).reshape(n, n, -1)
