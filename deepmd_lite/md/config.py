@@ -222,7 +222,7 @@ class MdConfig(Settings):
         found, e = [], self.ensemble
         if self.timestep < SHORT_TIMESTEP:
             found.append(f"timestep {self.timestep:g} fs is very short; its unit is fs, not ps")
-        if (e.friction or 0.0) * max(self.timestep, 1.0) > STRONG_FRICTION:
+        if e.friction and e.friction * max(self.timestep, 1.0) > STRONG_FRICTION:
             found.append(
                 f"friction {e.friction:g}/fs makes atoms forget their velocities within "
                 f"{1.0 / e.friction:.2g} fs; its unit is 1/fs, not 1/ps"

@@ -278,9 +278,11 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
 
 def refuse_foreign(path: Path) -> None:
     """Raises ModelFileError for a suffix that says a model of DeePMD-kit."""
-    if path.suffix.lower() in FOREIGN:
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN:
+        kind = "an input, or a" if suffix.startswith(".y") else "a"
         raise ModelFileError(
-            f"{path}: by its suffix a model of DeePMD-kit; convert it first: "
+            f"{path}: by its suffix {kind} model of DeePMD-kit; convert that first: "
             f"dpl convert {path} {path.with_suffix('.dpl')}"
         )
 

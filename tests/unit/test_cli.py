@@ -416,7 +416,7 @@ def test_md_input_that_is_hardly_meant(tmp_path, capsys, model):
     shown = capsys.readouterr().out
     assert "note: timestep 0.001 fs is very short; its unit is fs, not ps" in shown
     assert "models" in shown
-    strong = {"type": "nvt-langevin", "temperature": 300, "friction": 1.0}  # of a short timestep too
+    strong = {"type": "nvt-langevin", "temperature": 300, "friction": 1.0}
     path.write_text(yaml.safe_dump(data | {"timestep": 0.25, "ensemble": strong}))
     assert main(["md", str(path), "--dry-run"]) == 0
     shown = capsys.readouterr().out
