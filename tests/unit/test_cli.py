@@ -309,7 +309,7 @@ def test_options_that_do_not_fit(tmp_path, capsys, model):
     assert "only with data" in fails(capsys, "check", model, "--html", tmp_path / "x.html")
     for suffix in FOREIGN:
         said = fails(capsys, "check", f"a{suffix}")
-        assert f"convert it first: dpl convert a{suffix} a.dpl" in said
+        assert f"convert that first: dpl convert a{suffix} a.dpl" in said
     assert "nothing to check" in fails(capsys, "check")
     with pytest.raises(SystemExit) as stop:
         main(["check", str(system), "--rcut", "-1"])
