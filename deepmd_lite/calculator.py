@@ -119,6 +119,7 @@ class Calculator(AseCalculator):
         self._list: _ReusedList | None = None
         self._evaluated: tuple[PeriodicEnv, LocalEnv, Evaluation] | None = None
         self._warned_of = 0
+        self._strangers: set[tuple[int, int]] = set()
         self._warned_of_stress = False
         self._lock = threading.RLock()
 
@@ -268,12 +269,25 @@ class Calculator(AseCalculator):
                 "the model was not trained on virials: do not trust its stress", stacklevel=4
             )
 
+    def _warn_of_strangers(self, env: LocalEnv) -> None:
+        """Once of each pair of elements, with each new list: at most `skin` later than it comes."""
+        known = getattr(self._first, "known_pairs", None)
+        if known is None or self._list is None or self._list.looked_at:
+            return
+        self._list.looked_at = True
+        new = known.strangers(env, self._first.rcut, but=self._strangers)
+        self._strangers |= new.keys()
+        if new:
+            words = f"{known.in_words(new, self._first.type_map)}: energies there are extrapolated"
+            warnings.warn(words, stacklevel=5)
+
     def _evaluate(self, atoms: Atoms) -> None:
         """Everything that one evaluation gives."""
         periodic = self._neighbors(atoms)
         env = self._env(periodic, atoms)
         self._seen_fparam = self._fparam_of(atoms)
         evaluation = self._at(self._seen_fparam).evaluate(env)
+        self._warn_of_strangers(env)
         if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
             self._warned_of = evaluation.beyond_table
             n_pairs = counted_once(evaluation.beyond_table)
@@ -311,7 +325,8 @@ class Calculator(AseCalculator):
     def _neighbors(self, atoms: Atoms) -> PeriodicEnv:
         if self._list is None or not self._list.serves(atoms):
             if self._list is not None and not self._list.is_of(atoms):
-                self._warned_of = 0  # another structure deserves a warning of its own
+                # another structure deserves warnings of its own
+                self._warned_of, self._strangers = 0, set()
             self._list = _ReusedList(atoms, self.model, self.skin)
         return self._list.periodic
 
@@ -326,6 +341,8 @@ class _ReusedList:
         types = type_indices(atoms.get_chemical_symbols(), model.type_map, "structure")
         cutoff = model.rcut + skin
         self.atoms = atoms.copy()
+        self.looked_at = False
+        """For pairs of elements that the model does not know."""
         self.rcut = model.rcut
         self.cutoff = cutoff
         self.periodic = periodic_env(

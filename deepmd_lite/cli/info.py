@@ -74,6 +74,8 @@ def _info_of_model(args: argparse.Namespace) -> int:
         if model.repulsion is None
         else f"ZBL, inside {model.repulsion.summary(model.type_map)}"
     )
+    if model.known_pairs is not None:
+        rows["nearest in training"] = model.known_pairs.summary(model.type_map)
     if model.short_range is not None:
         rows["short range"] = model.short_range.summary(model.type_map)
     if not model.reference_frames:

@@ -17,16 +17,18 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from ..system import InputError, LocalEnv, counted_once
+from ..model.known_pairs import KnownPairs, Pair
+from ..pairs import pairs_of
+from ..system import InputError, LocalEnv, Model, counted_once
 from .comm import SharedError
 from .config import Guards
 from .engine import Engine, bounded, longest, numbers
 from .output import Writer
-from .pairs import pairs_of
 from .state import temperature
 
 DISTANCE_EVERY = 100
-"""Steps between looks at all pairs where the model reports none beyond its table."""
+"""Steps between looks at all pairs, for the nearest (also where the model reports some beyond its
+table) and for those of elements that the model does not know so near."""
 IMPROBABLE = 25.0
 """−ln of the probability that a system in equilibrium trips by chance at a step."""
 
@@ -53,6 +55,9 @@ class Monitor:
         self.freedom, self.target = freedom, target
         self._chance = fluctuation(freedom) if freedom > 0 else np.inf
         self._kelvins: deque[float] = deque(maxlen=guards.temperature_steps)
+        self._strangers: set[Pair] = set()
+        self.unsaid: list[str] = []
+        """What is to be warned of, the same on all ranks."""
 
     def moved(self, engine: Engine, leap: float) -> Trip | None:
         """After atoms have moved by at most `leap` (Å, over all ranks) in this step."""
@@ -81,9 +86,10 @@ class Monitor:
             engine.beyond_now,
             own_kinetic,
             engine.too_close is not None,
+            len(strangers := self._strangers_of(engine) if step % DISTANCE_EVERY == 0 else {}),
         ]
         sums = comm.reduce(np.array(own, dtype=np.float64), "sum")
-        close, bad, strong, beyond, kinetic, too_close = sums
+        close, bad, strong, beyond, kinetic, too_close, strange = sums
         if too_close:
             what = next(filter(None, comm.collect(engine.too_close)))
             return Trip(what, forces_are_current=False)
@@ -104,7 +110,29 @@ class Monitor:
                 f"{counted_once(int(beyond))} pairs are closer than any in the training data "
                 f"(guards: beyond_table); {_nearest(engine)}"
             )
+        if strange and (words := self._of_strangers(engine, strangers)):
+            if guards.beyond_table == "stop":
+                return Trip(f"{words} (guards: beyond_table)")
+            self.unsaid.append(f"step {step}: {words}; energies there are extrapolated")
         return self._heated(engine, kinetic)
+
+    def _strangers_of(self, engine: Engine) -> dict[Pair, float]:
+        """Pairs of elements of this rank that its model does not know so near, and how near."""
+        known = _known_pairs(engine.model)
+        if known is None or self.guards.beyond_table == "off":
+            return {}
+        return known.strangers(engine.env, engine.model.rcut, but=self._strangers)
+
+    def _of_strangers(self, engine: Engine, own: dict[Pair, float]) -> str:
+        """Those of all ranks in words, once of each pair of elements."""
+        nearest: dict[Pair, float] = {}
+        for found in engine.comm.collect(own):
+            for pair, r in found.items():
+                nearest[pair] = min(r, nearest.get(pair, np.inf))
+        self._strangers |= nearest.keys()
+        known = _known_pairs(engine.model)
+        assert known is not None
+        return known.in_words(nearest, engine.model.type_map)
 
     def _heated(self, engine: Engine, kinetic: float) -> Trip | None:
         """Whether the temperature has risen by more than the guard and chance allow."""
@@ -156,6 +184,11 @@ def stop(
         "to the training"
     )
     raise SharedError(f"step {step}: {trip.what}: {advice}{saved}{kept}")
+
+
+def _known_pairs(model: Model) -> KnownPairs | None:
+    """Of the first of several models."""
+    return getattr(getattr(model, "models", [model])[0], "known_pairs", None)
 
 
 def closest_pair(env: LocalEnv) -> tuple[float, int, int]:

@@ -210,6 +210,8 @@ class Simulation:
         with engine.stopwatch("communicate"):
             trip = self.monitor.evaluated(engine, self.step)
         self._obey(trip)
+        while self.monitor.unsaid:
+            self._warn(self.monitor.unsaid.pop(0))
 
     def _obey(self, trip: Trip | None) -> None:
         """End the run where a guard has tripped."""

@@ -2,7 +2,8 @@
 
 Header (safetensors metadata, key `deepmd_lite`): CRC-32 of header and arrays (the first key, its
 value zeros while it is computed), format version, resolved configuration, sel,
-smallest distance, table grid and its measured error, provenance of the training. Arrays: network
+smallest distance (of all, and of each pair of elements if it is known: `known_pairs`), table grid
+and its measured error, provenance of the training. Arrays: network
 parameters under the names of `Potential.state_dict()`, statistics, elements and radii of the
 repulsion (`repulsion.atomic_numbers`, `repulsion.r_in`, `repulsion.r_out`) or grid, cubics and bias
 of the short-range table (`short_range.grid`, `short_range.coefficients`, `short_range.bias`, see
@@ -43,6 +44,7 @@ from .activations import Jet
 from .arrays import check_arrays
 from .config import ModelConfig
 from .frame_parameters import at_mean
+from .known_pairs import KnownPairs
 from .potential import Potential, prefixes_of
 from .statistics import Statistics
 from .table import Grid
@@ -126,11 +128,13 @@ def save_model(
             f"{path}: by its suffix a model of DeePMD-kit; expected one that ends in .dpl, which "
             "dpl convert turns into others"
         )
+    known = potential.known_pairs
     header = {
         "format_version": _version_of(potential),
         "config": potential.config.model_dump(),
         "sel": _given([d.sel for d in potential.descriptors]),
         "min_distance": potential.min_distance,
+        "smallest_distances": None if known is None else known.to_header(),
         "grid": _given([asdict(d.grid) for d in potential.descriptors]),
         "table_error": potential.table_error,
         "provenance": provenance or {},
@@ -264,6 +268,10 @@ def load_model(path: str | Path, precision: str | None = None) -> Potential:
                 part.check()
         except InputError as e:
             raise ModelFileError(f"{path}: {e}") from None
+    try:
+        potential.known_pairs = KnownPairs.from_header(header.get("smallest_distances"), n_types)
+    except InputError as e:
+        raise ModelFileError(f"{path}: header/{e}") from None
     potential.table_error = dict(header.get("table_error", {}))
     potential.provenance = dict(header.get("provenance", {}))
     potential.reference_frames, potential.members = frames, own_members

@@ -63,7 +63,7 @@ class Potential(nn.Module):
         super().__init__()
         self.config = config
         self.type_map = list(config.type_map)
-        self.min_distance = statistics.min_distance
+        self.min_distance, self.known_pairs = statistics.min_distance, statistics.known_pairs
         self.register_buffer("energy_bias", statistics.energy_bias)
         statistics.check_against(config)
         self.repulsion, self.short_range = statistics.repulsion, statistics.short_range

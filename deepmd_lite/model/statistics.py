@@ -19,6 +19,7 @@ from ..system import InputError, LocalEnv
 from .config import ModelConfig
 from .descriptor_config import DescriptorConfig
 from .frame_parameters import FrameParameters
+from .known_pairs import KnownPairs
 from .repulsion import Repulsion
 from .short_range import ShortRange, intervals_of
 
@@ -64,6 +65,8 @@ class Statistics:
     """What `use_srtab` names; None where the model has none."""
     frame_parameters: FrameParameters | None = None
     """Scales of the parameters of frames; None where the model takes none."""
+    known_pairs: KnownPairs | None = None
+    """How near each pair of elements comes in the data; None where that is not known."""
 
     @classmethod
     def unset(
@@ -225,7 +228,8 @@ def statistics_from(
     energy_bias = torch.from_numpy(bias)
     short_range = ShortRange.from_input(config, energy_bias)
     own = None if fparam is None else FrameParameters.of_frames(fparam)
-    return Statistics(scales, energy_bias, nearest, repulsion, short_range, own)
+    known = KnownPairs(distances)
+    return Statistics(scales, energy_bias, nearest, repulsion, short_range, own, known)
 
 
 def _scales(descriptor: DescriptorConfig, sums: _Sums) -> Scales:

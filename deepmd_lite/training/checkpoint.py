@@ -22,12 +22,12 @@ from ..system import InputError
 from .adam import LeanOptimizer
 from .presets import START_LR_FROM_MODEL
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
 3 added the model's repulsion, which trainings before it do not have; in 4 sel and grid are those of
 each descriptor; in 5 SOAP counts its updates, where it counted gradients, one more; 6 added paces,
 which are 1 in trainings before it; 7 added `table_excess` and `from_model`; 8 added
-`setbacks`."""
+`setbacks`; 9 `smallest_distances`."""
 _KEY = "deepmd_lite_checkpoint"
 
 
@@ -67,6 +67,8 @@ class Checkpoint:
     """The training began with the weights of a model."""
     setbacks: int = 0
     """How often the training has gone back because its numbers were not finite (`diverged`)."""
+    smallest_distances: list[list[float | None]] | None = None
+    """`KnownPairs.to_header()`; None where a release before it wrote the checkpoint."""
 
     def write(self, path: str | Path) -> None:
         """Write atomically. Raises InputError where the file cannot be written."""

@@ -22,6 +22,7 @@ from ..data import (
 )
 from ..data.frames import ANOTHER_ZERO
 from ..model import Potential, Repulsion, Statistics, load_model, statistics_from
+from ..model.known_pairs import KnownPairs
 from ..model.pair_table import read_pair_table
 from ..model.reference_frames import smallest
 from ..model.repulsion import DATA_REACH
@@ -228,7 +229,10 @@ def initial_potential(
         short_range = ShortRange.from_input(settings.model, model.energy_bias)
     scales = [Scales(d.davg, d.dstd, d.sel) for d in model.descriptors]
     close = repulsion, short_range
-    statistics = Statistics(scales, model.energy_bias, nearest, *close, model.frame_parameters)
+    known = model.known_pairs and model.known_pairs.with_those_of(KnownPairs(distances))
+    statistics = Statistics(
+        *(scales, model.energy_bias, nearest, *close, model.frame_parameters, known)
+    )
     potential = potential_for_training(settings.model, statistics, seed=None)
     own = ("repulsion.", "short_range.")
     arrays = learned_by(model, settings.model).items()
@@ -294,8 +298,10 @@ def restored_potential(settings: TrainInput, checkpoint: Checkpoint) -> Potentia
     statistics = Statistics.unset(
         settings.model, checkpoint.sel, checkpoint.min_distance, checkpoint.arrays, "model."
     )
+    n_types = len(settings.model.type_map)
     grids = [Grid(**g) for g in checkpoint.grid]
     potential = potential_for_training(settings.model, statistics, None, grids)
+    potential.known_pairs = KnownPairs.from_header(checkpoint.smallest_distances, n_types)
     set_paces(potential, checkpoint.paces)
     return potential
 

@@ -293,7 +293,7 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """The state now."""
-        average = self.average
+        average, known = self.average, self.potential.known_pairs
         return Checkpoint(
             step=self.steps_done,
             config=self.config.model_dump(mode="json"),
@@ -315,6 +315,7 @@ class Trainer:
             table_excess=self._table_excess,
             from_model=self.from_model,
             setbacks=self.setbacks,
+            smallest_distances=None if known is None else known.to_header(),
         )
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:

@@ -19,6 +19,7 @@ LAYER = {
     "launcher": 1,
     "progress": 1,
     "kernels": 1,
+    "pairs": 1,
     "neighbors": 2,
     "data": 3,
     "model": 3,

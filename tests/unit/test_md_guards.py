@@ -151,7 +151,7 @@ def test_distance_is_looked_at_when_the_model_asks_and_every_hundred_steps(kind,
 @pytest.mark.parametrize("pairs", [1, 7, 2**20])
 def test_closest_pair(monkeypatch, pairs):
     """Against all distances, in pieces of any size; atoms without neighbours are passed over."""
-    monkeypatch.setattr("deepmd_lite.md.pairs.ENTRIES", pairs)
+    monkeypatch.setattr("deepmd_lite.pairs.ENTRIES", pairs)
     rng = np.random.default_rng(5)
     positions = torch.from_numpy(rng.uniform(0, 6, (40, 3)))
     positions[[0, 11, 39]] += torch.tensor([[50.0, 0, 0], [100, 0, 0], [150, 0, 0]]).double()

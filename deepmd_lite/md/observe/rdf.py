@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from ... import kernels
+from ...pairs import pairs_of
 from ...system import LocalEnv
 from ..engine import Engine
 from ..halo import Halo
-from ..pairs import pairs_of
 from ..state import CPU
 from .base import Observable, System, Table, columns
 from .settings import RdfSettings

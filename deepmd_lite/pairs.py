@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..system import LocalEnv
-from .state import CPU
+from .system import LocalEnv
+
+CPU = torch.device("cpu")
 
 ENTRIES, ENTRIES_OF_GPU = 2**16, 2**22
 """Of the neighbour list taken at a time: what fits a cache, and what keeps a GPU busy."""
