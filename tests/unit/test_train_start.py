@@ -150,6 +150,10 @@ def test_a_model_of_more_elements_keeps_them(data, tmp_path, one_side, caplog):
     assert "big.dpl, Ag Cu O; the data may have those of the input's type_map, Cu" in caplog.text
     new, old = load_model(path).state_dict(), source.state_dict()
     assert read_header(path)["config"]["type_map"] == ["Ag", "Cu", "O"]
+    nearest, smaller = load_model(path).known_pairs.smallest, source.known_pairs.smallest.clone()
+    smaller[1, 1] = nearest[1, 1]  # of the data, or of what the model had seen before
+    assert torch.equal(nearest, smaller)
+    assert nearest[1, 1] <= source.known_pairs.smallest[1, 1]
     for k, learns in enumerate((False, True, False)):
         name = f"fitting.{k}.weight_out"
         assert torch.equal(new[name], old[name]) != learns
@@ -157,6 +161,7 @@ def test_a_model_of_more_elements_keeps_them(data, tmp_path, one_side, caplog):
     config["training"]["numb_steps"] = 8
     train(config, output=out, restart=True, quiet=True)
     assert read_header(path)["provenance"]["steps"] == "8 of 8"
+    assert torch.equal(load_model(path).known_pairs.smallest, nearest)
 
 
 def test_integers_in_data_mean_the_type_map_of_the_input(data, tmp_path):
