@@ -219,8 +219,10 @@ def of_a_step(traffic, ensemble):
 
 @pytest.mark.parametrize(
     ("ensemble", "waits", "to_host", "to_device"),
-    [("nve", 3, 2, 0), ("langevin", 3, 2, 0), ("bussi", 4, 2, 0), ("chain", 5, 2, 0)]
-    + [("mtk", 5, 4, 8)],
+    [
+        *(("nve", 3, 2, 0), ("langevin", 3, 2, 0)),
+        *(("bussi", 4, 2, 0), ("chain", 5, 2, 0), ("mtk", 5, 4, 8)),
+    ],
 )
 def test_a_step_copies_no_atoms(traffic, ensemble, waits, to_host, to_device):
     """The host waits for drift and speed, for faults of the kernels, and for force, energy and
