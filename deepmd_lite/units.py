@@ -13,6 +13,9 @@ EV_PER_A3_IN_GPA = 160.21766208
 GPA_IN_BAR = 1.0e4
 """1 GPa in bar."""
 
+U_PER_A3_IN_G_PER_CM3 = 1.66053906660
+"""1 u/Å³ in g/cm³."""
+
 ACCELERATION = 9.648533212331002e-3
 """1 (eV/Å)/u in Å/fs²: acceleration = ACCELERATION * force / mass."""
 

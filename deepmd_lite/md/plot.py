@@ -14,7 +14,7 @@ import numpy as np
 from ..files import write_atomically
 from ..page import page
 from ..system import InputError
-from ..units import BOLTZMANN, EV_PER_A3_IN_GPA
+from ..units import BOLTZMANN, EV_PER_A3_IN_GPA, U_PER_A3_IN_G_PER_CM3
 from . import figures
 from .figures import Columns
 from .report import COLUMNS
@@ -24,6 +24,8 @@ SUMMARY = re.compile(r"(\d+) steps of (\d+) atoms on (.+) in ([\d.]+) s: .*?, (\
 """The line of the log that tells how fast a run was."""
 ANNOUNCED = re.compile(r"^\d+ atoms, model .*\), ([^,]+), timestep ", re.MULTILINE)
 """The line of the log that tells in which ensemble a part of the run was."""
+MASS = re.compile(r"^density \S+ g/cm³, mass (\S+) u", re.MULTILINE)
+"""The line of the log that tells the mass of the whole system."""
 DISTURBED = re.compile(r"^(forces of PLUMED|moving: |pull: )", re.MULTILINE)
 """A line of the log that tells of what the ensemble is not alone in."""
 ENSEMBLE = re.compile(r"(nvt|npt)-\w+ ([\d.e+-]+) K(?: ([\d.e+-]+) GPa)?")
@@ -48,7 +50,7 @@ def plot_run(directory: str | Path, skip: float = 0.2) -> Path:
     if thermo is not None:
         _need(thermo, COLUMNS[:8], directory / "thermo.csv")
         pictures.append(("thermo", "Thermodynamics", figures.thermo(thermo, n_atoms)))
-        found = _averages(thermo, skip, n_atoms)
+        found = _averages(thermo, skip, n_atoms) + _density(thermo, skip, directory / "log")
         rows = found + _fluctuations(thermo, skip, n_atoms, directory / "log") + rows
     for name, (title, draw) in figures.TABLES.items():
         table = read_table(directory / name)
@@ -153,6 +155,20 @@ def _averages(thermo: Columns, skip: float, n_atoms: int | None) -> list[Row]:
             remark += "; a thermostat changes it, only in nve it tells how good the motion is"
         rows.append((label, f"{drift:.3g}", remark))
     return rows
+
+
+def _density(thermo: Columns, skip: float, log: Path) -> list[Row]:
+    """The mean, where the log tells the mass of a system that is periodic along all axes."""
+    try:
+        told = set(MASS.findall(log.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError):
+        return []
+    if len(told) != 1:
+        return []
+    volume = thermo["volume_A3"][int(skip * len(thermo["step"])) :]
+    mean, error = block_average(float(told.pop()) * U_PER_A3_IN_G_PER_CM3 / volume)
+    shown = f"{mean:.5g}" if np.ptp(volume) == 0 else with_error(mean, error)
+    return [("density", shown, "g/cm³")]
 
 
 def _fluctuations(thermo: Columns, skip: float, n_atoms: int | None, log: Path) -> list[Row]:

@@ -14,6 +14,7 @@ from ase import Atoms
 from ..data.places import located_data
 from ..schema import located, parse, read_mapping
 from ..system import InputError
+from ..units import U_PER_A3_IN_G_PER_CM3
 from . import continuing, restart
 from .comm import Communicator, SharedError, agreement, binding, communicator, guarded, wrap
 from .comm import threads_per_rank as fair_share
@@ -183,6 +184,7 @@ def _tell_of_relaxation(writer: Writer, search: Relaxation, step: int) -> None:
 def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) -> None:
     """The first lines of the log; `notes` on the structure, or on what a continued run changes."""
     bound, groups = binding(simulation.comm), _of_the_groups(simulation, config)
+    mass = simulation.comm.total(float(simulation.state.masses.sum()))
     if simulation.writer is None:
         return
     log, model = simulation.writer.log, simulation.model
@@ -197,6 +199,9 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
         log(line)
     provenance = getattr(model, "provenance", None) or {}
     volume = simulation.start.volume(simulation.engine.cell)
+    if all(simulation.start.pbc):
+        density = mass / volume * U_PER_A3_IN_G_PER_CM3
+        log(f"density {density:.5g} g/cm³, mass {mass:.8g} u, volume {volume:.8g} Å³")
     if provenance.get("virials trained") is False and np.isfinite(volume):
         log(
             "note: the model was not trained on virials: do not trust pressure and stresses, nor "

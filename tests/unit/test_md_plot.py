@@ -126,8 +126,11 @@ def test_heat_capacity_and_bulk_modulus(tmp_path, ensemble):
     text = "\n".join(lines)
     (tmp_path / "thermo.csv").write_text(",".join(COLUMNS) + "\n" + text + "\n")
     line = f"500 atoms, model m.dpl (rcut 6 Å, float64), {ensemble}, timestep 1 fs\n"
-    (tmp_path / "log").write_text(line)
+    (tmp_path / "log").write_text(f"{line}density 0.2 g/cm³, mass 8000 u, volume 66 Å³\n")
     found = values_of(plot_run(tmp_path, skip=0))
+    value, error = map(float, (found["density"] + " ± 0").split(" ± ")[:2])
+    assert value == pytest.approx(1.66054 * (8000 / volume).mean(), abs=1e-4)
+    assert (error > 0) == (c == 5)
     name = f"heat capacity at constant {'volume' if c == 3 else 'pressure'}"
     value, error = map(float, found[name].split(" ± "))
     assert value == pytest.approx(c, abs=4 * error)
