@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "checks.h"
 #include "gradients.h"
 #include "moments_block.h"
 #include "runtime.h"
@@ -17,11 +18,7 @@ constexpr int64_t kAtomCost = 8;                   // an atom's own cost, in edg
 constexpr int64_t kRoundEdges = int64_t(1) << 20;  // bounds the memory for edge gradients
 
 inline dpl_status check_atoms(const dpl_atoms& a, int32_t n_types) {
-  if (a.n_local < 0 || a.n_all < a.n_local)
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= n_local <= n_all, found %lld and %lld",
-                (long long)a.n_local, (long long)a.n_all);
-  if (a.n_all > INT32_MAX)
-    return fail(DPL_TOO_LARGE, "%lld rows; at most 2^31 - 1", (long long)a.n_all);
+  if (const dpl_status wrong = check_counts(a.n_local, a.n_all)) return wrong;
   if (a.offsets[0] != 0) return fail(DPL_INVALID_ARGUMENT, "offsets[0] must be 0");
   for (int64_t i = 0; i < a.n_local; ++i)
     if (a.offsets[i + 1] < a.offsets[i] || a.offsets[i + 1] - a.offsets[i] > INT32_MAX / 2)
@@ -50,27 +47,11 @@ inline dpl_status status_of(const Fault& fault, int64_t n_all) {
 
 inline dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
   if (env.n_types < 1) return fail(DPL_INVALID_ARGUMENT, "n_types must be at least 1");
-  if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
-                env.rcut_smth, env.rcut);
-  if (!(env.protection >= 0 && std::isfinite(env.protection)))
-    return fail(DPL_INVALID_ARGUMENT, "protection must be at least 0, found %g", env.protection);
-  if (degree_of(env.n_columns) == 0)
-    return fail(DPL_INVALID_ARGUMENT, "expected (l + 1)² columns for l of 1 to %d, found %d",
-                kMostDegree, env.n_columns);
+  if (const dpl_status wrong = check_environment(env, table, INT32_MAX)) return wrong;
   for (int32_t k = 0; k < env.n_types * env.n_columns; ++k)
     if (!(env.dstd[k] > 0) || !std::isfinite(env.dstd[k]) || !std::isfinite(env.davg[k]))
       return fail(DPL_INVALID_ARGUMENT, "davg must be finite and dstd positive, found %g and %g",
                   env.davg[k], env.dstd[k]);
-  if (!(env.table_spacing > 0) || !std::isfinite(env.table_start))
-    return fail(DPL_INVALID_ARGUMENT, "table: expected a positive spacing, found %g",
-                env.table_spacing);
-  const int64_t expected = env.type_one_side ? env.n_types : int64_t(env.n_types) * env.n_types;
-  if (table.n_tables != expected)
-    return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
-                (long long)expected, env.n_types, table.n_tables);
-  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX)
-    return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
   if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING)
     return fail(DPL_INVALID_ARGUMENT,
                 "the table has %d features; pad it with zeros to a multiple of %d",

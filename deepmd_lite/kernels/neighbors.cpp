@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "checks.h"
 #include "runtime.h"
 
 // Rows as they were found: block by block, within a block atom by atom.
@@ -218,11 +219,7 @@ Coincidence fill_block(const Cells& cells, const Order& order, int64_t n_local, 
 
 dpl_status build(int64_t n_all, int64_t n_local, const double* positions, const int32_t* types,
                  double cutoff, int threads, dpl_neighbors& list) {
-  if (n_local < 0 || n_all < n_local)
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= n_local <= n_all, found %lld and %lld",
-                (long long)n_local, (long long)n_all);
-  if (n_all > INT32_MAX)
-    return fail(DPL_TOO_LARGE, "%lld rows; at most 2^31 - 1", (long long)n_all);
+  if (const dpl_status wrong = check_counts(n_local, n_all)) return wrong;
   if (!(cutoff > 0) || !std::isfinite(cutoff * cutoff) || threads < 1)
     return fail(DPL_INVALID_ARGUMENT,
                 "expected a positive cutoff and number of threads, found %g "

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../checks.h"
 #include "device.h"
 #include "scan.h"
 
@@ -206,11 +207,7 @@ __global__ void sort_kernel(const int32_t* types, const int64_t* offsets, int32_
 // --- on the host --------------------------------------------------------------------------------
 
 dpl_status check_arguments(int64_t n_all, int64_t n_local, double cutoff) {
-  if (n_local < 0 || n_all < n_local)
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= n_local <= n_all, found %lld and %lld",
-                (long long)n_local, (long long)n_all);
-  if (n_all > INT32_MAX)
-    return fail(DPL_TOO_LARGE, "%lld rows; at most 2^31 - 1", (long long)n_all);
+  if (const dpl_status wrong = check_counts(n_local, n_all)) return wrong;
   if (!(cutoff > 0) || !std::isfinite(cutoff))
     return fail(DPL_INVALID_ARGUMENT, "expected a positive cutoff, found %g", cutoff);
   return DPL_OK;

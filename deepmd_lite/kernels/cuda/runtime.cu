@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "../checks.h"
 #include "../short_range.h"
 #include "device.h"
 
@@ -106,11 +107,7 @@ dpl_status Queue::wait() const {
 
 dpl_status check_atoms(const dpl_cuda_atoms& atoms, int64_t begin, int64_t end) {
   const dpl_atoms& a = atoms.rows;
-  if (a.n_local < 0 || a.n_all < a.n_local)
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= n_local <= n_all, found %lld and %lld",
-                (long long)a.n_local, (long long)a.n_all);
-  if (a.n_all > INT32_MAX)
-    return fail(DPL_TOO_LARGE, "%lld rows; at most 2^31 - 1", (long long)a.n_all);
+  if (const dpl_status wrong = check_counts(a.n_local, a.n_all)) return wrong;
   if (begin < 0 || end < begin || end > a.n_local)
     return fail(DPL_INVALID_ARGUMENT, "rows %lld to %lld; there are %lld", (long long)begin,
                 (long long)end, (long long)a.n_local);
@@ -120,24 +117,8 @@ dpl_status check_atoms(const dpl_cuda_atoms& atoms, int64_t begin, int64_t end) 
 dpl_status check_model(const dpl_environment& env, const dpl_table& table) {
   if (env.n_types < 1 || env.n_types > 1024)
     return fail(DPL_INVALID_ARGUMENT, "n_types must be 1 to 1024, found %d", env.n_types);
-  if (!(env.rcut_smth >= 0 && env.rcut > env.rcut_smth && std::isfinite(env.rcut)))
-    return fail(DPL_INVALID_ARGUMENT, "expected 0 <= rcut_smth < rcut, found %g and %g",
-                env.rcut_smth, env.rcut);
-  if (!(env.protection >= 0 && std::isfinite(env.protection)))
-    return fail(DPL_INVALID_ARGUMENT, "protection must be at least 0, found %g", env.protection);
-  if (!(env.table_spacing > 0) || !std::isfinite(env.table_start))
-    return fail(DPL_INVALID_ARGUMENT, "table: expected a positive spacing, found %g",
-                env.table_spacing);
-  const int64_t expected = env.type_one_side ? env.n_types : int64_t(env.n_types) * env.n_types;
-  if (table.n_tables != expected)
-    return fail(DPL_INVALID_ARGUMENT, "expected %lld embedding tables for %d types, found %d",
-                (long long)expected, env.n_types, table.n_tables);
   // times the edges in hand, of which kernels make one number to sort by
-  if (table.n_intervals < 1 || int64_t(table.n_intervals) * table.n_tables > INT32_MAX / kEdges)
-    return fail(DPL_INVALID_ARGUMENT, "the table has %d intervals", table.n_intervals);
-  if (degree_of(env.n_columns) == 0)
-    return fail(DPL_INVALID_ARGUMENT, "expected (l + 1)² columns for l of 1 to %d, found %d",
-                kMostDegree, env.n_columns);
+  if (const dpl_status wrong = check_environment(env, table, INT32_MAX / kEdges)) return wrong;
   const int32_t most = DPL_CUDA_MAX_FEATURES_OF(env.n_columns);
   if (table.n_features < DPL_FEATURE_PADDING || table.n_features % DPL_FEATURE_PADDING ||
       table.n_features > most)
