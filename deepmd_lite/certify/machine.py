@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import kernels, launcher
 from ..model import Potential
-from ..model.file import TABLE_TOLERANCE, measure_table
 from ..model.structures import Structure, evaluated
+from ..model.table_error import TABLE_TOLERANCE, measure_table
 from ..neighbors import periodic_env
 from ..system import Model
 from .verdict import Verdict

@@ -16,10 +16,10 @@ import torch
 from ..model import ModelConfig, Potential, Statistics
 from ..model.descriptor_config import DescriptorConfig
 from ..model.fading import Distances, FadingEmbedding
-from ..model.file import FINEST
 from ..model.networks import Embedding
 from ..model.potential import TABLE_REACH, prefixes_of
 from ..model.statistics import Scales
+from ..model.table_error import FINEST
 from ..model.tabulated import ScaledEmbedding, TabulatedEmbedding
 from ..model.type_embedding_config import DPA1
 from ..schema import parse

@@ -38,16 +38,16 @@ from safetensors.torch import save as serialise
 
 from ..files import write_atomically
 from ..schema import parse
-from ..system import InputError, LocalEnv, ModelFileError
+from ..system import InputError, ModelFileError
 from . import members, reference_frames, typed
 from .activations import Jet
 from .arrays import check_arrays
 from .config import ModelConfig
-from .frame_parameters import at_mean
 from .known_pairs import KnownPairs
 from .potential import Potential, prefixes_of
 from .statistics import Statistics
 from .table import Grid
+from .table_error import FINEST
 from .tabulated import TabulatedEmbedding
 
 FORMAT_VERSION = 11
@@ -55,64 +55,10 @@ FORMAT_VERSION = 11
 `env_protection` and `se_e2_r`; 5 several descriptors, tables of the distance and of pairs; 6
 members; 7 `se_e2_q`; 8 its `cubic_neuron`; 9 its `l_max`; 10 shared networks; 11 frame
 parameters. A model is written as of the first version, from 5 on, that knows it."""
-TABLE_TOLERANCE = 1e-6
-"""eV/Å: largest error of a force that the table may cause."""
 FOREIGN = (".pb", ".pth", ".pt", ".dp", ".yaml", ".yml")
 """Suffixes of DeePMD-kit's models."""
 _SEAL, _UNSET = '{"crc32": "', "00000000"
 """How the header begins, and what stands for the checksum while it is computed."""
-FINEST = 4096
-"""Intervals at which refining gives up: a network that rough is not worth a table."""
-
-
-def measure_table(potential: Potential, env: LocalEnv) -> dict[str, float]:
-    """Largest difference between table and networks on `env`, in the potential's own precision.
-
-    At the mean frame parameters of a model that takes some.
-    Keys: `energy_ev_per_atom`, `force_ev_per_a`, `virial_ev_per_atom`.
-    """
-    results, potential = [], at_mean(potential)
-    for energies_of in (potential.energies, potential.exact_energies):
-        positions = env.positions.detach().requires_grad_()
-        energies = energies_of(env, positions)
-        (gradient,) = torch.autograd.grad(energies.sum(), positions)
-        results.append((energies.detach(), gradient, env.positions.T @ gradient))
-    (e, f, v), (e0, f0, v0) = results
-    return {
-        "energy_ev_per_atom": float((e - e0).abs().max()),
-        "force_ev_per_a": float((f - f0).abs().max()),
-        "virial_ev_per_atom": float((v - v0).abs().max()) / env.n_local,
-    }
-
-
-def refine_table(
-    potential: Potential, env: LocalEnv, tolerance: float = TABLE_TOLERANCE
-) -> dict[str, float]:
-    """Shrink the node spacing until forces on `env` are within `tolerance` eV/Å of the networks'.
-
-    The error of a force falls with the fifth power of the spacing (a quintic's slope), from which
-    the next spacing follows, at least half the one before.
-
-    The comparison is made in float64 whatever the precision of the training, so that it sees the
-    table and not round-off. Returns, and stores in `potential.table_error`, the error reached.
-    """
-    own = potential.precision
-    potential.to_precision("float64")
-    try:
-        error = measure_table(potential, env)
-        while error["force_ev_per_a"] > tolerance and not _finest(potential):
-            factor = 1.1 * (error["force_ev_per_a"] / tolerance) ** 0.2
-            for d in potential.descriptors:
-                d.grid = d.grid.refined(min(2.0, factor))
-            error = measure_table(potential, env)
-    finally:
-        potential.to_precision(own)
-    potential.table_error = error
-    return error
-
-
-def _finest(potential: Potential) -> bool:
-    return any(d.grid.n_intervals >= FINEST for d in potential.descriptors)
 
 
 def save_model(

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..model import Potential
-from ..model.file import FINEST
 from ..model.frame_parameters import at_mean
 from ..model.table import Grid
+from ..model.table_error import FINEST
 from ..system import LocalEnv
 
 CHECK_STEPS = 100

@@ -9,8 +9,8 @@ from copper import copper, settings
 from models import environment_of, hybrid_potential, random_atoms, random_potential
 
 from deepmd_lite.model import load_model
-from deepmd_lite.model.file import measure_table
 from deepmd_lite.model.table import Grid
+from deepmd_lite.model.table_error import measure_table
 from deepmd_lite.training import resolution, train, trainer
 from deepmd_lite.training.checkpoint import Checkpoint
 
