@@ -6,11 +6,11 @@ are 1 for labels of one unit and the right sign; what else they are names the mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from . import factors, order, virials
+from . import factors, order, sizes, virials
 from .finding import Finding, named
 from .pairs import Pairs, near_pairs
 from .survey import Survey
@@ -35,28 +35,37 @@ CONTRADICTION, CONTRADICTION_ENERGY = 5.0, 0.03
 off. In clean sets the median over the pairs of a frame stays below one uncertainty."""
 
 
-def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
+def findings(survey: Survey, which: np.ndarray, apart: Collection[str] = ()) -> Iterator[Finding]:
     """Signs and units of forces and virials, system by system, of the frame numbers `which`.
 
-    Systems with few pairs are judged together. What could not be tested is a note.
+    Systems with few pairs are judged together. What could not be tested is a note. `apart`: sources
+    of frames whose energies were found to have another zero than those of the others.
     """
+    other_zero = np.array([frame.source in apart for frame in survey.frames])
     pairs = near_pairs(survey, which)
     systems = survey.system[pairs.first]
     small = np.bincount(systems, minlength=len(survey.names)) < LEAST_PAIRS
     untested: Untested = {}
-    for k in np.flatnonzero(~small):
-        own = pairs.chosen(systems == k)
-        yield from _of_system(own, [survey.names[k]], survey, untested)
+    told: list[str] = []
+    parts = [(pairs.chosen(systems == k), [survey.names[k]]) for k in np.flatnonzero(~small)]
     names = [survey.names[k] for k in np.unique(survey.system[which]) if small[k]]
     if names:
-        yield from _of_system(pairs.chosen(small[systems]), names, survey, untested)
+        parts.append((pairs.chosen(small[systems]), names))
+    for own, names in parts:
+        found = list(_of_system(own, names, survey, untested, other_zero))
+        yield from found
+        told += names if any(f.code.endswith(("-unit", "-size")) for f in found) else []
+    yield from sizes.stiff_bonds(survey, which, told)
     yield from _notes(survey, which, untested)
 
 
 def _of_system(
-    pairs: Pairs, names: list[str], survey: Survey, untested: Untested
+    pairs: Pairs, names: list[str], survey: Survey, untested: Untested, other_zero: np.ndarray
 ) -> Iterator[Finding]:
-    """What the pairs of the systems `names` tell; what they do not is entered in `untested`."""
+    """What the pairs of the systems `names` tell; what they do not is entered in `untested`.
+
+    `other_zero` (F,) bool: frames whose energies were found to be apart from those of the others.
+    """
     works = Works.of(pairs)
     for label, few in FEW_PAIRS.items():
         if not works.enough(LABELS.index(label)):
@@ -66,7 +75,8 @@ def _of_system(
     name = named(names)
     unit = factors.wrong_unit(works, name, survey)
     if unit is not None:
-        yield unit
+        within = other_zero[pairs.first] == other_zero[pairs.second]
+        yield unit if within.all() else _of_one_zero(pairs.chosen(within), name, survey)
         return
     unsure = [k for k in (FORCE, VIRIAL) if works.tested(k) and not works.right(k)]
     if unsure:
@@ -88,6 +98,19 @@ def _of_system(
     yield from factors.too_stiff(works, name, survey)
     trusted = np.array([works.fitted[FORCE] if works.right(FORCE) else 1.0, 1.0])
     yield from _contradicting_frames(works, trusted, survey)
+
+
+def _of_one_zero(pairs: Pairs, name: str, survey: Survey) -> Finding:
+    """A wrong unit among pairs of one zero; where there is none, another zero or unit looked so."""
+    works = Works.of(pairs)
+    unit = factors.wrong_unit(works, name, survey) if len(works) >= LEAST_PAIRS else None
+    return unit or Finding(
+        "warning",
+        "labels-contradict",
+        f"{name}: differences of energy of near frames do not follow from forces and virials where "
+        "the energy of one of them is apart from most others'",
+        "look whether all energies and forces have one unit and one zero",
+    )
 
 
 def _contradicting_frames(works: Works, trusted: np.ndarray, survey: Survey) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from ..system import InputError
+from .coverage import unknown_bonds
 from .finding import Finding, named
 from .geometry import BONDED, edges, radii_of
 from .survey import Survey
@@ -34,6 +35,11 @@ def findings(survey: Survey, type_map: Sequence[str] | None) -> Iterator[Finding
                 f"about it; the data have {' '.join(survey.elements)}",
                 "leave it out of the type map or add data",
             )
+    seeing = np.isfinite(survey.geometry.ratio)
+    for what, do in unknown_bonds(
+        survey.elements, survey.counts, seeing, np.isfinite(survey.rms_force)
+    ):
+        yield Finding("note", "element-alone", what, do)
     yield from _valences(survey)
 
 

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from ..data.frames import counted
-from . import offsets
+from . import offsets, sizes
 from .exchanged import CHANCE, Usual, exchange, left_out, spanned, type_map_of
 from .finding import Finding, named
 from .survey import Survey, robust_fit, spread
@@ -83,7 +83,9 @@ def findings(survey: Survey, which: np.ndarray) -> Iterator[Finding]:
     yield from constant
     if constant:
         return
-    explained = explain(survey, which)
+    deep = sizes.too_deep(survey, which)
+    yield from sizes.deep_energies(survey, deep)
+    explained = explain(survey, np.setdiff1d(which, deep))
     if len(explained.which) < LEAST_FRAMES:
         return
     zeros = list(_zeros_of_systems(survey, explained)) or list(_two_levels(survey, explained))

@@ -138,7 +138,7 @@ def _forces(works: Works, name: str, survey: Survey) -> Finding:
     """A wrong sign or unit of the forces, or of the energies where no virials speak for them."""
     factor = float(works.fitted[FORCE])
     what = f"{name}: energy differences of near frames are {factor:.4g} times what the forces say"
-    if factor < 0:
+    if factor < 0 and allowed(-factor):
         return Finding(
             "error",
             "force-sign",
@@ -157,11 +157,16 @@ def _forces(works: Works, name: str, survey: Survey) -> Finding:
     mine, agree = works.chosen(own), works.right(VIRIAL)
     if not agree:
         known += _of_energies(mine)
-    work, left = works.works[own, FORCE], works.left(FORCE)[own]
-    meaning = _meaning(mine, work, left, factor, known, survey)
+    sign = float(np.sign(factor))
+    work, left = sign * works.works[own, FORCE], works.left(FORCE)[own]
+    meaning = _meaning(mine, work, left, abs(factor), known, survey)
     others = ", and the virials agree with the energies" if agree else ""
+    if sign < 0 and not meaning:  # frames of several units or zeros, say: the sign may be chance
+        do = "look whether all energies and forces have one unit and one zero"
+        return Finding("warning", "labels-contradict", f"{what}, expected 1{others}", do)
     do = meaning or "find the units of forces and energies"
-    return Finding("error", "force-unit", f"{what}, expected 1{others}", do)
+    change = ", and change the sign of the forces" if sign < 0 else ""
+    return Finding("error", "force-unit", f"{what}, expected 1{others}", do + change)
 
 
 def _virials(works: Works, name: str, survey: Survey) -> Finding:

@@ -77,7 +77,16 @@ def scan(frames: Sequence[Frame], elements: Sequence[str], quiet: bool = True) -
 def edges(
     frame: Frame, types: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair nearer than `cutoff` (Å), both ways round: atom, atom, distance, each (n_edges,).
+    """As `neighbors`, with distances (n_edges,) in place of vectors."""
+    center, neighbor, vectors = neighbors(frame, types, cutoff)
+    return center, neighbor, np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+
+
+def neighbors(
+    frame: Frame, types: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair nearer than `cutoff` (Å), both ways round: atom and atom, each (n_edges,), and the
+    vector (n_edges, 3) from the first to the second.
 
     In matter far denser than any, where units are wrong, the cutoff is shorter, so that an atom
     has about `MOST_NEIGHBORS`. Raises InputError for atoms that coincide.
@@ -87,9 +96,7 @@ def edges(
     env = periodic.env
     rows, neighbor = env.positions.numpy(), env.indices.numpy()
     center = np.repeat(np.arange(env.n_local), np.diff(env.offsets.numpy()))
-    vectors = rows[neighbor] - rows[center]
-    r = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    return center, periodic.owner.numpy()[neighbor], r
+    return center, periodic.owner.numpy()[neighbor], rows[neighbor] - rows[center]
 
 
 def dense_cutoff(frame: Frame) -> float:

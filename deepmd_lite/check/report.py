@@ -14,6 +14,7 @@ from ..data.frames import counted
 from ..neighbors import periodic_env
 from ..page import page, panels, png
 from ..system import InputError
+from .coverage import ONLY_DIFFERENCES, alike, not_apart
 from .elements import smallest_distances
 from .energies import explain
 from .finding import SEVERITIES, Finding
@@ -92,7 +93,7 @@ class Report:
 
 
 def key_figures(survey: Survey, cutoff: float) -> list[tuple[str, str]]:
-    """Smallest distances, numbers of neighbours, sizes of forces, in words."""
+    """Smallest distances, numbers of neighbours, sizes of forces, what energies mean, in words."""
     pairs = [f"{pair} {r:.2f} Å ({ratio:.2f})" for pair, r, ratio in smallest_distances(survey)]
     rows = []
     if pairs:
@@ -111,6 +112,9 @@ def key_figures(survey: Survey, cutoff: float) -> list[tuple[str, str]]:
     if np.isfinite(survey.rms_force).any():
         rms = float(np.sqrt(np.nanmean(survey.rms_force**2)))
         rows.append(("forces", f"RMS {rms:.3g} eV/Å, largest {np.nanmax(survey.max_force):.3g}"))
+    open_ones = alike(survey.elements, survey.counts[np.isfinite(survey.energy)])
+    if open_ones:
+        rows.append(("energies", f"{not_apart(open_ones)}: {ONLY_DIFFERENCES}"))
     return rows
 
 

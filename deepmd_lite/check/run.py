@@ -13,7 +13,7 @@ from ..data import Frame, System, load_each
 from ..data.formats import BrokenFrames
 from ..data.frames import MANY
 from ..system import InputError
-from . import cells, consistency, copies, distances, elements, energies, forces, labels
+from . import cells, consistency, copies, distances, elements, energies, forces, labels, sizes
 from .finding import SEVERITIES, Finding, named
 from .report import Report
 from .survey import Survey
@@ -107,8 +107,13 @@ def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> 
         yield from distances.findings(survey, everything)
     yield from cells.findings(survey, everything, cutoff)
     yield from elements.findings(survey, type_map)
-    yield from energies.findings(survey, everything)
-    yield from consistency.findings(survey, everything)
+    of_energies = list(energies.findings(survey, everything))
+    yield from of_energies
+    apart = {source for f in of_energies if f.code == "energy-zeros" for source in f.frames}
+    deep = sizes.too_deep(survey, everything)
+    some = 0 < len(deep) < len(survey)  # in another unit than the rest, which was told
+    alike = np.setdiff1d(everything, deep if some else deep[:0])
+    yield from consistency.findings(survey, alike, apart)
     yield from copies.findings(survey)
 
 

@@ -8,6 +8,7 @@ which are counted from 0 then. A file that has such a name is that file.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from ..schema import located
 from ..system import InputError
 from .frames import System
+from .hdf5 import SUFFIXES
 
 LABELS = ("energy", "forces", "virial", "stress")
 HEAD = "head"
@@ -25,6 +27,8 @@ _PLACE = re.compile(
     r"(?:@(?P<frames>-?\d+|-?\d*:-?\d*(?::-?\d*)?))?"
     rf"(?:#(?P<labels>{_LABEL}(?:,{_LABEL})*))?)"
 )
+_LIKE_LABELS = re.compile(r"(?P<path>.+?)(?:@[-\d:]+)?#(?P<labels>[^/#][^#]*=[^#]*)")
+"""As of somebody who means labels, whatever these are called."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,13 @@ def located_data(given: str, folder: Path | None, where: str) -> str:
 
 
 def place_of(given: str | Path) -> Place:
-    """What a path says. Raises InputError for steps of 0 frames and a label that is named twice."""
+    """What a path says.
+
+    Raises InputError for steps of 0 frames, a label that is named twice, and what no label is.
+    """
     match = _PLACE.fullmatch(str(given))
     if match is None or not match["rest"] or Path(given).exists():
+        _refuse_unknown_labels(str(given))
         return Place(str(given))
     frames = slice(None)
     if match["frames"] is not None:
@@ -77,3 +85,25 @@ def place_of(given: str | Path) -> Place:
         raise InputError(f"{given}: one name for each label, of virial and stress one of the two")
     head = labels.pop(HEAD, None)
     return Place(match["path"], match["rest"], frames, labels, head)
+
+
+def _refuse_unknown_labels(given: str) -> None:
+    """Raise InputError where a path goes on, behind the name of a file, like one that has labels.
+
+    Groups of HDF5 files, which are written so too, may have any name.
+    """
+    found = _LIKE_LABELS.fullmatch(given)
+    if found is None or Path(given).exists():
+        return
+    path = Path(found["path"])
+    if path.suffix in SUFFIXES or not path.is_file():
+        return
+    for pair in found["labels"].split(","):
+        key, mark, name = pair.partition("=")
+        if not (mark and name):
+            raise InputError(f"{given}: expected LABEL=NAME behind '#', found '{pair}'")
+        if key not in (*LABELS, HEAD):
+            close = difflib.get_close_matches(key, (*LABELS, HEAD), n=1, cutoff=0.5)
+            known = ", ".join((*LABELS, HEAD))
+            hint = f"did you mean '{close[0]}'?" if close else f"known are {known}"
+            raise InputError(f"{given}: unknown label '{key}'; {hint}")

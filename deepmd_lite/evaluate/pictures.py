@@ -81,7 +81,8 @@ def _parity(quantities: list[Panel]) -> Any:
         axis.plot(labels, found, ".", ms=size, mew=0, alpha=0.5, rasterized=True, zorder=2)
         axis.set(xlim=limits, ylim=limits)
         axis.set_box_aspect(1)
-        axis.locator_params(nbins=5)
+        axis.locator_params(axis="y", nbins=5)
+        axis.locator_params(axis="x", nbins=3)  # energies per atom have many digits
         axis.set(xlabel=f"{name}, reference ({unit})", ylabel=f"{name}, model ({unit})")
         axis.set_title(f"RMSE {1e3 * error:.2f} m{unit}", fontsize=10)
     return figure

@@ -48,7 +48,7 @@ from ..uncertainty.calibration import rms
 from .config import Initial, LearnConfig, own_systems, read_config, training_input
 from .exploring import Run, counted, explore
 from .labelling import LABELLED, Command, Labeller, is_labelled, labelled
-from .report import Round, write_report
+from .report import Round, what_helps, write_report
 from .selection import choose
 
 log = logging.getLogger(__name__)
@@ -307,7 +307,8 @@ class _Loop:
             )
         else:
             log.warning(
-                "not done after %d rounds; raise 'rounds' and start again to go on", settings.rounds
+                "not done after %d rounds; raise 'rounds' and start again to go on%s",
+                *(settings.rounds, what_helps(last, settings.select.most, bool(settings.initial))),
             )
 
 

@@ -58,6 +58,22 @@ class Round:
         return found
 
 
+def what_helps(last: Round, most: int, initial: bool) -> str:
+    """What is to be added to the advice of more rounds; empty where these are enough.
+
+    Where explorations break off before they have seen the `most` structures that a round may have
+    labelled, each brings a few. `initial`: whether the loop began with structures of its own.
+    """
+    if not last.broke_off or last.explored >= most:
+        return ""
+    data = "more 'initial' frames, or more rattled ones" if initial else "more training data"
+    return (
+        f"; the last explorations broke off after {last.explored} structures, of up to {most} that "
+        f"a round has labelled: {data}, a smaller 'select/every' or a lower temperature to begin "
+        "with make rounds larger"
+    )
+
+
 def write_report(rounds: Sequence[Round], folder: Path) -> None:
     """`rounds.csv` and `rounds.png`, anew."""
     text = io.StringIO()

@@ -24,6 +24,7 @@ class Deviating:
         """
         asked = None if output is None else output.model_devi
         several = isinstance(model, Committee)
+        self._who = "the models deviate" if several else "the model's committee deviates"
         self.limit = guards.deviation
         if output is not None and asked is None and (several or self.limit):
             asked = output.thermo
@@ -60,7 +61,7 @@ class Deviating:
         atom, most = worst(engine, torch.from_numpy(own))
         limit = f"more than {self.limit:g} eV/Å (guards: deviation)"
         advice = "the model does not know such structures; add some to the training"
-        what = f"the models deviate by {most:.3g} eV/Å on {atom}, {limit}"
+        what = f"{self._who} by {most:.3g} eV/Å on {atom}, {limit}"
         return columns, own, Trip(what, advice=advice)
 
 

@@ -16,16 +16,11 @@ import numpy as np
 import torch
 
 from ..at_frames import AtFrames
+from ..check.coverage import SINGULAR, alike, not_apart
 from ..data import PreparedFrame, System, prepare
 from ..model import Potential, load_model, save_model
 from ..progress import progress
 from ..system import InputError
-
-SINGULAR = 1e-8
-"""Relative size of singular values that count as 0, of columns of equal length: compositions that
-do not vary. A rare element still counts."""
-TOLD = 1e-6
-"""By how much the part of an element that compositions show may fall short of all of it."""
 
 
 class Shift(NamedTuple):
@@ -44,9 +39,8 @@ class Shift(NamedTuple):
         if not self.alike:
             return ""
         return (
-            f"note: the compositions do not tell {', '.join(self.alike)} apart: of all biases that "
-            "fit the energies these are the smallest; for other compositions give values (dpl "
-            "change-bias -b), or data of several"
+            f"note: {not_apart(self.alike)}: of all biases that fit the energies these are the "
+            "smallest; for other compositions give values (dpl change-bias -b), or data of several"
         )
 
 
@@ -78,22 +72,20 @@ def bias_shift(
         raise InputError("energy bias: no frame has an energy (and a weight above 0) to fit it to")
     matrix, target = np.array(compositions, dtype=float), np.array(differences)
     roots = np.sqrt(weights)
-    found_e, told = _smallest(matrix * roots[:, None], target * roots)
+    found_e = _smallest(matrix * roots[:, None], target * roots)
     rest = (target - matrix @ found_e) / np.array(sizes)
-    alike = tuple(e for e, one in zip(model.type_map, told, strict=True) if not one)
-    return Shift(found_e if of_network else found_e - model.energy_bias.numpy(), rest, alike)
+    open_ones = tuple(alike(model.type_map, matrix))
+    return Shift(found_e if of_network else found_e - model.energy_bias.numpy(), rest, open_ones)
 
 
-def _smallest(matrix: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The shortest of all x for which |matrix x − target| is least; which numbers of it every such
-    x has (bool), those of empty columns among them."""
+def _smallest(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The shortest of all x for which |matrix x − target| is least."""
     lengths = np.linalg.norm(matrix, axis=0)
     u, s, v = np.linalg.svd(matrix / np.where(lengths > 0, lengths, 1.0), full_matrices=False)
     rank = int((s > SINGULAR * s[0]).sum())
     # the rank is that of columns of equal length; what these leave open is chosen for x itself
     equations, values = v[:rank] * lengths, (u.T @ target)[:rank] / s[:rank]
-    told = (v[:rank] ** 2).sum(axis=0) > 1.0 - TOLD
-    return np.linalg.lstsq(equations, values, rcond=None)[0], told | (lengths == 0)
+    return np.asarray(np.linalg.lstsq(equations, values, rcond=None)[0])
 
 
 def change_bias(

@@ -48,12 +48,17 @@ class Deadline:
         known = seconds > LEAST_SECONDS and done > LEAST_SHARE
         if passed < self.limit and not (known and expected > SURE * self.limit):
             return
-        how_far = f"{done:.0%} done after {format_duration(passed)}"
         over = "are over" if passed >= self.limit else "will be over"
+        limit = f"time_limit: {format_duration(self.limit)} {over} before the first step"
+        if not known:  # where the start took the time, less data would not help
+            raise TrainingError(
+                f"{limit}: {format_duration(passed - seconds)} passed before this was begun: "
+                f"{what}, {done:.0%} done in {format_duration(seconds)}; give a longer one"
+            )
         raise TrainingError(
-            f"time_limit: {format_duration(self.limit)} {over} before the first step: loading "
-            f"alone takes about {format_duration(expected)} or longer ({what}: {how_far}); give a "
-            "longer one, or fewer frames (DATA@::10 takes every tenth)"
+            f"{limit}: loading alone takes about {format_duration(expected)} or longer ({what}: "
+            f"{done:.0%} done after {format_duration(passed)}); give a longer one, or fewer frames "
+            "(DATA@::10 takes every tenth)"
         )
 
 

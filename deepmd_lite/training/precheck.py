@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from ..check import findings_in_sample
+from ..check.coverage import ONLY_DIFFERENCES, alike, not_apart, unknown_bonds
 from ..data import Batch, Frame, PreparedFrame
 from ..system import InputError
 from .config import TrainInput
@@ -67,6 +70,24 @@ def refuse_nothing_to_learn(frames: Sequence[PreparedFrame], rcut: float) -> Non
             f"training data: no two atoms are within rcut = {rcut:g} Å in any frame: there is no "
             "interaction to learn; check units and cells, or add frames of more than single atoms"
         )
+
+
+def tell_what_is_unknown(frames: Sequence[PreparedFrame], settings: TrainInput) -> None:
+    """What networks that begin with these frames cannot know: bonds of elements that have none in
+    them, and energies of elements that compositions leave open and nobody gives."""
+    elements = settings.model.type_map
+    counting = [p for p in frames if p.frame.weight]
+    counts = np.array([np.bincount(p.types, minlength=len(elements)) for p in counting])
+    seeing = np.array([p.n_edges > 0 for p in counting])
+    with_forces = np.array([p.frame.forces is not None for p in counting])
+    for what, do in unknown_bonds(elements, counts, seeing, with_forces):
+        log.warning("note: training data: %s; %s", what, do)
+    given = settings.model.fitting_net.atom_ener or [None] * len(elements)
+    free = [k for k, energy in enumerate(given) if energy is None]
+    labelled = np.array([p.frame.energy is not None for p in counting])
+    open_ones = alike([elements[k] for k in free], counts[labelled][:, free])
+    if open_ones:
+        log.info("note: training data: %s: %s", not_apart(open_ones), ONLY_DIFFERENCES)
 
 
 def refuse_nothing_to_validate(sample: Sequence[Batch], settings: TrainInput) -> None:

@@ -42,7 +42,12 @@ from .differences import differences
 from .frame_parameters import stacked
 from .loading import loaded_frames
 from .pace import set_paces
-from .precheck import refuse_nothing_to_learn, refuse_nothing_to_validate, warn_of_leakage
+from .precheck import (
+    refuse_nothing_to_learn,
+    refuse_nothing_to_validate,
+    tell_what_is_unknown,
+    warn_of_leakage,
+)
 from .samples import table_sample, validation_sample
 from .systems import read_systems
 
@@ -208,6 +213,7 @@ def initial_potential(
         log.info("note: %s", told)
     each = progress(data.frames, "statistics", quiet=quiet, watch=watch)
     if init_model is None:
+        tell_what_is_unknown(data.frames, settings)
         weights = [f.frame.weight for f in data.frames]
         plain = plain_config(settings.model)
         parameters = stacked(data.frames)

@@ -635,7 +635,7 @@ def model_deviation(comm):
     run("few", 0, structure=systems.three_atoms)
     committee = with_members(random_potential(("Ag", "Cu"), rcut=4.0), n=2)
     run("members", 0, models=committee)
-    with pytest.raises(SharedError, match="step 0: the models deviate by"):
+    with pytest.raises(SharedError, match="step 0: the model's committee deviates by"):
         run("guarded", 3, models=committee, guards={"deviation": 1e-6})
     if comm.rank == 0:
         whole, parts = ((root / r / "model_devi.out").read_text() for r in ("whole", "parts"))

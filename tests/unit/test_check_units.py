@@ -86,6 +86,8 @@ def test_right_labels_have_no_finding(frames, tmp_path):
         (both, scaled(energy=1 / RYDBERG), "energy-unit", "multiply energies by 13.6057"),
         (both, per_atom, "energy-unit", "energies per atom: multiply"),
         (both, scaled(forces=KCAL), "force-unit", "divide forces by 23.0605"),
+        (both, scaled(forces=-KCAL), "force-unit", "by 23.0605, and change the sign of the forces"),
+        (both, scaled(forces=-1), "force-sign", "change their sign"),
         (both, scaled(energy=KCAL, forces=KCAL), "virial-unit", "energies and forces in kcal/mol"),
         (strained, scaled(energy=KCAL, forces=KCAL), "virial-unit", "energies and forces in kcal"),
         (strained, scaled(energy=KCAL), "energy-unit", "divide energies by 23"),

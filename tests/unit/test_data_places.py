@@ -56,6 +56,22 @@ def test_what_a_path_says():
             place_of(wrong)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("forces=my_forces,enegry=REF_energy", "unknown label 'enegry'; did you mean 'energy'\\?"),
+        ("dipole=d", "unknown label 'dipole'; known are energy, forces, virial, stress, head"),
+        ("energy=REF_energy,forces", "expected LABEL=NAME behind '#', found 'forces'"),
+    ],
+)
+@pytest.mark.parametrize("frames", ["", "@:3"])
+def test_what_is_no_label_is_not_taken_for_a_group(path, labels, message, frames):
+    with pytest.raises(InputError, match=rf"a\.extxyz{frames}#\w.*: {message}$"):
+        load(f"{path}{frames}#{labels}")
+    group = path.rename(path.with_suffix(".h5"))
+    assert place_of(f"{group}#{labels}").path == f"{group}#{labels}"
+
+
 def test_what_has_such_a_name_is_meant(path):
     systems = load(f"{path}#energy=energy")
     write_systems(systems, path.with_name("npy"))

@@ -1,5 +1,6 @@
 """Errors of a model on data whose true errors are known."""
 
+import itertools
 import json
 import math
 
@@ -18,6 +19,7 @@ from deepmd_lite.evaluate import (
     write_details,
     write_page,
 )
+from deepmd_lite.evaluate.pictures import _parity
 from deepmd_lite.system import InputError
 
 
@@ -210,6 +212,19 @@ def test_pairs_beyond_the_table_are_reported(model, tmp_path):
     report = evaluate(model, tmp_path / "x.extxyz")
     assert report.beyond_table == 1
     assert "extrapolations" in format_report(report)
+
+
+@pytest.mark.parametrize(("middle", "width"), [(-155.965, 0.003), (-13596.965, 0.0007)])
+def test_energies_of_many_digits_do_not_run_into_one_another(middle, width):
+    labels = middle + width * np.random.default_rng(1).normal(size=300)
+    figure = _parity([("energy", labels, labels + 0.1 * width, 0.1 * width, "eV/atom")] * 3)
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    ticks = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+    shown = [label.get_window_extent() for x, label in ticks if low <= x <= high]
+    assert len(shown) > 1
+    assert all(a.x1 + 5 < b.x0 for a, b in itertools.pairwise(shown))
 
 
 def test_parity_plot(report, tmp_path):

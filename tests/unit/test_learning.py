@@ -418,6 +418,7 @@ def test_a_loop_and_its_continuation(content, caplog):
     assert [int(r["explored"]) for r in table] == [6, 6]
     assert float(table[0]["error_labelled"]) > 0
     assert "not done after 1 rounds; raise 'rounds'" in caplog.text
+    assert "broke off" not in caplog.text
     assert load(path).members is not None
     assert len(read("learn/round-00/labelled.extxyz", ":")) == 3
     # explorations of different rounds are different
@@ -536,7 +537,9 @@ def test_a_run_that_breaks_off(content, caplog):
     caplog.set_level("INFO")
     learn(content, label=by_emt, quiet=True)
     assert int(rounds()[0]["broke_off"]) == 1
-    assert "the models deviate by" in caplog.text
+    assert "the model's committee deviates by" in caplog.text
+    assert "start again to go on; the last explorations broke off after 1 structures" in caplog.text
+    assert "more 'initial' frames, or more rattled ones, a smaller 'select/every'" in caplog.text
     content["explore"]["guards"] = {"force": 1e-30}
     learn(content | {"output": "other"}, label=by_emt, quiet=True)
     assert int(rounds("other")[0]["explored"]) <= 1

@@ -92,6 +92,17 @@ def test_a_limit_that_loading_would_use_up_ends_it_soon():
     Deadline(Clock(), None)("reading data", 0.05, 1e6)
 
 
+def test_a_limit_that_the_start_has_used_up_is_not_blamed_on_the_data():
+    started = Clock(clock.monotonic() - 7.0)
+    with pytest.raises(TrainingError) as caught:
+        Deadline(started, 5.0)("reading data", 0.005, 1.0)
+    said = str(caught.value)
+    assert "time_limit: 5s are over before the first step: 6s passed before this was begun" in said
+    assert "reading data, 0% done in 1s; give a longer one" in said
+    assert "loading alone" not in said
+    assert "DATA@" not in said
+
+
 def test_a_training_asks_while_it_loads(tmp_path, monkeypatch):
     data, asked = written(tmp_path), []
     monkeypatch.setattr(Deadline, "__call__", lambda self, what, done, seconds: asked.append(what))
@@ -114,7 +125,7 @@ def test_a_limit_that_is_over_ends_the_reading(tmp_path, monkeypatch, given):
     what = settings(data, time_limit=50.0) if given == "input" else data / "train.extxyz"
     limit = "50s" if given == "data" else None
     before = clock.monotonic() - 100.0
-    with pytest.raises(TrainingError, match=r"^time_limit: 50s are over .* \(reading data: "):
+    with pytest.raises(TrainingError, match=r"^time_limit: 50s are over .* begun: reading data, "):
         train(what, output=tmp_path / "a", time_limit=limit, started=before, quiet=True)
     assert not (tmp_path / "a").exists()
 

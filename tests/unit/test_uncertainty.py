@@ -445,7 +445,9 @@ def test_md_writes_the_deviation(silicon, tmp_path):
 
 def test_md_ends_where_the_models_deviate(silicon, tmp_path):
     run = simulation(silicon / "model.dpl", tmp_path, guards={"deviation": 1e-3})
-    with pytest.raises(SharedError, match=r"step 5: the models deviate by .* eV/Å on atom \d+ "):
+    with pytest.raises(
+        SharedError, match=r"step 5: the model's committee deviates by .* eV/Å on atom \d+ "
+    ):
         run.run(10)
     assert len(read(tmp_path / "failed.extxyz")) == 64
     assert len(np.loadtxt(tmp_path / "model_devi.out")) == 2
