@@ -125,8 +125,8 @@ def check_room(
         if isinstance(atoms, Atoms) and len(atoms) and np.isfinite(atoms.positions).all():
             _, sub = mean_subdomain(atoms, replicate, grid, comm.size, reach)
             wanted = sub.bytes()
-    host, free = socket.gethostname(), available_bytes()
     n_here = ranks_here(comm)
+    host, free = socket.gethostname(), available_bytes(n_here)
     wanted = comm.share(wanted) * n_here
     own = None
     if free is not None and wanted > free:

@@ -78,7 +78,7 @@ class Plan:
     subdomain: Subdomain
     probe: Probe
     available_bytes: float
-    """Free memory of this machine."""
+    """Free memory of this machine, for the ranks that would share it."""
     ranks_here: int
     """Ranks that would share this machine: as many as its CPUs have room for."""
 
@@ -171,6 +171,7 @@ def make_plan(
     probe = _probe(config, atoms, comm, force)
     ranks, n_here = n_ranks or comm.size, ranks_here(comm)
     room = max(n_here, len(own_cpus()) // probe.threads)  # others would be on other machines
+    planned_here = n_here if n_ranks is None else min(n_ranks, room)
     plan: Plan | None = None
     with agreement(comm):
         if comm.rank == 0:
@@ -189,8 +190,8 @@ def make_plan(
                 grid=grid,
                 subdomain=sub,
                 probe=probe,
-                available_bytes=_known(available_bytes()),
-                ranks_here=n_here if n_ranks is None else min(n_ranks, room),
+                available_bytes=_known(available_bytes(planned_here)),
+                ranks_here=planned_here,
             )
     shared: Plan = comm.share(plan)
     return shared

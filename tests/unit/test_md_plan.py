@@ -241,12 +241,12 @@ def test_ranks_of_a_machine_share_its_memory(folder, monkeypatch):
             return [value, value]
 
     free = 1.5 * half.bytes()
-    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: free)
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda _: free)
     with pytest.raises(DeepmdLiteError, match=r"2 ranks want .* are free"):
         check_room(ball(), (1, 1, 1), None, 6.0, Two(), False)
     (line,) = check_room(ball(), (1, 1, 1), None, 6.0, Two(), True)
     assert line.endswith("going on as asked")
-    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: 3 * half.bytes())
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda _: 3 * half.bytes())
     assert check_room(ball(), (1, 1, 1), None, 6.0, Two(), False) == []
 
 

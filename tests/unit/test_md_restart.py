@@ -166,7 +166,8 @@ def test_two_are_kept(run):
 
 def test_copies_that_somebody_made_are_left_alone(run):
     """Neither are they removed, nor does a run go on from one that it was not told of."""
-    copies = [run / "restart" / name for name in ("step-000000000010-kept", "step-000000000012.old")]
+    names = "step-000000000010-kept", "step-000000000012.old"
+    copies = [run / "restart" / name for name in names]
     for copy in copies:
         shutil.copytree(newest(run), copy)
     again = simulation(run, resume=run)
