@@ -332,8 +332,8 @@ def guarded(comm: Communicator) -> Iterator[None]:
     except BaseException as e:
         if comm.size == 1:
             raise
-        print(f"dpl: error on rank {comm.rank} of {comm.size}: {one_line(e)}", file=sys.stderr)
-        sys.stderr.flush()
+        line = f"dpl: error on rank {comm.rank} of {comm.size}: {one_line(e)}"
+        print(line, file=sys.stderr, flush=True)
         comm.end()
         raise
 

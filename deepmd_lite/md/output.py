@@ -7,7 +7,6 @@ those of `loads.csv` in `drive`.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from ..deviation import md_header, row
 from ..files import InUse, write_atomically, writing
+from ..progress import on_terminal
 from ..system import InputError
 from .drive import HEADER
 from .observe import Table
@@ -202,7 +202,7 @@ class Writer:
         and time left, if there is a terminal."""
         if self.directory is not None:
             self._lock.acquire()
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and on_terminal():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
             self._n_atoms, self._timestep = n_atoms, timestep
             self._begun = self._shown = time.perf_counter()

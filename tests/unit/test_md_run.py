@@ -19,7 +19,7 @@ from pair_potential import PairPotential
 
 from deepmd_lite.md import Simulation, restart, run_input
 from deepmd_lite.md import communicator as find_communicator
-from deepmd_lite.md.comm import Communicator
+from deepmd_lite.md.comm import Communicator, guarded
 from deepmd_lite.md.config import MdConfig, Settings
 from deepmd_lite.md.keys import Keys
 from deepmd_lite.model import save_model
@@ -248,6 +248,22 @@ def test_files_of_a_run(folder):
     names = sorted(p.name for p in (folder / "run/restart").iterdir())
     assert names == [f"step-{n:012d}" for n in (8, 12)]
     assert "µs/atom/step" in (folder / "run/log").read_text()
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_run_does_without_an_output(folder, monkeypatch, closed):
+    """As `>&-` and `2>&-` leave it."""
+    monkeypatch.setattr(sys, closed, None)
+    assert run_input("md.yaml").steps == 12
+
+
+def test_an_error_of_one_rank_ends_all_without_an_output_too(monkeypatch):
+    class Two(Communicator):
+        size = 2
+
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(SystemExit), guarded(Two()):
+        raise ValueError("of this rank alone")
 
 
 def test_a_second_run_does_not_overwrite_the_first(folder):
