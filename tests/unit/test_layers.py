@@ -14,6 +14,7 @@ LAYER = {
     "schema": 1,
     "geometry": 1,
     "free_memory": 1,
+    "launchers": 1,
     "progress": 1,
     "kernels": 1,
     "neighbors": 2,

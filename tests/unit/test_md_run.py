@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -565,8 +567,36 @@ def test_lists_are_reused_and_never_stale():
     assert 2 <= builds <= n_steps / 3
 
 
-def test_without_a_launcher_there_is_one_rank():
-    assert type(find_communicator({"SLURM_NTASKS": "4"})) is Communicator
+@pytest.mark.parametrize("tasks", [{}, {"SLURM_STEP_NUM_TASKS": "1"}])
+def test_without_a_launcher_there_is_one_rank(tasks):
+    """As in the batch script of a job of four tasks."""
+    environment = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", **tasks}
+    assert type(find_communicator(environment)) is Communicator
+
+
+TASKS = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+
+
+@pytest.mark.parametrize("mark", [{}, {"PMI_RANK": "1"}])
+def test_tasks_of_srun_that_mpi_does_not_connect_are_an_error(folder, mark):
+    pytest.importorskip("mpi4py")
+    environment = {**os.environ, **TASKS, **mark}
+    command = [sys.executable, "-m", "deepmd_lite", "md", "md.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dpl md: error: srun started 2 tasks, but MPI does not connect them")
+    assert done.returncode == 1
+    assert not Path("run").exists()
+
+
+def test_ranks_of_mpiexec_within_a_job_of_slurm(folder):
+    """Its mpiexec may itself have been started by srun, once on each machine."""
+    pytest.importorskip("mpi4py")
+    for n in (1, 2):
+        launcher = Path(sys.executable).parent / "mpiexec"
+        command = [launcher, "-n", str(n), sys.executable, "-m", "deepmd_lite", "md", "md.yaml"]
+        environment = {**os.environ, **TASKS, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--dry-run"], check=True, env=environment)
 
 
 def test_a_launcher_without_its_mpi_is_an_error(monkeypatch):
