@@ -309,6 +309,28 @@ def test_a_format_that_comes_back_finds_its_file(folder):
     assert [len(own) for own in frames] == [5, 2]  # of steps 0 2 4 10 12, and 6 8
 
 
+def test_a_trajectory_that_was_moved_away(folder):
+    """The run goes on with a link to where it is now, or in another format."""
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    path, moved = folder / "run/trajectory.extxyz", folder / "archive.extxyz"
+
+    def part(steps, kind, **more):
+        output = {**whole["output"], "trajectory": 2, "format": kind}
+        run_input({**whole, "steps": steps, "output": output}, quiet=True, **more)
+
+    part(4, "extxyz")
+    path.rename(moved)
+    with pytest.raises(InputError, match=r"is not there any more.*a link.*format"):
+        part(8, "extxyz", resume=True)
+    path.symlink_to(moved)
+    part(8, "extxyz", resume=True)
+    assert len(ase.io.read(moved, ":")) == 5
+    path.unlink()
+    part(12, "lammps", resume=True)
+    assert (folder / "run/trajectory.lammpstrj").read_text().count("TIMESTEP") == 2
+    assert len(ase.io.read(moved, ":")) == 5
+
+
 def test_a_run_of_no_steps_is_its_beginning(folder):
     whole = yaml.safe_load((folder / "md.yaml").read_text())
     run_input({**whole, "output": {**whole["output"], "directory": "whole"}}, quiet=True)
