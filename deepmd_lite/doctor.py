@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__
 from .free_memory import available_bytes
-from .launcher import mpiexec
+from .launchers import mpiexec
 
 PING = """
 import time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -80,7 +81,8 @@ class InUse:
     """A folder of results that one process writes into at a time.
 
     A lock (POSIX's, which ends with the process) on a hidden file that says who has it, and is
-    taken away with the lock. On a file system without locks nothing is guarded.
+    taken away with the lock. On a file system without locks it counts that there is such a file,
+    unless it is of a process of this machine that is gone.
     """
 
     NAME = ".in-use"
@@ -106,24 +108,14 @@ class InUse:
             self._file.close()
             self._file = None
         while self._file is None:
-            with writing(self.path):
-                file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                if e.errno in (errno.EACCES, errno.EAGAIN):
-                    file.seek(0)
-                    who = file.read().strip() or "another process"
-                    file.close()
-                    raise InputError(
-                        f"{self.path.parent}: {who} is writing its results there; wait until it "
-                        "ends, or give another output folder"
-                    ) from None
+            file, made = self._opened()
+            self._lock(file, made)
             if self._is_there(file):
                 self._file = file
             else:  # who had it has taken it away meanwhile
                 file.close()
-        self._file.truncate(0)
+        self._file.seek(0)
+        self._file.truncate()
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
 
@@ -136,10 +128,56 @@ class InUse:
             self._file.close()
             self._file = None
 
+    def _opened(self) -> tuple[IO[str], bool]:
+        """The file, and whether this process has made it."""
+        with writing(self.path):
+            while True:
+                with suppress(FileExistsError):
+                    return open(self.path, "x+", encoding="utf-8"), True
+                with suppress(FileNotFoundError):  # it was taken away meanwhile
+                    return open(self.path, "r+", encoding="utf-8"), False
+
+    def _lock(self, file: IO[str], made: bool) -> None:
+        """Raise InputError where another process has the file. Without locks, one of a process that
+        is gone is removed, to be made anew."""
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as e:
+            has_locks = e.errno in (errno.EACCES, errno.EAGAIN)
+        who = file.read().strip()
+        if not has_locks and made:
+            return
+        if not has_locks and _is_over(who):
+            self.path.unlink(missing_ok=True)
+            return
+        file.close()
+        remedy = "wait until it ends, or give another output folder"
+        if not has_locks:
+            remedy += f"; if it has been killed, remove {self.path} (no locks on this file system)"
+        raise InputError(
+            f"{self.path.parent}: {who or 'another process'} is writing its results there; {remedy}"
+        )
+
     def _is_there(self, file: IO[str]) -> bool:
         with suppress(OSError):
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
         return False
+
+
+def _is_over(who: str) -> bool:
+    """Whether `who`, 'process PID on HOST', is a process of this machine that is gone, or this
+    one."""
+    found = re.fullmatch(r"process (\d{1,9}) on (.+)", who)
+    if found is None or found[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is another user's
+        return False
+    return int(found[1]) == os.getpid()
 
 
 def sync_file(path: str | Path) -> None:

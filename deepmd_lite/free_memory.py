@@ -1,7 +1,8 @@
 """Memory that a process can still have: of the machine, and within the limits of its job.
 
 Batch systems and containers limit the memory of a group of processes (Linux control groups,
-version 1 and 2); the kernel ends a process that goes beyond, whatever the machine has.
+version 1 and 2); the kernel ends a process that goes beyond, whatever the machine has. Some limit
+what each process maps instead (`ulimit -v`), and refuse it more.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from pathlib import Path
 ROOT = Path("/")
 
 
-def available_bytes(root: Path = ROOT) -> float | None:
-    """Free for this process and those of its group; None where the system does not say (it is not
-    Linux). `root`: of the files of the kernel, for tests."""
+def available_bytes(processes: int = 1, root: Path = ROOT) -> float | None:
+    """Free for so many `processes` of this machine together, this one and others like it; None
+    where the system does not say (it is not Linux). `root`: of the kernel's files, for tests."""
     free = status(root / "proc/meminfo", "MemAvailable")
     if free is None:
         return None
-    return min([free, *(_room(*files) for files in _limits(root))])
+    own = processes * _room_to_map(root)
+    return min([free, own, *(_room(*files) for files in _limits(root))])
 
 
 def status(path: Path, key: str) -> float | None:
@@ -30,6 +32,19 @@ def status(path: Path, key: str) -> float | None:
     found = (line for line in lines if line.startswith(key + ":"))
     line = next(found, None)
     return None if line is None else 1024.0 * int(line.split()[1])
+
+
+def _room_to_map(root: Path) -> float:
+    """Bytes that this process may still map; infinite where there is no limit."""
+    try:
+        lines = (root / "proc/self/limits").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    soft = next((x.split()[3] for x in lines if x.startswith("Max address space")), "unlimited")
+    mapped = status(root / "proc/self/status", "VmSize")
+    if soft == "unlimited" or mapped is None:
+        return float("inf")
+    return max(float(soft) - mapped, 0.0)
 
 
 def _limits(root: Path) -> Iterator[tuple[Path, str, str, str]]:

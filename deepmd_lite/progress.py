@@ -20,6 +20,11 @@ SECONDS = 30.0
 """Between two lines, and before the first."""
 
 
+def on_terminal() -> bool:
+    """Whether a bar on standard error is seen; a batch job may even have none (`2>&-`)."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class Watch(Protocol):
     """Who is asked again and again whether work may go on; whatever it raises ends the work."""
 
@@ -42,7 +47,7 @@ class Progress:
     ) -> None:
         """`what` is done to each `unit`, 'neighbour lists' say; `clock`: seconds, for tests."""
         self.what, self.total, self.unit = what, total, unit
-        self._plain, self._quiet, self._watch = not sys.stderr.isatty(), quiet, watch
+        self._plain, self._quiet, self._watch = not on_terminal(), quiet, watch
         self._clock = clock
         self._done = 0
         self._share: float | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import kernels, launcher
+from .. import kernels, launchers
 from ..model import Potential
 from ..model.structures import Structure, evaluated
 from ..model.table_error import TABLE_TOLERANCE, measure_table
@@ -97,7 +97,7 @@ def ranks(path: str | Path, sample: Structure, symbols: Sequence[str]) -> Verdic
     Ranks that do not come to begin say nothing about the model.
     """
     name, limit, unit = f"1 rank = {RANKS} ranks", 1e-10, "eV/Å"
-    mpiexec = launcher.mpiexec()
+    mpiexec = launchers.mpiexec()
     if mpiexec is None:
         return Verdict(name, None, limit, unit, "no mpiexec here: pip install 'deepmd_lite[mpi]'")
     job = {

@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # when torch is imported). With its default they burn the time that a thread without a
         # processor of its own needs: ten times slower on a busy machine, no faster on a free one.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):  # one that knows no Å shows ? and ends nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     started = time.monotonic()
     name = "dpl"
     try:

@@ -18,12 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..kernels import cuda
+from ..launchers import ranks_started, tasks_of_srun
 from ..system import DeepmdLiteError, InputError
-
-LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
-"""Set by mpiexec of Open MPI, MPICH and its relatives: the number of ranks."""
-LAUNCHER_MARKS = ("PMIX_RANK", "PMI_RANK")
-"""Set by other launchers (srun) without saying how many ranks there are."""
 
 Number = TypeVar("Number", int, float)
 Numbers = tuple[int, int]
@@ -218,10 +214,10 @@ def communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
     """All ranks if an MPI launcher started this process, otherwise this process alone.
 
     Raises InputError under a launcher when mpi4py is missing, or belongs to another MPI than the
-    launcher, so that each rank would take itself for the only one.
+    launcher, or when srun connects no MPI, so that each rank would take itself for the only one.
     """
-    ranks = max((int(environment.get(name, 0)) for name in LAUNCHER_SIZES), default=0)
-    if not ranks and not any(name in environment for name in LAUNCHER_MARKS):
+    ranks, tasks = ranks_started(environment), tasks_of_srun(environment)
+    if ranks is None and tasks <= 1:
         return Communicator()
     try:
         from mpi4py import MPI
@@ -234,7 +230,13 @@ def communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
             "that it was built with (module load …, LD_LIBRARY_PATH), or pip install "
             "'deepmd_lite[mpi]'; dpl doctor looks for both"
         ) from None
-    if ranks > 1 and MPI.COMM_WORLD.size == 1:
+    if tasks > 1 and MPI.COMM_WORLD.size == 1:
+        raise InputError(
+            f"srun started {tasks} tasks, but MPI does not connect them: try srun --mpi=pmix or "
+            "srun --mpi=pmi2 (srun --mpi=list names what there is), or the mpiexec of mpi4py's "
+            "MPI; for separate runs, srun -n 1 for each"
+        )
+    if ranks and ranks > 1 and MPI.COMM_WORLD.size == 1:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
         raise InputError(
             f"the launcher started {ranks} ranks, but each finds itself alone: mpi4py uses "
@@ -332,8 +334,8 @@ def guarded(comm: Communicator) -> Iterator[None]:
     except BaseException as e:
         if comm.size == 1:
             raise
-        print(f"dpl: error on rank {comm.rank} of {comm.size}: {one_line(e)}", file=sys.stderr)
-        sys.stderr.flush()
+        line = f"dpl: error on rank {comm.rank} of {comm.size}: {one_line(e)}"
+        print(line, file=sys.stderr, flush=True)
         comm.end()
         raise
 

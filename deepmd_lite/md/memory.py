@@ -17,6 +17,7 @@ from ..free_memory import available_bytes
 from ..geometry import cell_heights, checked_cell
 from ..system import InputError
 from .comm import Communicator, agreement, ranks_here
+from .config import Output
 from .domain import checked_grid, choose_grid
 
 BYTES_OF_ATOM = 550
@@ -26,6 +27,8 @@ BYTES_OF_TRAVELLER = 128
 BYTES_OF_GHOST = 300
 BYTES_OF_EDGE = 5.5
 """By edge of the list: its index, and for a part of them again while rows are put in order."""
+BYTES_OF_FRAME = {"extxyz": 450, "traj": 600}
+"""On rank 0, by atom of the whole system: a frame of the formats that want it whole."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Subdomain:
         """At the peak, without the program itself."""
         atom = BYTES_OF_ATOM + (0 if self.alone else BYTES_OF_TRAVELLER)
         return atom * self.n_atoms + BYTES_OF_GHOST * self.n_ghosts + BYTES_OF_EDGE * self.n_edges
+
+
+def frame_bytes(output: Output | None) -> float:
+    """Of rank 0, by atom of the whole system, where the trajectory has formats that want it
+    whole."""
+    if output is None or not output.trajectory:
+        return 0.0
+    return float(sum(BYTES_OF_FRAME.get(kind, 0) for kind in output.format))
 
 
 def mean_subdomain(
@@ -112,22 +123,25 @@ def check_room(
     reach: float,
     comm: Communicator,
     force: bool,
+    frame: float = 0.0,
 ) -> list[str]:
     """Refuse atoms for which some machine of the run lacks the memory; returns warnings.
 
-    `atoms`: the structure, on rank 0; `reach` Å, cutoff and skin. Raises SharedError (InputError
+    `atoms`: the structure, on rank 0; `reach` Å, cutoff and skin; `frame`: bytes by atom of the
+    system on rank 0 besides (`frame_bytes`). Raises SharedError (InputError
     with a single rank), which `force` turns into a warning. Where the system does not say what is
     free, nothing is refused.
     """
-    wanted = 0.0
+    wanted = gathered = 0.0
     with agreement(comm):
         # without atoms, or with such positions, it is refused for that
         if isinstance(atoms, Atoms) and len(atoms) and np.isfinite(atoms.positions).all():
             _, sub = mean_subdomain(atoms, replicate, grid, comm.size, reach)
-            wanted = sub.bytes()
-    host, free = socket.gethostname(), available_bytes()
+            wanted, gathered = sub.bytes(), frame * sub.n_atoms * comm.size
     n_here = ranks_here(comm)
-    wanted = comm.share(wanted) * n_here
+    host, free = socket.gethostname(), available_bytes(n_here)
+    wanted, gathered, first = comm.share((wanted, gathered, host))
+    wanted = wanted * n_here + (gathered if host == first else 0.0)
     own = None
     if free is not None and wanted > free:
         ranks = "1 rank wants" if n_here == 1 else f"{n_here} ranks want"

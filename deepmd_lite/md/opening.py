@@ -14,7 +14,7 @@ from .comm import Communicator, agreement
 from .config import Output, Settings
 from .groups import keep_groups, place_groups
 from .initial import Start, from_structure
-from .memory import check_room
+from .memory import check_room, frame_bytes
 from .output import Writer
 from .plumed import Plumed, Warn
 
@@ -37,7 +37,8 @@ def begun(
         with agreement(comm):
             keep_groups(start.state, s)
         return start, [f"{x}; going on from {start.source}, the one before" for x in start.damaged]
-    warnings = check_room(atoms, s.replicate, s.grid, model.rcut + s.skin, comm, force)
+    reach, frame = model.rcut + s.skin, frame_bytes(s.output)
+    warnings = check_room(atoms, s.replicate, s.grid, reach, comm, force, frame)
     start = from_structure(atoms, type_map, s.replicate, s.masses, comm, s.velocities)
     place_groups(start, s, type_map, comm)
     return start, warnings

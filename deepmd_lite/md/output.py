@@ -7,7 +7,6 @@ those of `loads.csv` in `drive`.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,12 @@ from tqdm import tqdm
 
 from ..deviation import md_header, row
 from ..files import InUse, write_atomically, writing
+from ..progress import on_terminal
 from ..system import InputError
 from .drive import HEADER
 from .observe import Table
 from .report import COLUMNS, TABLE_HEADER, RunResult, Thermo, ns_per_day
-from .restart import MANIFEST
+from .restart import MANIFEST, in_folder
 from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
 from .trajectory.journal import Journal
 
@@ -78,10 +78,10 @@ class Writer:
         own = [file.path.name for file in self._growing]
         names = dict.fromkeys((THERMO, *own, *NAMES.values(), "log"))
         present = [name for name in names if (directory / name).exists()]
-        restarts = directory / "restart"
-        if present or any(restarts.glob("step-*")):
+        restarts = list(in_folder(directory / "restart"))
+        if present or restarts:
             way = "go on with --continue, or give"
-            if not any(restarts.glob(f"step-*/{MANIFEST}")):
+            if not any((found / MANIFEST).exists() for found in restarts):
                 way = "it ended before its first restart, so that none can go on: give"
             raise InputError(
                 f"{directory}: holds a run already ({', '.join(present) or 'restart'}); {way} "
@@ -202,7 +202,7 @@ class Writer:
         and time left, if there is a terminal."""
         if self.directory is not None:
             self._lock.acquire()
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and on_terminal():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
             self._n_atoms, self._timestep = n_atoms, timestep
             self._begun = self._shown = time.perf_counter()

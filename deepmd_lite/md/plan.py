@@ -23,7 +23,7 @@ from .comm import Communicator, agreement, own_cpus, ranks_here
 from .config import MdConfig
 from .engine import Engine
 from .ensemble import Ensemble
-from .memory import Subdomain, mean_subdomain, size
+from .memory import Subdomain, frame_bytes, mean_subdomain, size
 from .model_deviation import Deviating
 from .report import ns_per_day
 from .simulation import simulation_of
@@ -78,7 +78,7 @@ class Plan:
     subdomain: Subdomain
     probe: Probe
     available_bytes: float
-    """Free memory of this machine."""
+    """Free memory of this machine, for the ranks that would share it."""
     ranks_here: int
     """Ranks that would share this machine: as many as its CPUs have room for."""
 
@@ -96,6 +96,11 @@ class Plan:
     def bytes_per_rank(self) -> float:
         """Peak resident memory of a rank."""
         return self.probe.program_bytes + self.subdomain.bytes()
+
+    @property
+    def frame_bytes(self) -> float:
+        """Of rank 0 besides, for whole frames of the trajectory."""
+        return frame_bytes(self.config.output) * self.n_atoms
 
     @property
     def seconds_per_step(self) -> float:
@@ -139,6 +144,8 @@ class Plan:
             own = sub.n_atoms, sub.n_ghosts, sub.n_edges
             there = cuda.forecast(*own) + BYTES_OF_STATE_ON_GPU * sub.n_atoms
             rows["GPU memory"] = f"{size(there)} for each rank, and working memory"
+        if self.frame_bytes:
+            rows["memory"] += f"; rank 0 gathers frames of the trajectory: {size(self.frame_bytes)}"
         width = max(map(len, rows))
         made = [f"{key:<{width}}  {value}" for key, value in rows.items()]
         made += [f"note: {line}" for line in c.notes()]
@@ -148,7 +155,7 @@ class Plan:
                 f"{sub.n_ghosts / max(sub.n_atoms, 1):.0f} ghosts for each atom it will be much "
                 "lower: use fewer ranks or more atoms"
             )
-        wanted = self.bytes_per_rank * self.ranks_here
+        wanted = self.bytes_per_rank * self.ranks_here + self.frame_bytes
         if wanted > self.available_bytes:
             made.append(
                 f"warning: {self.ranks_here} ranks on this machine want {size(wanted)}, "
@@ -171,6 +178,7 @@ def make_plan(
     probe = _probe(config, atoms, comm, force)
     ranks, n_here = n_ranks or comm.size, ranks_here(comm)
     room = max(n_here, len(own_cpus()) // probe.threads)  # others would be on other machines
+    planned_here = n_here if n_ranks is None else min(n_ranks, room)
     plan: Plan | None = None
     with agreement(comm):
         if comm.rank == 0:
@@ -189,8 +197,8 @@ def make_plan(
                 grid=grid,
                 subdomain=sub,
                 probe=probe,
-                available_bytes=_known(available_bytes()),
-                ranks_here=n_here if n_ranks is None else min(n_ranks, room),
+                available_bytes=_known(available_bytes(planned_here)),
+                ranks_here=planned_here,
             )
     shared: Plan = comm.share(plan)
     return shared

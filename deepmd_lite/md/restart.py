@@ -6,7 +6,8 @@ observables carry. When all shards are on the disk, rank 0 writes `manifest.json
 pbc, elements, decomposition, what integrator and observables remember, how long the output files
 were, and size and checksum of every shard. A folder without a manifest does not count. Older
 restarts are removed only when a new one is complete, and two are kept, so that at every moment
-there is one to go on from, and another should it be damaged.
+there is one to go on from, and another should it be damaged. STEP has twelve digits; a folder of
+any other name, as that of a copy that somebody made, is neither removed nor gone on from by itself.
 
 `built` and `built_cell` are the positions and the cell of the last neighbour list: making that
 list again, and not a new one, keeps the order of every sum, so N steps, a restart and N steps are
@@ -19,8 +20,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +92,14 @@ class Archive:
 
     def _remove_all_but(self, path: Path) -> None:
         kept = {p.resolve() for p in (path, self.last) if p is not None}
-        for found in self.folder.glob("step-*"):
+        for found in in_folder(self.folder):
             if found.resolve() not in kept:
                 _discard(found)
+
+
+def in_folder(folder: Path) -> Iterator[Path]:
+    """The restarts, complete or not, that runs have written into `folder`, in no order."""
+    return (p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{12}", p.name))
 
 
 def _discard(path: Path) -> None:
@@ -268,7 +275,7 @@ def _candidates(path: Path) -> list[Path]:
     if path.name.startswith("step-") or (path / MANIFEST).exists():
         return [path]
     folder = path if path.name == "restart" else path / "restart"
-    found = sorted((p.parent for p in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
+    found = sorted((p for p in in_folder(folder) if (p / MANIFEST).exists()), reverse=True)
     if not found:
         raise InputError(
             f"{folder}: no restart to continue from; if the run ended before it wrote its first, "

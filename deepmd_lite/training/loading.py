@@ -62,8 +62,8 @@ def loaded_frames(
             )
         raise InputError(f"{what} data: have atoms of {', '.join(dropped)}, {why}")
     each = progress(frames, f"neighbour lists, {what} data", quiet=quiet, watch=watch)
-    share = SHARE_FOR_LISTS / ranks_of_machine()
-    free = available_bytes()
+    beside = ranks_of_machine()
+    share, free = SHARE_FOR_LISTS / beside, available_bytes(beside)
     room = math.inf if free is None else share * free
     prepared = prepare(each, settings.model.type_map, settings.model.rcut, room)
     new = sum(not p.is_kept for p in prepared)

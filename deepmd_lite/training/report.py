@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from ..files import write_atomically
 from ..page import panels, png
+from ..progress import on_terminal
 from ..system import InputError
 from .loss import Errors
 
@@ -195,7 +195,7 @@ class TrainingProgress:
         """`begun` steps and `share` of the training were done before."""
         self._n_steps = n_steps
         self._limit = time_limit
-        self._plain = not sys.stderr.isatty()
+        self._plain = not on_terminal()
         self._share = min(share, 1.0)
         seconds = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
         self._bar = tqdm(

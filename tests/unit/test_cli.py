@@ -468,6 +468,24 @@ def test_a_reader_that_leaves_early(tmp_path, model):
     assert (tmp_path / "run" / "thermo.csv").read_text().count("\n") == 22
 
 
+def test_streams_that_know_ascii_alone(tmp_path, model):
+    """Standard output and error of `PYTHONIOENCODING=ascii`, or of a bare locale."""
+    write(tmp_path / "si.extxyz", bulk("Si", cubic=True) * (2, 1, 1))
+    data = {"model": str(model), "structure": "si.extxyz", "steps": 1}
+    (tmp_path / "md.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "Ångström.yaml").write_text("steps: [")
+    options = {"cwd": tmp_path, "capture_output": True, "text": True}
+    options["env"] = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    command = [sys.executable, "-m", "deepmd_lite", "md"]
+    done = subprocess.run([*command, "md.yaml", "--dry-run"], **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ghosts within" in done.stdout
+    done = subprocess.run([*command, "Ångström.yaml"], **options)
+    assert done.returncode == 1
+    assert done.stderr.startswith("dpl md: error: ?ngstr?m.yaml: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("verb", ["test", "check", "train"])
 def test_a_place_that_cannot_be_written_is_told_before_the_work(
     tmp_path, capsys, model, monkeypatch, verb

@@ -1,5 +1,6 @@
 """A folder of results that one process writes into at a time."""
 
+import errno
 import gc
 import os
 import subprocess
@@ -20,20 +21,35 @@ from deepmd_lite.system import InputError
 from deepmd_lite.training import train
 
 HOLDER = """
-import sys
+import errno, fcntl, sys
 from deepmd_lite.files import InUse
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "no locks")
+if sys.argv[2:]:
+    fcntl.lockf = no_locks
 with InUse(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-@pytest.fixture
-def held_by_another(tmp_path):
-    """A folder that another process writes into, and that process."""
+def without_locks(monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refused)
+
+
+@pytest.fixture(params=["with locks", "without locks"])
+def held_by_another(request, tmp_path, monkeypatch):
+    """A folder that another process writes into, and that process; both on a file system with or
+    without locks."""
     place = tmp_path / "results"
     place.mkdir()
     command = [sys.executable, "-c", HOLDER, str(place)]
+    if request.param == "without locks":
+        command += ["without"]
+        without_locks(monkeypatch)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         yield place, other
@@ -78,6 +94,33 @@ def test_a_lock_that_was_replaced_stays(tmp_path):
     first.release()
     assert second.path.exists()
     second.release()
+
+
+def test_without_locks_a_process_has_the_folder_once_more(tmp_path, monkeypatch):
+    without_locks(monkeypatch)
+    first, second = InUse(tmp_path), InUse(tmp_path)
+    first.acquire()
+    second.acquire()
+    first.release()
+    assert f"process {os.getpid()} on" in second.path.read_text()
+    first.acquire()
+    second.release()
+    first.release()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["process 7 on another-machine\n", ""])
+def test_without_locks_nobody_knows_of_other_machines(tmp_path, monkeypatch, content):
+    """The file stays, and the message says what to do if its process was killed."""
+    without_locks(monkeypatch)
+    path = tmp_path / InUse.NAME
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"is writing.*if it has been killed, remove .*\.in-use"):
+        InUse(tmp_path).acquire()
+    assert path.read_text() == content
+    path.unlink()
+    with InUse(tmp_path):
+        pass
 
 
 def test_a_process_that_was_killed_holds_nothing(held_by_another):

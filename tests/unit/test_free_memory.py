@@ -1,5 +1,6 @@
 """Memory of the machine and of the groups that a process is in, from the kernel's files."""
 
+import subprocess
 import sys
 
 import pytest
@@ -51,11 +52,32 @@ STEP = "system.slice/job_7/step_0"
     ],
 )
 def test_what_is_free(tmp_path, groups, cgroup, expected):
-    assert available_bytes(machine(tmp_path, groups, cgroup)) == pytest.approx(expected)
+    assert available_bytes(root=machine(tmp_path, groups, cgroup)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("soft", "processes", "expected"),
+    [
+        ("unlimited", 1, 1024 * FREE),
+        (3_000_000 * 1024, 1, 1_000_000 * 1024),
+        (3_000_000 * 1024, 4, 4_000_000 * 1024),  # each of them may map as much
+        (3_000_000 * 1024, 20, 1024 * FREE),
+        (1_000_000 * 1024, 1, 0.0),
+    ],
+)
+def test_what_a_process_may_map(tmp_path, soft, processes, expected):
+    own = machine(tmp_path, {}, "") / "proc/self"
+    (own / "status").write_text("Name: dpl\nVmSize:  2000000 kB\n")
+    (own / "limits").write_text(
+        "Limit                     Soft Limit           Hard Limit           Units\n"
+        "Max file size             5                    5                    bytes\n"
+        f"Max address space         {soft}           unlimited            bytes\n"
+    )
+    assert available_bytes(processes, tmp_path) == pytest.approx(expected)
 
 
 def test_other_systems_say_nothing(tmp_path):
-    assert available_bytes(tmp_path) is None
+    assert available_bytes(root=tmp_path) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the files of Linux")
@@ -63,3 +85,18 @@ def test_this_machine():
     free = available_bytes()
     assert free is not None
     assert 1e6 < free < 1e15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the files of Linux")
+def test_a_limit_of_this_process():
+    code = (
+        "import resource\n"
+        "from deepmd_lite.free_memory import available_bytes\n"
+        "free = available_bytes()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (60 * 2**30, resource.RLIM_INFINITY))\n"
+        "print(free, available_bytes(), available_bytes(10**6))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    free, limited, of_many = map(float, done.stdout.split())
+    assert limited < 60 * 2**30
+    assert of_many == pytest.approx(free, rel=0.2)

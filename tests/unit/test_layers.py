@@ -16,7 +16,7 @@ LAYER = {
     "schema": 1,
     "geometry": 1,
     "free_memory": 1,
-    "launcher": 1,
+    "launchers": 1,
     "progress": 1,
     "kernels": 1,
     "pairs": 1,

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from pair_potential import PairPotential
 from deepmd_lite.cli import main
 from deepmd_lite.md import Simulation, plan_input
 from deepmd_lite.md.comm import Communicator, binding
-from deepmd_lite.md.config import MdConfig
-from deepmd_lite.md.memory import Subdomain, check_room, mean_subdomain
+from deepmd_lite.md.config import MdConfig, Output
+from deepmd_lite.md.memory import Subdomain, check_room, frame_bytes, mean_subdomain
 from deepmd_lite.md.plan import PROBE_ATOMS, make_plan
+from deepmd_lite.md.trajectory import ordered_slabs
 from deepmd_lite.model import load_model, save_model
 from deepmd_lite.system import DeepmdLiteError, InputError
 
@@ -118,6 +120,20 @@ def test_memory_of_a_quarter_million_atoms():
     assert plan.subdomain.bytes() > 0.3 * found
 
 
+@pytest.mark.parametrize("kind", ["extxyz", "traj"])
+def test_memory_of_a_frame_that_is_gathered(tmp_path, kind):
+    """The peak of what Python and numpy hold; a process has somewhat more."""
+    output = Output(directory=tmp_path, format=(kind,))
+    atoms = bulk("Cu", cubic=True, a=3.7)
+    made = Simulation(atoms, PairPotential(), replicate=(16, 16, 16), output=output)
+    moment, slabs = made._moment(), ordered_slabs(made.engine)
+    tracemalloc.start()
+    made.writer.trajectory(moment, slabs)
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.6 < found / (made.n_atoms * frame_bytes(output)) < 1.15
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -135,6 +151,7 @@ def test_dry_run_prints_a_plan_and_writes_nothing(folder, capsys):
     threads = "threads of each: 1"
     for part in (
         "48 (Cu 48)",
+        "frames of the trajectory: 21.6 kB",
         "ranks      4 as",
         threads,
         "for each rank",
@@ -223,7 +240,7 @@ def test_a_run_without_room_is_refused_before_it_makes_atoms(folder, monkeypatch
     monkeypatch.setattr("deepmd_lite.md.opening.from_structure", None)
     assert main(["md", "md.yaml"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "1 rank wants 2" in line
+    assert "1 rank wants " in line
     assert "are free: use more machines or fewer atoms" in line
     assert not (folder / "run").exists()
 
@@ -241,13 +258,39 @@ def test_ranks_of_a_machine_share_its_memory(folder, monkeypatch):
             return [value, value]
 
     free = 1.5 * half.bytes()
-    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: free)
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda _: free)
     with pytest.raises(DeepmdLiteError, match=r"2 ranks want .* are free"):
         check_room(ball(), (1, 1, 1), None, 6.0, Two(), False)
     (line,) = check_room(ball(), (1, 1, 1), None, 6.0, Two(), True)
     assert line.endswith("going on as asked")
-    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda: 3 * half.bytes())
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda _: 3 * half.bytes())
     assert check_room(ball(), (1, 1, 1), None, 6.0, Two(), False) == []
+
+
+def test_a_frame_counts_on_the_machine_of_the_first_rank(monkeypatch):
+    _, one = mean_subdomain(ball(), (1, 1, 1), None, 1, 6.0)
+    given = ball(), (1, 1, 1), None, 6.0, Communicator(), False
+    free = one.bytes() + 400 * len(ball())
+    monkeypatch.setattr("deepmd_lite.md.memory.available_bytes", lambda _: free)
+    assert check_room(*given) == check_room(*given, frame=300.0) == []
+    with pytest.raises(DeepmdLiteError, match="1 rank wants"):
+        check_room(*given, frame=500.0)
+
+    class OfAnotherMachine(Communicator):
+        rank, size = 1, 2
+
+        def share(self, value):
+            return (one.bytes(), 500.0 * len(ball()), "another")
+
+    assert check_room(*given[:4], OfAnotherMachine(), False, frame=500.0) == []
+
+
+def test_frames_are_whole_in_some_formats():
+    def of(**keys):
+        return frame_bytes(Output(directory=Path("run"), **keys))
+
+    assert frame_bytes(None) == of(trajectory=0) == of(format=("h5md", "lammps")) == 0
+    assert of(format=("extxyz", "traj")) == of() + of(format=("traj",)) > 2 * of() > 0
 
 
 def test_binding_names_ranks_and_cpus(monkeypatch):

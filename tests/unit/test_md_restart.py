@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,6 +162,25 @@ def test_a_shard_is_plain_arrays(run):
 
 def test_two_are_kept(run):
     assert steps(run) == [8, 10]
+
+
+def test_copies_that_somebody_made_are_left_alone(run):
+    """Neither are they removed, nor does a run go on from one that it was not told of."""
+    names = "step-000000000010-kept", "step-000000000012.old"
+    copies = [run / "restart" / name for name in names]
+    for copy in copies:
+        shutil.copytree(newest(run), copy)
+    again = simulation(run, resume=run)
+    assert again.start.source.name == "step-000000000010"
+    again.run(4)
+    again.run(4)
+    assert all((copy / MANIFEST).exists() for copy in copies)
+    for path in (run / "restart").iterdir():
+        if path not in copies:
+            shutil.rmtree(path)
+    with pytest.raises(InputError, match="no restart to continue from"):
+        simulation(run, resume=run)
+    assert simulation(run, resume=copies[0]).step == 10
 
 
 def test_older_ones_go_only_when_the_new_one_is_complete(run, monkeypatch):

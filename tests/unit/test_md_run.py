@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -19,7 +21,7 @@ from pair_potential import PairPotential
 
 from deepmd_lite.md import Simulation, restart, run_input
 from deepmd_lite.md import communicator as find_communicator
-from deepmd_lite.md.comm import Communicator
+from deepmd_lite.md.comm import Communicator, guarded
 from deepmd_lite.md.config import MdConfig, Settings
 from deepmd_lite.md.keys import Keys
 from deepmd_lite.model import save_model
@@ -250,6 +252,22 @@ def test_files_of_a_run(folder):
     assert "µs/atom/step" in (folder / "run/log").read_text()
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_run_does_without_an_output(folder, monkeypatch, closed):
+    """As `>&-` and `2>&-` leave it."""
+    monkeypatch.setattr(sys, closed, None)
+    assert run_input("md.yaml").steps == 12
+
+
+def test_an_error_of_one_rank_ends_all_without_an_output_too(monkeypatch):
+    class Two(Communicator):
+        size = 2
+
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(SystemExit), guarded(Two()):
+        raise ValueError("of this rank alone")
+
+
 def test_a_second_run_does_not_overwrite_the_first(folder):
     run_input("md.yaml", quiet=True)
     before = (folder / "run/thermo.csv").read_text()
@@ -289,6 +307,28 @@ def test_a_format_that_comes_back_finds_its_file(folder):
     part(12, "traj", resume=True)
     frames = [ase.io.read(f"run/trajectory.{kind}", ":") for kind in ("traj", "extxyz")]
     assert [len(own) for own in frames] == [5, 2]  # of steps 0 2 4 10 12, and 6 8
+
+
+def test_a_trajectory_that_was_moved_away(folder):
+    """The run goes on with a link to where it is now, or in another format."""
+    whole = yaml.safe_load((folder / "md.yaml").read_text())
+    path, moved = folder / "run/trajectory.extxyz", folder / "archive.extxyz"
+
+    def part(steps, kind, **more):
+        output = {**whole["output"], "trajectory": 2, "format": kind}
+        run_input({**whole, "steps": steps, "output": output}, quiet=True, **more)
+
+    part(4, "extxyz")
+    path.rename(moved)
+    with pytest.raises(InputError, match=r"is not there any more.*a link.*format"):
+        part(8, "extxyz", resume=True)
+    path.symlink_to(moved)
+    part(8, "extxyz", resume=True)
+    assert len(ase.io.read(moved, ":")) == 5
+    path.unlink()
+    part(12, "lammps", resume=True)
+    assert (folder / "run/trajectory.lammpstrj").read_text().count("TIMESTEP") == 2
+    assert len(ase.io.read(moved, ":")) == 5
 
 
 def test_a_run_of_no_steps_is_its_beginning(folder):
@@ -549,8 +589,36 @@ def test_lists_are_reused_and_never_stale():
     assert 2 <= builds <= n_steps / 3
 
 
-def test_without_a_launcher_there_is_one_rank():
-    assert type(find_communicator({"SLURM_NTASKS": "4"})) is Communicator
+@pytest.mark.parametrize("tasks", [{}, {"SLURM_STEP_NUM_TASKS": "1"}])
+def test_without_a_launcher_there_is_one_rank(tasks):
+    """As in the batch script of a job of four tasks."""
+    environment = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", **tasks}
+    assert type(find_communicator(environment)) is Communicator
+
+
+TASKS = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+
+
+@pytest.mark.parametrize("mark", [{}, {"PMI_RANK": "1"}])
+def test_tasks_of_srun_that_mpi_does_not_connect_are_an_error(folder, mark):
+    pytest.importorskip("mpi4py")
+    environment = {**os.environ, **TASKS, **mark}
+    command = [sys.executable, "-m", "deepmd_lite", "md", "md.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dpl md: error: srun started 2 tasks, but MPI does not connect them")
+    assert done.returncode == 1
+    assert not Path("run").exists()
+
+
+def test_ranks_of_mpiexec_within_a_job_of_slurm(folder):
+    """Its mpiexec may itself have been started by srun, once on each machine."""
+    pytest.importorskip("mpi4py")
+    for n in (1, 2):
+        launcher = Path(sys.executable).parent / "mpiexec"
+        command = [launcher, "-n", str(n), sys.executable, "-m", "deepmd_lite", "md", "md.yaml"]
+        environment = {**os.environ, **TASKS, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--dry-run"], check=True, env=environment)
 
 
 def test_a_launcher_without_its_mpi_is_an_error(monkeypatch):

@@ -10,6 +10,7 @@ from deepmd_lite.progress import SECONDS, Progress, progress
 from deepmd_lite.training import TrainingError, clock, train
 from deepmd_lite.training.clock import Clock
 from deepmd_lite.training.deadline import Deadline, tell_what_is_left
+from deepmd_lite.training.report import TrainingProgress
 
 
 class Ticks:
@@ -76,6 +77,19 @@ def test_a_bar_on_a_terminal(monkeypatch, caplog):
 
 
 # --- time limits ------------------------------------------------------------------------------
+
+
+def test_a_closed_standard_error_is_no_terminal(monkeypatch, caplog):
+    """As `2>&-` leaves it: bars are not drawn, and lines go where the log goes."""
+    monkeypatch.setattr("sys.stderr", None)
+    ticks = Ticks()
+    with Progress("checking", 4, clock=ticks) as told:
+        ticks.now = 2 * SECONDS
+        told.advance()
+    training = TrainingProgress(100, None, 0, 0.0, quiet=False)
+    training.advance(1, 0.01)
+    training.close()
+    assert caplog.messages == ["checking: 1 of 4 frames, 03:00 left"]
 
 
 def test_a_limit_that_loading_would_use_up_ends_it_soon():

@@ -304,7 +304,7 @@ def test_a_loss_that_is_not_finite_names_step_and_frames(data, tmp_path, monkeyp
 def test_data_that_take_much_memory(data, tmp_path, caplog, monkeypatch, free, few):
     """Lists of some frames are made for each step, and the training is the same."""
     train(settings(data), output=tmp_path / "kept", quiet=True)
-    monkeypatch.setattr("deepmd_lite.training.loading.available_bytes", lambda: free)
+    monkeypatch.setattr("deepmd_lite.training.loading.available_bytes", lambda _: free)
     with caplog.at_level(logging.INFO):
         train(settings(data), output=tmp_path / "made", quiet=True)
     assert re.search(f"neighbour lists of {few} of 12 frames are made anew", caplog.text)

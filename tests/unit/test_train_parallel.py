@@ -16,6 +16,7 @@ from ase.io import write
 from copper import copper, settings
 
 import deepmd_lite
+from deepmd_lite.cli import main
 from deepmd_lite.data import load, prepare
 from deepmd_lite.data.batches import label_counts
 from deepmd_lite.training import train
@@ -148,6 +149,39 @@ FAILING = """
     Trainer.step = step
     sys.exit(main(["train", "input.json", "-o", "out", "-q"]))
 """
+
+
+def written(data, folder):
+    """The path of a short input."""
+    (folder / "input.json").write_text(json.dumps(settings(data, numb_steps=2)))
+    return folder / "input.json"
+
+
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+
+
+@pytest.mark.parametrize("launcher", [OPEN_MPI, SRUN])
+def test_ranks_of_mpi_are_told_of_torchrun(data, tmp_path, monkeypatch, capsys, launcher):
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    output = tmp_path / "out"
+    assert main(["train", str(written(data, tmp_path)), "-o", str(output)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "torchrun --nproc-per-node 2 -m deepmd_lite train" in line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_one_rank_of_mpi_trains_and_so_does_torchrun_within(data, tmp_path, monkeypatch, size):
+    """As mpiexec -n 1, or srun that starts a torchrun on each machine."""
+    for name, value in {**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": str(size)}.items():
+        monkeypatch.setenv(name, value)
+    if size == 2:
+        by_torchrun = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+        for name, value in by_torchrun.items():
+            monkeypatch.setenv(name, value)
+    assert main(["train", str(written(data, tmp_path)), "-o", str(tmp_path / "out"), "-q"]) == 0
 
 
 def test_an_error_of_one_rank_ends_all_with_its_message(data, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...system import InputError
 from .frame import Moment, Slab
-from .journal import Journal
+from .journal import OTHERWISE, Journal
 
 
 class Trajectory:
@@ -45,8 +45,7 @@ class Trajectory:
         if size is not None and not self.is_whole():
             raise InputError(
                 f"{self.path}: cannot be taken back to the restart, for '.{self.path.name}.undo-"
-                f"{size}' beside it is gone; go on in a new folder: Simulation(…, resume=…, "
-                "output=…)"
+                f"{size}' beside it is gone; bring that back, {OTHERWISE}"
             )
 
     def is_whole(self) -> bool:

@@ -16,6 +16,11 @@ from pathlib import Path
 from ...system import InputError
 
 PAGE = 4096
+OTHERWISE = (
+    "or, where it is a trajectory, go on without it in another format (output: {format: …}); from "
+    "Python a run can go on in a new folder: Simulation(…, resume=…, output=…)"
+)
+"""What can be done where a file is not as a restart needs it."""
 KEPT = 3
 """Marks one can return to: two restart files, and one that was being written."""
 
@@ -59,14 +64,20 @@ class Journal:
     def take_back(self, size: int | None) -> None:
         """Make the file what it was at the mark of `size` bytes; None: there was none.
 
-        Raises InputError if the journal that this needs is gone. Interrupted, it can be repeated.
+        Raises InputError if the file, or the journal that this needs, is gone. Interrupted, it can
+        be repeated.
         """
         if size is None:
             self.path.unlink(missing_ok=True)
-        elif not self.path.exists() or self.path.stat().st_size < size:
+        elif not self.path.exists():
+            raise InputError(
+                f"{self.path}: is not there any more, and a run adds to the files it has; bring it "
+                f"back (a link to it will do), {OTHERWISE}"
+            )
+        elif self.path.stat().st_size < size:
             raise InputError(
                 f"{self.path}: is shorter than the {size} bytes it had at the restart; bring the "
-                "file back, or go on in a new folder: Simulation(…, resume=…, output=…)"
+                f"whole file back, {OTHERWISE}"
             )
         else:
             self._restore(size)
