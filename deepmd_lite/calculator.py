@@ -269,17 +269,22 @@ class Calculator(AseCalculator):
                 "the model was not trained on virials: do not trust its stress", stacklevel=4
             )
 
-    def _warn_of_strangers(self, env: LocalEnv) -> None:
-        """Once of each pair of elements, with each new list: at most `skin` later than it comes."""
-        known = getattr(self._first, "known_pairs", None)
-        if known is None or self._list is None or self._list.looked_at:
-            return
-        self._list.looked_at = True
-        new = known.strangers(env, self._first.rcut, but=self._strangers)
-        self._strangers |= new.keys()
-        if new:
-            words = f"{known.in_words(new, self._first.type_map)}: energies there are extrapolated"
-            warnings.warn(words, stacklevel=5)
+    def _warn_of_extrapolation(self, env: LocalEnv, beyond: int) -> None:
+        """When there are more than twice as many pairs `beyond` the table as at the last warning,
+        not at each step of a bad run; and once of each pair of elements that the model does not
+        know so near, which is looked for with each new list."""
+        found, known = [], getattr(self._first, "known_pairs", None)
+        if beyond > 2 * self._warned_of:
+            self._warned_of, n = beyond, counted_once(beyond)
+            pairs = f"{n} pair{'s' if n > 1 else ''} of atoms"
+            found.append(f"{pairs} closer than any in the training data")
+        if known is not None and self._list is not None and not self._list.looked_at:
+            self._list.looked_at = True
+            new = known.strangers(env, self._first.rcut, but=self._strangers)
+            self._strangers |= new.keys()
+            found += [known.in_words(new, self._first.type_map)] if new else []
+        if found:
+            warnings.warn(f"{'; '.join(found)}: energies there are extrapolated", stacklevel=5)
 
     def _evaluate(self, atoms: Atoms) -> None:
         """Everything that one evaluation gives."""
@@ -287,15 +292,7 @@ class Calculator(AseCalculator):
         env = self._env(periodic, atoms)
         self._seen_fparam = self._fparam_of(atoms)
         evaluation = self._at(self._seen_fparam).evaluate(env)
-        self._warn_of_strangers(env)
-        if evaluation.beyond_table > 2 * self._warned_of:  # not at each step of a bad run
-            self._warned_of = evaluation.beyond_table
-            n_pairs = counted_once(evaluation.beyond_table)
-            warnings.warn(
-                f"{n_pairs} pair{'s' if n_pairs > 1 else ''} of atoms closer than any in the "
-                "training data: energies there are extrapolated",
-                stacklevel=4,
-            )
+        self._warn_of_extrapolation(env, evaluation.beyond_table)
         energy = float(evaluation.energies.sum())
         if not np.isfinite(energy):
             raise InputError("structure: the energy is not finite; do two atoms coincide?")
