@@ -87,8 +87,9 @@ class InUse:
 
     NAME = ".in-use"
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / self.NAME
+    def __init__(self, folder: str | Path, hint: str = "") -> None:
+        """`hint` is added to the error where another process has the folder."""
+        self.path, self._hint = Path(folder) / self.NAME, hint
         self._file: IO[str] | None = None
 
     def __enter__(self) -> InUse:
@@ -149,14 +150,16 @@ class InUse:
         if not has_locks and made:
             return
         if not has_locks and _is_over(who):
-            self.path.unlink(missing_ok=True)
+            if self._is_there(file):  # and not what another one has made instead
+                self.path.unlink(missing_ok=True)
             return
         file.close()
         remedy = "wait until it ends, or give another output folder"
         if not has_locks:
             remedy += f"; if it has been killed, remove {self.path} (no locks on this file system)"
         raise InputError(
-            f"{self.path.parent}: {who or 'another process'} is writing its results there; {remedy}"
+            f"{self.path.parent}: {who or 'another process'} is writing its results there; "
+            f"{remedy}{self._hint}"
         )
 
     def _is_there(self, file: IO[str]) -> bool:

@@ -29,6 +29,22 @@ def ranks_started(environment: Mapping[str, str]) -> int | None:
     return ranks if ranks or any(name in environment for name in MARKS) else None
 
 
+def of_unconnected_tasks(environment: Mapping[str, str]) -> str:
+    """What to add where a run finds another one at work in its folder: that it may be one of the
+    same start. Empty where MPI connects what was started, or there is one process."""
+    n = tasks_of_srun(environment)
+    return (
+        f"; srun started {n} tasks, which srun --mpi=pmix or --mpi=pmi2 connects" if n > 1 else ""
+    )
+
+
+def of_several_trainings(environment: Mapping[str, str]) -> str:
+    """As `of_unconnected_tasks`, of a training."""
+    n = max(ranks_started(environment) or 0, tasks_of_srun(environment))
+    way = f"torchrun --nproc-per-node {n} -m deepmd_lite train …"
+    return f"; {n} processes were started, which a training takes by {way}" if n > 1 else ""
+
+
 def tasks_of_srun(environment: Mapping[str, str]) -> int:
     """Tasks that srun has started beside each other; 0 without it, or where an mpiexec that says
     how many ranks there are has started this process in turn."""

@@ -43,8 +43,8 @@ class Curve:
     """(n,) eV above two atoms far apart."""
     forces: np.ndarray
     """(n,) eV/Å, -dE/dr: positive pushes apart."""
-    has_repulsion: bool = False
-    """Whether the model has more than networks for atoms that close."""
+    way_out: str = "train with the repulsion, or on data with shorter distances"
+    """What helps where the pair attracts so close."""
 
 
 def dimers(model: Model, a: int, b: int, distances: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -77,12 +77,16 @@ def pairs(model: Model) -> Iterator[tuple[int, int, str]]:
 def curves(model: Potential) -> list[Curve]:
     """The dimer curve of every pair of elements, from as near as they get to beyond the cutoff."""
     distances = np.geomspace(_nearest(model), model.rcut + 0.1, POINTS)
-    made, more = [], model.repulsion or model.short_range
+    made, way_out = [], Curve.way_out
+    if model.repulsion is not None:
+        way_out = "the networks outweigh the repulsion there; train on data with such distances"
+    elif model.short_range is not None:
+        way_out = "look at the short-range table, and train on data with such distances"
     for a, b, pair in pairs(model):
         energies, forces = dimers(model, a, b, np.append(distances, model.rcut + 1.0))
         core = CORE * sum(_radius(name) for name in pair.split("-"))
         own = distances, energies[:-1] - energies[-1], forces[:-1]
-        made.append(Curve(pair, core, *own, more is not None))
+        made.append(Curve(pair, core, *own, way_out))
     return made
 
 
@@ -146,12 +150,9 @@ def _repels(curve: Curve) -> Verdict:
     words = f"closer than {curve.core:.2f} Å the dimer repels"
     if pulling.any():
         reach = curve.distances[pulling]
-        way_out = "train with the repulsion, or on data with shorter distances"
-        if curve.has_repulsion:
-            way_out = "the networks outweigh the repulsion there; train on data with such distances"
         words = (
             f"attracts between {reach.min():.2f} and {reach.max():.2f} Å: atoms that come so "
-            f"close may fuse; {way_out}"
+            f"close may fuse; {curve.way_out}"
         )
     hole = float(np.max(-curve.forces[inside], initial=0.0))
     name = f"repulsive core {curve.pair}"

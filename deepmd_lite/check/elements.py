@@ -19,6 +19,8 @@ SAMPLE, LEAST_SAMPLE, MOST_FRAMES = 12, 2, 1000
 """Frames of each system in which bonds are counted: fewer where there are very many systems."""
 HYPERVALENT, LIGANDS = ("Cl", "Br", "I"), ("O", "F")
 """Elements, and others of which they bind as many as they like: perchlorates, ClF3, BrF5."""
+SPACE = 216.0
+"""Å³: a cell in which an atom has its own images as neighbours."""
 EXCESS = 0.5
 """Bonds beyond that, on the average, that are no accident."""
 
@@ -35,7 +37,8 @@ def findings(survey: Survey, type_map: Sequence[str] | None) -> Iterator[Finding
                 f"about it; the data have {' '.join(survey.elements)}",
                 "leave it out of the type map or add data",
             )
-    seeing = np.isfinite(survey.geometry.ratio)
+    # where distances were not looked for, only a single atom in much space is sure to see nobody
+    seeing = np.isfinite(survey.geometry.ratio) | (survey.n_atoms > 1) | (survey.volume < SPACE)
     for what, do in unknown_bonds(
         survey.elements, survey.counts, seeing, np.isfinite(survey.rms_force)
     ):

@@ -111,7 +111,7 @@ def _findings(survey: Survey, cutoff: float, type_map: Sequence[str] | None) -> 
     yield from of_energies
     apart = {source for f in of_energies if f.code == "energy-zeros" for source in f.frames}
     deep = sizes.too_deep(survey, everything)
-    some = 0 < len(deep) < len(survey)  # in another unit than the rest, which was told
+    some = 0 < len(deep) < len(survey)  # in another unit than the rest
     alike = np.setdiff1d(everything, deep if some else deep[:0])
     yield from consistency.findings(survey, alike, apart)
     yield from copies.findings(survey)

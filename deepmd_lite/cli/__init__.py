@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # when torch is imported). With its default they burn the time that a thread without a
         # processor of its own needs: ten times slower on a busy machine, no faster on a free one.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    for stream in (sys.stdout, sys.stderr):  # one that knows no Å shows ? and ends nothing
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    if getattr(sys.stdout, "errors", "") == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # one that knows no Å shows ? and ends nothing
     started = time.monotonic()
     name = "dpl"
     try:

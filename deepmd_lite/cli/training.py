@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from .common import EPILOG, common, first_frames, keep, more_data, named_data, set_threads
@@ -91,7 +90,6 @@ def _train(args: argparse.Namespace) -> int:
     from ..training import OUT_JSON, train
 
     set_threads(args.threads)
-    _refuse_ranks()
     if args.init_frz_model is not None:
         raise InputError(
             "--init-frz-model: dpl convert that model to a .dpl file, and give it as --init-model"
@@ -120,21 +118,6 @@ def _train(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     return 0
-
-
-def _refuse_ranks() -> None:
-    """Raises InputError under an MPI launcher of several processes, which would all train the same,
-    each alone."""
-    from ..launchers import ranks_started, tasks_of_srun
-    from ..system import InputError
-    from ..training.parallel import by_torchrun
-
-    n = max(ranks_started(os.environ) or 0, tasks_of_srun(os.environ))
-    if n > 1 and not by_torchrun():
-        raise InputError(
-            f"{n} processes were started as ranks of MPI, and each would train alone; start them "
-            f"with torchrun --nproc-per-node {n} -m deepmd_lite train …, or one alone"
-        )
 
 
 def _output(args: argparse.Namespace) -> Path:

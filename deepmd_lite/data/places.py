@@ -96,7 +96,7 @@ def _refuse_unknown_labels(given: str) -> None:
     if found is None or Path(given).exists():
         return
     path = Path(found["path"])
-    if path.suffix in SUFFIXES or not path.is_file():
+    if path.suffix.lower() in SUFFIXES or not path.is_file():
         return
     for pair in found["labels"].split(","):
         key, mark, name = pair.partition("=")

@@ -217,7 +217,7 @@ def communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
     launcher, or when srun connects no MPI, so that each rank would take itself for the only one.
     """
     ranks, tasks = ranks_started(environment), tasks_of_srun(environment)
-    if ranks is None and tasks <= 1:
+    if ranks is None:  # tasks of srun without MPI may be runs of their own
         return Communicator()
     try:
         from mpi4py import MPI

@@ -119,7 +119,7 @@ class Monitor:
     def _strangers_of(self, engine: Engine) -> dict[Pair, float]:
         """Pairs of elements of this rank that its model does not know so near, and how near."""
         known = _known_pairs(engine.model)
-        if known is None or self.guards.beyond_table == "off":
+        if known is None or self.guards.beyond_table == "off" or engine.too_close is not None:
             return {}
         return known.strangers(engine.env, engine.model.rcut, but=self._strangers)
 

@@ -7,6 +7,7 @@ those of `loads.csv` in `drive`.
 from __future__ import annotations
 
 import logging
+import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from ..deviation import md_header, row
 from ..files import InUse, write_atomically, writing
+from ..launchers import of_unconnected_tasks
 from ..progress import on_terminal
 from ..system import InputError
 from .drive import HEADER
@@ -61,7 +63,7 @@ class Writer:
         if directory is None:
             return
         self._earlier: dict[str, int] = {}
-        self._lock = InUse(directory)
+        self._lock = InUse(directory, of_unconnected_tasks(os.environ))
         weakref.finalize(self, self._lock.release)  # of a run that does not come to begin
         self._trajectories = [open_trajectory(kind, directory) for kind in formats]
         tables = [Journal(directory / name) for name in (THERMO, *rows)]

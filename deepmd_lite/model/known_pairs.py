@@ -66,7 +66,9 @@ class KnownPairs:
         limits = torch.where(self.smallest.isfinite(), NEARER * self.smallest, rcut)
         types = env.types.long()
         there = torch.bincount(types.cpu(), minlength=n_types) > 0
-        widest = float(limits[there][:, there].max()) if there.any() else 0.0
+        if not there.any():  # a rank may have no rows
+            return {}
+        widest = float(limits[there][:, there].max())
         if env.positions.device.type == "cpu" and widest < rcut / 2:
             # a list that reaches no further costs less than the distances of this one
             own = kernels.neighbor_list(env.positions, env.types, env.n_local, widest)

@@ -50,7 +50,7 @@ class Deadline:
             return
         over = "are over" if passed >= self.limit else "will be over"
         limit = f"time_limit: {format_duration(self.limit)} {over} before the first step"
-        if not known:  # where the start took the time, less data would not help
+        if seconds < 0.5 * passed:  # where the start took the time, less data would not help
             raise TrainingError(
                 f"{limit}: {format_duration(passed - seconds)} passed before this was begun: "
                 f"{what}, {done:.0%} done in {format_duration(seconds)}; give a longer one"

@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..data import System
 from ..files import InUse, check_writable, results_folder, write_atomically
 from ..kernels import cuda
+from ..launchers import of_several_trainings
 from ..model import ModelConfig
 from ..schema import parse
 from ..system import InputError
@@ -119,7 +120,7 @@ def train(
                 potential = initial_potential(settings, data, start, bool(finetune), quiet, watch)
                 trainer = Trainer(settings, data, potential, clock, ranks, start is not None)
             trainer.begin()
-            with InUse(output) if ranks.is_first else nullcontext():
+            with _in_use(output) if ranks.is_first else nullcontext():
                 if checkpoint is None and ranks.is_first:
                     _set_aside(output, settings)
                     write_atomically(output / OUT_JSON, complete)
@@ -131,6 +132,10 @@ def train(
         if interrupt.received is not None and interrupt.received.name == "SIGINT":
             raise KeyboardInterrupt
     return output / MODEL
+
+
+def _in_use(output: Path) -> InUse:
+    return InUse(output, of_several_trainings(os.environ))
 
 
 def _settings(

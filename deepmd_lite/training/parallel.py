@@ -24,14 +24,9 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables by which torchrun tells a process where it stands."""
 
 
-def by_torchrun() -> bool:
-    """Whether torchrun, or who sets what it sets, has started this process."""
-    return all(name in os.environ for name in _NEEDED)
-
-
 def ranks_of_machine() -> int:
     """How many processes of this training share the memory of this machine, this one included."""
-    if not by_torchrun():
+    if any(name not in os.environ for name in _NEEDED):
         return 1
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
@@ -156,7 +151,7 @@ def joined_ranks() -> Iterator[Ranks]:
     OtherRankError with its message. torchrun sets OMP_NUM_THREADS to 1 unless it is set already,
     which is respected; where it is not set the ranks of a machine divide its threads.
     """
-    if not by_torchrun():
+    if any(name not in os.environ for name in _NEEDED):
         yield Ranks()
         return
     if not os.environ["WORLD_SIZE"].isdecimal():

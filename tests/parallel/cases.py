@@ -23,6 +23,7 @@ import stand_in_plumed
 import stops
 import systems
 import torch
+from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
 from models import (
@@ -45,6 +46,7 @@ from deepmd_lite.md.domain import Domain, choose_grid
 from deepmd_lite.md.halo import Halo, decompose
 from deepmd_lite.md.initial import from_structure
 from deepmd_lite.md.state import State
+from deepmd_lite.model.known_pairs import KnownPairs
 from deepmd_lite.neighbors import periodic_env
 from deepmd_lite.system import DeepmdLiteError, InputError, LocalEnv, type_indices
 from deepmd_lite.units import EV_PER_A3_IN_GPA
@@ -200,6 +202,18 @@ def all_atoms_on_one_rank(comm):
     halo, state = halo_of(atoms, comm, domain=domain)
     assert len(state) == (len(atoms) if comm.rank == 0 else 0)
     check_halo(halo, state, atoms, comm)
+
+
+def neighbours_that_no_model_knows(comm):
+    """Two dimers in corners: ranks between them have no rows, and all say the same."""
+    atoms = Atoms("Cu4", [[1, 1, 1], [3, 1, 1], [37, 37, 37], [39, 37, 37]], cell=[40.0] * 3)
+    model = PairPotential(systems.RCUT)
+    model.known_pairs = KnownPairs(torch.full((2, 2), 2.5, dtype=torch.float64))
+    free = {"force": None, "displacement": None, "temperature_jump": None}
+    simulation = Simulation(atoms, model, comm=comm, guards=free, timestep=0.1)
+    simulation.run(2)
+    with pytest.raises(SharedError, match=r"step 0: Cu-Cu 2\.00 Å apart, .* 2\.50 Å at least"):
+        Simulation(atoms, model, comm=comm, guards={**free, "beyond_table": "stop"})
 
 
 def migration_of_anything(comm):
@@ -743,6 +757,7 @@ CASES = {
     "atoms_on_faces": atoms_on_faces,
     "uneven_cuts": uneven_cuts,
     "all_atoms_on_one_rank": all_atoms_on_one_rank,
+    "neighbours_that_no_model_knows": neighbours_that_no_model_knows,
     "migration_of_anything": migration_of_anything,
     "numbers_of_all_ranks": numbers_of_all_ranks,
     "planes_follow_the_atoms": planes_follow_the_atoms,

@@ -1,5 +1,6 @@
 """Every check of a model passes on a sound one, and finds the mistake that it is there for."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -217,10 +218,12 @@ def test_a_hole_in_the_core_is_a_warning_that_says_where(model):
     found = curves.repulsion(made)
     assert [v.state for v in found] == ["warning"] * 3
     assert "attracts between 0.30 and" in found[0].words
-    assert made[0].has_repulsion == (model.repulsion is not None)
-    bare, more = (dataclasses.replace(made[0], has_repulsion=x) for x in (False, True))
-    assert "train with the repulsion" in curves.repulsion([bare])[0].words
-    assert "outweigh the repulsion" in curves.repulsion([more])[0].words
+    assert model.repulsion is not None
+    assert "may fuse; the networks outweigh the repulsion there" in found[0].words
+    bare = copy.deepcopy(model)
+    bare.repulsion = None
+    found = curves.repulsion(curves.curves(Faulty(bare, pull)))
+    assert "may fuse; train with the repulsion" in found[0].words
 
 
 def test_dimers_are_evaluated_together_and_are_what_they_are_alone(model):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -19,6 +20,7 @@ from ase.units import fs
 from models import random_potential
 from pair_potential import PairPotential
 
+from deepmd_lite.files import InUse
 from deepmd_lite.md import Simulation, restart, run_input
 from deepmd_lite.md import communicator as find_communicator
 from deepmd_lite.md.comm import Communicator, guarded
@@ -599,16 +601,29 @@ def test_without_a_launcher_there_is_one_rank(tasks):
 TASKS = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
 
 
-@pytest.mark.parametrize("mark", [{}, {"PMI_RANK": "1"}])
-def test_tasks_of_srun_that_mpi_does_not_connect_are_an_error(folder, mark):
+def test_tasks_of_srun_that_mpi_does_not_connect_are_an_error(folder):
+    """Where its plugin for MPI is another one than mpi4py's."""
     pytest.importorskip("mpi4py")
-    environment = {**os.environ, **TASKS, **mark}
+    environment = {**os.environ, **TASKS, "PMI_RANK": "1"}
     command = [sys.executable, "-m", "deepmd_lite", "md", "md.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     (line,) = done.stderr.splitlines()
     assert line.startswith("dpl md: error: srun started 2 tasks, but MPI does not connect them")
     assert done.returncode == 1
     assert not Path("run").exists()
+
+
+def test_tasks_of_srun_without_mpi_may_be_runs_of_their_own(folder):
+    """Those that want one folder are told what connects them."""
+    environment = {**os.environ, **TASKS}
+    command = [sys.executable, "-m", "deepmd_lite", "md", "md.yaml"]
+    Path("run").mkdir()
+    with InUse("run"):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "; srun started 2 tasks, which srun --mpi=pmix or --mpi=pmi2 connects" in done.stderr
+    shutil.rmtree("run")
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 def test_ranks_of_mpiexec_within_a_job_of_slurm(folder):

@@ -54,6 +54,11 @@ def test_who_comes_nearer_than_in_the_data(known, where, expected):
     }
 
 
+def test_a_rank_may_have_no_rows(known):
+    env = environment_of(Atoms(), NAMES, 5.0).env
+    assert known.strangers(env, 4.0) == {}
+
+
 @pytest.mark.parametrize("with_argon", [False, True])
 def test_against_all_distances_of_a_liquid(known, with_argon):
     """With argon every neighbour counts, without it a short list of its own does."""

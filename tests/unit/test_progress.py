@@ -115,6 +115,8 @@ def test_a_limit_that_the_start_has_used_up_is_not_blamed_on_the_data():
     assert "reading data, 0% done in 1s; give a longer one" in said
     assert "loading alone" not in said
     assert "DATA@" not in said
+    with pytest.raises(TrainingError, match=r"loading alone takes about 3h59m.*DATA@::10"):
+        Deadline(Clock(clock.monotonic() - 3601.0), 3600.0)("reading data", 0.25, 3590.0)
 
 
 def test_a_training_asks_while_it_loads(tmp_path, monkeypatch):

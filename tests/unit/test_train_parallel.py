@@ -157,31 +157,36 @@ def written(data, folder):
     return folder / "input.json"
 
 
+HOLD = """
+import sys
+from deepmd_lite.files import InUse
+with InUse(sys.argv[1]):
+    print("here", flush=True)
+    sys.stdin.read()
+"""
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
 
 
 @pytest.mark.parametrize("launcher", [OPEN_MPI, SRUN])
 def test_ranks_of_mpi_are_told_of_torchrun(data, tmp_path, monkeypatch, capsys, launcher):
+    """Each would train alone; those that may not, as another one has the folder, say how to."""
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
     output = tmp_path / "out"
-    assert main(["train", str(written(data, tmp_path)), "-o", str(output)]) == 1
+    output.mkdir()
+    holding = [sys.executable, "-c", HOLD, str(output)]
+    with subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline()
+        assert main(["train", str(written(data, tmp_path)), "-o", str(output), "-q"]) == 1
+        other.stdin.close()
     (line,) = capsys.readouterr().err.splitlines()
-    assert "torchrun --nproc-per-node 2 -m deepmd_lite train" in line
-    assert not output.exists()
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_one_rank_of_mpi_trains_and_so_does_torchrun_within(data, tmp_path, monkeypatch, size):
-    """As mpiexec -n 1, or srun that starts a torchrun on each machine."""
-    for name, value in {**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": str(size)}.items():
-        monkeypatch.setenv(name, value)
-    if size == 2:
-        by_torchrun = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
-        for name, value in by_torchrun.items():
-            monkeypatch.setenv(name, value)
-    assert main(["train", str(written(data, tmp_path)), "-o", str(tmp_path / "out"), "-q"]) == 0
+    assert f"process {other.pid} on" in line
+    assert line.endswith(
+        "2 processes were started, which a training takes by torchrun --nproc-per-node 2 "
+        "-m deepmd_lite train …"
+    )
+    assert main(["train", str(written(data, tmp_path)), "-o", str(tmp_path / "own"), "-q"]) == 0
 
 
 def test_an_error_of_one_rank_ends_all_with_its_message(data, tmp_path):
