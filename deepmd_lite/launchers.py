@@ -32,7 +32,7 @@ def ranks_started(environment: Mapping[str, str]) -> int | None:
 def of_unconnected_tasks(environment: Mapping[str, str]) -> str:
     """What to add where a run finds another one at work in its folder: that it may be one of the
     same start. Empty where MPI connects what was started, or there is one process."""
-    n = tasks_of_srun(environment)
+    n = tasks_of_srun(environment) if ranks_started(environment) is None else 0
     return (
         f"; srun started {n} tasks, which srun --mpi=pmix or --mpi=pmi2 connects" if n > 1 else ""
     )

@@ -42,7 +42,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     Raises InputError if it cannot be opened or, within the block, turns out to be damaged, and
     where h5py is not installed.
     """
-    h5py = library(path)
+    h5py = h5py_for(path)
     try:
         file = h5py.File(path, "r")
     except OSError as e:
@@ -57,7 +57,7 @@ def opened(path: str | Path) -> Iterator[Any]:
             raise InputError(f"{path}: is damaged, or holds no systems: {_one_line(e)}") from None
 
 
-def library(path: str | Path) -> Any:
+def h5py_for(path: str | Path) -> Any:
     """h5py, to read or write `path`. Raises InputError where it is not installed."""
     try:
         import h5py
@@ -171,7 +171,7 @@ def write_groups(path: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
     Pieces by their path in a system: arrays, lists of words, or None for an empty marker. Raises
     OSError, in the words of the system, where the file cannot be written.
     """
-    h5py = library(path)
+    h5py = h5py_for(path)
     try:
         with h5py.File(path, "w") as file:
             for name, pieces in systems.items():

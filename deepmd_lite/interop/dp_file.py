@@ -34,7 +34,7 @@ def read_dp(path: str | Path) -> dict[str, Any]:
     h5py is not installed.
     """
     path = _existing(path)
-    h5py = hdf5.library(path)
+    h5py = hdf5.h5py_for(path)
     try:
         with h5py.File(path, "r") as file:
             if "json" not in file.attrs:
@@ -54,7 +54,7 @@ def read_dp(path: str | Path) -> dict[str, Any]:
 
 def write_dp(path: str | Path, tree: dict[str, Any]) -> None:
     """Write `tree` as a `.dp` file, atomically. Raises InputError where h5py is not installed."""
-    h5py = hdf5.library(path)
+    h5py = hdf5.h5py_for(path)
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
 

@@ -64,11 +64,13 @@ class KnownPairs:
         those in `but`."""
         n_types = len(self.smallest)
         limits = torch.where(self.smallest.isfinite(), NEARER * self.smallest, rcut)
+        for pair in but:
+            limits[pair] = limits[pair[::-1]] = 0.0
         types = env.types.long()
         there = torch.bincount(types.cpu(), minlength=n_types) > 0
-        if not there.any():  # a rank may have no rows
+        widest = float((limits * there * there[:, None]).max())
+        if not widest:  # nobody is looked for; or a rank has no rows
             return {}
-        widest = float(limits[there][:, there].max())
         if env.positions.device.type == "cpu" and widest < rcut / 2:
             # a list that reaches no further costs less than the distances of this one
             own = kernels.neighbor_list(env.positions, env.types, env.n_local, widest)
@@ -83,8 +85,7 @@ class KnownPairs:
             kind = torch.minimum(a, b) * n_types + torch.maximum(a, b)
             nearest = nearest.scatter_reduce(0, kind, pairs.squares[near].sqrt(), "amin")
         too_near = torch.nonzero(nearest < limits)[:, 0].tolist()
-        found = {divmod(kind, n_types): float(nearest[kind]) for kind in too_near}
-        return {pair: r for pair, r in found.items() if pair not in but}
+        return {divmod(kind, n_types): float(nearest[kind]) for kind in too_near}
 
     def in_words(self, strangers: Mapping[Pair, float], type_map: Sequence[str]) -> str:
         """What `strangers` found, one clause on each pair."""

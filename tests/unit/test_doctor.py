@@ -30,14 +30,14 @@ def test_libraries_are_those_of_the_installation(monkeypatch):
     listed = [
         "numpy>=1.24",
         "PyYAML>=6",
-        "no-such.library>=1; python_version>'3'",
+        "no-such.package>=1; python_version>'3'",
         "ruff; extra=='x'",
     ]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: listed)
     found = verdict("libraries")
     assert [part.split()[0] for part in found.found.split(", ")] == ["numpy", "PyYAML"]
     assert found.broken
-    assert found.missing == "no-such.library not installed"
+    assert found.missing == "no-such.package not installed"
 
 
 def test_an_installation_without_a_record_is_broken(monkeypatch):
