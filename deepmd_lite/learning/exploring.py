@@ -30,6 +30,12 @@ from .config import Select
 
 log = logging.getLogger(__name__)
 
+RUNS = 20
+"""Runs of one entry in a round, at most."""
+LOOKS = 10
+"""Looks that a run is to have on the way to where the one before it broke off."""
+ANOTHER = 104729
+"""Between the seeds of a run and of the one that follows where it breaks off."""
 PERIOD = 30.0
 """Seconds between two lines on how far a run is."""
 
@@ -90,24 +96,51 @@ def explore(
     select: Select,
     upper: float,
     shift: int,
-) -> Run:
+) -> list[Run]:
     """Run an MD input with a model that has a committee, its random numbers shifted by `shift`.
 
-    What a run has found is kept in `folder`/explored.json; one that was interrupted begins anew.
+    A run that breaks off is followed by another one, in `folder`-2 and so on, with other random
+    numbers and with more looks at the way to where the last one ended: until there are as many
+    structures to label as a round takes, as many steps as the input asks for, or `RUNS`.
+    """
+    wanted = parse(MdConfig, {**entry, "model": str(model)}, str(folder)).steps
+    runs: list[Run] = []
+    every, made = select.every, 0
+    while True:
+        place = folder.with_name(f"{folder.name}-{len(runs) + 1}") if runs else folder
+        again = reseeded(entry, shift + ANOTHER * len(runs))
+        run = _explored(again, model, place, every, upper)
+        runs.append(run)
+        steps = run.explored.steps
+        made += steps[-1] if steps else every
+        candidates = counted(runs, select.lower, upper)["candidates"]
+        enough = made >= wanted or candidates >= select.most or len(runs) == RUNS
+        finer = min(every, max(1, (steps[-1] if steps else every) // LOOKS))
+        same = finer == every and reseeded(entry, shift + ANOTHER) == reseeded(entry, shift)
+        if run.explored.broke_off is None or enough or same:
+            return runs
+        every = finer
+
+
+def _explored(
+    entry: Mapping[str, Any], model: Path, folder: Path, every: int, upper: float
+) -> Run:
+    """One run, looked at each `every` steps.
+
+    What it has found is kept in `folder`/explored.json; one that was interrupted begins anew.
     """
     path = folder / "explored.json"
     if path.exists():
         return Run(folder, Explored(**json.loads(path.read_text())))
     if folder.exists():
         shutil.rmtree(folder)
-    log.info("exploring: %s", folder)
-    every = select.every
+    log.info("exploring: %s, a look each %d steps", folder, every)
     output = {
         "directory": str(folder),
         **{"thermo": every, "model_devi": every, "trajectory": every, "restart": 0},
     }
     guards = {"deviation": upper} | (entry.get("guards") or {})
-    content = {**reseeded(entry, shift), "model": str(model), "output": output, "guards": guards}
+    content = {**entry, "model": str(model), "output": output, "guards": guards}
     broke_off = None
     try:
         with _watched(folder, parse(MdConfig, content, str(folder)).steps):

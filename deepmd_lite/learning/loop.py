@@ -151,8 +151,11 @@ class _Loop:
             potential = load_model(model)
             upper = self._upper(potential)
             runs = [
-                explore(entry, model, folder / f"explore-{k}", settings.select, upper, shift)
+                run
                 for k, entry, shift in self._explorations(number)
+                for run in explore(
+                    entry, model, folder / f"explore-{k}", settings.select, upper, shift
+                )
             ]
             found = self._described(number, potential, runs, upper)
             known = self._knows(found)

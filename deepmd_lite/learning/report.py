@@ -61,16 +61,16 @@ class Round:
 def what_helps(last: Round, most: int, initial: bool) -> str:
     """What is to be added to the advice of more rounds; empty where these are enough.
 
-    Where explorations break off before they have seen the `most` structures that a round may have
+    Where explorations break off before they have met the `most` structures that a round may have
     labelled, each brings a few. `initial`: whether the loop began with structures of its own.
     """
-    if not last.broke_off or last.explored >= most:
+    met = last.candidates + last.failed
+    if not last.broke_off or met >= most:
         return ""
     data = "more 'initial' frames, or more rattled ones" if initial else "more training data"
     return (
-        f"; the last explorations broke off after {last.explored} structures, of up to {most} that "
-        f"a round has labelled: {data}, a smaller 'select/every' or a lower temperature to begin "
-        "with make rounds larger"
+        f"; the last explorations broke off after {met} structures to label, of up to {most} a "
+        f"round: {data} or a lower temperature to begin with make rounds larger"
     )
 
 

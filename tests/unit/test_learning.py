@@ -533,16 +533,33 @@ def test_a_signal_in_a_training_ends_the_loop(content, monkeypatch, number):
 
 
 def test_a_run_that_breaks_off(content, caplog):
+    """It begins again, with other velocities and more looks, until a round has enough."""
     content["explore"]["guards"] = {"deviation": 1e-4}
     caplog.set_level("INFO")
     learn(content, label=by_emt, quiet=True)
-    assert int(rounds()[0]["broke_off"]) == 1
+    assert int(rounds()[0]["broke_off"]) == int(rounds()[0]["candidates"]) == 3  # select/most
     assert "the model's committee deviates by" in caplog.text
-    assert "start again to go on; the last explorations broke off after 1 structures" in caplog.text
-    assert "more 'initial' frames, or more rattled ones, a smaller 'select/every'" in caplog.text
+    assert [k for k in range(9) if Path(f"learn/round-00/explore-0-{k}").exists()] == [2, 3]
+    steps = [exploring._looked_at(Path(f"learn/round-00/explore-0{k}"))[0] for k in ("", "-2")]
+    assert steps == [[5], [1]]
+    first, second, third = read("learn/round-00/labelled.extxyz", ":")
+    assert np.abs(second.positions - third.positions).max() > 1e-3
     content["explore"]["guards"] = {"force": 1e-30}
     learn(content | {"output": "other"}, label=by_emt, quiet=True)
-    assert int(rounds("other")[0]["explored"]) <= 1
+    assert int(rounds("other")[0]["explored"]) == 0
+    assert "broke off after 0 structures to label, of up to 3 a round: more 'initial' frames" in (
+        caplog.text
+    )
+
+
+def test_without_random_numbers_a_run_is_only_looked_at_more_closely(content):
+    content["explore"] = {"structure": "cu.extxyz", "steps": 30, "guards": {"deviation": 1e-4}}
+    atoms = read("cu.extxyz")
+    atoms.rattle(0.05, seed=1)
+    write("cu.extxyz", atoms)
+    learn(content, label=by_emt, quiet=True)
+    names = [p.parent.name for p in Path("learn/round-00").glob("explore-*/explored.json")]
+    assert sorted(names) == ["explore-0", "explore-0-2"]
 
 
 def test_a_run_that_breaks_off_before_a_look(content):
@@ -550,10 +567,10 @@ def test_a_run_that_breaks_off_before_a_look(content):
     content["explore"]["guards"] = {"displacement": 1e-4}
     learn(content, label=by_emt, quiet=True)
     assert int(rounds()[0]["explored"]) == 0
-    assert int(rounds()[0]["labelled"]) == 1
-    (failed,) = read("learn/round-00/explore-0/failed.extxyz", ":")
-    (frame,) = read("learn/round-00/labelled.extxyz", ":")
-    np.testing.assert_allclose(frame.positions, failed.positions, atol=1e-6)
+    assert int(rounds()[0]["labelled"]) == 3  # select/most, of as many runs or more
+    failed = [read(path) for path in Path("learn/round-00").glob("explore-0*/failed.extxyz")]
+    for frame in read("learn/round-00/labelled.extxyz", ":"):
+        assert min(np.abs(frame.positions - a.positions).max() for a in failed) < 1e-6
     run = Run(Path("learn/round-00/explore-0"), Explored([], [], "a guard"))
     assert len(run.failed(1.5)) == 1
     assert run.failed(3.0) == []
