@@ -11,9 +11,9 @@ from pair_potential import PairPotential
 
 from deepmd_lite import kernels
 from deepmd_lite.md import Simulation
+from deepmd_lite.md.clock import Clock
 from deepmd_lite.md.comm import SharedError
 from deepmd_lite.md.config import Guards, MdConfig
-from deepmd_lite.md.clock import Clock
 from deepmd_lite.md.guards import Monitor, closest_pair
 from deepmd_lite.schema import parse
 from deepmd_lite.system import DeepmdLiteError, Evaluation, InputError, LocalEnv
