@@ -44,11 +44,13 @@ class Clock:
         self.longest = timestep.max if isinstance(timestep, Adaptive) else timestep
         """fs."""
         self.timestep = self.longest
-        """fs, of the step that is made or comes next."""
+        """fs, of the step that is made, or was the last."""
+        self.coming = self.longest
+        """fs, of the next one."""
         self.time = time
         """fs."""
         self._origin = time, step
-        self._next = self._behind = 0.0
+        self._behind = 0.0  # fs: the step to whose middle velocities belong, once there is one
         known = (memory or {}).get(NAME)
         self._known = known["next"] if known and known["by"] == self._by else None
 
@@ -86,26 +88,25 @@ class Clock:
 
     def choose(self, haste: float) -> None:
         """The timestep of the next step; `haste` of all ranks."""
-        self._next = min(self.longest, 1.0 / haste) if haste > 0 else self.longest
+        self.coming = min(self.longest, 1.0 / haste) if haste > 0 else self.longest
 
     def ready(self) -> None:
         """Before the first step, once the forces of the beginning are known."""
-        if self.adaptive is not None:
-            self.timestep = self._next if self._known is None else self._known
+        if self._known is not None:
+            self.coming = self._known
 
     def begin(self) -> float:
         """A step begins; returns its timestep, fs."""
-        self._behind = self.timestep
+        self.timestep = self._behind = self.coming
         return self.timestep
 
     def arrive(self, step: int) -> None:
-        """At number `step`, the next one."""
+        """The step has come to number `step`."""
         if self.adaptive is None:  # without a sum of roundings
             time, first = self._origin
             self.time = time + (step - first) * self.timestep
         else:
             self.time += self.timestep
-            self.timestep = self._next
 
     def mean(self, since: float, steps: int) -> float:
         """fs: the timestep of the `steps` made since the time `since`."""
@@ -115,4 +116,4 @@ class Clock:
         """What must survive a restart, by name."""
         if self.adaptive is None:
             return {}
-        return {NAME: {"next": self.timestep, "by": self._by}}
+        return {NAME: {"next": self.coming, "by": self._by}}

@@ -76,7 +76,7 @@ class Guards(Section):
     """
 
     force: PositiveFloat | None = 500.0
-    """eV/Å, on any atom."""
+    """eV/Å, on any atom; off in relaxations and where the timestep is adaptive, unless given."""
     displacement: PositiveFloat | None = 1.0
     """Å, of any atom in one step."""
     distance: PositiveFloat | None = 0.3

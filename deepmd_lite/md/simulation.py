@@ -186,11 +186,11 @@ class Simulation:
                 with self.stopwatch("integrate"):
                     self.integrator.before_forces(engine, self.step)
                 self.step += 1
+                self.clock.arrive(self.step)
                 engine.refresh(self._list_is_stale(request))
                 self._evaluate()
                 with self.stopwatch("integrate"):
                     self.integrator.after_forces(engine, self.step - 1)
-                self.clock.arrive(self.step)
                 self._record()
             with self.stopwatch("output"):
                 self._save_restart()
@@ -203,7 +203,7 @@ class Simulation:
         """
         with self.stopwatch("communicate"):
             slack_used, speed = self.engine.movement()
-            values = np.array([slack_used, self.timestep * speed, request.number])
+            values = np.array([slack_used, self.clock.timestep * speed, request.number])
             used, leap, number = self.comm.reduce(values, "max")
         request.agreed = int(number)
         self._obey(self.monitor.moved(self.engine, leap))
@@ -250,7 +250,7 @@ class Simulation:
     @property
     def timestep(self) -> float:
         """fs, of the step that comes next."""
-        return self.clock.timestep
+        return self.clock.coming
 
     @timestep.setter
     def timestep(self, value: object) -> None:

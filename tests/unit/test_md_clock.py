@@ -139,6 +139,23 @@ def test_large_forces_end_no_adaptive_run():
         Simulation(close, PairPotential(), timestep=ADAPTIVE, guards=given, **keys)
 
 
+def test_a_run_that_a_guard_ends_tells_its_time(tmp_path):
+    """The frame is that of the end of the step, and the message has its timestep."""
+    free = simulation()
+    timesteps = []
+    for _ in range(5):
+        timesteps.append(free.timestep)
+        free.run(1)
+    assert len(set(timesteps)) == 5
+    run = simulation(tmp_path / "run")
+    run.run(4)
+    run.monitor.guards = run.guards.model_copy(update={"force": 1e-9})
+    with pytest.raises(SharedError, match=rf"step 5: .*timestep \({timesteps[-1]:g} fs\)"):
+        run.run(1)
+    frame = ase.io.read(tmp_path / "run/failed.extxyz")
+    assert frame.info["time_fs"] == pytest.approx(sum(timesteps))
+
+
 def test_the_end_of_a_run_says_what_its_energy_did(tmp_path):
     run = simulation(tmp_path / "run", timestep=4.0, ensemble="nve")
     first = run.thermo.conserved
