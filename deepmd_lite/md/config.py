@@ -5,16 +5,19 @@ Units K, fs, Å, u; friction in 1/fs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -73,7 +76,7 @@ class Guards(Section):
     """
 
     force: PositiveFloat | None = 500.0
-    """eV/Å, on any atom."""
+    """eV/Å, on any atom; off in relaxations and where the timestep is adaptive, unless given."""
     displacement: PositiveFloat | None = 1.0
     """Å, of any atom in one step."""
     distance: PositiveFloat | None = 0.3
@@ -90,12 +93,35 @@ class Guards(Section):
     `model_devi.out`."""
 
 
+Femtoseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Adaptive(Section):
+    """A timestep that is as long as the fastest atom, and that with the largest force, allow."""
+
+    max: Femtoseconds = 1.0
+    """fs."""
+    displacement: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    """Å, by which no atom moves further in a step; less by √(10/F) where its force F is above 10
+    eV/Å (`clock`). The error of the energy goes as its square."""
+
+
+def _kind_of_timestep(value: object) -> str:
+    return "<adaptive>" if isinstance(value, (Mapping, Adaptive)) else "<fixed>"
+
+
+Timestep = Annotated[
+    Annotated[Femtoseconds, Tag("<fixed>")] | Annotated[Adaptive, Tag("<adaptive>")],
+    Discriminator(_kind_of_timestep),
+]
 SHORT_TIMESTEP = 0.05
 """fs; a shorter one was probably given in ps."""
 STRONG_FRICTION = 0.5
 """1/fs, or in a timestep; more of it was probably given in 1/ps."""
 FAST_STRAIN = 1e-4
 """1/fs, ten to a thousand times the usual; a faster one was probably given in 1/ps or 1/s."""
+OVER_EQUAL_TIMES = ("msd", "vacf", "stress", "heat_flux", "conduction")
+"""Observables that take samples to be equally far apart in time."""
 TIMESTEPS_OF_TIME_CONSTANT = 10
 """A thermostat or barostat with a shorter time constant was probably given it in ps."""
 
@@ -133,8 +159,8 @@ class Settings(Section):
     """Default: those of the structure, or zero."""
     masses: dict[str, PositiveFloat] = {}
     """u, by element; default: those of the structure (ASE's standard masses)."""
-    timestep: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """fs."""
+    timestep: Timestep = 1.0
+    """fs, or a section `Adaptive`."""
     steps: NonNegativeInt | None = None
     """Steps of the whole run, over which ramps go."""
     skin: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -163,7 +189,7 @@ class Settings(Section):
             )
         largest = self.guards.displacement or np.inf
         for group in self.moving:
-            leap = self.timestep * float(np.linalg.norm(group.velocity))
+            leap = self.longest_timestep * float(np.linalg.norm(group.velocity))
             if leap > largest:
                 raise ValueError(
                     f"'moving': {leap:g} Å in a timestep, more than guards/displacement "
@@ -182,6 +208,37 @@ class Settings(Section):
             if "force" not in self.guards.model_fields_set:  # large ones are what it is there for
                 self.guards = self.guards.model_copy(update={"force": None})
         return self
+
+    @model_validator(mode="after")
+    def _fits_the_timestep(self) -> Settings:
+        """Refuse what means something else, or nothing, where steps are not equally long."""
+        if not isinstance(self.timestep, Adaptive):
+            return self
+        e, instead = self.ensemble, "give 'timestep' a number of fs"
+        if e.type not in ("nve", "nvt-langevin"):
+            raise ValueError(
+                f"'timestep': ensemble '{e.type}' needs steps of one length: {instead}, or take "
+                "nve or nvt-langevin"
+            )
+        if e.has_ramp:
+            raise ValueError(
+                "'timestep': a ramp of the temperature goes by steps, and they have no one length: "
+                f"{instead}, or one temperature"
+            )
+        observe = self.output.observe if self.output else Observe()
+        followed = (k for k in OVER_EQUAL_TIMES if getattr(observe, k) is not None)
+        for key in (*(k for k in ("moving", "plumed") if getattr(self, k)), *followed):
+            raise ValueError(
+                f"'timestep': '{key}' needs steps of one length: {instead}, or leave '{key}' out"
+            )
+        if "force" not in self.guards.model_fields_set:  # it is what makes the steps short
+            self.guards = self.guards.model_copy(update={"force": None})
+        return self
+
+    @property
+    def longest_timestep(self) -> float:
+        """fs."""
+        return self.timestep.max if isinstance(self.timestep, Adaptive) else self.timestep
 
     @field_validator("plumed", mode="before")
     @classmethod
@@ -219,10 +276,10 @@ class MdConfig(Settings):
 
     def notes(self) -> list[str]:
         """What is allowed, and rarely meant: values that look like another program's units."""
-        found, e = [], self.ensemble
-        if self.timestep < SHORT_TIMESTEP:
-            found.append(f"timestep {self.timestep:g} fs is very short; its unit is fs, not ps")
-        if e.friction and e.friction * max(self.timestep, 1.0) > STRONG_FRICTION:
+        found, e, timestep = [], self.ensemble, self.longest_timestep
+        if timestep < SHORT_TIMESTEP:
+            found.append(f"timestep {timestep:g} fs is very short; its unit is fs, not ps")
+        if e.friction and e.friction * max(timestep, 1.0) > STRONG_FRICTION:
             found.append(
                 f"friction {e.friction:g}/fs makes atoms forget their velocities within "
                 f"{1.0 / e.friction:.2g} fs; its unit is 1/fs, not 1/ps"
@@ -230,15 +287,15 @@ class MdConfig(Settings):
         if e.rate is not None and abs(e.rate) > FAST_STRAIN:
             found.append(
                 f"rate {e.rate:g}/fs is {abs(e.rate) * 1e15:.0e}/s, and the strain of the whole "
-                f"run {e.rate * self.timestep * self.steps:g}; its unit is 1/fs, not 1/ps or 1/s"
+                f"run {e.rate * timestep * self.steps:g}; its unit is 1/fs, not 1/ps or 1/s"
             )
         found += self._notes_on_observables()
         for key in ("thermostat_time", "barostat_time"):
             value = getattr(e, key)
-            if value is not None and value < TIMESTEPS_OF_TIME_CONSTANT * self.timestep:
+            if value is not None and value < TIMESTEPS_OF_TIME_CONSTANT * timestep:
                 found.append(
                     f"{key} {value:g} fs is less than {TIMESTEPS_OF_TIME_CONSTANT} timesteps of "
-                    f"{self.timestep:g} fs; its unit is fs, not ps"
+                    f"{timestep:g} fs; its unit is fs, not ps"
                 )
         return found
 

@@ -101,7 +101,7 @@ def drive_of(settings: Settings, engine: Engine, memory: Mapping[str, Any]) -> D
     """What moves the groups of a run, if any; `memory` of the run that it goes on from, by name."""
     if not settings.moving:
         return None
-    drive = Drive([x.velocity for x in settings.moving], settings.timestep, engine)
+    drive = Drive([x.velocity for x in settings.moving], settings.longest_timestep, engine)
     if MOVING in memory:
         drive.recall(memory[MOVING], engine.comm)
     return drive

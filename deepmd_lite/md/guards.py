@@ -20,6 +20,7 @@ from ase import Atoms
 from ..model.known_pairs import KnownPairs, Pair
 from ..pairs import pairs_of
 from ..system import InputError, LocalEnv, Model, counted_once
+from .clock import Clock
 from .comm import SharedError
 from .config import Guards
 from .engine import Engine, bounded, longest, numbers
@@ -48,10 +49,11 @@ class Trip:
 class Monitor:
     """Looks at every step of a run on behalf of its guards. All ranks make the same calls."""
 
-    def __init__(self, guards: Guards, timestep: float, freedom: int, target: float) -> None:
-        """`timestep` fs; `freedom`: degrees of freedom of the temperature; `target` K, to which a
-        thermostat may bring the system as fast as it likes."""
-        self.guards, self.timestep = guards, timestep
+    def __init__(self, guards: Guards, clock: Clock, freedom: int, target: float) -> None:
+        """`clock`: is told here what an adaptive timestep may be; `freedom`: degrees of freedom
+        of the temperature; `target` K, to which a thermostat may bring the system as fast as it
+        likes."""
+        self.guards, self.clock = guards, clock
         self.freedom, self.target = freedom, target
         self._chance = fluctuation(freedom) if freedom > 0 else np.inf
         self._kelvins: deque[float] = deque(maxlen=guards.temperature_steps)
@@ -64,7 +66,7 @@ class Monitor:
         limit = self.guards.displacement
         if leap <= (np.finfo(float).max if limit is None else limit):  # never what is not finite
             return None
-        leaps = self.timestep * engine.state.velocities.norm(dim=1)
+        leaps = self.clock.timestep * engine.state.velocities.norm(dim=1)
         atom, length = worst(engine, leaps)
         bound = "" if limit is None else f", more than {limit:g} Å (guards: displacement)"
         return Trip(f"{atom} moves {length:.3g} Å in one step{bound}", forces_are_current=False)
@@ -72,8 +74,10 @@ class Monitor:
     def evaluated(self, engine: Engine, step: int) -> Trip | None:
         """After the forces of a step: one message."""
         guards, comm, nearest = self.guards, engine.comm, np.inf
-        force, energy, own_kinetic = numbers(
-            longest(engine.forces), engine.energies.sum(), engine.state.kinetic_energy()
+        adaptive = self.clock.adaptive is not None
+        force, energy, own_kinetic, *haste = numbers(
+            *(longest(engine.forces), engine.energies.sum(), engine.state.kinetic_energy()),
+            *((self.clock.haste(engine),) if adaptive else ()),
         )
         force = bounded(force)
         bad = not (isfinite(force) and isfinite(energy))
@@ -114,6 +118,8 @@ class Monitor:
             if guards.beyond_table == "stop":
                 return Trip(f"{words} (guards: beyond_table)")
             self.unsaid.append(f"step {step}: {words}; energies there are extrapolated")
+        if adaptive:
+            self.clock.choose(comm.largest(haste[0]))
         return self._heated(engine, kinetic)
 
     def _strangers_of(self, engine: Engine) -> dict[Pair, float]:
@@ -162,7 +168,7 @@ def stop(
     frame: Atoms | None,
     writer: Writer | None,
     step: int,
-    timestep: float,
+    clock: Clock,
     restart: Path | None,
 ) -> NoReturn:
     """Save the frame (rank 0 has it) and raise SharedError on all ranks: what is wrong, and what
@@ -179,8 +185,8 @@ def stop(
     saved = engine.comm.share(saved)
     kept = f"; the last restart is {restart}" if restart else ""
     advice = trip.advice or (
-        f"the structure is unphysical, the timestep ({timestep:g} fs) too long or the model far "
-        "from its training data; relax the structure, halve the timestep, or add such structures "
+        f"the structure is unphysical, the timestep ({clock.timestep:g} fs) too long or the model "
+        f"far from its training data; relax the structure, {clock.remedy}, or add such structures "
         "to the training"
     )
     raise SharedError(f"step {step}: {trip.what}: {advice}{saved}{kept}")

@@ -24,7 +24,7 @@ class Keys(TypedDict, total=False):
     pull: Section | Sequence[Section] | None
     velocities: Section | None
     masses: Mapping[str, float] | None
-    timestep: float | None
+    timestep: float | Section | None
     steps: int | None
     skin: float | None
     grid: Triple | None

@@ -86,7 +86,7 @@ def bias_of(
             settings.plumed,
             comm,
             n_atoms=start.n_atoms,
-            timestep=settings.timestep,
+            timestep=settings.longest_timestep,
             temperature=targets.pop() if len(targets) == 1 else None,
             log=settings.output.directory / "plumed.log" if settings.output else None,
             known=start.memory.get("plumed"),

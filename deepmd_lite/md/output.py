@@ -199,14 +199,14 @@ class Writer:
             )
 
     @contextmanager
-    def running(self, steps: int, n_atoms: int, timestep: float) -> Iterator[None]:
-        """Inside, no other process may write here. Shows a progress bar with µs/atom/step, ns/day
-        and time left, if there is a terminal."""
+    def running(self, steps: int, n_atoms: int, time_now: float) -> Iterator[None]:
+        """Inside, no other process may write here; it is `time_now` fs. Shows a progress bar with
+        µs/atom/step, ns/day and time left, if there is a terminal."""
         if self.directory is not None:
             self._lock.acquire()
         if not self.quiet and on_terminal():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
-            self._n_atoms, self._timestep = n_atoms, timestep
+            self._n_atoms, self._since = n_atoms, time_now
             self._begun = self._shown = time.perf_counter()
         try:
             yield
@@ -218,8 +218,8 @@ class Writer:
                     self._bar.close()
                 self._bar = None
 
-    def tick(self) -> None:
-        """One step is done."""
+    def tick(self, time_now: float) -> None:
+        """One step is done; it is `time_now` fs."""
         if self._bar is None:
             return
         self._bar.update(1)
@@ -228,4 +228,5 @@ class Writer:
             self._shown = now
             seconds = (now - self._begun) / self._bar.n
             rate = f"{1e6 * seconds / self._n_atoms:.2f} µs/atom/step, "
-            self._bar.set_postfix_str(rate + f"{ns_per_day(self._timestep, seconds):.3g} ns/day")
+            timestep = (time_now - self._since) / self._bar.n
+            self._bar.set_postfix_str(rate + f"{ns_per_day(timestep, seconds):.3g} ns/day")

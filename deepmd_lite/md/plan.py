@@ -20,7 +20,7 @@ from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
 from .comm import Communicator, agreement, own_cpus, ranks_here
-from .config import MdConfig
+from .config import Adaptive, MdConfig
 from .engine import Engine
 from .ensemble import Ensemble
 from .memory import Subdomain, frame_bytes, mean_subdomain, size
@@ -113,7 +113,8 @@ class Plan:
         composition = " ".join(f"{s} {n:,}" for s, n in sorted(self.elements.items()))
         lengths = " x ".join(f"{x:.1f}" for x in cell_heights(self.cell))
         periodic = "".join("xyz"[k] for k in range(3) if self.pbc[k])
-        seconds = self.seconds_per_step
+        seconds, step = self.seconds_per_step, c.longest_timestep
+        most = "at most " if isinstance(c.timestep, Adaptive) else ""
         rows = {
             "atoms": f"{self.n_atoms:,} ({composition})",
             "cell": f"{lengths} Å between faces; periodic axes: {periodic}"
@@ -122,7 +123,7 @@ class Plan:
             "ensemble": c.ensemble.type,
             "models": f"{probe.n_models}, of which the first drives; deviation every "
             f"{probe.deviation_every} steps",
-            "time": f"{c.steps:,} steps of {c.timestep:g} fs: {c.steps * c.timestep / 1000:g} ps",
+            "time": f"{c.steps:,} steps of {most}{step:g} fs: {most}{c.steps * step / 1000:g} ps",
             "ranks": f"{self.n_ranks} as {' x '.join(map(str, self.grid))}; threads of each: "
             f"{probe.threads}",
             "subdomain": f"{' x '.join(f'{x:.1f}' for x in sub.lengths)} Å; "
@@ -135,7 +136,7 @@ class Plan:
             f"rank{'s' if probe.n_ranks > 1 else ''}: "
             f"{1e6 * probe.seconds_per_step / probe.n_atoms:.3g} µs/atom/step",
             "speed": f"{seconds:.3g} s/step, {1 / seconds:.3g} steps/s, "
-            f"{ns_per_day(c.timestep, seconds):.3g} ns/day; all steps in "
+            f"{most}{ns_per_day(step, seconds):.3g} ns/day; all steps in "
             f"{_duration(seconds * c.steps)}",
         }
         if probe.n_models == 1:

@@ -154,6 +154,10 @@ def _averages(thermo: Columns, skip: float, n_atoms: int | None) -> list[Row]:
             label = "drift of the total energy"
             remark += "; a thermostat changes it, only in nve it tells how good the motion is"
         rows.append((label, f"{drift:.3g}", remark))
+        whole = thermo.get("conserved_eV", thermo["total_eV"])
+        change = whole[-1] - whole[0]
+        remark = f"eV over all rows{f'; {1e3 * change / n_atoms:+.3g} meV/atom' if n_atoms else ''}"
+        rows.append((label.replace("drift", "last − first"), f"{change:+.3g}", remark))
     return rows
 
 

@@ -68,6 +68,8 @@ class Thermo:
     """(3, 3) Å, rows are lattice vectors; zeros for one that the structure lacks."""
     largest_force: float | None = None
     """eV/Å, on any atom that is free to move; None but in a relaxation."""
+    timestep: float | None = None
+    """fs, of the step that comes next, where it is adaptive; else None."""
 
     @property
     def total(self) -> float:
@@ -89,12 +91,15 @@ class Thermo:
 
     def table_row(self) -> str:
         """One line under `TABLE_HEADER`."""
-        force = self.largest_force
+        force, timestep = self.largest_force, self.timestep
         return (
             f"{self.step:>10} {self.time / 1000:>10.4f} {self.temperature:>9.2f} "
             f"{self.potential:>16.6f} {self.total:>16.6f} "
             f"{self.pressure * EV_PER_A3_IN_GPA:>9.3f}"
-        ) + ("" if force is None else f"  largest force {force:.4g} eV/Å")
+        ) + (
+            (f"  largest force {force:.4g} eV/Å" if force is not None else "")
+            + (f"  timestep {timestep:.3g} fs" if timestep is not None else "")
+        )
 
 
 class Stopwatch:
@@ -133,7 +138,9 @@ class RunResult:
     n_atoms: int
     n_ranks: int
     timestep: float
-    """fs."""
+    """fs, on the average."""
+    conserved_change: float
+    """eV: conserved energy after the last step less that before the first."""
     list_builds: int
     parts: dict[str, float]
     """Seconds by part of the work, averaged over ranks."""
@@ -157,16 +164,20 @@ class RunResult:
         return ns_per_day(self.timestep, self.seconds / max(1, self.steps))
 
     def summary(self) -> list[str]:
-        """Two lines for the log."""
+        """Lines for the log; a relaxation conserves no energy."""
         ranks = "1 rank" if self.n_ranks == 1 else f"{self.n_ranks} ranks"
         shares = ", ".join(
             f"{part} {100 * s / self.seconds:.0f} %" for part, s in self.parts.items()
         )
+        meV = 1e3 * self.conserved_change / self.n_atoms
+        moved = f"{self.conserved_change:+.3g} eV, {meV:+.3g} meV/atom"
+        kept = [f"conserved energy: last − first {moved}"] * (self.thermo.largest_force is None)
         return [
             f"{self.steps} steps of {self.n_atoms} atoms on {ranks} in {self.seconds:.1f} s: "
             f"{self.microseconds_per_atom_step:.3g} µs/atom/step, {self.ns_per_day:.3g} ns/day",
             f"neighbour lists {self.list_builds}; {shares}; largest/mean of the ranks: atoms "
             f"{self.imbalance:.2f}, time {self.time_imbalance:.2f}",
+            *kept,
         ]
 
 

@@ -190,8 +190,8 @@ def _announce(simulation: Simulation, config: MdConfig, notes: Sequence[str]) ->
     log, model = simulation.writer.log, simulation.model
     log(
         f"{simulation.n_atoms} atoms, model {config.model[0]} (rcut {model.rcut:g} Å, "
-        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, timestep "
-        f"{simulation.timestep:g} fs"
+        f"{getattr(model, 'precision', 'float64')}), {simulation.ensemble.title}, "
+        f"{simulation.clock.title}"
     )
     for line in config.notes():
         log(f"note: {line}")

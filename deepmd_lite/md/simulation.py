@@ -14,13 +14,14 @@ from ase import Atoms
 
 from ..committee import ModelOrPath, loaded
 from ..schema import parse
-from ..system import InputError, counted_once
+from ..system import InputError
 from .cell_changes import check_cell_changes
+from .clock import Clock
 from .comm import agreement, gpu_of_rank, guarded, wrap
 from .config import MdConfig, Settings
 from .domain import Domain, checked_grid
 from .drive import drive_of
-from .engine import Engine
+from .engine import Engine, Totals
 from .groups import MOVING
 from .guards import Monitor, Trip, stop
 from .initial import set_temperature
@@ -30,6 +31,7 @@ from .observe import Observable, System, observables, sample
 from .opening import begun, bias_of, opened
 from .output import DEVIATION, LOADS
 from .report import RunResult, Stopwatch, Thermo
+from .result import result_of
 from .signals import StopRequest
 from .state import State, degrees_of_freedom, temperature
 from .trajectory import Moment, assemble, extent, ordered_slabs
@@ -66,9 +68,9 @@ class Simulation:
         `evaluate(LocalEnv) -> Evaluation`, or several of those: the first drives, all give the
         model deviation. `keys` are those of the input file with its checks (`config.Settings`):
         `ensemble`, `frozen`, `moving`, `pull`, `velocities`, `masses` u by element, `timestep` fs
-        (1), `replicate`, `skin` Å (1), `grid`, `balance`, `device`, `precision`, `output` (default:
-        no files), `guards`, `plumed`, `ghosts`, and `steps` of the whole run, which matters to
-        ramps only; None is the default.
+        (1) or {max, displacement}, `replicate`, `skin` Å (1), `grid`, `balance`, `device`,
+        `precision`, `output` (default: no files), `guards`, `plumed`, `ghosts`, and `steps` of the
+        whole run, which matters to ramps only; None is the default.
 
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, masses, velocities, frozen, replicate and which atoms `moving` and `pull` name
@@ -100,7 +102,7 @@ class Simulation:
             self.model = loaded(model, settings.precision, device)
             self.deviating = Deviating(self.model, settings.output, settings.guards)
         self.ensemble, self.output = settings.ensemble, settings.output
-        self.guards, self.timestep = settings.guards, settings.timestep
+        self.guards = settings.guards
         self._ended_by: str | None = None
         self.resumed = self._begun = resume is not None
         restart_of = None if resume is None else Path(resume)
@@ -108,13 +110,14 @@ class Simulation:
         self._unsaid: list[str] | None = warnings
         self.n_atoms, self.step = self.start.n_atoms, self.start.step
         self._saved_step = self.step if self.resumed else -1
+        self.clock = Clock(settings.timestep, self.start.time, self.step, self.start.memory)
         warnings += self._choose_integrator(settings, force)
         rows = [DEVIATION] * (self.deviating.every > 0) + [LOADS] * bool(settings.moving)
         self.writer, self.archive = opened(self.output, self.start, self.comm, quiet, rows=rows)
         target = max(self.ensemble.temperature or (0.0,))
         if self.writer is not None:
             self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-        self.monitor = Monitor(self.guards, self.timestep, self.freedom, target)
+        self.monitor = Monitor(self.guards, self.clock, self.freedom, target)
         s, ours = settings, (self.model, self.start, self.comm)
         self.engine = Engine(*ours, skin=s.skin, grid=s.grid, balance=s.balance, ghosts=s.ghosts)
         v = settings.velocities
@@ -125,6 +128,7 @@ class Simulation:
         self.engine.drive = drive_of(settings, self.engine, self.start.memory)
         self.bias = bias_of(settings, self.comm, self.start, self._warn, self.counts_all)
         self._evaluate()
+        self.clock.ready()
         self.integrator.prepare(self.engine, self.freedom)
         self.observables = self._observables()
         self._unsaid = None
@@ -171,15 +175,18 @@ class Simulation:
         self.stopwatch = engine.stopwatch = Stopwatch()
         self.bias.ends = False
         w = self.writer
-        writing = nullcontext() if w is None else w.running(steps, self.n_atoms, self.timestep)
+        writing = nullcontext() if w is None else w.running(steps, self.n_atoms, self.time)
         with guarded(self.comm), StopRequest() as request, writing:
             if not self._begun:
                 self._begun = True
                 self._record()
+            since = self.time, self._conserved(engine.totals())
             while self.step < first + steps and not (request.agreed or self._is_over):
+                self.integrator.timestep = self.clock.begin()
                 with self.stopwatch("integrate"):
                     self.integrator.before_forces(engine, self.step)
                 self.step += 1
+                self.clock.arrive(self.step)
                 engine.refresh(self._list_is_stale(request))
                 self._evaluate()
                 with self.stopwatch("integrate"):
@@ -187,7 +194,7 @@ class Simulation:
                 self._record()
             with self.stopwatch("output"):
                 self._save_restart()
-            return self._result(self.step - first, time.perf_counter() - clock, request)
+            return self._result(self.step - first, time.perf_counter() - clock, request, *since)
 
     def _list_is_stale(self, request: StopRequest) -> bool:
         """Whether some atom of some rank has moved too far for the list; on all ranks the same.
@@ -196,7 +203,7 @@ class Simulation:
         """
         with self.stopwatch("communicate"):
             slack_used, speed = self.engine.movement()
-            values = np.array([slack_used, self.timestep * speed, request.number])
+            values = np.array([slack_used, self.clock.timestep * speed, request.number])
             used, leap, number = self.comm.reduce(values, "max")
         request.agreed = int(number)
         self._obey(self.monitor.moved(self.engine, leap))
@@ -217,8 +224,7 @@ class Simulation:
         """End the run where a guard has tripped."""
         if trip is not None:
             last = self.archive.last if self.archive else None
-            frame = self._frame()
-            stop(trip, self.engine, frame, self.writer, self.step, self.timestep, last)
+            stop(trip, self.engine, self._frame(), self.writer, self.step, self.clock, last)
 
     # --- what can be known about it ---------------------------------------------------------
 
@@ -239,7 +245,19 @@ class Simulation:
     @property
     def time(self) -> float:
         """fs."""
-        return self.start.time + (self.step - self.start.step) * self.timestep
+        return self.clock.time
+
+    @property
+    def timestep(self) -> float:
+        """fs, of the step that comes next."""
+        return self.clock.coming
+
+    @timestep.setter
+    def timestep(self, value: object) -> None:
+        raise InputError(
+            f"Simulation.timestep: cannot become {value!r}, it stays as the simulation was made: "
+            "make another that goes on from a restart (resume=…, timestep=…)"
+        )
 
     @property
     def atoms(self) -> Atoms | None:
@@ -267,14 +285,16 @@ class Simulation:
             volume=volume,
             stress=totals.stress(volume),
             beyond_table=totals.beyond_table,
-            conserved=totals.energy + self._outside_energy(),
+            conserved=self._conserved(totals),
             cell=np.where(np.array(self.start.absent)[:, None], 0.0, self.engine.cell),
             largest_force=self.integrator.largest_force,
+            timestep=self.timestep if self.clock.adaptive else None,
         )
 
-    def _outside_energy(self) -> float:
-        """eV: of a bias, and what the motion has taken."""
-        return self.bias.energy(self.engine) + self.integrator.extra_energy(self.engine)
+    def _conserved(self, totals: Totals) -> float:
+        """eV: with the energy of a bias, and what the motion has taken."""
+        outside = self.bias.energy(self.engine) + self.integrator.extra_energy(self.engine)
+        return totals.energy + outside
 
     def _moment(self) -> Moment:
         """What all atoms share in a frame of this moment."""
@@ -301,7 +321,7 @@ class Simulation:
     def _record(self) -> None:
         """What the output asks for at this step."""
         if self.writer is not None:
-            self.writer.tick()
+            self.writer.tick(self.time)
         if self.output is None:
             return
         with self.stopwatch("output"):
@@ -333,7 +353,7 @@ class Simulation:
         """Those that the output asks for, with the memory of the run that is continued."""
         if self.output is None:
             return []
-        system = System.of(self.engine, self.start.absent, self.timestep, self.freedom)
+        system = System.of(self.engine, self.start.absent, self.clock.longest, self.freedom)
         return observables(self.output.observe, system, self.engine, self.start.memory)
 
     def _save_restart(self) -> None:
@@ -343,7 +363,8 @@ class Simulation:
         if self.writer is not None:
             for observable in self.observables:
                 self.writer.tables(observable.result())
-        memory = {o.name: o.memory() for o in self.observables} | self.bias.memory()
+        memory = {o.name: o.memory() for o in self.observables}
+        memory |= self.bias.memory() | self.clock.memory()
         if self.engine.drive is not None:
             memory[MOVING] = self.engine.drive.memory(self.comm)
         now = replace(
@@ -361,30 +382,12 @@ class Simulation:
         told = {"timestep_fs": self.timestep, "ensemble": self.ensemble.model_dump()}
         self.archive.write(now, self.model.type_map, told)
 
-    def _result(self, steps: int, seconds: float, request: StopRequest) -> RunResult:
-        parts = ("model", "neighbours", "communicate", "integrate", "output", *self.bias.parts)
-        parts += tuple(observable.name for observable in self.observables)
-        own = [self.stopwatch.seconds.get(p, 0.0) for p in parts]
-        spent = self.comm.reduce(np.array(own), "sum") / self.comm.size
-        load = [len(self.engine.state), seconds, own[0], request.number]
-        largest = self.comm.reduce(np.array(load), "max")
-        request.agreed = request.agreed or int(largest[3])  # one that came after the last step
-        beyond = self.comm.total(self.engine.beyond_table)
-        result = RunResult(
-            thermo=self._thermo(),
-            steps=steps,
-            seconds=float(largest[1]),
-            n_atoms=self.n_atoms,
-            n_ranks=self.comm.size,
-            timestep=self.timestep,
-            list_builds=self.engine.list_builds,
-            parts=dict(zip(parts, spent.tolist(), strict=True)),
-            imbalance=float(largest[0]) * self.comm.size / self.n_atoms,
-            time_imbalance=float(largest[2]) / spent[0] if spent[0] > 0 else 1.0,
-            beyond_table=counted_once(beyond),
-            signal=request.name,
-        )
-        self.engine.list_builds = self.engine.beyond_table = 0
+    def _result(
+        self, steps: int, seconds: float, request: StopRequest, since: float, conserved: float
+    ) -> RunResult:
+        parts = (*self.bias.parts, *(observable.name for observable in self.observables))
+        mean, own = self.clock.mean(since, steps), (self.engine, self._thermo(), request)
+        result = result_of(*own, steps, seconds, mean, conserved, parts)
         self._ended_by = result.signal
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)

@@ -203,9 +203,9 @@ def test_guards_name_an_atom(device, guards, timestep, words):
 # --- what a step costs --------------------------------------------------------------------------
 
 
-def of_a_step(traffic, ensemble):
+def of_a_step(traffic, ensemble, timestep=0.1):
     """What passes in a step without a new list, and the numbers of an atom's state that do."""
-    made = simulation("cuda", ensemble=ENSEMBLES[ensemble], timestep=0.1)
+    made = simulation("cuda", ensemble=ENSEMBLES[ensemble], timestep=timestep)
     made.run(1)
     before = copy.copy(traffic)
     made.run(2)
@@ -233,6 +233,23 @@ def test_a_step_copies_no_atoms(traffic, ensemble, waits, to_host, to_device):
     assert found["to_device"] == to_device
     assert found["to_host"] == to_host
     assert found["numbers"] < 120  # none of the atoms' 8 · 13
+
+
+def test_an_adaptive_timestep_comes_with_what_the_guards_wait_for(traffic):
+    fixed = of_a_step(traffic, "langevin")
+    found = of_a_step(traffic, "langevin", {"max": 0.1, "displacement": 1e-3})
+    assert found["numbers"] == fixed["numbers"] + 1
+    for name in ("waits", "to_device", "to_host"):
+        assert found[name] == fixed[name]
+
+
+def test_an_adaptive_timestep_is_that_of_the_processor(device):
+    timestep = {"max": 2.0, "displacement": 5e-3}
+    runs = [simulation(where, timestep=timestep) for where in ("cpu", "cuda")]
+    for _ in range(3):
+        means = [run.run(4).timestep for run in runs]
+        assert means[0] < 2.0
+        assert means[1] == pytest.approx(means[0], rel=1e-9)
 
 
 def test_an_old_list_makes_room(traffic, monkeypatch):

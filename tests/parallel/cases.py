@@ -54,6 +54,7 @@ from deepmd_lite.units import EV_PER_A3_IN_GPA
 RCUT = systems.RCUT
 MODEL = PairPotential(RCUT)
 LANGEVIN = {"type": "nvt-langevin", "temperature": 400, "friction": 0.02, "seed": 5}
+ADAPTIVE = {"max": 2.0, "displacement": 0.02}
 THERMAL = {"temperature": [700, 900], "thermostat_time": 30}
 BAROSTAT = {**THERMAL, "pressure": ["20 kbar", "5 GPa"], "barostat_time": 100}
 STRAIN = {"type": "strain", "axis": "c", "rate": 1e-3}
@@ -332,12 +333,12 @@ def difference(parallel, serial):
     return max(positions, np.abs(a.get_velocities() - b.get_velocities()).max())
 
 
-def trajectory(structure, ensemble, comm):
+def trajectory(structure, ensemble, comm, timestep=2.0):
     """The same motion as in one process; enough of it for lists to be made and atoms to move."""
     options = {
         "ensemble": ensemble,
         "velocities": {"temperature": 1500, "seed": 3},
-        "timestep": 2.0,
+        "timestep": timestep,
         "skin": 0.4,
         "steps": 24,
     }
@@ -347,7 +348,10 @@ def trajectory(structure, ensemble, comm):
     result, expected = parallel.run(24), serial.run(24)
     assert result.list_builds == expected.list_builds > 1
     assert difference(parallel, serial) < 1e-9
+    assert (result.timestep == 2.0) == (timestep == 2.0)
+    np.testing.assert_allclose(parallel.timestep, serial.timestep, rtol=1e-9)
     a, b = result.thermo, expected.thermo
+    np.testing.assert_allclose(a.time, b.time, rtol=1e-9)
     np.testing.assert_allclose(a.total, b.total, atol=1e-8)
     np.testing.assert_allclose(a.temperature, b.temperature, atol=1e-6)
     np.testing.assert_allclose(a.stress, b.stress, atol=1e-10)
@@ -470,13 +474,13 @@ def selections_in_vain(comm):
         Simulation(systems.cubic(), MODEL, comm=comm, ensemble=ENSEMBLES["nhc"], steps=9)
 
 
-def restart_is_exact(structure, ensemble, comm, frozen=()):
+def restart_is_exact(structure, ensemble, comm, frozen=(), timestep=2.0):
     """N steps, a restart and N steps are 2N steps, bit for bit, in files too; on one rank also."""
     root = Path(comm.share(tempfile.mkdtemp()))
     options = {
         "ensemble": ensemble,
         "velocities": {"temperature": 1500},
-        "timestep": 2.0,
+        "timestep": timestep,
         "skin": 0.4,
         "steps": STEPS,
     }
@@ -494,6 +498,7 @@ def restart_is_exact(structure, ensemble, comm, frozen=()):
     run("parts", 13)
     parts = run("parts", 13, resume=root / "parts/restart/step-000000000013")
     assert difference(whole, parts) == 0.0
+    assert (whole.time, whole.timestep) == (parts.time, parts.timestep)
     if comm.rank == 0:
         serial = Simulation(
             None,
@@ -768,6 +773,8 @@ CASES = {
     **{f"trajectory_{k}": partial(trajectory, systems.cubic, e) for k, e in ORTHOGONAL.items()},
     "trajectory_cluster": partial(trajectory, systems.cluster, ENSEMBLES["nhc"]),
     "trajectory_of_few_atoms": partial(trajectory, systems.three_atoms, LANGEVIN),
+    "trajectory_adaptive": partial(trajectory, systems.triclinic, LANGEVIN, timestep=ADAPTIVE),
+    "restart_adaptive": partial(restart_is_exact, systems.triclinic, LANGEVIN, timestep=ADAPTIVE),
     "trajectory_slab": partial(trajectory, systems.slab, LANGEVIN),
     "a_bias": a_bias,
     "a_relaxation": a_relaxation,

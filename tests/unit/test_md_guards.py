@@ -11,6 +11,7 @@ from pair_potential import PairPotential
 
 from deepmd_lite import kernels
 from deepmd_lite.md import Simulation
+from deepmd_lite.md.clock import Clock
 from deepmd_lite.md.comm import SharedError
 from deepmd_lite.md.config import Guards, MdConfig
 from deepmd_lite.md.guards import Monitor, closest_pair
@@ -169,7 +170,7 @@ def test_closest_pair(monkeypatch, pairs):
 
 
 def monitor(freedom, target=0.0, **guards):
-    return Monitor(Guards(**guards), 1.0, freedom, target)
+    return Monitor(Guards(**guards), Clock(1.0), freedom, target)
 
 
 def trips_at(monitor, kelvins):

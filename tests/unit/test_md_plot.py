@@ -103,6 +103,9 @@ def test_report_of_a_run(run, capsys):
     )
     drift = slope(thermo["time_fs"][12:] / 1000, thermo["conserved_eV"][12:] * 1000 / 32)
     assert float(found["drift of the total energy"]) == pytest.approx(drift, rel=0.01)
+    whole = thermo["conserved_eV"]
+    change = float(found["last − first of the total energy"])
+    assert change == pytest.approx(whole[-1] - whole[0], rel=0.01)
     assert {"diffusion of Cu", "diffusion of Ag"} <= set(found)
 
 
