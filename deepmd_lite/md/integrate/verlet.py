@@ -133,6 +133,7 @@ class VelocityVerlet:
     def memory(self, engine: Engine) -> dict[str, Any]:
         """What must survive a restart, ready for JSON, on every rank the same."""
         kept = {} if self.thermostat is None else self.thermostat.memory(engine)
+        kept |= {} if self.cell_motion is None else self.cell_motion.memory()
         return {**self.label, "given": self.given.units(engine.comm), **kept}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
