@@ -17,7 +17,8 @@ Vector = tuple[Finite, Finite, Finite]
 class Selection(Section):
     """Atoms that meet every condition given.
 
-    Coordinates are Cartesian, in the structure as replicated, at the beginning of the run.
+    Coordinates are Cartesian, in the structure as replicated, at the beginning of the run; of an
+    atom that has left the cell, those of its image in it (`groups.places`).
     """
 
     elements: list[str] | None = None

@@ -423,6 +423,7 @@ def held_atoms(comm):
     velocities = {"temperature": 900, "seed": 3}
     atoms = systems.cubic()
     atoms.set_constraint(FixAtoms(indices=[1, 2, 40]))
+    atoms.positions[::3] += [2, -1, 0] @ atoms.cell  # as in a frame that is not wrapped
     parallel, serial = (
         Simulation(given, MODEL, comm=c, frozen=frozen, velocities=velocities, **options)
         for c, given in ((comm, atoms if comm.rank == 0 else None), (None, atoms))

@@ -94,7 +94,8 @@ class Langevin(Thermostat):
         if self.atoms is None or self._acted_on == self.atoms.conditions:
             return
         self._acted_on = self.atoms.conditions
-        system = engine.state, engine.cell, engine.n_atoms, engine.model.type_map, engine.comm
+        cell, type_map = (engine.cell, engine.pbc), engine.model.type_map
+        system = engine.state, *cell, engine.n_atoms, type_map, engine.comm
         inside = chosen("ensemble: atoms", self.atoms, *system)
         engine.state.carried[BATH] = inside.double()[:, None]
 
