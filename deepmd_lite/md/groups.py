@@ -109,7 +109,7 @@ def place_groups(
 
     No force moves an atom that is held, and its own velocity is zero. Those that are held
     already, by constraints of the structure, stay so. Raises as `chosen` does, for an atom in two
-    groups of `moving`, and where no atom would be left to move.
+    groups of `moving`, for one that is both driven and pulled, and where no atom would be left to move.
     """
     state = start.state
     system = state, start.cell, start.pbc, start.n_atoms, type_map, comm
@@ -129,6 +129,15 @@ def place_groups(
         state.mobile[member > 0] = 0.0
     if settings.pull:
         state.carried[PULL] = columns("pull", settings.pull)
+        driven = state.carried.get(MOVING, state.carried[PULL][:, :0]).sum(dim=1)
+        both = comm.total(int(((driven > 0) & state.carried[PULL].any(dim=1)).sum()))
+        with agreement(comm):
+            if both:
+                raise InputError(
+                    f"pull: {both} of its atoms are in a group of 'moving', which no force moves: "
+                    "leave them out (a further condition of 'pull' narrows it), or do not drive "
+                    "them"
+                )
     state.velocities *= state.mobile[:, None]
     mobile = comm.total(float(state.mobile.sum()))
     with agreement(comm):

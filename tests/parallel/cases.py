@@ -443,7 +443,7 @@ def groups(comm):
             {"axis": "x", "below": 3.0, "velocity": [0.02, 0.0, 0.03]},
             {"indices": "::9", "axis": "x", "above": 3.0, "velocity": [0.0, -0.02, 0.0]},
         ],
-        "pull": {"elements": ["Ag"], "force": [0.0, 0.1, -0.2]},
+        "pull": {"indices": "1::9", "axis": "x", "above": 3.0, "force": [0.0, 0.1, -0.2]},
         "ensemble": {**LANGEVIN, "atoms": {"axis": "z", "below": 8.0}},
         "velocities": {"temperature": 900, "seed": 3},
         **{"timestep": 2.0, "skin": 0.3},

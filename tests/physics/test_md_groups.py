@@ -234,7 +234,13 @@ def test_heat_comes_to_all_by_way_of_some():
 
 GROUPS = {
     "moving": [{**TOP, "velocity": [0.004, 0.0, -0.001]}, {**BOTTOM, "velocity": [-0.002, 0, 0]}],
-    "pull": {"indices": "40:60", "force": [0.0, 0.03, 0.0]},
+    "pull": {
+        "indices": "40:60",
+        "axis": "z",
+        "above": 1.0,
+        "below": 6.0,
+        "force": [0.0, 0.03, 0.0],
+    },
     "ensemble": {**WARM, "atoms": {"axis": "z", "below": 3.5}},
 }
 
@@ -259,7 +265,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(text, tmp_path):
     log = (tmp_path / "run/log").read_text()
     assert "moving: 36 atoms at (0.004, 0, -0.001) Å/fs" in log
     assert "moving: 18 atoms" in log
-    assert "pull: 20 atoms, (0, 0.03, 0) eV/Å on each" in log
+    assert "pull: 10 atoms, (0, 0.03, 0) eV/Å on each" in log
     assert "thermostat: on 54 atoms" in log
 
 
@@ -372,6 +378,13 @@ def test_bad_inputs_are_named(given, message):
         ({"moving": [{**TOP, "velocity": [0, 0, 1]}] * 2}, "36 atoms are in more than one group"),
         ({"moving": {"indices": ":", "velocity": [0, 0, 1]}}, "holds all 108 atoms"),
         ({"pull": {"elements": ["Ag"], "force": [0, 0, 1]}}, "pull: no atom meets"),
+        (
+            {
+                "moving": {**TOP, "velocity": [0, 0, 1e-3]},
+                "pull": {"elements": ["Cu"], "force": [0, 0, 1]},
+            },
+            "pull: 36 of its atoms are in a group of 'moving', which no force moves",
+        ),
         ({"ensemble": {**WARM, "atoms": {"indices": [108]}}}, "ensemble: atoms: index 108"),
     ],
 )
