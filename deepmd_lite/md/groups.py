@@ -109,7 +109,8 @@ def place_groups(
 
     No force moves an atom that is held, and its own velocity is zero. Those that are held
     already, by constraints of the structure, stay so. Raises as `chosen` does, for an atom in two
-    groups of `moving`, for one that is both driven and pulled, and where no atom would be left to move.
+    groups of `moving`, for one that is both driven and pulled, and where no atom would be left to
+    move.
     """
     state = start.state
     system = state, start.cell, start.pbc, start.n_atoms, type_map, comm
