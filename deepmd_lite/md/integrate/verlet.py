@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import expm
 
 from ...system import InputError
 from ...units import ACCELERATION
@@ -154,7 +155,7 @@ def deform(engine: Engine, strain: np.ndarray) -> torch.Tensor:
     canonical transformation. Returns the kinetic energy (eV) that the atoms of this rank gain."""
     state = engine.state
     before = state.kinetic_tensor().trace()
-    affine = torch.matrix_exp(torch.from_numpy(strain)).numpy()
+    affine = expm(strain)  # torch's takes eight times as long for a matrix that small
     engine.deform(engine.cell @ affine)
     inverse = engine.there(np.linalg.inv(affine.T))
     state.velocities.copy_(state.velocities @ inverse)
