@@ -42,6 +42,7 @@ from .at_frames import AtFrames
 from .committee import Committee, ModelOrPath, has_members, loaded
 from .deviation import force_deviation
 from .model import Potential
+from .model.known_pairs import end_of_table
 from .neighbors import PeriodicEnv, periodic_env
 from .system import Evaluation, InputError, LocalEnv, Model, counted_once, type_indices
 
@@ -277,7 +278,7 @@ class Calculator(AseCalculator):
         if beyond > 2 * self._warned_of:
             self._warned_of, n = beyond, counted_once(beyond)
             pairs = f"{n} pair{'s' if n > 1 else ''} of atoms"
-            found.append(f"{pairs} closer than any in the training data")
+            found.append(f"{pairs} closer than {end_of_table(self._first)}")
         if known is not None and self._list is not None and not self._list.looked_at:
             self._list.looked_at = True
             new = known.strangers(env, self._first.rcut, but=self._strangers)

@@ -23,6 +23,7 @@ from .deviation import Relative, deviation, table
 from .files import write_atomically
 from .kernels import neighbor_list
 from .model import Potential
+from .model.known_pairs import end_of_table
 from .neighbors import PeriodicEnv, periodic_env
 from .system import Evaluation, InputError, LocalEnv, counted_once
 
@@ -124,8 +125,8 @@ class DeepPot:
                 own_virials[here] = batch.fold(each.mT.flatten(1))
         if beyond:
             warnings.warn(
-                f"pairs of atoms closer than any in the training data: {counted_once(beyond)} in "
-                f"{frames} frames; energies there are extrapolated",
+                f"pairs of atoms closer than {end_of_table(self.model)}: "
+                f"{counted_once(beyond)} in {frames} frames; energies there are extrapolated",
                 stacklevel=2,
             )
         result = own.sum(axis=1), forces, virials

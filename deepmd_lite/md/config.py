@@ -87,7 +87,7 @@ class Guards(Section):
     and above what small systems fluctuate (standard deviation √(2/3N), `guards.fluctuation`)."""
     temperature_steps: PositiveInt = 100
     beyond_table: Literal["off", "warn", "stop"] = "warn"
-    """On pairs closer than any in the training data."""
+    """On pairs that the model does not know so near."""
     deviation: PositiveFloat | None = None
     """eV/Å, of the force on any atom over the models; looked at with each row of
     `model_devi.out`."""

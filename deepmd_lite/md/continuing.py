@@ -84,14 +84,18 @@ def _changes(
     """Path, old and new value of what two mappings both have and differ in."""
     for key in (key for key in before if key in after):
         a, b = before[key], after[key]
-        if isinstance(a, Mapping) and isinstance(b, Mapping) and key != "masses":
+        another = key == "ensemble" and a["type"] != b["type"]  # their keys are not those of one
+        if isinstance(a, Mapping) and isinstance(b, Mapping) and key != "masses" and not another:
             yield from _changes(a, b, f"{prefix}{key}/")
         elif a != b:
             yield prefix + key, a, b
 
 
 def _shown(value: Any) -> Any:
-    """As an input may give it: one number for a target that stays."""
+    """As an input may give it: one number for a target that stays, no key that is not there."""
+    if isinstance(value, Mapping):
+        given = (f"{k}: {_shown(v)}" for k, v in value.items() if v is not None)
+        return "{" + ", ".join(given) + "}"
     if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
         return f"{value[0]:g}"
     return "nothing" if value is None else value

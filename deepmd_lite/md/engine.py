@@ -120,6 +120,8 @@ class Engine:
         self.too_close: str | None = None
         """Atoms of this rank that have come too close for the model; forces are 0 then. Those of
         the structure raise TooClose."""
+        self.list_is_new = True
+        """Whether it was made for the positions of this moment; on all ranks the same."""
         self._evaluated = False
         self._place(start, grid)
 
@@ -217,6 +219,7 @@ class Engine:
 
     def refresh(self, stale: bool) -> None:
         """Ghosts follow their atoms, or, where `stale`, atoms change ranks and lists are new."""
+        self.list_is_new = stale
         if stale:
             self._rebalance()
             self._build()

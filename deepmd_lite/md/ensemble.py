@@ -9,11 +9,18 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ..schema import Section
 from ..units import GPA_IN_BAR
-from .selection import Selection
+from .selection import OneOrSeveral, Selection, one_alone
 
 SEED_LIMIT = 2**32
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
@@ -134,9 +141,10 @@ class Ensemble(Section):
     """K: one value, or first and last of a linear ramp over the steps of the whole run."""
     friction: NonNegativeFloat | None = None
     """1/fs, rate at which a Langevin thermostat forgets velocities."""
-    atoms: Selection | None = None
-    """Those that a Langevin thermostat acts on; the others follow Newton's equations. Chosen where
-    it comes to act: at the beginning, or where a run goes on with it. None: all."""
+    atoms: Annotated[list[Selection] | None, OneOrSeveral, PlainSerializer(one_alone)] = None
+    """Those that a Langevin thermostat acts on, one selection or a list of which each counts; the
+    others follow Newton's equations. Chosen where it comes to act: at the beginning, or where a run
+    goes on with it. None: all."""
     thermostat_time: PositiveFloat | None = None
     """fs, time constant of the thermostat."""
     chain_length: PositiveInt | None = None
@@ -219,6 +227,8 @@ class Ensemble(Section):
             raise ValueError(f"{name} needs a temperature above 0 K; nvt-langevin can do 0 K")
         if self.hot is not None and self.cold is not None and not self.hot > self.cold:
             raise ValueError(f"{name}: 'hot' {self.hot:g} K is not above 'cold' {self.cold:g} K")
+        if self.atoms == []:
+            raise ValueError(f"{name}: 'atoms' is an empty list; leave it out to mean all")
         if self.type == "relax" and self.has_ramp:
             raise ValueError(f"{name}: a relaxation has one pressure, there is no time for a ramp")
         return self

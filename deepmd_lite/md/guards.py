@@ -8,6 +8,7 @@ they ask each other which atom it was.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from ..model.known_pairs import KnownPairs, Pair
+from ..model.known_pairs import KnownPairs, Pair, end_of_table
 from ..pairs import pairs_of
 from ..system import InputError, LocalEnv, Model, counted_once
 from .clock import Clock
@@ -28,8 +29,11 @@ from .output import Writer
 from .state import temperature
 
 DISTANCE_EVERY = 100
-"""Steps between looks at all pairs, for the nearest (also where the model reports some beyond its
-table) and for those of elements that the model does not know so near."""
+"""Steps between looks at all pairs, for the nearest and for those of elements that the model does
+not know so near: both also where it reports some beyond its table, the latter with each new list
+and where a run ends."""
+NEARER_STILL = 0.01
+"""Å by which a pair must come nearer than was said to be said again."""
 IMPROBABLE = 25.0
 """−ln of the probability that a system in equilibrium trips by chance at a step."""
 
@@ -49,17 +53,25 @@ class Trip:
 class Monitor:
     """Looks at every step of a run on behalf of its guards. All ranks make the same calls."""
 
-    def __init__(self, guards: Guards, clock: Clock, freedom: int, target: float) -> None:
+    def __init__(
+        self,
+        guards: Guards,
+        clock: Clock,
+        freedom: int,
+        target: float,
+        warn: Callable[[str], None],
+    ) -> None:
         """`clock`: is told here what an adaptive timestep may be; `freedom`: degrees of freedom
         of the temperature; `target` K, to which a thermostat may bring the system as fast as it
-        likes."""
+        likes; `warn`: all ranks say the same."""
         self.guards, self.clock = guards, clock
         self.freedom, self.target = freedom, target
         self._chance = fluctuation(freedom) if freedom > 0 else np.inf
         self._kelvins: deque[float] = deque(maxlen=guards.temperature_steps)
-        self._strangers: set[Pair] = set()
-        self.unsaid: list[str] = []
-        """What is to be warned of, the same on all ranks."""
+        self.warn, self._looked_at = warn, -1
+        self._said: dict[Pair, float] = {}  # Å, the same on all ranks
+        self._nearest: dict[Pair, float] = {}  # of this rank, since the run began
+        self._said_beyond = False
 
     def moved(self, engine: Engine, leap: float) -> Trip | None:
         """After atoms have moved by at most `leap` (Å, over all ranks) in this step."""
@@ -83,6 +95,8 @@ class Monitor:
         bad = not (isfinite(force) and isfinite(energy))
         if guards.distance and (engine.beyond_now or step % DISTANCE_EVERY == 0):
             nearest = closest_pair(engine.env)[0]
+        if look := engine.list_is_new or step % DISTANCE_EVERY == 0:
+            self._looked_at = step
         own = [
             nearest < (guards.distance or 0.0),
             bad,
@@ -90,13 +104,14 @@ class Monitor:
             engine.beyond_now,
             own_kinetic,
             engine.too_close is not None,
-            len(strangers := self._strangers_of(engine) if step % DISTANCE_EVERY == 0 else {}),
+            len(strangers := self._strangers_of(engine) if look or engine.beyond_now else {}),
         ]
         sums = comm.reduce(np.array(own, dtype=np.float64), "sum")
         close, bad, strong, beyond, kinetic, too_close, strange = sums
         if too_close:
             what = next(filter(None, comm.collect(engine.too_close)))
             return Trip(what, forces_are_current=False)
+        foreign = self._strange(engine, strangers, step) if strange else None
         if close:
             return Trip(f"{_nearest(engine)}, less than {guards.distance:g} Å (guards: distance)")
         if bad:
@@ -109,36 +124,75 @@ class Monitor:
             if engine.forces is not engine.model_forces:
                 limit += ", that of PLUMED's bias included"
             return Trip(f"{atom} has a force of {force:.4g} eV/Å, {limit}")
-        if beyond and guards.beyond_table == "stop":
-            return Trip(
-                f"{counted_once(int(beyond))} pairs are closer than any in the training data "
-                f"(guards: beyond_table); {_nearest(engine)}"
-            )
-        if strange and (words := self._of_strangers(engine, strangers)):
-            if guards.beyond_table == "stop":
-                return Trip(f"{words} (guards: beyond_table)")
-            self.unsaid.append(f"step {step}: {words}; energies there are extrapolated")
+        if beyond and (trip := self._beyond(engine, counted_once(int(beyond)), step)):
+            return trip
         if adaptive:
             self.clock.choose(comm.largest(haste[0]))
-        return self._heated(engine, kinetic)
+        return foreign or self._heated(engine, kinetic)
+
+    def _beyond(self, engine: Engine, n_pairs: int, step: int) -> Trip | None:
+        are = "pair is" if n_pairs == 1 else "pairs are"
+        words = f"{n_pairs} {are} closer than {end_of_table(engine.model)}"
+        if self.guards.beyond_table == "stop":
+            return Trip(f"{words} (guards: beyond_table); {_nearest(engine)}")
+        if self.guards.beyond_table == "warn" and not self._said_beyond:
+            self._said_beyond = True
+            extrapolated = "energies there are extrapolated (said once; the total follows)"
+            self.warn(f"step {step}: {words}; {extrapolated}")
+        return None
+
+    def look(self, engine: Engine, step: int) -> Trip | None:
+        """At the pairs of the last step of a run, also one that ends by a guard."""
+        if self._looked_at == step:
+            return None
+        strangers = self._strangers_of(engine)
+        if not engine.comm.total(len(strangers)):
+            return None
+        return self._strange(engine, strangers, step)
 
     def _strangers_of(self, engine: Engine) -> dict[Pair, float]:
-        """Pairs of elements of this rank that its model does not know so near, and how near."""
+        """Pairs of elements of this rank that its model does not know so near, of which nothing was
+        said yet, and how near."""
         known = _known_pairs(engine.model)
         if known is None or self.guards.beyond_table == "off" or engine.too_close is not None:
             return {}
-        return known.strangers(engine.env, engine.model.rcut, but=self._strangers)
+        # to look for those that never were neighbours takes all pairs of the list
+        enough = [pair for pair in self._said if not known.are_known(pair)]
+        found = known.strangers(engine.env, engine.model.rcut, but=enough)
+        self._nearest = _nearer(self._nearest, found)
+        return {pair: r for pair, r in found.items() if pair not in self._said}
 
-    def _of_strangers(self, engine: Engine, own: dict[Pair, float]) -> str:
-        """Those of all ranks in words, once of each pair of elements."""
-        nearest: dict[Pair, float] = {}
-        for found in engine.comm.collect(own):
-            for pair, r in found.items():
-                nearest[pair] = min(r, nearest.get(pair, np.inf))
-        self._strangers |= nearest.keys()
-        known = _known_pairs(engine.model)
+    def _strange(self, engine: Engine, own: dict[Pair, float], step: int) -> Trip | None:
+        """Those of all ranks, once of each pair of elements."""
+        known, found = _known_pairs(engine.model), _nearer(*engine.comm.collect(own))
         assert known is not None
-        return known.in_words(nearest, engine.model.type_map)
+        self._said |= found
+        words = known.in_words(found, engine.model.type_map)
+        if self.guards.beyond_table == "stop":
+            return Trip(f"{words} (guards: beyond_table)")
+        self.warn(f"step {step}: {words}; energies there are extrapolated")
+        return None
+
+    def close(self, engine: Engine, steps: int, beyond: int) -> None:
+        """Warn, after a run of so many `steps`, of `beyond` pairs in all that were beyond the
+        table, and of those that came nearer than was said."""
+        met, known = _nearer(*engine.comm.collect(self._nearest)), _known_pairs(engine.model)
+        self._nearest = {}
+        if self.guards.beyond_table == "off":
+            return
+        if not beyond:
+            met = {k: r for k, r in met.items() if r < self._said.get(k, np.inf) - NEARER_STILL}
+        self._said |= met
+        words = known.in_words(met, engine.model.type_map) if known and met else ""
+        seen = f"the nearest that were seen: {words}"
+        if beyond:
+            self.warn(
+                f"{beyond} times in {steps} steps a pair was closer than "
+                f"{end_of_table(engine.model)}{words and '; '}{words and seen}; do not trust "
+                "what depends on it"
+            )
+        elif words:
+            self.warn(f"{seen}; energies there are extrapolated")
 
     def _heated(self, engine: Engine, kinetic: float) -> Trip | None:
         """Whether the temperature has risen by more than the guard and chance allow."""
@@ -195,6 +249,14 @@ def stop(
 def _known_pairs(model: Model) -> KnownPairs | None:
     """Of the first of several models."""
     return getattr(getattr(model, "models", [model])[0], "known_pairs", None)
+
+
+def _nearer(*distances: dict[Pair, float]) -> dict[Pair, float]:
+    """The least of each pair."""
+    found: dict[Pair, float] = {}
+    for pair, r in (item for each in distances for item in each.items()):
+        found[pair] = min(r, found.get(pair, np.inf))
+    return found
 
 
 def closest_pair(env: LocalEnv) -> tuple[float, int, int]:

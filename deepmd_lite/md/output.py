@@ -57,9 +57,7 @@ class Writer:
         self.directory = directory
         self.quiet = quiet
         self._bar: tqdm | None = None
-        self._header_shown = self._warned = False
-        self.reports_beyond_table = True
-        """Whether pairs closer than any in the training data are worth a warning."""
+        self._header_shown = False
         if directory is None:
             return
         self._earlier: dict[str, int] = {}
@@ -120,12 +118,6 @@ class Writer:
             self.log(TABLE_HEADER)
             self._header_shown = True
         self.log(thermo.table_row())
-        if thermo.beyond_table and self.reports_beyond_table and not self._warned:
-            self._warned = True
-            self.warn(
-                f"step {thermo.step}: {thermo.beyond_table} pairs are closer than any in the "
-                "training data; energies there are extrapolated (said once; the total follows)"
-            )
 
     def deviation(self, step: int, columns: Sequence[float]) -> None:
         """A row of model_devi.out: `columns` as in `deviation.COLUMNS`."""
@@ -192,11 +184,6 @@ class Writer:
         """The last lines of the log."""
         for line in result.summary():
             self.log(line)
-        if result.beyond_table and self.reports_beyond_table:
-            self.warn(
-                f"{result.beyond_table} times in {result.steps} steps a pair was closer than any "
-                "in the training data; do not trust what depends on it"
-            )
 
     @contextmanager
     def running(self, steps: int, n_atoms: int, time_now: float) -> Iterator[None]:

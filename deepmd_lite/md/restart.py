@@ -35,6 +35,7 @@ from ..system import InputError
 from .comm import Communicator, agreement
 from .domain import Domain
 from .initial import Start
+from .integrate.strain import remembered
 from .state import CPU, LAYOUT, State
 
 FORMAT_VERSION = 3
@@ -229,7 +230,7 @@ def read(path: Path, type_map: Sequence[str], comm: Communicator) -> Start:
         time=header["time"],
         built_cell=built,
         noise=header.get("noise", 0),  # younger than the format
-        integrator=header["integrator"],
+        integrator=remembered(header),
         memory=header["memory"],
         domain=Domain(built, pbc, cuts),  # type: ignore[arg-type]
         file_sizes=header["file_sizes"],

@@ -17,7 +17,8 @@ Vector = tuple[Finite, Finite, Finite]
 class Selection(Section):
     """Atoms that meet every condition given.
 
-    Coordinates are Cartesian, in the structure as replicated, at the beginning of the run.
+    Coordinates are Cartesian, in the structure as replicated, at the beginning of the run; of an
+    atom that has left the cell, those of its image in it (`groups.places`).
     """
 
     elements: list[str] | None = None
@@ -77,8 +78,16 @@ def slice_of(text: str) -> slice:
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, (Mapping, Selection)) else value
+    several = value if isinstance(value, (list, tuple)) else [value]
+    if value is not None and not all(isinstance(x, (Mapping, Selection)) for x in several):
+        raise ValueError("expected {elements: …}, {indices: …} or {axis: …, below: …}, or a list")
+    return value if value is None else list(several)
 
 
 OneOrSeveral = BeforeValidator(_listed)
 """Of a list of selections: one alone may stand for it."""
+
+
+def one_alone(several: list[Any] | None) -> Any:
+    """The inverse, for what is kept of an input."""
+    return several[0] if several and len(several) == 1 else several

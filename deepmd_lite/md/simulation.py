@@ -115,9 +115,7 @@ class Simulation:
         rows = [DEVIATION] * (self.deviating.every > 0) + [LOADS] * bool(settings.moving)
         self.writer, self.archive = opened(self.output, self.start, self.comm, quiet, rows=rows)
         target = max(self.ensemble.temperature or (0.0,))
-        if self.writer is not None:
-            self.writer.reports_beyond_table = self.guards.beyond_table != "off"
-        self.monitor = Monitor(self.guards, self.clock, self.freedom, target)
+        self.monitor = Monitor(self.guards, self.clock, self.freedom, target, self._warn)
         s, ours = settings, (self.model, self.start, self.comm)
         self.engine = Engine(*ours, skin=s.skin, grid=s.grid, balance=s.balance, ghosts=s.ghosts)
         v = settings.velocities
@@ -192,6 +190,7 @@ class Simulation:
                 with self.stopwatch("integrate"):
                     self.integrator.after_forces(engine, self.step - 1)
                 self._record()
+            self._obey(self.monitor.look(engine, self.step))
             with self.stopwatch("output"):
                 self._save_restart()
             return self._result(self.step - first, time.perf_counter() - clock, request, *since)
@@ -217,12 +216,12 @@ class Simulation:
         with engine.stopwatch("communicate"):
             trip = self.monitor.evaluated(engine, self.step)
         self._obey(trip)
-        while self.monitor.unsaid:
-            self._warn(self.monitor.unsaid.pop(0))
 
     def _obey(self, trip: Trip | None) -> None:
         """End the run where a guard has tripped."""
         if trip is not None:
+            if trip.forces_are_current:
+                self.monitor.look(self.engine, self.step)
             last = self.archive.last if self.archive else None
             stop(trip, self.engine, self._frame(), self.writer, self.step, self.clock, last)
 
@@ -391,6 +390,8 @@ class Simulation:
         self._ended_by = result.signal
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)
+        if self.output is not None:
+            self.monitor.close(self.engine, steps, result.beyond_table)
         return result
 
 

@@ -16,7 +16,7 @@ import torch
 
 from .. import kernels
 from ..pairs import pairs_of
-from ..system import InputError, LocalEnv
+from ..system import InputError, LocalEnv, Model
 
 NEARER = 0.9
 """Of the smallest distance in the data: a little nearer than that any long simulation comes."""
@@ -87,12 +87,16 @@ class KnownPairs:
         too_near = torch.nonzero(nearest < limits)[:, 0].tolist()
         return {divmod(kind, n_types): float(nearest[kind]) for kind in too_near}
 
+    def are_known(self, pair: Pair) -> bool:
+        """Whether its elements ever were neighbours in the data."""
+        return math.isfinite(self.smallest[pair])
+
     def in_words(self, strangers: Mapping[Pair, float], type_map: Sequence[str]) -> str:
         """What `strangers` found, one clause on each pair."""
         clauses = []
         for pair, distance in sorted(strangers.items()):
             names, nearest = "-".join(type_map[k] for k in pair), float(self.smallest[pair])
-            there = f"{nearest:.2f} Å at least" if math.isfinite(nearest) else "never neighbours"
+            there = f"{nearest:.2f} Å at least" if self.are_known(pair) else "never neighbours"
             clauses.append(f"{names} {distance:.2f} Å apart, in the training data {there}")
         return "; ".join(clauses)
 
@@ -105,3 +109,12 @@ class KnownPairs:
                 distance = f"{r:.2f} Å" if math.isfinite(r) else "none"
                 parts.append(f"{first}-{type_map[b]} {distance}")
         return ", ".join(parts)
+
+
+def end_of_table(model: Model) -> str:
+    """What pairs are closer than that `Evaluation.beyond_table` counts, in words; of several models
+    that of the first. That is further in than any pair of the training data, at some elements more
+    than at others."""
+    first = getattr(model, "models", [model])[0]
+    reach = getattr(first, "table_min_distance", None)
+    return "the model's table reaches" + (f" ({reach():.2f} Å or less)" if reach else "")

@@ -136,7 +136,7 @@ def test_atoms_that_are_driven_and_pulled(device):
     """And a thermostat on some; loads are summed in whole numbers there as well."""
     options = {
         "moving": {"axis": "z", "below": 2.0, "velocity": [0.01, 0.0, 0.005]},
-        "pull": {"indices": "::5", "force": [0.0, 0.1, 0.0]},
+        "pull": {"indices": "::5", "axis": "z", "above": 2.0, "force": [0.0, 0.1, 0.0]},
         "ensemble": {**ENSEMBLES["langevin"], "atoms": {"indices": "::2"}},
         "skin": 0.2,
     }

@@ -427,6 +427,7 @@ def held_atoms(comm):
     velocities = {"temperature": 900, "seed": 3}
     atoms = systems.cubic()
     atoms.set_constraint(FixAtoms(indices=[1, 2, 40]))
+    atoms.positions[::3] += [2, -1, 0] @ atoms.cell  # as in a frame that is not wrapped
     parallel, serial = (
         Simulation(given, MODEL, comm=c, frozen=frozen, velocities=velocities, **options)
         for c, given in ((comm, atoms if comm.rank == 0 else None), (None, atoms))
@@ -446,7 +447,7 @@ def groups(comm):
             {"axis": "x", "below": 3.0, "velocity": [0.02, 0.0, 0.03]},
             {"indices": "::9", "axis": "x", "above": 3.0, "velocity": [0.0, -0.02, 0.0]},
         ],
-        "pull": {"elements": ["Ag"], "force": [0.0, 0.1, -0.2]},
+        "pull": {"indices": "1::9", "axis": "x", "above": 3.0, "force": [0.0, 0.1, -0.2]},
         "ensemble": {**LANGEVIN, "atoms": {"axis": "z", "below": 8.0}},
         "velocities": {"temperature": 900, "seed": 3},
         **{"timestep": 2.0, "skin": 0.3},

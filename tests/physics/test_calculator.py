@@ -308,7 +308,7 @@ def test_another_structure_has_a_warning_of_its_own(potential):
     calculator = Calculator(potential)
     for atoms in (chain, pair):
         atoms.calc = calculator
-        with pytest.warns(UserWarning, match="closer than any"):
+        with pytest.warns(UserWarning, match="closer than the model's table reaches"):
             atoms.get_potential_energy()
 
 

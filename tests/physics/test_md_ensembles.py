@@ -10,6 +10,7 @@ from pair_potential import PairPotential
 from scipy.optimize import brentq
 
 from deepmd_lite.md import Simulation
+from deepmd_lite.md.integrate.strain import StrainRate
 from deepmd_lite.md.integrate.verlet import deform
 from deepmd_lite.system import Evaluation
 from deepmd_lite.units import BOLTZMANN, EV_PER_A3_IN_GPA, KINETIC
@@ -361,6 +362,73 @@ def test_strain_of_a_skewed_cell_changes_one_vector():
     simulation.run(100)
     cell[1] *= 0.98
     np.testing.assert_allclose(simulation.engine.cell, cell, rtol=1e-11, atol=1e-11)
+
+
+LENGTH = 10.0
+"""Å, of the gas."""
+
+
+def strained(folder, rate, timestep=2.0, steps=100, resume=True, **keys):
+    """Length along c after `steps` more of a gas, and the simulation."""
+    ensemble = keys.get("type") or {**STRAIN, "rate": rate, **keys}
+    simulation = Simulation(
+        None if resume else gas(4),
+        FreeParticles(),
+        ensemble=ensemble,
+        velocities={"temperature": 300},
+        timestep=timestep,
+        guards=PASSING,
+        output={"directory": folder, "trajectory": 0, "thermo": 0},
+        resume=folder if resume else None,
+    )
+    simulation.run(steps)
+    return simulation.engine.cell[2, 2], simulation
+
+
+@pytest.mark.parametrize("rate", [5e-5, -5e-5])
+def test_a_strain_refers_to_the_length_where_it_began(tmp_path, rate):
+    """… also where other steps came before, and where rate, timestep or thermostat change."""
+    strained(tmp_path, 0, resume=False, type="nve")
+    folder = tmp_path
+    length, _ = strained(folder, rate)
+    assert length == pytest.approx(LENGTH * (1 + 200 * rate), rel=1e-12)
+    length, _ = strained(folder, 2 * rate, timestep=1.0)
+    assert length == pytest.approx(LENGTH * (1 + 400 * rate), rel=1e-12)
+    length, _ = strained(folder, 0.0)
+    assert length == pytest.approx(LENGTH * (1 + 400 * rate), rel=1e-12)
+    length, _ = strained(folder, -rate, thermostat="bussi", temperature=300)
+    assert length == pytest.approx(LENGTH * (1 + 200 * rate), rel=1e-12)
+    length, _ = strained(folder, -rate)
+    assert length == pytest.approx(LENGTH, rel=1e-12)
+    length, _ = strained(folder, rate, measure="true", steps=50)
+    length, _ = strained(folder, -rate)
+    expected = LENGTH * (np.exp(100 * rate) - 200 * rate)
+    assert length == pytest.approx(expected, rel=1e-12)
+    strained(folder, 0, type="nve")
+    length, _ = strained(folder, rate)
+    assert length == pytest.approx(expected * (1 + 200 * rate), rel=1e-12)
+    other = strained(folder, rate, axis="a")[1].engine.cell
+    assert other[0, 0] == pytest.approx(LENGTH * (1 + 200 * rate), rel=1e-12)
+
+
+@pytest.mark.parametrize("measure", ["engineering", "true"])
+def test_a_strain_that_is_interrupted_has_the_same_bits(tmp_path, measure):
+    _, whole = strained(tmp_path / "whole", 5e-5, resume=False, measure=measure)
+    strained(tmp_path / "parts", 5e-5, resume=False, steps=37, measure=measure)
+    _, parts = strained(tmp_path / "parts", 5e-5, steps=63, measure=measure)
+    np.testing.assert_array_equal(whole.engine.cell, parts.engine.cell)
+    np.testing.assert_array_equal(whole.atoms.positions, parts.atoms.positions)
+
+
+@pytest.mark.parametrize("measure", ["engineering", "true"])
+def test_a_strain_of_an_earlier_version_goes_on(tmp_path, monkeypatch, measure):
+    """Its restart does not tell how far it was strained, which began at step 0."""
+    monkeypatch.setattr(StrainRate, "memory", lambda self: {})
+    strained(tmp_path, 5e-5, resume=False, measure=measure)
+    monkeypatch.undo()
+    length, _ = strained(tmp_path, -5e-5, steps=50)
+    stretched = 1.01 if measure == "engineering" else np.exp(0.01)
+    assert length == pytest.approx(LENGTH * (stretched - 0.005), rel=1e-12)
 
 
 def test_tension_with_free_sides():

@@ -182,6 +182,41 @@ def test_a_thermostat_on_all_that_are_named_is_one_on_all():
     assert runs[1].thermo.conserved == pytest.approx(runs[0].thermo.conserved, abs=1e-8)
 
 
+def test_a_thermostat_may_be_on_several_groups(tmp_path):
+    """As `frozen`; a run that goes on keeps them, and one alone is as before."""
+    below = {"axis": "y", "below": -9.0}
+    several = {**WARM, "atoms": [{"indices": [2, 3]}, {"indices": [3, 5]}]}
+    run = Simulation(gas(), MODEL, ensemble=several, output=tmp_path)
+    run.run(50)
+    speeds = np.linalg.norm(run.atoms.get_velocities(), axis=1)
+    np.testing.assert_array_equal(speeds > 0, [False, False, True, True, False, True])
+    on = Simulation(None, MODEL, ensemble=several, resume=tmp_path)
+    assert on.state.ids[on.state.carried["bath"][:, 0].bool()].tolist() == [2, 3, 5]
+    with pytest.raises(InputError, match="ensemble: atoms: no atom meets"):
+        Simulation(gas(), MODEL, ensemble={**WARM, "atoms": [{"indices": [2]}, below]})
+    alone, listed = (
+        parse(MdConfig, {**MINIMAL, "ensemble": {**WARM, "atoms": atoms}}, "md.yaml")
+        for atoms in (below, [below])
+    )
+    assert alone.model_dump(mode="json") == listed.model_dump(mode="json")
+    assert alone.model_dump(mode="json")["ensemble"]["atoms"]["below"] == -9.0
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        ([], "'atoms' is an empty list"),
+        ("all", r"key 'ensemble/atoms': expected \{elements: …\}, .* or a list"),
+        ([3], r"key 'ensemble/atoms': expected \{elements: …\}"),
+        ([{"axis": "z"}], "key 'ensemble/atoms/0': 'axis' needs 'below' or 'above'"),
+    ],
+)
+def test_atoms_of_a_thermostat_that_are_not_named_well(atoms, message):
+    with pytest.raises(InputError, match=message) as e:
+        parse(MdConfig, {**MINIMAL, "ensemble": {**WARM, "atoms": atoms}}, "md.yaml")
+    assert "\n" not in str(e.value)
+
+
 def test_heat_comes_to_all_by_way_of_some():
     """A bath below warms a crystal that it does not touch above."""
     run = Simulation(
@@ -199,7 +234,13 @@ def test_heat_comes_to_all_by_way_of_some():
 
 GROUPS = {
     "moving": [{**TOP, "velocity": [0.004, 0.0, -0.001]}, {**BOTTOM, "velocity": [-0.002, 0, 0]}],
-    "pull": {"indices": "40:60", "force": [0.0, 0.03, 0.0]},
+    "pull": {
+        "indices": "40:60",
+        "axis": "z",
+        "above": 1.0,
+        "below": 6.0,
+        "force": [0.0, 0.03, 0.0],
+    },
     "ensemble": {**WARM, "atoms": {"axis": "z", "below": 3.5}},
 }
 
@@ -224,7 +265,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(text, tmp_path):
     log = (tmp_path / "run/log").read_text()
     assert "moving: 36 atoms at (0.004, 0, -0.001) Å/fs" in log
     assert "moving: 18 atoms" in log
-    assert "pull: 20 atoms, (0, 0.03, 0) eV/Å on each" in log
+    assert "pull: 10 atoms, (0, 0.03, 0) eV/Å on each" in log
     assert "thermostat: on 54 atoms" in log
 
 
@@ -337,6 +378,13 @@ def test_bad_inputs_are_named(given, message):
         ({"moving": [{**TOP, "velocity": [0, 0, 1]}] * 2}, "36 atoms are in more than one group"),
         ({"moving": {"indices": ":", "velocity": [0, 0, 1]}}, "holds all 108 atoms"),
         ({"pull": {"elements": ["Ag"], "force": [0, 0, 1]}}, "pull: no atom meets"),
+        (
+            {
+                "moving": {**TOP, "velocity": [0, 0, 1e-3]},
+                "pull": {"elements": ["Cu"], "force": [0, 0, 1]},
+            },
+            "pull: 36 of its atoms are in a group of 'moving', which no force moves",
+        ),
         ({"ensemble": {**WARM, "atoms": {"indices": [108]}}}, "ensemble: atoms: index 108"),
     ],
 )

@@ -168,6 +168,63 @@ def test_selections():
     assert parse(MdConfig, {**MINIMAL, "frozen": {"indices": "3:"}}, "x").frozen[0].indices == "3:"
 
 
+def chosen_by(atoms, **selection):
+    """In a run that begins with `atoms`: held, and those that a thermostat comes to act upon."""
+    kept = Simulation(atoms, PairPotential(), frozen=selection).state
+    bath = {"type": "nvt-langevin", "temperature": 300, "friction": 0.01, "atoms": selection}
+    acted = Simulation(atoms, PairPotential(), ensemble=bath).state
+    found = set(kept.ids[kept.mobile == 0].tolist())
+    assert found == set(acted.ids[acted.carried["bath"][:, 0].bool()].tolist())
+    return found
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_a_region_is_in_the_box_wherever_atoms_have_gone(skewed):
+    """As in a frame of an earlier trajectory, whose positions are not wrapped."""
+    atoms = bulk("Cu", cubic=True, a=4.6).repeat((3, 3, 4))
+    atoms.positions += 4.6 / 4  # no plane within 1 Å of a face
+    if skewed:
+        sheared = atoms.cell.array + np.array([[0, 0, 0], [1.5, 0, 0], [2.0, -1.0, 0]])
+        atoms.set_cell(sheared, scale_atoms=True)
+    gone = atoms.copy()
+    rng = np.random.default_rng(1)
+    gone.positions += rng.integers(-3, 4, (len(atoms), 3)) @ atoms.cell.array
+    for given in (
+        {"axis": "z", "below": 3.0},
+        {"axis": "x", "above": 5.0},
+        {"axis": "y", "above": 2.0, "below": 6.5},
+    ):
+        along = atoms.positions[:, "xyz".index(given["axis"])]
+        inside = (along > given.get("above", -99)) & (along < given.get("below", 99))
+        assert chosen_by(gone, **given) == set(np.flatnonzero(inside)) != set()
+
+
+def test_a_plane_in_a_face_of_the_box_stays_together():
+    """Its atoms vibrate on both sides; far from there one has gone round the box."""
+    atoms = bulk("Cu", cubic=True, a=3.7).repeat((2, 2, 4))
+    plane = set(np.flatnonzero(atoms.positions[:, 2] < 0.1))
+    atoms.positions[:, 2] += 0.1 * np.cos(np.arange(len(atoms)))
+    assert min(atoms.positions[:, 2]) < -0.05
+    other = int(np.argmin(abs(atoms.positions[:, 2] - 9.25)))
+    for turns in (0, -1, 2):
+        gone = atoms.copy()
+        gone.positions[other, 2] += turns * atoms.cell[2, 2]
+        assert chosen_by(gone, axis="z", below=1.0) == plane
+        assert other in chosen_by(gone, axis="z", above=8.0, below=10.0)
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+def test_a_slab_anywhere_is_taken_where_it_is(pbc):
+    slab = fcc111("Cu", (3, 3, 5), a=3.7, vacuum=10.0)
+    slab.pbc = (True, True, pbc)
+    slab.center(about=(0.0, 0.0, 0.0))
+    lowest = np.flatnonzero(slab.positions[:, 2] < slab.positions[:, 2].min() + 0.1)
+    assert chosen_by(slab, axis="z", below=-3.9) == set(lowest)
+    if not pbc:  # far below an open slab it is not in it
+        slab.positions[20, 2] -= 100.0
+        assert chosen_by(slab, axis="z", below=-3.9) == {*lowest, 20}
+
+
 @pytest.mark.parametrize("ensemble", [SCR, {**SCR, "type": "npt-mtk"}, STRAIN])
 def test_cells_that_must_not_change(ensemble):
     slab = fcc111("Cu", (3, 3, 3), a=3.3, vacuum=6.0)

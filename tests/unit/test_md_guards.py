@@ -73,7 +73,7 @@ OFF = {"force": None, "displacement": None, "distance": None, "temperature_jump"
             {"force": None, "displacement": None},
             "step 3: the temperature is \\d+ K, .*; the fastest is atom \\d+ \\(Cu\\)",
         ),
-        ("close", {"beyond_table": "stop"}, "step 2: 2 pairs are closer than any"),
+        ("close", {"beyond_table": "stop"}, "step 2: 2 pairs are closer than the model's table"),
     ],
 )
 def test_a_run_that_breaks_down_says_so_and_saves_the_frame(tmp_path, kind, guards, message):
@@ -109,9 +109,10 @@ def test_pairs_beyond_the_table_are_reported_once_and_in_total(tmp_path, caplog)
     result = Simulation(copper(), Broken("close"), output=output).run(6)
     assert result.beyond_table == (5 * 3 + 1) // 2
     log = (tmp_path / "run/log").read_text()
-    assert log.count("2 pairs are closer than any in the training data") == 1
-    assert "8 times in 6 steps" in log
-    assert "8 times in 6 steps" in caplog.text
+    assert log.count("step 2: 2 pairs are closer than the model's table reaches") == 1
+    words = "8 times in 6 steps a pair was closer than the model's table reaches; do not trust"
+    assert words in log
+    assert words in caplog.text
 
 
 def test_pairs_beyond_the_table_can_be_meant(tmp_path, caplog):
@@ -119,7 +120,7 @@ def test_pairs_beyond_the_table_can_be_meant(tmp_path, caplog):
     guards = {"beyond_table": "off"}
     result = Simulation(copper(), Broken("close"), output=output, guards=guards).run(6)
     assert result.beyond_table == (5 * 3 + 1) // 2
-    assert "closer than any" not in (tmp_path / "run/log").read_text() + caplog.text
+    assert "closer than" not in (tmp_path / "run/log").read_text() + caplog.text
 
 
 # --- distance -------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def test_closest_pair(monkeypatch, pairs):
 
 
 def monitor(freedom, target=0.0, **guards):
-    return Monitor(Guards(**guards), Clock(1.0), freedom, target)
+    return Monitor(Guards(**guards), Clock(1.0), freedom, target, print)
 
 
 def trips_at(monitor, kelvins):

@@ -456,6 +456,18 @@ def test_changes_that_count_are_said(begun, folder):
     ]
 
 
+def test_another_ensemble_is_said_as_a_whole(begun, folder):
+    strain = {"type": "strain", "axis": "a", "rate": -2e-5}
+    run_input({**begun, "ensemble": strain}, resume=True, force=True, quiet=True)
+    notes = [x for x in (folder / "run/log").read_text().splitlines() if x.startswith("note: ")]
+    (said,) = [x for x in notes if "differs" in x]
+    assert said.startswith("note: ensemble differs from the input that the run began with: {type: ")
+    assert said.endswith(
+        "temperature: 50, friction: 0.05, seed: 1} then, {type: strain, axis: a, rate: -2e-05, "
+        "measure: engineering, lateral: fixed, thermostat: none} now"
+    )
+
+
 def test_another_ramp_goes_over_the_steps_that_are_left(begun, folder):
     """From where the run is; the same ramp goes on as it began, and says when it is over."""
     log = folder / "run/log"

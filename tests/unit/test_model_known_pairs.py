@@ -1,16 +1,19 @@
 """Which neighbours a model has seen in its training, and what is said of those it has not."""
 
 import math
+import re
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.units import fs
 from model_files import rewrite
 from models import environment_of, random_atoms, random_potential
 
 from deepmd_lite import Calculator, Simulation
+from deepmd_lite.md.guards import Monitor, Trip
 from deepmd_lite.model import load_model, save_model
 from deepmd_lite.model.known_pairs import NEARER, KnownPairs
 from deepmd_lite.system import DeepmdLiteError, InputError, ModelFileError
@@ -157,3 +160,46 @@ def test_a_run_warns_once_or_stops(model, tmp_path, caplog):
     off = {"directory": tmp_path / "off"}
     Simulation(liquid(), model, output=off, guards={**free, "beyond_table": "off"}).run(1)
     assert "O-O" not in caplog.text
+
+
+def falling(model, tmp_path, steps, start, speed, **options):
+    """The log of two oxygen atoms that fly at each other, `speed` Å/fs, nothing between them."""
+    atoms = Atoms("O2", [[5, 5, 5], [5 + start, 5, 5]], cell=[30.0] * 3, pbc=True)
+    atoms.set_velocities(np.array([[0.5, 0, 0], [-0.5, 0, 0]]) * speed / fs)
+    free = {"force": None, "displacement": None, "distance": None, "temperature_jump": None}
+    free |= options.pop("guards", {})
+    output = {"directory": tmp_path / "run"}
+    run = Simulation(atoms, model, output=output, timestep=0.001, guards=free, **options)
+    run.run(steps)
+    return (tmp_path / "run/log").read_text()
+
+
+def test_a_short_run_is_looked_at_with_each_list_and_at_its_end(model, tmp_path):
+    log = falling(model, tmp_path / "end", 40, start=2.2, speed=2.0)
+    assert "warning: step 40: O-O 2.12 Å apart, in the training data 2.40 Å at least" in log
+    log = falling(model, tmp_path / "list", 50, start=2.2, speed=3.0, skin=0.1)
+    assert log.count("warning") == 2
+    assert "warning: step 34: O-O 2.10 Å apart" in log
+    assert "warning: the nearest that were seen: O-O 2.05 Å apart, in the training data" in log
+
+
+def test_a_guard_that_ends_a_run_tells_of_strangers_too(model, tmp_path, monkeypatch):
+    """At a step at which nobody looks otherwise."""
+    hot = iter([None] * 30 + [Trip("too hot")])
+    monkeypatch.setattr(Monitor, "_heated", lambda *_: next(hot))
+    with pytest.raises(DeepmdLiteError, match="step 30: too hot"):
+        falling(model, tmp_path, 99, start=2.2, speed=2.0)
+    assert "step 30: O-O 2.14 Å apart" in (tmp_path / "run/log").read_text()
+
+
+def test_pairs_beyond_the_table_are_told_as_what_they_are(model, tmp_path):
+    """They are further in than what the data do not hold; the end tells how near pairs came."""
+    start = 0.8
+    log = falling(model, tmp_path, 20, start=start, speed=2.0)
+    where = f"closer than the model's table reaches ({model.table_min_distance():.2f} Å or less)"
+    assert f"warning: step 0: 1 pair is {where}; energies there are extrapolated (said" in log
+    last = log.splitlines()[-1]
+    assert f"21 times in 20 steps a pair was {where}; the nearest that were seen: O-O" in last
+    assert "O-O 0.76 Å apart, in the training data 2.40 Å at least; do not trust" in last
+    with pytest.raises(DeepmdLiteError, match=re.escape(f"1 pair is {where}")):
+        falling(model, tmp_path / "stop", 20, start, 2.0, guards={"beyond_table": "stop"})

@@ -36,7 +36,8 @@ def integrator(
 
     `steps` of the whole run, and `step`, at which it is: a ramp goes from the one to the other.
     `memory` of the run that is continued: a ramp of the same values goes on as it began, and if
-    that run was in another ensemble the memory is not used. `noise`: of `Start`. Raises InputError
+    that run was in another ensemble the memory is not used; straining goes on from the length
+    where it began also where its thermostat is another. `noise`: of `Start`. Raises InputError
     for a ramp without steps.
     """
     if noise and ensemble.seed is not None:
@@ -55,6 +56,8 @@ def integrator(
     if known:
         motion.begins = False
         motion.recall(known)
+    if memory and motion.cell_motion is not None:  # strain goes on under another thermostat
+        motion.cell_motion.recall(memory)
     return motion
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +70,13 @@ class CellMotion:
         """(3, 3) logarithmic strain of step number `step`, from the state at its beginning; a row
         of the cell is multiplied by its exponential from the right. All ranks call."""
         raise NotImplementedError
+
+    def memory(self) -> dict[str, Any]:
+        """What must survive a restart, ready for JSON, on every rank the same."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from `memory` of an integrator, which may have been of another ensemble."""
 
 
 class StochasticCellRescaling(CellMotion):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,9 @@ from .cell_motion import CellMotion, StochasticCellRescaling
 LARGEST = 0.02
 """Strain of a single step: sound crosses a few atoms meanwhile, and they would only be torn."""
 SMALLEST = 0.05
-"""Of the first length: what compression at an engineering rate may leave."""
+"""Of the length where straining began: what compression at an engineering rate may leave."""
+STRAINED = "strained"
+"""Name in the memory of an integrator of what was strained, and how far."""
 SKEW = 1e-6
 """Cosine up to which lattice vectors count as perpendicular."""
 
@@ -33,10 +37,12 @@ class StrainRate(CellMotion):
         lateral: StochasticCellRescaling | None = None,
     ) -> None:
         """`timestep` fs; `axis` 0, 1 or 2; `rate` 1/fs, of the logarithm of the length if
-        `true_strain`, otherwise of the length over that at step 0; `lateral`: what moves the
-        directions across, or None where they are fixed."""
+        `true_strain`, otherwise of the length over that where straining began; `lateral`: what
+        moves the directions across, or None where they are fixed."""
         self.timestep, self.axis, self.rate = timestep, axis, rate
         self.true_strain, self.lateral = true_strain, lateral
+        self.stretched = 1.0
+        """Length over that where straining began."""
 
     def check(self, cell: np.ndarray) -> None:
         """A step strains by little; lateral directions are free only where they are perpendicular
@@ -70,16 +76,27 @@ class StrainRate(CellMotion):
         return growth + self.lateral.strain(engine, step, allowed)
 
     def _growth(self, step: int) -> float:
-        """Logarithm of the length after over that before step number `step`."""
+        """Logarithm of the length after over that before step number `step`, which is made."""
         part = self.rate * self.timestep
         if self.true_strain:
+            self.stretched *= math.exp(part)
             return part
-        if 1.0 + part * (step + 1) < SMALLEST:
+        before, self.stretched = self.stretched, self.stretched + part
+        if self.stretched < SMALLEST:
             raise SharedError(
                 f"step {step}: the engineering strain has left {SMALLEST:.0%} of the length; end "
                 "the run before, or use 'measure: true'"
             )
-        return math.log((1.0 + part * (step + 1)) / (1.0 + part * step))
+        return math.log(self.stretched / before)
+
+    def memory(self) -> dict[str, Any]:
+        return {STRAINED: {"axis": self.axis, "stretched": self.stretched}}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Another axis is strained from its present length on."""
+        known = memory.get(STRAINED)
+        if known is not None and known["axis"] == self.axis:
+            self.stretched = known["stretched"]
 
     def _frame(self, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors along the strained lattice vector, (3,), and across it, (2, 3)."""
@@ -87,3 +104,18 @@ class StrainRate(CellMotion):
         along, first = unit[self.axis], unit[(self.axis + 1) % 3]
         second = np.cross(along, first)
         return along, np.array([first, second / np.linalg.norm(second)])
+
+
+def remembered(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What the integrator of a restart remembers; `header`: its manifest.
+
+    That of earlier versions does not tell how far it was strained: they took every strain for one
+    that goes on since step 0, as it does in a run that began with it.
+    """
+    memory, now = dict(header["integrator"]), header["notes"].get("ensemble", {})
+    first = header.get("began_with", {}).get("ensemble", now)
+    if now.get("type") == first.get("type") == "strain" and STRAINED not in memory:
+        amount = now["rate"] * header["notes"]["timestep_fs"] * header["step"]
+        stretched = math.exp(amount) if now["measure"] == "true" else 1.0 + amount
+        memory[STRAINED] = {"axis": "abc".index(now["axis"]), "stretched": stretched}
+    return memory

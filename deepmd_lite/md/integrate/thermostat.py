@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ...units import BOLTZMANN, KINETIC
 from ..engine import Engine
 from ..groups import BATH, chosen
 from ..random import generator, normals
-from ..selection import Selection
+from ..selection import Selection, one_alone
 from .ledger import Energy
 from .ramp import Ramp
 
@@ -81,22 +81,30 @@ class Langevin(Thermostat):
     scales = False
 
     def __init__(
-        self, temperature: Ramp, friction: float, seed: int, atoms: Selection | None = None
+        self,
+        temperature: Ramp,
+        friction: float,
+        seed: int,
+        atoms: Sequence[Selection] | None = None,
     ) -> None:
-        """`temperature` K, `friction` 1/fs; `atoms` None: all."""
+        """`temperature` K, `friction` 1/fs; `atoms`: those that any of them means; None: all."""
         super().__init__(temperature)
         self.friction, self.seed, self.atoms = friction, seed, atoms
         self.carries = () if atoms is None else (BATH,)
-        self._acted_on: dict[str, Any] | None = None
+        self._acted_on: Any = None
 
     def prepare(self, engine: Engine) -> None:
         """Raises SharedError (InputError with one rank) for a selection that means no atom."""
-        if self.atoms is None or self._acted_on == self.atoms.conditions:
+        if self.atoms is None:
             return
-        self._acted_on = self.atoms.conditions
-        system = engine.state, engine.cell, engine.n_atoms, engine.model.type_map, engine.comm
-        inside = chosen("ensemble: atoms", self.atoms, *system)
-        engine.state.carried[BATH] = inside.double()[:, None]
+        asked = one_alone([selection.conditions for selection in self.atoms])
+        if self._acted_on == asked:
+            return
+        self._acted_on = asked
+        cell, type_map = (engine.cell, engine.pbc), engine.model.type_map
+        system = engine.state, *cell, engine.n_atoms, type_map, engine.comm
+        each = [chosen("ensemble: atoms", selection, *system) for selection in self.atoms]
+        engine.state.carried[BATH] = torch.stack(each).any(dim=0).double()[:, None]
 
     def middle(self, engine: Engine, step: int, timestep: float) -> Energy:
         """The noise is a function of seed, step and atom id alone."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import expm
 
 from ...system import InputError
 from ...units import ACCELERATION
@@ -133,6 +134,7 @@ class VelocityVerlet:
     def memory(self, engine: Engine) -> dict[str, Any]:
         """What must survive a restart, ready for JSON, on every rank the same."""
         kept = {} if self.thermostat is None else self.thermostat.memory(engine)
+        kept |= {} if self.cell_motion is None else self.cell_motion.memory()
         return {**self.label, "given": self.given.units(engine.comm), **kept}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
@@ -153,7 +155,7 @@ def deform(engine: Engine, strain: np.ndarray) -> torch.Tensor:
     canonical transformation. Returns the kinetic energy (eV) that the atoms of this rank gain."""
     state = engine.state
     before = state.kinetic_tensor().trace()
-    affine = torch.matrix_exp(torch.from_numpy(strain)).numpy()
+    affine = expm(strain)  # torch's takes eight times as long for a matrix that small
     engine.deform(engine.cell @ affine)
     inverse = engine.there(np.linalg.inv(affine.T))
     state.velocities.copy_(state.velocities @ inverse)
