@@ -122,9 +122,7 @@ def explore(
         every = finer
 
 
-def _explored(
-    entry: Mapping[str, Any], model: Path, folder: Path, every: int, upper: float
-) -> Run:
+def _explored(entry: Mapping[str, Any], model: Path, folder: Path, every: int, upper: float) -> Run:
     """One run, looked at each `every` steps.
 
     What it has found is kept in `folder`/explored.json; one that was interrupted begins anew.
