@@ -9,19 +9,14 @@ alike: a column of the non-metals, or all metals (`elements.family`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from ..elements import family
 from ..model import Potential
 from ..model.typed import tell_apart
 from ..system import LocalEnv
 from .config import TrainingConfig
 from .pace import quicken
-
-Families = list[list[int]]
-"""Elements by their numbers, each in one family."""
+from .together import Families, families_of
 
 
 def begin(potential: Potential, training: TrainingConfig, sample: LocalEnv) -> None:
@@ -33,14 +28,6 @@ def begin(potential: Potential, training: TrainingConfig, sample: LocalEnv) -> N
         begin_alike(potential, families)
     if training.scale_descriptor:
         quicken(potential, sample, families)
-
-
-def families_of(type_map: Sequence[str], alike: bool = True) -> Families:
-    """The families of elements; each element by itself where none are to be alike."""
-    found: dict[str, list[int]] = {}
-    for a, symbol in enumerate(type_map):
-        found.setdefault(family(symbol) if alike else symbol, []).append(a)
-    return list(found.values())
 
 
 @torch.no_grad()

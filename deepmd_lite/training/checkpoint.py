@@ -2,13 +2,15 @@
 
 One safetensors container: a JSON header (metadata key `deepmd_lite_checkpoint`) with step, input,
 grid of the table, state of the sampler and the best validation so far, and arrays `model.NAME`,
-`optimizer.QUANTITY.NAME` and, where the weights are averaged, `ema.NAME`. The learning rate
-follows from the step, or from the seconds where the training has a time limit.
+`optimizer.QUANTITY.NAME` (of parts that are common, too) and, where the weights are averaged,
+`ema.NAME`. The learning rate follows from the step, or from the seconds where the training has a
+time limit.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ from ..system import InputError
 from .adam import LeanOptimizer
 from .presets import START_LR_FROM_MODEL
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 """2 added the fields that have a default, which is what a checkpoint of version 1 is read with;
 3 added the model's repulsion, which trainings before it do not have; in 4 sel and grid are those of
 each descriptor; in 5 SOAP counts its updates, where it counted gradients, one more; 6 added paces,
 which are 1 in trainings before it; 7 added `table_excess` and `from_model`; 8 added
-`setbacks`; 9 `smallest_distances`."""
+`setbacks`; 9 `smallest_distances`; 10 `together`."""
 _KEY = "deepmd_lite_checkpoint"
+Named = Iterable[tuple[str, torch.nn.Parameter]]
 
 
 @dataclass
@@ -69,6 +72,9 @@ class Checkpoint:
     """How often the training has gone back because its numbers were not finite (`diverged`)."""
     smallest_distances: list[list[float | None]] | None = None
     """`KnownPairs.to_header()`; None where a release before it wrote the checkpoint."""
+
+    together: bool = False
+    """Elements of a family learn together (`together`)."""
 
     def write(self, path: str | Path) -> None:
         """Write atomically. Raises InputError where the file cannot be written."""
@@ -114,10 +120,13 @@ class Checkpoint:
             raise InputError(f"{path}: not a readable training checkpoint: {e!r}") from None
 
 
-def pack_arrays(potential: torch.nn.Module, optimizer: LeanOptimizer) -> dict[str, torch.Tensor]:
-    """Arrays of a checkpoint from a model and its optimiser's state of each parameter."""
+def pack_arrays(
+    potential: torch.nn.Module, optimizer: LeanOptimizer, common: Named = ()
+) -> dict[str, torch.Tensor]:
+    """Arrays of a checkpoint from a model and its optimiser's state of each parameter, and of the
+    `common` parts that it has besides."""
     arrays = {f"model.{name}": value for name, value in potential.state_dict().items()}
-    for name, parameter in potential.named_parameters():
+    for name, parameter in (*potential.named_parameters(), *common):
         for key, value in optimizer.state.get(parameter, {}).items():
             arrays[f"optimizer.{key}.{name}"] = value.cpu().contiguous()
     return arrays
@@ -128,6 +137,7 @@ def unpack_arrays(
     potential: torch.nn.Module,
     optimizer: LeanOptimizer,
     where: str,
+    common: Named = (),
 ) -> None:
     """Put a checkpoint's arrays back. Raises InputError where they do not fit the model."""
     model: dict[str, torch.Tensor] = {}
@@ -148,7 +158,7 @@ def unpack_arrays(
             f"{where}: array '{name}' has shape {found.get(name)}, expected {wanted.get(name)}"
         )
     potential.load_state_dict(model)
-    for name, parameter in potential.named_parameters():
+    for name, parameter in (*potential.named_parameters(), *common):
         if checkpoint.step == 0:
             break
         if name not in states:

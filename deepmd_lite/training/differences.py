@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .beginning import families_of
 from .config import TrainInput
+from .together import families_of
 
 
 def differences(settings: TrainInput, from_model: bool) -> str | None:

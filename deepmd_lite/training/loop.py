@@ -318,7 +318,8 @@ def _restarted(
             f"found {data.hash[:12]}); restore the data, or start anew with init_model"
         )
     potential = restored_potential(settings, checkpoint)
-    trainer = Trainer(settings, data, potential, clock, ranks, checkpoint.from_model)
+    how = checkpoint.from_model, checkpoint.together
+    trainer = Trainer(settings, data, potential, clock, ranks, *how)
     trainer.restore(checkpoint, str(path))
     limit = settings.training.step_limit
     log.info("restart after step %d%s", trainer.steps_done, "" if limit is None else f" of {limit}")

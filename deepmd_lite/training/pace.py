@@ -20,6 +20,7 @@ from ..system import LocalEnv
 from .adam import Adam, LeanOptimizer
 from .config import TrainInput
 from .soap import Soap
+from .together import Together
 
 USUAL = 0.1
 """Root mean square, over the numbers of a descriptor, of their standard deviations."""
@@ -66,12 +67,15 @@ def set_paces(potential: Potential, paces: Sequence[float]) -> None:
         fitting.pace = pace
 
 
-def optimizer_of(config: TrainInput, potential: Potential) -> LeanOptimizer:
-    """That of the input, in which the first layer of each fitting network has its own `pace`."""
+def optimizer_of(config: TrainInput, potential: Potential, together: Together) -> LeanOptimizer:
+    """That of the input, in which the first layer of each fitting network has its own `pace`, and
+    what several have in common in `together` that of these."""
     rate, betas = config.learning_rate.start_lr, config.optimizer.betas
     networks = [fitting for fitting in _networks(potential) if fitting.pace != 1.0]
     first = {fitting.get_parameter("weight_0"): fitting.pace for fitting in networks}
-    others = [p for p in potential.parameters() if p not in first]
+    common = [p for _, p in together.named_parameters()]
+    first |= {p: first[of] for p in common if (of := together.first_of(p)) in first}
+    others = [p for p in (*potential.parameters(), *common) if p not in first]
     optimizer: LeanOptimizer
     if config.optimizer.type == "SOAP":
         optimizer = Soap(others, rate, betas, torch_device=potential.torch_device)

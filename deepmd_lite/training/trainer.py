@@ -32,6 +32,7 @@ from .penalties import Penalties
 from .resolution import CHECK_STEPS, excess, refine, set_grids
 from .schedule import Schedule
 from .setup import TrainingData, batch_sampler
+from .together import Together, families_of
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST_MODEL = "model-best.dpl"
@@ -53,8 +54,9 @@ class Trainer:
         clock: Clock | None = None,
         ranks: Ranks | None = None,
         from_model: bool = False,
+        together: bool = True,
     ) -> None:
-        """`from_model`: `potential` has the weights of a model, as a restart is to know."""
+        """`from_model`: `potential` has the weights of a model; else families learn `together`."""
         self.config, self.from_model = config, from_model
         self.data = data
         self.clock = clock or Clock()
@@ -68,7 +70,9 @@ class Trainer:
             else Schedule.over_share(config.learning_rate)
         )
         self.penalties = Penalties.from_config(config.loss)
-        self.optimizer = optimizer_of(config, self.potential)
+        alike = together and not from_model and config.training.alike_elements
+        self.together = Together(potential, families_of(potential.type_map, alike))
+        self.optimizer = optimizer_of(config, self.potential, self.together)
         self.sampler = batch_sampler(config, data.frames, data.shares)
         decay = config.training.ema_decay
         self.average = MovingAverage(potential.named_parameters(), decay) if decay > 0 else None
@@ -177,7 +181,7 @@ class Trainer:
         limit = self.config.training.gradient_max_norm
         if limit > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm))
-        self.optimizer.step()
+        self.together.step(self.optimizer)
         if self.average is not None:
             self.average.update()
         self.steps_done += 1
@@ -304,7 +308,7 @@ class Trainer:
             sampler=self.sampler.state_dict(),
             best=self.best,
             arrays={
-                **pack_arrays(self.potential, self.optimizer),
+                **pack_arrays(self.potential, self.optimizer, self.together.named_parameters()),
                 **({} if average is None else average.arrays()),
             },
             seconds=self.clock.seconds(),
@@ -316,6 +320,7 @@ class Trainer:
             from_model=self.from_model,
             setbacks=self.setbacks,
             smallest_distances=None if known is None else known.to_header(),
+            together=self.together.any,
         )
 
     def restore(self, checkpoint: Checkpoint, where: str) -> None:
@@ -327,7 +332,8 @@ class Trainer:
 
     def _take(self, checkpoint: Checkpoint, where: str) -> None:
         """The state of a checkpoint, but for the clock and the setbacks."""
-        unpack_arrays(checkpoint, self.potential, self.optimizer, where)
+        common = self.together.named_parameters()
+        unpack_arrays(checkpoint, self.potential, self.optimizer, where, common)
         set_grids(self.potential, [Grid(**fields) for fields in checkpoint.grid])
         self.sampler.load_state_dict(checkpoint.sampler)
         self.steps_done = checkpoint.step

@@ -542,7 +542,7 @@ def test_a_run_that_breaks_off(content, caplog):
     assert [k for k in range(9) if Path(f"learn/round-00/explore-0-{k}").exists()] == [2, 3]
     steps = [exploring._looked_at(Path(f"learn/round-00/explore-0{k}"))[0] for k in ("", "-2")]
     assert steps == [[5], [1]]
-    first, second, third = read("learn/round-00/labelled.extxyz", ":")
+    _, second, third = read("learn/round-00/labelled.extxyz", ":")
     assert np.abs(second.positions - third.positions).max() > 1e-3
     content["explore"]["guards"] = {"force": 1e-30}
     learn(content | {"output": "other"}, label=by_emt, quiet=True)

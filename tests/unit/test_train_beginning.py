@@ -6,8 +6,9 @@ from models import environment_of, random_atoms
 
 from deepmd_lite.elements import family
 from deepmd_lite.model import ModelConfig, Potential, statistics_from
-from deepmd_lite.training.beginning import begin, families_of
+from deepmd_lite.training.beginning import begin
 from deepmd_lite.training.config import TrainingConfig
+from deepmd_lite.training.together import families_of
 
 TYPES = ["Cu", "O", "Al", "S"]
 

@@ -9,6 +9,7 @@ from test_train_loop import settings
 from deepmd_lite.model import ModelConfig, Potential, statistics_from
 from deepmd_lite.training import pace, train
 from deepmd_lite.training.checkpoint import Checkpoint
+from deepmd_lite.training.together import Together
 
 
 def potential_and_env():
@@ -48,7 +49,7 @@ def test_the_first_layer_moves_as_if_the_descriptor_were_larger(tmp_path):
     potential, env = potential_and_env()
     pace.quicken(potential, env, [[0], [1]])
     config, _ = read_input_of(tmp_path)
-    optimizer = pace.optimizer_of(config, potential)
+    optimizer = pace.optimizer_of(config, potential, Together(potential, []))
     named = dict(potential.named_parameters())
     before = {name: p.detach().clone() for name, p in named.items()}
     for group in optimizer.param_groups:
