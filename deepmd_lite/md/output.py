@@ -11,7 +11,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import ase.io
@@ -30,7 +30,7 @@ from .restart import MANIFEST, in_folder
 from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
 from .trajectory.journal import Journal
 
-THERMO, DEVIATION, LOADS = "thermo.csv", "model_devi.out", "loads.csv"
+THERMO, DEVIATION, LOADS, LOG = "thermo.csv", "model_devi.out", "loads.csv", "log"
 """Files to which a run adds rows."""
 LOGGER = logging.getLogger("deepmd_lite.md")
 
@@ -60,6 +60,7 @@ class Writer:
         self._header_shown = self._warned = False
         self.reports_beyond_table = True
         """Whether pairs closer than any in the training data are worth a warning."""
+        self._ends: dict[str, int] = {}
         if directory is None:
             return
         self._earlier: dict[str, int] = {}
@@ -75,14 +76,16 @@ class Writer:
                 self._refuse_to_overwrite(directory)
             else:
                 self._go_on(sizes)
+            # their bytes as this run leaves them: another one may go on meanwhile
+            self._ends = {name: self._size(name) for name in (THERMO, LOG)}
 
     def _refuse_to_overwrite(self, directory: Path) -> None:
         own = [file.path.name for file in self._growing]
-        names = dict.fromkeys((THERMO, *own, *NAMES.values(), "log"))
+        names = dict.fromkeys((THERMO, *own, *NAMES.values(), LOG))
         present = [name for name in names if (directory / name).exists()]
         restarts = list(in_folder(directory / "restart"))
         if present or restarts:
-            way = "go on with --continue, or give"
+            way = "go on with --continue (from Python: resume=FOLDER), or give"
             if not any((found / MANIFEST).exists() for found in restarts):
                 way = "it ended before its first restart, so that none can go on: give"
             raise InputError(
@@ -137,6 +140,7 @@ class Writer:
             path = self.directory / name
             with writing(path), open(path, "a", encoding="utf-8") as f:
                 f.write(rows if path.stat().st_size else header + rows)
+                self._ends[name] = f.tell()
 
     def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
         """Append a frame to every trajectory; the atoms arrive in slabs."""
@@ -172,9 +176,7 @@ class Writer:
     def log(self, line: str) -> None:
         """To the log file, and to whoever listens to this package's logger."""
         if self.directory is not None:
-            path = self.directory / "log"
-            with writing(path), open(path, "a", encoding="utf-8") as f:
-                f.write(line + "\n")
+            self._add(LOG, "", line + "\n")
         if self._bar is not None:
             self._bar.write(line)
         elif not self.quiet:
@@ -200,10 +202,33 @@ class Writer:
 
     @contextmanager
     def running(self, steps: int, n_atoms: int, timestep: float) -> Iterator[None]:
-        """Inside, no other process may write here. Shows a progress bar with µs/atom/step, ns/day
-        and time left, if there is a terminal."""
-        if self.directory is not None:
-            self._lock.acquire()
+        """Inside, nobody else may write here. Shows a progress bar with µs/atom/step, ns/day and
+        time left, if there is a terminal.
+
+        Raises InputError where somebody else writes, or has written since this run did.
+        """
+        with nullcontext() if self.directory is None else self._lock:
+            self._refuse_to_mix()
+            with self._bar_of(steps, n_atoms, timestep):
+                yield
+
+    def _refuse_to_mix(self) -> None:
+        changed = [n for n, end in self._ends.items() if self._size(n) != end]
+        if changed:
+            raise InputError(
+                f"{self.directory}: another run has gone on here ({', '.join(changed)} changed "
+                "since this one's last step); go on from there with a new Simulation, "
+                "resume=FOLDER, or give another output folder"
+            )
+
+    def _size(self, name: str) -> int:
+        """Bytes of a file of the output folder; 0 where it is not there."""
+        assert self.directory is not None
+        path = self.directory / name
+        return path.stat().st_size if path.exists() else 0
+
+    @contextmanager
+    def _bar_of(self, steps: int, n_atoms: int, timestep: float) -> Iterator[None]:
         if not self.quiet and on_terminal():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
             self._n_atoms, self._timestep = n_atoms, timestep
@@ -211,8 +236,6 @@ class Writer:
         try:
             yield
         finally:
-            if self.directory is not None:
-                self._lock.release()
             if self._bar is not None:
                 with suppress(Exception):
                     self._bar.close()
