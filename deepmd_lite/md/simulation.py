@@ -17,7 +17,7 @@ from ..schema import parse
 from ..system import InputError, counted_once
 from .cell_changes import check_cell_changes
 from .comm import agreement, gpu_of_rank, guarded, wrap
-from .config import MdConfig, Settings
+from .config import Settings
 from .domain import Domain, checked_grid
 from .drive import drive_of
 from .engine import Engine
@@ -158,10 +158,22 @@ class Simulation:
     def run(self, steps: int) -> RunResult:
         """Advance by `steps`, write what `output` asks for, and say how it went.
 
-        SIGTERM, SIGUSR1 or Ctrl-C end the run early and cleanly, with a restart written if there is
-        an output folder (the result says which); who calls again all the same gets SystemExit or
-        KeyboardInterrupt. Raises SharedError when a guard trips or forces are not finite.
+        SIGTERM, SIGUSR1 or Ctrl-C end the run after the step in hand, with a restart written if
+        there is an output folder. Ctrl-C then raises KeyboardInterrupt, and the next call goes on;
+        the others are named by the result, and who calls again all the same gets SystemExit.
+        Raises SharedError when a guard trips or forces are not finite, InputError where another
+        run has gone on in the output folder.
         """
+        result = self.advance(steps)
+        if result.signal == "SIGINT":
+            self._ended_by = None
+            at, kept = self.step, "; a restart is written" if self.archive else ""
+            self._warn(f"stopped by Ctrl-C after step {at} of {at - result.steps + steps}{kept}")
+            raise KeyboardInterrupt
+        return result
+
+    def advance(self, steps: int) -> RunResult:
+        """As `run`, but Ctrl-C is named by the result as well."""
         ended_by, self._ended_by = self._ended_by, None
         StopRequest.act_upon(ended_by)
         with agreement(self.comm):
@@ -258,6 +270,7 @@ class Simulation:
 
     def _thermo(self) -> Thermo:
         totals, volume = self.engine.totals(), self.start.volume(self.engine.cell)
+        outside = self.bias.energy(self.engine) + self.integrator.extra_energy(self.engine)
         return Thermo(
             step=self.step,
             time=self.time,
@@ -267,14 +280,10 @@ class Simulation:
             volume=volume,
             stress=totals.stress(volume),
             beyond_table=totals.beyond_table,
-            conserved=totals.energy + self._outside_energy(),
+            conserved=totals.energy + outside,
             cell=np.where(np.array(self.start.absent)[:, None], 0.0, self.engine.cell),
             largest_force=self.integrator.largest_force,
         )
-
-    def _outside_energy(self) -> float:
-        """eV: of a bias, and what the motion has taken."""
-        return self.bias.energy(self.engine) + self.integrator.extra_energy(self.engine)
 
     def _moment(self) -> Moment:
         """What all atoms share in a frame of this moment."""
@@ -389,9 +398,3 @@ class Simulation:
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)
         return result
-
-
-def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simulation:
-    """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
-    keys = {key: getattr(config, key) for key in Settings.model_fields}
-    return Simulation(atoms, config.model, **keys | instead)
