@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data import System
@@ -99,7 +100,7 @@ def train(
     """
     clock = Clock(started)
     start = starting_model(restart, init_model, finetune, use_pretrain_script)
-    with joined_ranks() as ranks:
+    with torch.inference_mode(False), torch.enable_grad(), joined_ranks() as ranks:
         quiet, output = quiet or not ranks.is_first, Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         watch = Deadline.of_text(clock, None if restart else time_limit)

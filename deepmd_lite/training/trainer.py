@@ -176,7 +176,8 @@ class Trainer:
             raise self._not_finite(frames, math.isfinite(loss), errors)
         limit = self.config.training.gradient_max_norm
         if limit > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm))
+            length = torch.tensor(norm, dtype=torch.float32)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, length)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()

@@ -50,6 +50,28 @@ def uninterrupted(data, tmp_path_factory):
     return output
 
 
+@pytest.mark.parametrize("kind", ["Adam", "SOAP"])
+def test_dtype_and_gradient_mode_of_the_caller_change_no_bit(data, tmp_path, kind):
+    config = settings(data, numb_steps=4, gradient_max_norm=0.1)
+    config["optimizer"] = {"type": kind}
+    train(config, output=tmp_path / "usual", quiet=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(config, output=tmp_path / "double", quiet=True)
+        with torch.inference_mode(), torch.no_grad():
+            train(config, output=tmp_path / "without", quiet=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    usual, *others = (
+        arrays_of(tmp_path / name / "checkpoint.safetensors")
+        for name in ("usual", "double", "without")
+    )
+    for other in others:
+        assert usual.keys() == other.keys()
+        for name, array in usual.items():
+            np.testing.assert_array_equal(array, other[name], name, strict=True)
+
+
 def test_what_a_training_leaves(uninterrupted):
     assert {p.name for p in uninterrupted.iterdir()} == {
         *("model.dpl", "model-best.dpl", "checkpoint.safetensors", "lcurve.out"),
