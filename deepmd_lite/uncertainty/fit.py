@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..committee import Committee
 from ..data import Frame, OfModel, System, load, prepare
 from ..files import write_atomically
@@ -39,6 +41,8 @@ class Fitted:
     """On the frames that it was calibrated on."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def add_uncertainty(
     model: str | Path,
     data: Data,
