@@ -7,6 +7,7 @@ frames each time), `checkpoint.safetensors`, `lcurve.out`, `train.jsonl`, `learn
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -327,10 +328,14 @@ def _restarted(
 
 
 def _set_aside(output: Path, settings: TrainInput) -> None:
-    """Rename what an earlier training left, so that a fresh one overwrites nothing."""
+    """Rename what an earlier training left, so that a fresh one overwrites nothing; what had been
+    renamed before stays as well."""
     names = (OUT_JSON, settings.training.disp_file, JSONL, CHECKPOINT, MODEL, BEST_MODEL, PICTURE)
     moved = [name for name in names if (output / name).exists()]
+    endings = itertools.chain([".old"], (f".old{n}" for n in itertools.count(2)))
+    free = next(e for e in endings if not any((output / f"{n}{e}").exists() for n in names))
     for name in moved:
-        os.replace(output / name, output / f"{name}.old")
+        os.replace(output / name, output / f"{name}{free}")
     if moved:
-        log.info("%s: results of an earlier training are now *.old: %s", output, ", ".join(moved))
+        of = "results of an earlier training are now"
+        log.warning("%s: %s *%s: %s", output, of, free, ", ".join(moved))

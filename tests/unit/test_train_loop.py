@@ -342,7 +342,15 @@ def test_an_earlier_training_is_set_aside(data, tmp_path, caplog):
         old = (tmp_path / "checkpoint.safetensors").read_bytes()
         train(settings(data, numb_steps=2), output=tmp_path, quiet=True)
     assert (tmp_path / "checkpoint.safetensors.old").read_bytes() == old
-    assert "are now *.old" in caplog.text
+    assert "are now *.old:" in caplog.text
+    model = (tmp_path / "model.dpl").read_bytes()
+    (tmp_path / "model.dpl.old").unlink()
+    train(settings(data, numb_steps=3), output=tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.safetensors.old").read_bytes() == old
+    assert (tmp_path / "model.dpl.old2").read_bytes() == model
+    assert not (tmp_path / "model.dpl.old").exists()
+    told = [r for r in caplog.records if "are now *.old2:" in r.message]
+    assert [r.levelno for r in told] == [logging.WARNING]
 
 
 def test_a_restart_needs_a_checkpoint_of_this_input_and_data(uninterrupted, data, tmp_path):
