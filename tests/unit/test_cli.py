@@ -286,6 +286,26 @@ def test_public_names():
         dpl.trian  # noqa: B018
 
 
+def test_ctrl_c_does_not_leave_torch_imported_by_half():
+    code = """
+import signal, sys
+import deepmd_lite as dpl
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "torch.autograd":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+try:
+    dpl.load
+except KeyboardInterrupt:
+    print("interrupted")
+print(dpl.load.__name__)
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["interrupted", "load_model"], done.stderr
+
+
 def test_commands_of_the_documentation_exist():
     """Those of the table for people who come from DeePMD-kit, with all of their options."""
     text = (Path(__file__).parents[2] / "docs" / "from-deepmd-kit.md").read_text()
