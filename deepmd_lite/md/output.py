@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..deviation import md_header, row
 from ..files import InUse, write_atomically, writing
 from ..launchers import of_unconnected_tasks
-from ..progress import on_terminal
+from ..progress import on_terminal, telling
 from ..system import InputError
 from .drive import HEADER
 from .observe import Table
@@ -207,7 +207,7 @@ class Writer:
 
         Raises InputError where somebody else writes, or has written since this run did.
         """
-        with nullcontext() if self.directory is None else self._lock:
+        with telling(self.quiet), nullcontext() if self.directory is None else self._lock:
             self._refuse_to_mix()
             with self._bar_of(steps, n_atoms, timestep):
                 yield

@@ -73,8 +73,8 @@ class Simulation:
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, masses, velocities, frozen, replicate and which atoms `moving` and `pull` name
         are then not used. `force`: only warn of a model without virials where the cell changes, and
-        of too little memory. `comm`: a communicator of mpi4py; None is this process alone. Raises
-        InputError for arguments that are wrong or do not hold together.
+        of too little memory. `comm`: a communicator of mpi4py; None is this process alone. `quiet`
+        shows warnings alone of what goes to the log. Raises InputError for wrong arguments.
         """
         self.comm = wrap(comm)
         with guarded(self.comm):

@@ -23,6 +23,7 @@ from ..files import InUse, check_writable, results_folder, write_atomically
 from ..kernels import cuda
 from ..launchers import of_several_trainings
 from ..model import ModelConfig
+from ..progress import telling
 from ..schema import parse
 from ..system import InputError
 from .adopt import adopt_architecture, adopt_elements, adopt_model, drop_elements
@@ -54,6 +55,8 @@ OUT_JSON = "out.json"
 PICTURE = "learning_curve.png"
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     config: Mapping[str, Any] | str | Path | Sequence[str | Path],
     *,
@@ -101,7 +104,7 @@ def train(
     """
     clock = Clock(started)
     start = starting_model(restart, init_model, finetune, use_pretrain_script)
-    with torch.inference_mode(False), torch.enable_grad(), joined_ranks() as ranks:
+    with joined_ranks() as ranks, telling(quiet or not ranks.is_first):
         quiet, output = quiet or not ranks.is_first, Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         watch = Deadline.of_text(clock, None if restart else time_limit)
