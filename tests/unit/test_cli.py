@@ -95,6 +95,16 @@ def test_train_test_info(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["format_version"] == 5
 
 
+def test_train_with_another_seed(tmp_path, capsys):
+    system = npy_system(tmp_path / "data")
+    out = tmp_path / "out"
+    command = ["train", str(train_input(tmp_path, system)), "-o", str(out), "-q", "--seed"]
+    assert main([*command, "7"]) == 0
+    assert json.loads((out / "out.json").read_text())["training"]["seed"] == 7
+    assert main([*command, "-7"]) == 1
+    assert "training/seed" in capsys.readouterr().err
+
+
 def test_info_names_the_pairs_that_are_not_seen(tmp_path, capsys):
     model = random_potential(("Cu", "Ag"))
     for pairs in ([], [(1, 0)]):
