@@ -105,6 +105,9 @@ def _signals_as_ctrl_c() -> Iterator[None]:
     before = [(n, signal.signal(n, signal.default_int_handler)) for n in numbers]
     try:
         yield
+    except KeyboardInterrupt:
+        log.warning("interrupted: start dpl learn again, which goes on from here")
+        raise
     finally:
         for number, handler in before:
             signal.signal(number, handler)
