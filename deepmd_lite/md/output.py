@@ -213,7 +213,8 @@ class Writer:
                 yield
 
     def _refuse_to_mix(self) -> None:
-        changed = [n for n, end in self._ends.items() if self._size(n) != end]
+        # one that is gone or empty was taken away by hand: there is nothing to mix with
+        changed = [n for n, end in self._ends.items() if self._size(n) not in (0, end)]
         if changed:
             raise InputError(
                 f"{self.directory}: another run has gone on here ({', '.join(changed)} changed "
