@@ -45,12 +45,29 @@ def __getattr__(name: str) -> Any:
     """Public names are imported on first use, so that `import deepmd_lite` is instant."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'deepmd_lite' has no attribute {name!r}")
-    from importlib import import_module
-
     module, attribute = _PUBLIC[name]
-    value = getattr(import_module(f".{module}", __name__), attribute)
+    value = getattr(_imported(f".{module}"), attribute)
     globals()[name] = value
     return value
+
+
+def _imported(module: str) -> Any:
+    """Ctrl-C meanwhile acts afterwards: half an import of torch cannot be made good again."""
+    import signal
+    import threading
+    from importlib import import_module
+
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return import_module(module, __name__)
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        return import_module(module, __name__)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def __dir__() -> list[str]:

@@ -7,11 +7,12 @@ import fcntl
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, ClassVar
 
 from .system import InputError
 
@@ -22,7 +23,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     It is on the disk, name and all, when this returns. Raises InputError naming `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     with writing(path):
         try:
             with open(temporary, "wb") as f:
@@ -35,6 +36,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
                 temporary.unlink()
             raise
     sync_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that is this thread's alone: the system numbers all threads."""
+    return path.with_name(f".{path.name}.{threading.get_native_id()}")
 
 
 @contextmanager
@@ -78,7 +84,8 @@ def check_writable(path: str | Path, *, file: bool = False) -> None:
 
 
 class InUse:
-    """A folder of results that one process writes into at a time.
+    """A folder of results that one process, and within it one `with InUse(…)`, writes into at a
+    time.
 
     A lock (POSIX's, which ends with the process) on a hidden file that says who has it, and is
     taken away with the lock. On a file system without locks it counts that there is such a file,
@@ -86,25 +93,44 @@ class InUse:
     """
 
     NAME = ".in-use"
+    _holders: ClassVar[dict[tuple[int, Path], InUse]] = {}
+    """Who has which folder in a process: its locks do not tell its own writers apart. A fork has
+    none of them."""
+    _guard = threading.RLock()
 
     def __init__(self, folder: str | Path, hint: str = "") -> None:
         """`hint` is added to the error where another process has the folder."""
         self.path, self._hint = Path(folder) / self.NAME, hint
         self._file: IO[str] | None = None
+        self._writes = False
 
     def __enter__(self) -> InUse:
-        self.acquire()
+        with self._guard:
+            self.acquire()
+            self._writes = True
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
     def acquire(self) -> None:
-        """Begin to write; raises InputError, saying who, where another process does.
+        """Keep other processes out; raises InputError, saying who, where one is in, or where this
+        one writes already. Until it writes itself (`with`), another `InUse` of this process may
+        take the folder over."""
+        with self._guard:
+            self._key = os.getpid(), self.path.parent.resolve()
+            holder = self._holders.get(self._key)
+            if holder is not None and holder._writes:
+                raise InputError(
+                    f"{self.path.parent}: this process is writing results there already, in "
+                    "another thread; wait until that ends, or give another output folder"
+                )
+            if holder is not None and holder is not self:
+                holder.release()
+            self._take()
+            self._holders[self._key] = self
 
-        Locks are of a process: another `InUse` of the same one may take the folder, and loses it
-        when the first is released; to acquire once more makes it anew.
-        """
+    def _take(self) -> None:
         if self._file is not None and not self._is_there(self._file):
             self._file.close()
             self._file = None
@@ -122,12 +148,17 @@ class InUse:
 
     def release(self) -> None:
         """Let others write; nothing where they may already."""
-        if self._file is not None:
+        with self._guard:
+            self._writes = False
+            if self._file is None:
+                return
             if self._is_there(self._file):  # else it is the file of who came after
                 with suppress(OSError):
                     self.path.unlink()
             self._file.close()
             self._file = None
+            if self._holders.get(self._key) is self:
+                del self._holders[self._key]
 
     def _opened(self) -> tuple[IO[str], bool]:
         """The file, and whether this process has made it."""

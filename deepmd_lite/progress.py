@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from time import monotonic
 from typing import Protocol, TypeVar
 
@@ -18,11 +19,52 @@ T = TypeVar("T")
 
 SECONDS = 30.0
 """Between two lines, and before the first."""
+OFTEN, PERIOD = "often", 10.0
+"""Attribute of a record in the log that is one of many alike; seconds between two that `telling`
+shows."""
 
 
 def on_terminal() -> bool:
     """Whether a bar on standard error is seen; a batch job may even have none (`2>&-`)."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+class _NowAndThen(logging.Filter):
+    """Of the lines that come `OFTEN`, one in `PERIOD` seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = -PERIOD
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not getattr(record, OFTEN, False):
+            return True
+        if record.created - self._told < PERIOD:
+            return False
+        self._told = record.created
+        return True
+
+
+@contextmanager
+def telling(quiet: bool) -> Iterator[None]:
+    """Inside, the lines of the log are shown on standard error where nobody has set up logging,
+    now and then those that come often.
+
+    With `quiet` nothing changes: of itself Python shows warnings.
+    """
+    package, root = logging.getLogger("deepmd_lite"), logging.getLogger()
+    if quiet or package.hasHandlers():
+        yield
+        return
+    level, shown = package.level, logging.StreamHandler()
+    shown.addFilter(_NowAndThen())
+    package.setLevel(level or logging.INFO)
+    root.addHandler(shown)  # there tqdm looks for the one that must not write across a bar
+    try:
+        yield
+    finally:
+        root.removeHandler(shown)
+        package.setLevel(level)
 
 
 class Watch(Protocol):

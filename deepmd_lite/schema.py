@@ -233,7 +233,8 @@ def _sentence(section: type[Section], err: Any) -> str:
         return f"key '{key}' is missing"
     message = err["msg"].removeprefix("Value error, ")
     found = err.get("input")
-    shown = "" if isinstance(found, dict) else f", found {found!r}"
+    told = isinstance(found, dict) or message.endswith(f"found {found!r}")
+    shown = "" if told else f", found {found!r}"
     return f"key '{key}': {message}{shown}" if key else f"{message}"
 
 

@@ -74,6 +74,9 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         metavar="TIME",
         help="90s, 30m, 2h, 1h30m: end by then; the learning rate follows the time",
     )
+    p.add_argument(
+        "--seed", type=int, metavar="N", help="of first weights and the order of frames (default 1)"
+    )
     common(p)
     start.add_argument("-f", "--init-frz-model", nargs="?", const="", help=argparse.SUPPRESS)
     ignored_logging(p, meant="; data to validate on: --validation DATA…")
@@ -114,6 +117,7 @@ def _train(args: argparse.Namespace) -> int:
         finetune=args.finetune,
         use_pretrain_script=args.use_pretrain_script,
         time_limit=args.time_limit,
+        seed=args.seed,
         started=args.started,
         quiet=args.quiet,
     )

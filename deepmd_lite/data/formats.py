@@ -53,6 +53,12 @@ def load(
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise InputError("no data: expected at least one path")
+    others = [type(path).__name__ for path in paths if not isinstance(path, (str, os.PathLike))]
+    if others:
+        raise InputError(
+            f"data: expected paths, found {others[0]}; write structures with "
+            "ase.io.write('data.extxyz', structures), and give the name of that file"
+        )
     found = list(_pieces(paths, source))
     refuse([x for x in found if isinstance(x, InputError)], len(paths), "paths")
     pieces = [x for x in found if isinstance(x, _Piece)]

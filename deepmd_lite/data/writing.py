@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..elements import no_elements
-from ..files import check_writable, writing
+from ..files import check_writable, temporary_name, writing
 from ..system import InputError
 from .frames import Frame, System, elements_of
 from .hdf5 import SUFFIXES, write_groups
@@ -74,7 +74,7 @@ def write_systems(
     """
     path, kind = target_of(path, kind)
     frames = [frame for system in systems for frame in system.frames]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     notes: list[str] = []
     try:
         with writing(path):

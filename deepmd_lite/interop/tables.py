@@ -78,7 +78,7 @@ def _checked(node: Node, width: int) -> nodes.Tree:
 def _pieces(table: nodes.Tree | None, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Knots (K,) and coefficients (K, 6, M), the last row that of the end; zero for None."""
     if table is None:
-        return torch.zeros(1), torch.zeros(1, 6, width)
+        return torch.zeros(1, dtype=torch.float64), torch.zeros(1, 6, width, dtype=torch.float64)
     lower, upper, stride0, stride1 = (table[k] for k in ("lower", "upper", "stride0", "stride1"))
     coefficients = table["@variables"]["coefficients"].astype(np.float64).transpose(0, 2, 1)
     first = round((upper - lower) / stride0)

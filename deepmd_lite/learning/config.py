@@ -91,6 +91,13 @@ class LearnConfig(Section):
     """Begin each training with the model of the round before, instead of anew."""
     output: Path = Path("learn")
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _in_a_file(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            raise ValueError("expected the path of a training's input file, found its content")
+        return value
+
     @field_validator("label")
     @classmethod
     def _told_where(cls, value: str | None) -> str | None:

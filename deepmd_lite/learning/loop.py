@@ -37,6 +37,7 @@ from ..md.config import MdConfig
 from ..md.structure import read_structure
 from ..model import load_model
 from ..model.potential import Potential
+from ..progress import telling
 from ..schema import parse
 from ..system import InputError
 from ..training import train
@@ -88,7 +89,8 @@ def learn(
         )
     if communicator().size > 1:
         raise InputError("dpl learn: runs in one process; start it without mpiexec")
-    with results_folder(settings.output), InUse(settings.output), _signals_as_ctrl_c():
+    place = settings.output
+    with results_folder(place), InUse(place), _signals_as_ctrl_c(), telling(quiet):
         return _Loop(settings, how, quiet).run()
 
 
@@ -103,6 +105,9 @@ def _signals_as_ctrl_c() -> Iterator[None]:
     before = [(n, signal.signal(n, signal.default_int_handler)) for n in numbers]
     try:
         yield
+    except KeyboardInterrupt:
+        log.warning("interrupted: start dpl learn again, which goes on from here")
+        raise
     finally:
         for number, handler in before:
             signal.signal(number, handler)

@@ -194,7 +194,7 @@ class Ensemble(Section):
         """Refuse keys that the type lacks, fill in the defaults of those that it has."""
         if self.type not in KEYS:
             raise ValueError(
-                f"key 'type': this version has the ensembles {', '.join(KEYS)}, found {self.type!r}"
+                f"expected a mapping with a 'type' of {', '.join(KEYS)}, found {self.type!r}"
             )
         name, keys = f"ensemble '{self.type}'", dict(KEYS[self.type])
         if self.type == "strain":

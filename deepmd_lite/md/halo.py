@@ -84,7 +84,7 @@ class _Images:
             owners[new][again] = owners[earlier[again]]
             lattice[new][again] = lattice[earlier[again]]
             lattice[new, swap.axis] += swap.lattice
-        images = cls(owners, lattice, torch.empty(0))
+        images = cls(owners, lattice, torch.empty(0, dtype=torch.float64))
         images.deform(cell)
         return images
 

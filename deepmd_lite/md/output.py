@@ -11,7 +11,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import ase.io
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..deviation import md_header, row
 from ..files import InUse, write_atomically, writing
 from ..launchers import of_unconnected_tasks
-from ..progress import on_terminal
+from ..progress import on_terminal, telling
 from ..system import InputError
 from .drive import HEADER
 from .observe import Table
@@ -30,7 +30,7 @@ from .restart import MANIFEST, in_folder
 from .trajectory import NAMES, Moment, Slab, Trajectory, open_trajectory
 from .trajectory.journal import Journal
 
-THERMO, DEVIATION, LOADS = "thermo.csv", "model_devi.out", "loads.csv"
+THERMO, DEVIATION, LOADS, LOG = "thermo.csv", "model_devi.out", "loads.csv", "log"
 """Files to which a run adds rows."""
 LOGGER = logging.getLogger("deepmd_lite.md")
 
@@ -58,6 +58,7 @@ class Writer:
         self.quiet = quiet
         self._bar: tqdm | None = None
         self._header_shown = False
+        self._ends: dict[str, int] = {}
         if directory is None:
             return
         self._earlier: dict[str, int] = {}
@@ -73,14 +74,16 @@ class Writer:
                 self._refuse_to_overwrite(directory)
             else:
                 self._go_on(sizes)
+            # their bytes as this run leaves them: another one may go on meanwhile
+            self._ends = {name: self._size(name) for name in (THERMO, LOG)}
 
     def _refuse_to_overwrite(self, directory: Path) -> None:
         own = [file.path.name for file in self._growing]
-        names = dict.fromkeys((THERMO, *own, *NAMES.values(), "log"))
+        names = dict.fromkeys((THERMO, *own, *NAMES.values(), LOG))
         present = [name for name in names if (directory / name).exists()]
         restarts = list(in_folder(directory / "restart"))
         if present or restarts:
-            way = "go on with --continue, or give"
+            way = "go on with --continue (from Python: resume=FOLDER), or give"
             if not any((found / MANIFEST).exists() for found in restarts):
                 way = "it ended before its first restart, so that none can go on: give"
             raise InputError(
@@ -129,6 +132,7 @@ class Writer:
             path = self.directory / name
             with writing(path), open(path, "a", encoding="utf-8") as f:
                 f.write(rows if path.stat().st_size else header + rows)
+                self._ends[name] = f.tell()
 
     def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
         """Append a frame to every trajectory; the atoms arrive in slabs."""
@@ -164,9 +168,7 @@ class Writer:
     def log(self, line: str) -> None:
         """To the log file, and to whoever listens to this package's logger."""
         if self.directory is not None:
-            path = self.directory / "log"
-            with writing(path), open(path, "a", encoding="utf-8") as f:
-                f.write(line + "\n")
+            self._add(LOG, "", line + "\n")
         if self._bar is not None:
             self._bar.write(line)
         elif not self.quiet:
@@ -187,10 +189,34 @@ class Writer:
 
     @contextmanager
     def running(self, steps: int, n_atoms: int, time_now: float) -> Iterator[None]:
-        """Inside, no other process may write here; it is `time_now` fs. Shows a progress bar with
-        µs/atom/step, ns/day and time left, if there is a terminal."""
-        if self.directory is not None:
-            self._lock.acquire()
+        """Inside, nobody else may write here; it is `time_now` fs. Shows a progress bar with
+        µs/atom/step, ns/day and time left, if there is a terminal.
+
+        Raises InputError where somebody else writes, or has written since this run did.
+        """
+        with telling(self.quiet), nullcontext() if self.directory is None else self._lock:
+            self._refuse_to_mix()
+            with self._bar_of(steps, n_atoms, time_now):
+                yield
+
+    def _refuse_to_mix(self) -> None:
+        # one that is gone or empty was taken away by hand: there is nothing to mix with
+        changed = [n for n, end in self._ends.items() if self._size(n) not in (0, end)]
+        if changed:
+            raise InputError(
+                f"{self.directory}: another run has gone on here ({', '.join(changed)} changed "
+                "since this one's last step); go on from there with a new Simulation, "
+                "resume=FOLDER, or give another output folder"
+            )
+
+    def _size(self, name: str) -> int:
+        """Bytes of a file of the output folder; 0 where it is not there."""
+        assert self.directory is not None
+        path = self.directory / name
+        return path.stat().st_size if path.exists() else 0
+
+    @contextmanager
+    def _bar_of(self, steps: int, n_atoms: int, time_now: float) -> Iterator[None]:
         if not self.quiet and on_terminal():
             self._bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True)
             self._n_atoms, self._since = n_atoms, time_now
@@ -198,8 +224,6 @@ class Writer:
         try:
             yield
         finally:
-            if self.directory is not None:
-                self._lock.release()
             if self._bar is not None:
                 with suppress(Exception):
                     self._bar.close()

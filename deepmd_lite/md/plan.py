@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,13 @@ from ..geometry import cell_heights, checked_cell
 from ..kernels import cuda
 from ..system import InputError
 from .comm import Communicator, agreement, own_cpus, ranks_here
-from .config import Adaptive, MdConfig
+from .config import Adaptive, MdConfig, Settings
 from .engine import Engine
 from .ensemble import Ensemble
 from .memory import Subdomain, frame_bytes, mean_subdomain, size
 from .model_deviation import Deviating
 from .report import ns_per_day
-from .simulation import simulation_of
+from .simulation import Simulation
 
 PROBE_STEPS = 20
 PROBE_ATOMS = 8000
@@ -205,6 +206,12 @@ def make_plan(
     return shared
 
 
+def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simulation:
+    """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
+    keys = {key: getattr(config, key) for key in Settings.model_fields}
+    return Simulation(atoms, config.model, **keys | instead)
+
+
 def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: bool) -> Probe:
     """A few steps on the ranks at hand, with nothing written."""
     copies = comm.share(None if atoms is None else _copies(config, len(atoms), comm.size))
@@ -225,10 +232,10 @@ def _probe(config: MdConfig, atoms: Atoms | None, comm: Communicator, force: boo
         comm=comm,
     )
     first = time.perf_counter()
-    simulation.run(1)
+    simulation.advance(1)
     once = comm.largest(time.perf_counter() - first)
     steps = int(np.clip(PROBE_SECONDS / once, 1, PROBE_STEPS))
-    result = simulation.run(steps)
+    result = simulation.advance(steps)
     if result.signal:  # half a probe is no forecast
         raise KeyboardInterrupt
     with agreement(comm):

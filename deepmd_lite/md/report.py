@@ -153,6 +153,9 @@ class RunResult:
     signal: str | None
     """SIGTERM, SIGUSR1 or SIGINT if one came and ended the run."""
 
+    def __repr__(self) -> str:
+        return "\n".join(self.summary())
+
     @property
     def microseconds_per_atom_step(self) -> float:
         """Wall time of a step divided by the number of atoms of the whole system."""

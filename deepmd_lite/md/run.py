@@ -22,9 +22,9 @@ from .config import MdConfig
 from .groups import BATH, MOVING, PULL, group_sizes
 from .integrate import Relaxation
 from .output import Writer
-from .plan import Plan, make_plan
+from .plan import Plan, make_plan, simulation_of
 from .report import RunResult
-from .simulation import Simulation, simulation_of
+from .simulation import Simulation
 from .structure import read_structure
 
 DRIFT = 1e-6
@@ -159,7 +159,7 @@ def _run(
         if resume and remaining <= 0:
             at = f"the run is at step {simulation.step} already"
             raise InputError(f"steps {config.steps}: {at}; raise steps")
-    result = simulation.run(remaining)
+    result = simulation.advance(remaining)
     if simulation.writer is not None and isinstance(simulation.integrator, Relaxation):
         _tell_of_relaxation(simulation.writer, simulation.integrator, simulation.step)
     if simulation.writer is not None and simulation.bias.ends:

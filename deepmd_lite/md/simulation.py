@@ -18,7 +18,7 @@ from ..system import InputError
 from .cell_changes import check_cell_changes
 from .clock import Clock
 from .comm import agreement, gpu_of_rank, guarded, wrap
-from .config import MdConfig, Settings
+from .config import Settings
 from .domain import Domain, checked_grid
 from .drive import drive_of
 from .engine import Engine, Totals
@@ -75,8 +75,8 @@ class Simulation:
         `resume`: a restart to go on from, or the folder of a run, whose newest sound restart is
         meant; atoms, masses, velocities, frozen, replicate and which atoms `moving` and `pull` name
         are then not used. `force`: only warn of a model without virials where the cell changes, and
-        of too little memory. `comm`: a communicator of mpi4py; None is this process alone. Raises
-        InputError for arguments that are wrong or do not hold together.
+        of too little memory. `comm`: a communicator of mpi4py; None is this process alone. `quiet`
+        shows warnings alone of what goes to the log. Raises InputError for wrong arguments.
         """
         self.comm = wrap(comm)
         with guarded(self.comm):
@@ -160,10 +160,22 @@ class Simulation:
     def run(self, steps: int) -> RunResult:
         """Advance by `steps`, write what `output` asks for, and say how it went.
 
-        SIGTERM, SIGUSR1 or Ctrl-C end the run early and cleanly, with a restart written if there is
-        an output folder (the result says which); who calls again all the same gets SystemExit or
-        KeyboardInterrupt. Raises SharedError when a guard trips or forces are not finite.
+        SIGTERM, SIGUSR1 or Ctrl-C end the run after the step in hand, with a restart written if
+        there is an output folder. Ctrl-C then raises KeyboardInterrupt, and the next call goes on;
+        the others are named by the result, and who calls again all the same gets SystemExit.
+        Raises SharedError when a guard trips or forces are not finite, InputError where another
+        run has gone on in the output folder.
         """
+        result = self.advance(steps)
+        if result.signal == "SIGINT":
+            self._ended_by = None
+            at, kept = self.step, "; a restart is written" if self.archive else ""
+            self._warn(f"stopped by Ctrl-C after step {at} of {at - result.steps + steps}{kept}")
+            raise KeyboardInterrupt
+        return result
+
+    def advance(self, steps: int) -> RunResult:
+        """As `run`, but Ctrl-C is named by the result as well."""
         ended_by, self._ended_by = self._ended_by, None
         StopRequest.act_upon(ended_by)
         with agreement(self.comm):
@@ -248,15 +260,8 @@ class Simulation:
 
     @property
     def timestep(self) -> float:
-        """fs, of the step that comes next."""
+        """fs, of the step that comes next; another one is for a run that goes on (`resume`)."""
         return self.clock.coming
-
-    @timestep.setter
-    def timestep(self, value: object) -> None:
-        raise InputError(
-            f"Simulation.timestep: cannot become {value!r}, it stays as the simulation was made: "
-            "make another that goes on from a restart (resume=…, timestep=…)"
-        )
 
     @property
     def atoms(self) -> Atoms | None:
@@ -393,9 +398,3 @@ class Simulation:
         if self.output is not None:
             self.monitor.close(self.engine, steps, result.beyond_table)
         return result
-
-
-def simulation_of(config: MdConfig, atoms: Atoms | None, **instead: Any) -> Simulation:
-    """The simulation of an MD input; `instead`: arguments in place of its keys, or besides."""
-    keys = {key: getattr(config, key) for key in Settings.model_fields}
-    return Simulation(atoms, config.model, **keys | instead)

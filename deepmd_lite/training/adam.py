@@ -71,7 +71,7 @@ class Adam(LeanOptimizer):
 def begun(like: torch.Tensor) -> State:
     """The means before the first update of what is shaped as `like`."""
     return {
-        "step": torch.zeros(()),
+        "step": torch.zeros((), dtype=torch.float32),
         "exp_avg": torch.zeros_like(like),
         "exp_avg_sq": torch.zeros_like(like),
     }

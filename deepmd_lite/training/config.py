@@ -241,15 +241,17 @@ def read_input(
     time_limit: str | float | None = None,
     preset: str | None = None,
     from_model: bool = False,
+    seed: int | None = None,
 ) -> tuple[TrainInput, list[str]]:
     """The checked input and notes on keys that are ignored.
 
     `source` is a JSON or YAML file or the same content as a mapping. Paths of data and of
     model/use_srtab in it are relative to the working directory (as in DeePMD-kit) or, where nothing
-    is there, to the input file's folder. `time_limit` replaces training/time_limit, `preset`
-    preset. `from_model`: it is for a training that begins with a model. Raises InputError for an
-    unknown key (naming the nearest known one), an unsupported one, a model of another kind, a value
-    out of range, a path that leads nowhere, or a short-range table that does not fit.
+    is there, to the input file's folder. `time_limit` replaces training/time_limit, `seed`
+    training/seed, `preset` preset. `from_model`: it is for a training that begins with a model.
+    Raises InputError for an unknown key (naming the nearest known one), an unsupported one, a model
+    of another kind, a value out of range, a path that leads nowhere, or a short-range table that
+    does not fit.
     """
     folder = None
     where = "input"
@@ -259,8 +261,10 @@ def read_input(
     source, old = modern(source, where)
     refuse_other_kinds(source, where)
     source, found = with_elements(source, folder, where)
-    if time_limit is not None and isinstance(source.get("training"), Mapping):
-        source = {**source, "training": {**source["training"], "time_limit": time_limit}}
+    instead = {"time_limit": time_limit, "seed": seed}
+    instead = {key: value for key, value in instead.items() if value is not None}
+    if instead and isinstance(source.get("training"), Mapping):
+        source = {**source, "training": {**source["training"], **instead}}
     if preset is not None:
         source = {**source, "preset": preset}
     source = with_preset(source, where, from_model)

@@ -154,7 +154,7 @@ def forces_by_element(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[Fo
             assert found.forces is not None
             labelled = batch.has_forces[batch.frame_of_atom]
             off, labels = (found.forces - batch.forces)[labelled], batch.forces[labelled]
-            each = torch.stack([torch.ones(len(off)), *_mean_squares(off, labels)], dim=1)
+            each = torch.stack([off.new_ones(len(off)), *_mean_squares(off, labels)], dim=1)
             types = batch.env.types[: batch.env.n_local].long()[labelled]
             sums.index_add_(0, types, each.double())
     for element, (atoms, errors, squares) in zip(type_map, sums.tolist(), strict=True):

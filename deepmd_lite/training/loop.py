@@ -7,6 +7,7 @@ frames each time), `checkpoint.safetensors`, `lcurve.out`, `train.jsonl`, `learn
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data import System
@@ -21,6 +23,7 @@ from ..files import InUse, check_writable, results_folder, write_atomically
 from ..kernels import cuda
 from ..launchers import of_several_trainings
 from ..model import ModelConfig
+from ..progress import telling
 from ..schema import parse
 from ..system import InputError
 from .adopt import adopt_architecture, adopt_elements, adopt_model, drop_elements
@@ -52,6 +55,8 @@ OUT_JSON = "out.json"
 PICTURE = "learning_curve.png"
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     config: Mapping[str, Any] | str | Path | Sequence[str | Path],
     *,
@@ -63,32 +68,31 @@ def train(
     finetune: str | Path | None = None,
     use_pretrain_script: bool = False,
     time_limit: str | float | None = None,
+    seed: int | None = None,
     started: float | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a potential; returns the path of the model file `model.dpl`.
 
-    `config`: an input file (.json, .yaml or .yml, DeePMD-kit's keys), its content, or data (a path
-    or several, as for `data.load`), a tenth of which is then held out, unless `validation` names
-    others to validate on. `preset`: 'fast', 'balanced' (for data without another) or 'accurate',
-    for keys that the input does not give (`training.presets`). `output`: folder of the results,
-    made if needed; those of an earlier training are renamed to `*.old`; `out.json` there is the
-    input with all its values. `restart` goes on from the checkpoint in `output`: the result is that
-    of an uninterrupted training, bit for bit on the same machine with as many threads and ranks.
+    `config`: an input file (.json, .yaml or .yml, DeePMD-kit's keys), its content, or data (one or
+    several paths), a tenth of which is then held out, unless `validation` names others to validate
+    on. `preset`: 'fast', 'balanced' (for data without another) or 'accurate', for keys that the
+    input does not give (`training.presets`). `seed` replaces training/seed. `output`: folder of the
+    results; those of an earlier training are renamed to `*.old`; `out.json` there is the input with
+    all its values. `restart` goes on from the checkpoint in `output`: the result is that of an
+    uninterrupted training, bit for bit on the same machine with as many threads and ranks.
     `init_model`: a model file whose weights and statistics are the start; `finetune`: likewise,
-    with its energy bias first fitted to the data (least squares over compositions). It may know
-    more elements than the input, which then follows its type_map. `use_pretrain_script`: the
-    architecture is that of the model (of the checkpoint, with `restart`), whatever the input says
-    in `model`; type_map, repulsion and short-range table are the input's (the table of the model
-    where the input says nothing of close atoms). Ctrl-C and SIGTERM end the training
-    after the current step with checkpoint and model written; Ctrl-C then raises KeyboardInterrupt,
-    SIGTERM returns as usual, after a handler of the caller's own has been called.
+    with its energy bias first fitted to the data. It may know more elements than the input, which
+    then follows its type_map. `use_pretrain_script`: the architecture is that of the model (of the
+    checkpoint, with `restart`), whatever the input says in `model`; type_map, repulsion and
+    short-range table are the input's (that of the model where the input says nothing of close
+    atoms). Ctrl-C and SIGTERM end the training after the current step with checkpoint and model
+    written; Ctrl-C then raises KeyboardInterrupt, SIGTERM returns, after the caller's handler.
 
-    `time_limit` ('90s', '30m', '2h', '1h30m' or seconds; it replaces training/time_limit): the
-    wall time from this call (or from `started`, a value of `time.monotonic()`) to the written
-    model, earlier segments of a restarted training included; a restart keeps the limit unless it
-    is given another. The learning rate follows the clock, so that two such trainings are never
-    the same to the bit.
+    `time_limit` ('90s', '30m', '2h', '1h30m' or seconds; it replaces training/time_limit): the wall
+    time from this call (or from `started`, a value of `time.monotonic()`) to the written model,
+    earlier segments of a restarted training included; a restart keeps it unless given another. The
+    learning rate follows the clock, so that two such trainings are never the same to the bit.
 
     Under torchrun the ranks share the frames of every batch and the first one writes the files.
     Gradients are those of one process to round-off, and with Adam the weights as well; SOAP also
@@ -99,13 +103,14 @@ def train(
     """
     clock = Clock(started)
     start = starting_model(restart, init_model, finetune, use_pretrain_script)
-    with joined_ranks() as ranks:
+    with joined_ranks() as ranks, telling(quiet or not ranks.is_first):
         quiet, output = quiet or not ranks.is_first, Path(output)
         checkpoint = Checkpoint.read(output / CHECKPOINT) if restart else None
         watch = Deadline.of_text(clock, None if restart else time_limit)
         check_writable(output)
         config, read = content_of(config, validation, quiet, watch)
-        settings = _settings(config, time_limit, preset, checkpoint, use_pretrain_script, start)
+        instead = time_limit, preset, seed
+        settings = _settings(config, instead, checkpoint, use_pretrain_script, start)
         watch.limit = None if restart else settings.training.time_limit
         if settings.training.device != "cpu":  # one that is missing is said before data are read
             cuda.device(ranks.device(settings.training.device))
@@ -140,21 +145,21 @@ def _in_use(output: Path) -> InUse:
 
 def _settings(
     config: Mapping[str, Any] | str | Path,
-    time_limit: str | float | None,
-    preset: str | None,
+    instead: tuple[str | float | None, str | None, int | None],
     checkpoint: Checkpoint | None,
     of_checkpoint: bool,
     start: str | Path | None,
 ) -> TrainInput:
-    """The checked input; a restart goes on with the checkpoint's time limit and repulsion unless
-    told another."""
+    """The checked input, with the time limit, preset and seed `instead` of its own; a restart goes
+    on with the checkpoint's time limit and repulsion unless told another."""
+    time_limit, preset, seed = instead
     from_model = start is not None
     if checkpoint is not None:  # the rate of what is restarted
         from_model = checkpoint.from_model
-    settings, notes = read_input(config, time_limit, preset, from_model)
+    settings, notes = read_input(config, time_limit, preset, from_model, seed)
     if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
         limit = checkpoint.config["training"].get("time_limit")
-        settings, notes = read_input(config, limit, preset, from_model)
+        settings, notes = read_input(config, limit, preset, from_model, seed)
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
         silent = "repulsion" not in settings.model.model_fields_set
@@ -327,10 +332,14 @@ def _restarted(
 
 
 def _set_aside(output: Path, settings: TrainInput) -> None:
-    """Rename what an earlier training left, so that a fresh one overwrites nothing."""
+    """Rename what an earlier training left, so that a fresh one overwrites nothing; what had been
+    renamed before stays as well."""
     names = (OUT_JSON, settings.training.disp_file, JSONL, CHECKPOINT, MODEL, BEST_MODEL, PICTURE)
     moved = [name for name in names if (output / name).exists()]
+    endings = itertools.chain([".old"], (f".old{n}" for n in itertools.count(2)))
+    free = next(e for e in endings if not any((output / f"{n}{e}").exists() for n in names))
     for name in moved:
-        os.replace(output / name, output / f"{name}.old")
+        os.replace(output / name, output / f"{name}{free}")
     if moved:
-        log.info("%s: results of an earlier training are now *.old: %s", output, ", ".join(moved))
+        of = "results of an earlier training are now"
+        log.warning("%s: %s *%s: %s", output, of, free, ", ".join(moved))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..files import write_atomically
 from ..page import panels, png
-from ..progress import on_terminal
+from ..progress import OFTEN, on_terminal
 from ..system import InputError
 from .loss import Errors
 
@@ -240,7 +240,8 @@ class TrainingProgress:
             seconds_left = min(seconds_left, (self._n_steps - step) * seconds_per_step)
         left = tqdm.format_interval(max(0.0, seconds_left))
         speed = f"{1e3 * seconds_per_step:.1f} ms/step"
-        log.info("step %d%s: %s; %s, %s left", step, of, values, speed, left)
+        told = step, of, values, speed, left
+        log.info("step %d%s: %s; %s, %s left", *told, extra={OFTEN: self._share < 1.0})
 
     def close(self) -> None:
         """Leave the bar as it stands."""

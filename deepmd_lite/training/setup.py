@@ -48,6 +48,7 @@ from .precheck import (
     tell_what_is_unknown,
     warn_of_leakage,
 )
+from .presets import PRESETS
 from .samples import table_sample, validation_sample
 from .systems import read_systems
 
@@ -103,7 +104,11 @@ def load_data(
         )
     has_virials = any(f.frame.virial is not None for f in frames)
     labels = zip("efv", ("energy", "forces", "virial"), loss.starts, loss.limits, strict=True)
+    own = PRESETS[settings.preset]["loss"] if settings.preset else {}
+    of_preset = own.get("start_pref_v"), own.get("limit_pref_v")
     for letter, label, start, limit in labels:
+        if letter == "v" and (start, limit) == of_preset:
+            continue  # nobody has asked for them
         if start + limit > 0 and all(getattr(f.frame, label) is None for f in frames):
             log.warning(
                 "note: loss/start_pref_%s and limit_pref_%s have no effect: no training frame has "

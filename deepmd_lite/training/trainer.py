@@ -180,7 +180,7 @@ class Trainer:
             raise self._not_finite(frames, math.isfinite(loss), errors)
         limit = self.config.training.gradient_max_norm
         if limit > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm))
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
         self.together.step(self.optimizer)
         if self.average is not None:
             self.average.update()
@@ -212,9 +212,9 @@ class Trainer:
             loss.backward()
         return loss.item(), errors
 
-    def _gradient_norm(self) -> float:
+    def _gradient_norm(self) -> torch.Tensor:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).item()
+        return torch.nn.utils.get_total_norm(gradients)
 
     def _loss(
         self,

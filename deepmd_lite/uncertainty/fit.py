@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..committee import Committee
 from ..data import Frame, OfModel, System, load, prepare
 from ..files import write_atomically
@@ -14,7 +16,7 @@ from ..model import Potential, load_model, save_model
 from ..model.frame_parameters import refuse_free
 from ..model.members import Members
 from ..page import png
-from ..progress import progress
+from ..progress import progress, telling
 from ..system import InputError
 from .calibration import Calibration, compared, picture, rms
 from .posterior import Information, draw
@@ -39,6 +41,8 @@ class Fitted:
     """On the frames that it was calibrated on."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def add_uncertainty(
     model: str | Path,
     data: Data,
@@ -68,45 +72,46 @@ def add_uncertainty(
         raise InputError(f"members: expected 2 or more, found {n_members}")
     if seed < 0:
         raise InputError(f"seed: expected 0 or more, found {seed}")
-    potential = load_model(model, "float64")
-    refuse_free(potential, str(model))
-    potential.members = None
-    parameters = n_parameters(potential)
-    if parameters > MOST_PARAMETERS:
-        raise InputError(
-            f"{model}: {len(potential.type_map)} elements have {parameters} weights in their last "
-            f"layers, at most {MOST_PARAMETERS} can be treated; drop elements that are not needed "
-            "(training with a shorter type_map from this model)"
-        )
-    elements = OfModel(potential.type_map) if elements is None else elements
-    train = _read(data, elements, quiet)
-    _check_elements(train, potential, str(model))
-    held_out = _read(validation, elements, quiet) if validation is not None else None
-    potential.members = _drawn(potential, train, n_members, seed, quiet)
-    frames = [frame for system in held_out or train for frame in system.frames]
-    told = progress(frames, "calibrating", quiet=quiet)
-    each = (prepare([frame], potential.type_map, potential.rcut)[0] for frame in told)
-    calibration = _without_deciding(compared(Committee.of_members(potential), each), frames)
-    factor = calibration.factor
-    calibration = calibration.scaled(factor)
-    facts = {
-        "frames": sum(len(system.frames) for system in train),
-        "calibrated_on": f"{len(frames)} frames "
-        + ("of the training" if held_out is None else "held out"),
-        **calibration.facts(),
-    }
-    potential.members = potential.members.scaled(factor, facts)
-    fitted = load_model(model)  # weights as they are in the file, never by way of float64
-    fitted.members = potential.members
-    save_model(fitted, output or model, fitted.provenance)
-    if plot is not None:
-        write_atomically(plot, png(picture(calibration), dpi=150))
-    if held_out is None:
-        log.warning(
-            "scaled by errors on the training data, which are smaller than others: give "
-            "validation data"
-        )
-    return Fitted(fitted, calibration)
+    with telling(quiet):
+        potential = load_model(model, "float64")
+        refuse_free(potential, str(model))
+        potential.members = None
+        parameters = n_parameters(potential)
+        if parameters > MOST_PARAMETERS:
+            raise InputError(
+                f"{model}: {len(potential.type_map)} elements have {parameters} weights in their "
+                f"last layers, at most {MOST_PARAMETERS} can be treated; drop elements that are "
+                "not needed (training with a shorter type_map from this model)"
+            )
+        elements = OfModel(potential.type_map) if elements is None else elements
+        train = _read(data, elements, quiet)
+        _check_elements(train, potential, str(model))
+        held_out = _read(validation, elements, quiet) if validation is not None else None
+        potential.members = _drawn(potential, train, n_members, seed, quiet)
+        frames = [frame for system in held_out or train for frame in system.frames]
+        told = progress(frames, "calibrating", quiet=quiet)
+        each = (prepare([frame], potential.type_map, potential.rcut)[0] for frame in told)
+        calibration = _without_deciding(compared(Committee.of_members(potential), each), frames)
+        factor = calibration.factor
+        calibration = calibration.scaled(factor)
+        facts = {
+            "frames": sum(len(system.frames) for system in train),
+            "calibrated_on": f"{len(frames)} frames "
+            + ("of the training" if held_out is None else "held out"),
+            **calibration.facts(),
+        }
+        potential.members = potential.members.scaled(factor, facts)
+        fitted = load_model(model)  # weights as they are in the file, never by way of float64
+        fitted.members = potential.members
+        save_model(fitted, output or model, fitted.provenance)
+        if plot is not None:
+            write_atomically(plot, png(picture(calibration), dpi=150))
+        if held_out is None:
+            log.warning(
+                "scaled by errors on the training data, which are smaller than others: give "
+                "validation data"
+            )
+        return Fitted(fitted, calibration)
 
 
 def _without_deciding(found: Calibration, frames: Sequence[Frame]) -> Calibration:

@@ -95,6 +95,16 @@ def test_train_test_info(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["format_version"] == 5
 
 
+def test_train_with_another_seed(tmp_path, capsys):
+    system = npy_system(tmp_path / "data")
+    out = tmp_path / "out"
+    command = ["train", str(train_input(tmp_path, system)), "-o", str(out), "-q", "--seed"]
+    assert main([*command, "7"]) == 0
+    assert json.loads((out / "out.json").read_text())["training"]["seed"] == 7
+    assert main([*command, "-7"]) == 1
+    assert "training/seed" in capsys.readouterr().err
+
+
 def test_info_names_the_pairs_that_are_not_seen(tmp_path, capsys):
     model = random_potential(("Cu", "Ag"))
     for pairs in ([], [(1, 0)]):
@@ -284,6 +294,26 @@ def test_public_names():
     assert dpl.load.__name__ == "load_model"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         dpl.trian  # noqa: B018
+
+
+def test_ctrl_c_does_not_leave_torch_imported_by_half():
+    code = """
+import signal, sys
+import deepmd_lite as dpl
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "torch.autograd":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+try:
+    dpl.load
+except KeyboardInterrupt:
+    print("interrupted")
+print(dpl.load.__name__)
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["interrupted", "load_model"], done.stderr
 
 
 def test_commands_of_the_documentation_exist():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import bulk
 
 from deepmd_lite.data import describe, load
 from deepmd_lite.system import InputError
@@ -65,6 +66,11 @@ def test_an_existing_file_wins_over_a_pattern(tmp_path):
     xyz(tmp_path / "a1.xyz", comment="energy=3")  # what the pattern would match
     (system,) = load(xyz(tmp_path / "a[1].xyz", comment="energy=7"))
     assert [frame.energy for frame in system.frames] == [7.0]
+
+
+def test_structures_are_no_paths():
+    with pytest.raises(InputError, match=r"^data: expected paths, found Atoms; .*ase.io.write"):
+        load([bulk("Cu")] * 12)
 
 
 def test_nothing_found(tmp_path):

@@ -1,10 +1,11 @@
-"""A folder of results that one process writes into at a time."""
+"""A folder of results that one process, and one writer in it, writes into at a time."""
 
 import errno
 import gc
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from copper import settings
 from pair_potential import PairPotential
 from test_md_run import folder  # noqa: F401  a fixture
 
-from deepmd_lite.files import InUse
+from deepmd_lite.files import InUse, temporary_name
 from deepmd_lite.md import Simulation, run_input
 from deepmd_lite.system import InputError
 from deepmd_lite.training import train
@@ -84,6 +85,76 @@ def test_a_simulation_that_takes_the_place_of_another_is_guarded(tmp_path):
     simulation.run(1)
     assert f"process {os.getpid()} on" in told[-1]
     assert not (tmp_path / "run" / InUse.NAME).exists()
+
+
+def test_one_writer_of_a_process_at_a_time(tmp_path):
+    with InUse(tmp_path):
+        with pytest.raises(InputError, match="this process is writing results there already"):
+            InUse(tmp_path / ".." / tmp_path.name).acquire()
+        assert (tmp_path / InUse.NAME).exists()
+    with InUse(tmp_path):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_threads_do_not_write_into_one_temporary_file(tmp_path):
+    with ThreadPoolExecutor(1) as other:
+        found = other.submit(temporary_name, tmp_path / "model.dpl").result()
+    assert found != temporary_name(tmp_path / "model.dpl")
+
+
+def test_simulations_of_one_folder_do_not_take_turns(tmp_path):
+    first, second = (
+        Simulation(bulk("Cu", cubic=True), PairPotential(), output=str(tmp_path / "run"))
+        for _ in range(2)
+    )
+    first.run(2)
+    with pytest.raises(InputError, match=r"run: another run has gone on here .*resume="):
+        second.run(2)
+    first.run(2)
+
+
+def test_a_simulation_does_not_go_on_where_another_one_has(tmp_path):
+    place = str(tmp_path / "run")
+    output = {"directory": place, "thermo": 100}
+    first = Simulation(bulk("Cu", cubic=True), PairPotential(), output=output)
+    first.run(2)
+    second = Simulation(None, PairPotential(), resume=place, output=output)
+    second.run(2)
+    before = (tmp_path / "run" / "log").read_text()
+    with pytest.raises(InputError, match="another run has gone on here"):
+        first.run(2)
+    second.run(2)
+    assert (tmp_path / "run" / "log").read_text().startswith(before)
+
+
+def test_a_simulation_does_not_begin_while_another_thread_runs_one(tmp_path):
+    refused = []
+
+    class Asking(PairPotential):
+        def evaluate(self, env):
+            with ThreadPoolExecutor(1) as other:
+                refused.append(other.submit(second.run, 1).exception())
+            return super().evaluate(env)
+
+    place = str(tmp_path / "run")
+    first = Simulation(bulk("Cu", cubic=True), PairPotential(), output=place)
+    second = Simulation(bulk("Cu", cubic=True), PairPotential(), output=place)
+    first.model.evaluate = Asking().evaluate
+    first.run(1)
+    assert "this process is writing results there already" in str(refused[0])
+
+
+def test_two_trainings_of_a_process_do_not_share_a_folder(tmp_path):
+    write(tmp_path / "train.extxyz", copper_frames(4, 1))
+    config = settings(tmp_path, numb_steps=2)
+    config["training"].pop("validation_data", None)
+    (tmp_path / "results").mkdir()
+    with (
+        InUse(tmp_path / "results"),
+        pytest.raises(InputError, match="this process is writing results there already"),
+    ):
+        train(config, output=tmp_path / "results", quiet=True)
 
 
 def test_a_lock_that_was_replaced_stays(tmp_path):

@@ -508,8 +508,13 @@ def test_goes_on_where_it_was_interrupted(content, monkeypatch):
     assert Path("learn/round-01/model.dpl").exists()
 
 
+def test_the_input_of_the_training_is_a_file_of_its_own(content):
+    with pytest.raises(InputError, match="key 'train': expected the path of a training's input"):
+        learn(content | {"train": TRAIN}, label=by_emt)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_in_a_training_ends_the_loop(content, monkeypatch, number):
+def test_a_signal_in_a_training_ends_the_loop(content, monkeypatch, caplog, number):
     """And the training goes on from its checkpoint."""
     from deepmd_lite.training.trainer import Trainer
 
@@ -524,6 +529,7 @@ def test_a_signal_in_a_training_ends_the_loop(content, monkeypatch, number):
     monkeypatch.setattr(Trainer, "step", stopped)
     with pytest.raises(KeyboardInterrupt):
         learn(content, label=by_emt, quiet=True)
+    assert caplog.messages[-1] == "interrupted: start dpl learn again, which goes on from here"
     assert Path("learn/round-00/training/checkpoint.safetensors").exists()
     assert not Path("learn/round-00/model.dpl").exists()
     assert signal.getsignal(number) == signal.SIG_DFL

@@ -63,10 +63,16 @@ def test_defaults_belong_to_their_type():
     assert Ensemble(type="nvt-bussi", temperature=[1, 9]).title == "nvt-bussi 1 to 9 K"
 
 
+def test_an_ensemble_that_is_not_there_is_named_once():
+    with pytest.raises(InputError, match=r"'ensemble': expected a mapping .*, found 'nvt'$") as e:
+        Simulation(bulk("Cu"), PairPotential(), ensemble="nvt")
+    assert str(e.value).count("found") == 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"type": "npt"}, "this version has the ensembles nve, nvt-langevin.*found 'npt'"),
+        ({"type": "npt"}, "a mapping with a 'type' of nve, nvt-langevin.*found 'npt'"),
         ({"type": "nve", "seed": 3}, "'nve' has no key 'seed'; it has none"),
         (
             {"type": "nvt-nhc", "temperature": 3, "friction": 1},

@@ -163,13 +163,13 @@ def test_dry_run_prints_a_plan_and_writes_nothing(folder, capsys):
 
 
 def test_an_interrupted_dry_run_prints_no_plan(folder, capsys, monkeypatch):
-    run = Simulation.run
+    advance = Simulation.advance
 
     def ended(self, steps):
-        result = run(self, steps)
+        result = advance(self, steps)
         return result if steps == 1 else replace(result, signal="SIGINT")
 
-    monkeypatch.setattr(Simulation, "run", ended)
+    monkeypatch.setattr(Simulation, "advance", ended)
     assert main(["md", "md.yaml", "--dry-run", "--threads", "1"]) == 130
     assert "ns/day" not in capsys.readouterr().out
 

@@ -87,7 +87,7 @@ def test_defaults():
         ({"device": "gpu"}, "key 'device': .*expected 'cpu', 'cuda' or 'cuda:N', found 'gpu'"),
         ({"precision": "float16"}, "key 'precision'"),
         ({"model": []}, "key 'model': .*at least 1"),
-        ({"ensemble": {"type": "npt"}}, "has the ensembles nve, nvt-langevin.*, found 'npt'"),
+        ({"ensemble": {"type": "npt"}}, "'type' of nve, nvt-langevin.*, found 'npt'"),
         ({"ensemble": {"type": "nvt-langevin"}}, r"needs temperature \(K\) and friction"),
         ({"ensemble": {"temperature": 3}}, "'nve' has no key 'temperature'"),
         ({"output": {"trajectry": 1}}, "did you mean 'trajectory'"),
@@ -158,8 +158,8 @@ def test_notes_are_in_the_log(folder):
         ({"grid": (2, 1, 1)}, "2 subdomains for 1 ranks"),
         ({"masses": {"Au": 3.0}}, "element Au is not in the structure"),
         ({"precision": "float32"}, r"copy.deepcopy\(model\).to_precision"),
-        ({"ensemble": {"type": "nvt"}}, "key 'type'"),
-        ({"ensemble": "nvt"}, "key 'type'"),
+        ({"ensemble": {"type": "nvt"}}, "a 'type' of nve"),
+        ({"ensemble": "nvt"}, "a 'type' of nve"),
         ({"ensemble": 3}, "key 'ensemble'"),
         ({"output": 3}, "key 'output'"),
         ({"velocities": 600}, "key 'velocities'"),
@@ -682,3 +682,9 @@ def test_time_goes_on_from_run_to_run():
 
 def test_editors_know_the_keywords_of_a_simulation():
     assert set(Keys.__annotations__) == set(Settings.model_fields)
+
+
+def test_a_result_shows_itself_as_its_summary():
+    result = Simulation(bulk("Cu", cubic=True), PairPotential()).run(3)
+    assert repr(result) == "\n".join(result.summary())
+    assert repr(result).startswith("3 steps of 4 atoms on 1 rank")

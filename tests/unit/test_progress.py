@@ -4,9 +4,11 @@ import io
 import logging
 
 import pytest
+from ase.build import bulk
 from copper import settings, written
 
-from deepmd_lite.progress import SECONDS, Progress, progress
+from deepmd_lite.md import Simulation
+from deepmd_lite.progress import OFTEN, SECONDS, Progress, progress, telling
 from deepmd_lite.training import TrainingError, clock, train
 from deepmd_lite.training.clock import Clock
 from deepmd_lite.training.deadline import Deadline, tell_what_is_left
@@ -172,3 +174,40 @@ def test_a_restart_says_what_is_left_of_a_limit(caplog):
     time.earlier = 0.0
     tell_what_is_left(time)
     assert len(caplog.messages) == 2
+
+
+def test_the_log_is_shown_where_nobody_has_set_up_logging(monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    log = logging.getLogger("deepmd_lite.progress")
+    with telling(quiet=False):
+        log.info("one")
+        with telling(quiet=False):
+            log.info("two")
+        for _ in range(9):
+            log.info("many", extra={OFTEN: True})
+    with telling(quiet=True):
+        log.info("quiet")
+    assert capsys.readouterr().err == "one\ntwo\nmany\n"
+    assert logging.getLogger().handlers == []
+    assert logging.getLogger("deepmd_lite").level == logging.NOTSET
+
+
+def test_logging_that_is_set_up_stays_as_it_is(monkeypatch, capsys):
+    shown = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(shown)])
+    with telling(quiet=False):
+        logging.getLogger("deepmd_lite").info("one")
+    assert (shown.getvalue(), capsys.readouterr().err) == ("one\n", "")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_who_trains_and_runs_from_python_sees_the_log(monkeypatch, capsys, caplog, tmp_path, quiet):
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    config = settings(written(tmp_path), numb_steps=4)
+    model = train(config, output=tmp_path / "out", quiet=quiet)
+    place = str(tmp_path / "run")
+    Simulation(bulk("Cu", cubic=True), model, quiet=quiet, output=place).run(1)
+    told = capsys.readouterr().err
+    for line in "model after step 4", "1 steps of 4 atoms":
+        assert told.count(line) == (0 if quiet else 1), told

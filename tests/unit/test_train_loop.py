@@ -50,6 +50,28 @@ def uninterrupted(data, tmp_path_factory):
     return output
 
 
+@pytest.mark.parametrize("kind", ["Adam", "SOAP"])
+def test_dtype_and_gradient_mode_of_the_caller_change_no_bit(data, tmp_path, kind):
+    config = settings(data, numb_steps=4, gradient_max_norm=0.1)
+    config["optimizer"] = {"type": kind}
+    train(config, output=tmp_path / "usual", quiet=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(config, output=tmp_path / "double", quiet=True)
+        with torch.inference_mode(), torch.no_grad():
+            train(config, output=tmp_path / "without", quiet=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    usual, *others = (
+        arrays_of(tmp_path / name / "checkpoint.safetensors")
+        for name in ("usual", "double", "without")
+    )
+    for other in others:
+        assert usual.keys() == other.keys()
+        for name, array in usual.items():
+            np.testing.assert_array_equal(array, other[name], name, strict=True)
+
+
 def test_what_a_training_leaves(uninterrupted):
     assert {p.name for p in uninterrupted.iterdir()} == {
         *("model.dpl", "model-best.dpl", "checkpoint.safetensors", "lcurve.out"),
@@ -320,7 +342,15 @@ def test_an_earlier_training_is_set_aside(data, tmp_path, caplog):
         old = (tmp_path / "checkpoint.safetensors").read_bytes()
         train(settings(data, numb_steps=2), output=tmp_path, quiet=True)
     assert (tmp_path / "checkpoint.safetensors.old").read_bytes() == old
-    assert "are now *.old" in caplog.text
+    assert "are now *.old:" in caplog.text
+    model = (tmp_path / "model.dpl").read_bytes()
+    (tmp_path / "model.dpl.old").unlink()
+    train(settings(data, numb_steps=3), output=tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.safetensors.old").read_bytes() == old
+    assert (tmp_path / "model.dpl.old2").read_bytes() == model
+    assert not (tmp_path / "model.dpl.old").exists()
+    told = [r for r in caplog.records if "are now *.old2:" in r.message]
+    assert [r.levelno for r in told] == [logging.WARNING]
 
 
 def test_a_restart_needs_a_checkpoint_of_this_input_and_data(uninterrupted, data, tmp_path):

@@ -16,6 +16,7 @@ from deepmd_lite.model import load_model, read_header
 from deepmd_lite.system import InputError
 from deepmd_lite.training import read_input, read_systems, train
 from deepmd_lite.training.presets import PRESETS, input_of
+from deepmd_lite.training.setup import load_data
 from deepmd_lite.training.systems import divided
 from deepmd_lite.uncertainty import add_uncertainty
 
@@ -40,6 +41,19 @@ def named(data, preset="fast", **sections):
     content["training"] |= sections.pop("training", {})
     content["model"] |= sections.pop("model", {})
     return {**content, "preset": preset, **sections}
+
+
+@pytest.mark.parametrize(("own", "told"), [({}, False), ({"start_pref_v": 1.0}, True)])
+def test_prefactors_that_nobody_asked_for_are_not_said_to_be_idle(
+    data, tmp_path, caplog, own, told
+):
+    frames = read(data, ":")
+    for atoms in frames:
+        del atoms.calc.results["stress"]
+    write(tmp_path / "copper.extxyz", frames)
+    settings, _ = read_input({**named(tmp_path / "copper.extxyz"), "loss": own})
+    load_data(settings, quiet=True)
+    assert ("start_pref_v and limit_pref_v have no effect" in caplog.text) == told
 
 
 # --- presets --------------------------------------------------------------------------------

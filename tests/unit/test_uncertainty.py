@@ -370,6 +370,15 @@ def test_tells_the_liquid_from_the_crystal(silicon):
     assert max(found["diamond"]) < min(found["liquid"] + found["amorphous"])
 
 
+def test_a_fit_asks_for_the_gradients_that_the_caller_has_switched_off(silicon, tmp_path):
+    known = silicon / "known.extxyz"
+    with torch.inference_mode():
+        add_uncertainty(
+            SILICON / "silicon.dpl", known, n_members=2, output=tmp_path / "m.dpl", quiet=True
+        )
+    assert load_model(tmp_path / "m.dpl").members is not None
+
+
 def test_a_wrong_label_is_named_and_left_out(silicon, tmp_path, caplog):
     frames = read(silicon / "held_out.extxyz", ":")
     frames[3].calc.results["forces"][0] += [300.0, 0.0, 0.0]
