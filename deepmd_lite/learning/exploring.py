@@ -214,3 +214,16 @@ def counted(runs: Sequence[Run], lower: float, upper: float) -> dict[str, int]:
         "candidates": int(((d > lower) & (d <= upper)).sum()),
         "failed": int((~(d <= upper)).sum()),
     }
+
+
+def sampled(runs: Sequence[Run], most: int, seed: int) -> list[Atoms]:
+    """Some at random of all that were explored."""
+    places = [(r, k) for r, run in enumerate(runs) for k in range(len(run.explored.steps))]
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(len(places), min(most, len(places)), replace=False)
+    wanted = [places[k] for k in drawn]
+    return [
+        atoms
+        for r, run in enumerate(runs)
+        for atoms, _ in run.structures([k for of, k in wanted if of == r])
+    ]

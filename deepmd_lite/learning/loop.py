@@ -47,7 +47,7 @@ from ..training.trainer import CHECKPOINT
 from ..uncertainty import add_uncertainty, compared
 from ..uncertainty.calibration import rms
 from .config import Initial, LearnConfig, own_systems, read_config, training_input
-from .exploring import Run, counted, explore
+from .exploring import Run, counted, explore, sampled
 from .labelling import LABELLED, Command, Labeller, is_labelled, labelled
 from .report import Round, what_helps, write_report
 from .selection import choose
@@ -244,7 +244,7 @@ class _Loop:
         """
         select = self.settings.select
         if known:
-            return _sampled(runs, select.verify, number)
+            return sampled(runs, select.verify, number)
         found = [x for run in runs for x in run.structures(run.explored.beyond(select.lower))]
         offered = [atoms for atoms, deviation in found if deviation <= upper]
         offered = offered or [atoms for atoms, _ in found]
@@ -354,19 +354,6 @@ def _initial(initial: Initial) -> list[Atoms]:
         copy.positions += initial.rattle * rng.standard_normal(copy.positions.shape)
         found.append(copy)
     return found
-
-
-def _sampled(runs: Sequence[Run], most: int, seed: int) -> list[Atoms]:
-    """Some at random of all that were explored."""
-    places = [(r, k) for r, run in enumerate(runs) for k in range(len(run.explored.steps))]
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(len(places), min(most, len(places)), replace=False)
-    wanted = [places[k] for k in drawn]
-    return [
-        atoms
-        for r, run in enumerate(runs)
-        for atoms, _ in run.structures([k for of, k in wanted if of == r])
-    ]
 
 
 def _check_ensembles(settings: LearnConfig, training: TrainInput) -> None:

@@ -73,7 +73,7 @@ def test_averages_and_pulls_go_with_it(tmp_path):
 def test_the_timestep_is_read_only():
     run = simulation(timestep=2.0)
     run.run(2)
-    with pytest.raises(AttributeError, match="timestep|set attribute"):
+    with pytest.raises(AttributeError, match=r"timestep|set attribute"):
         run.timestep = 0.5
     run.run(1)
     assert (run.timestep, run.time) == (2.0, 6.0)
