@@ -128,8 +128,8 @@ class TrainingConfig(Vocabulary):
     """Begin with embeddings that tell distances apart (`model.first_weights`); false: with
     DeePMD-kit's distribution of weights."""
     alike_elements: bool = True
-    """Begin with the same weights for all elements of a family (`training.beginning`); false: with
-    weights of each element."""
+    """Begin with the same weights for all elements of a family (`training.beginning`), and let them
+    learn together (`training.together`); false: with weights of each element."""
     scale_descriptor: bool = True
     """Begin with fitting networks that see descriptors of a usual size, and train their first layer
     at the pace of that size (`training.pace`); false: as DeePMD-kit begins and trains."""

@@ -41,6 +41,6 @@ def _found(settings: TrainInput, from_model: bool) -> Iterator[tuple[str, str]]:
     elements = settings.model.type_map
     alike = settings.model.type_embedding is None and len(families_of(elements)) < len(elements)
     if alike and training.alike_elements and silent(["alike_elements"]):
-        yield "elements of a family begin alike", "training/alike_elements false"
+        yield "elements of a family begin alike and learn together", "training/alike_elements false"
     if training.scale_descriptor and silent(["scale_descriptor"]):
         yield "first layers of fittings are scaled", "training/scale_descriptor false"
