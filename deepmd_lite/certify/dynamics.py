@@ -46,7 +46,7 @@ def energy_drift(
             device=model.device,
         )
         for _ in range(steps // every):
-            energies.append(simulation.advance(every).thermo.total)
+            energies.append(simulation.run(every).thermo.total)
     except (SharedError, InputError) as e:
         return Verdict(name, np.inf, LIMIT, unit, str(e))
     late = np.array(energies[int(SETTLE * len(energies)) :]) / len(atoms)

@@ -135,7 +135,11 @@ def _totals(report: Report) -> list[tuple[str, str, str]]:
         rows.append(("virial", _milli(total.virial_rmse_per_atom, total.virial_mae_per_atom), ""))
     if report.beyond_table:
         rows.append(
-            ("pairs closer than any in the training data", str(report.beyond_table), "extrapolated")
+            (
+                "pairs closer than the model's table reaches",
+                str(report.beyond_table),
+                "extrapolated",
+            )
         )
     return rows
 

@@ -265,8 +265,8 @@ void PairDeepmdLite::evaluate(Model& model) {
   if (beyond > 0 && !model.warned) {
     model.warned = true;
     error->warning(FLERR,
-                   "pair_style deepmd_lite: step {}: {} neighbours are closer than any "
-                   "pair in the training data of {}; forces there are extrapolated",
+                   "pair_style deepmd_lite: step {}: {} neighbours are closer than "
+                   "the table of {} reaches; forces there are extrapolated",
                    update->ntimestep, beyond, model.path);
   }
 }

@@ -30,6 +30,7 @@ from .config import Select
 
 log = logging.getLogger(__name__)
 
+FOUND = "explored.json"
 RUNS = 20
 """Runs of one entry in a round, at most."""
 LOOKS = 10
@@ -74,6 +75,14 @@ class Run:
             (_free(a), deviations[a.info["step"]]) for a in frames if a.info["step"] in deviations
         ]
 
+    @property
+    def ended_at_once(self) -> bool:
+        """Whether it broke off at the structure with which it began."""
+        path = self.folder / "failed.extxyz"
+        if self.explored.broke_off is None or not path.exists():
+            return False
+        return int(read_structure(str(path)).info.get("step", -1)) == 0
+
     def failed(self, nearest: float) -> list[Atoms]:
         """The structure at which it broke off, where no atoms are closer than `nearest` Å."""
         path = self.folder / "failed.extxyz"
@@ -96,38 +105,45 @@ def explore(
     select: Select,
     upper: float,
     shift: int,
+    over: bool,
 ) -> list[Run]:
     """Run an MD input with a model that has a committee, its random numbers shifted by `shift`.
 
     A run that breaks off is followed by another one, in `folder`-2 and so on, with other random
     numbers and with more looks at the way to where the last one ended: until there are as many
-    structures to label as a round takes, as many steps as the input asks for, or `RUNS`.
+    structures to label as a round takes, as many steps as the input asks for, or `RUNS`. Without
+    random numbers it is the same run, and takes the place of the other. Nothing follows one that
+    ends where it begins, and no new one where the round is `over`.
     """
     wanted = parse(MdConfig, {**entry, "model": str(model)}, str(folder)).steps
+    repeats = reseeded(entry, shift + ANOTHER) == reseeded(entry, shift)
     runs: list[Run] = []
     every, made = select.every, 0
-    while True:
-        place = folder.with_name(f"{folder.name}-{len(runs) + 1}") if runs else folder
-        again = reseeded(entry, shift + ANOTHER * len(runs))
-        run = _explored(again, model, place, every, upper)
-        runs.append(run)
-        steps = run.explored.steps
-        made += steps[-1] if steps else every
+    for number in range(RUNS):
+        place = folder.with_name(f"{folder.name}-{number + 1}") if number else folder
+        if number and over and not (place / FOUND).exists():
+            break
+        run = _explored(reseeded(entry, shift + ANOTHER * number), model, place, every, upper)
+        runs = [run] if repeats else [*runs, run]
+        end = run.explored.steps[-1] if run.explored.steps else every
+        made += end
         candidates = counted(runs, select.lower, upper)["candidates"]
-        enough = made >= wanted or candidates >= select.most or len(runs) == RUNS
-        finer = min(every, max(1, (steps[-1] if steps else every) // LOOKS))
-        same = finer == every and reseeded(entry, shift + ANOTHER) == reseeded(entry, shift)
-        if run.explored.broke_off is None or enough or same:
-            return runs
+        enough = made >= wanted or candidates >= select.most
+        finer = min(every, max(1, end // LOOKS))
+        if run.explored.broke_off is None or run.ended_at_once or enough:
+            break
+        if repeats and finer == every:
+            break
         every = finer
+    return runs
 
 
 def _explored(entry: Mapping[str, Any], model: Path, folder: Path, every: int, upper: float) -> Run:
     """One run, looked at each `every` steps.
 
-    What it has found is kept in `folder`/explored.json; one that was interrupted begins anew.
+    What it has found is kept in `folder`; one that was interrupted begins anew.
     """
-    path = folder / "explored.json"
+    path = folder / FOUND
     if path.exists():
         return Run(folder, Explored(**json.loads(path.read_text())))
     if folder.exists():

@@ -159,7 +159,8 @@ class _Loop:
                 run
                 for k, entry, shift in self._explorations(number)
                 for run in explore(
-                    entry, model, folder / f"explore-{k}", settings.select, upper, shift
+                    *(entry, model, folder / f"explore-{k}", settings.select, upper, shift),
+                    over=is_labelled(folder),
                 )
             ]
             found = self._described(number, potential, runs, upper)

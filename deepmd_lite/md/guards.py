@@ -178,11 +178,13 @@ class Monitor:
         table, and of those that came nearer than was said."""
         met, known = _nearer(*engine.comm.collect(self._nearest)), _known_pairs(engine.model)
         self._nearest = {}
+        if known is not None:  # others are not looked at again once they were said
+            met = {pair: r for pair, r in met.items() if known.are_known(pair)}
         if self.guards.beyond_table == "off":
             return
         if not beyond:
             met = {k: r for k, r in met.items() if r < self._said.get(k, np.inf) - NEARER_STILL}
-        self._said |= met
+        self._said = _nearer(self._said, met)
         words = known.in_words(met, engine.model.type_map) if known and met else ""
         seen = f"the nearest that were seen: {words}"
         if beyond:

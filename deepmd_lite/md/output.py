@@ -130,9 +130,11 @@ class Writer:
         """Rows to a file, below its `header` where they are the first."""
         if self.directory is not None:
             path = self.directory / name
-            with writing(path), open(path, "a", encoding="utf-8") as f:
-                f.write(rows if path.stat().st_size else header + rows)
-                self._ends[name] = f.tell()
+            try:
+                with writing(path), open(path, "a", encoding="utf-8") as f:
+                    f.write(rows if path.stat().st_size else header + rows)
+            finally:  # also of what a full disk took of it: nobody else has written
+                self._ends[name] = self._size(name)
 
     def trajectory(self, moment: Moment, slabs: Iterator[Slab]) -> None:
         """Append a frame to every trajectory; the atoms arrive in slabs."""
@@ -195,11 +197,12 @@ class Writer:
         Raises InputError where somebody else writes, or has written since this run did.
         """
         with telling(self.quiet), nullcontext() if self.directory is None else self._lock:
-            self._refuse_to_mix()
+            self.refuse_to_mix()
             with self._bar_of(steps, n_atoms, time_now):
                 yield
 
-    def _refuse_to_mix(self) -> None:
+    def refuse_to_mix(self) -> None:
+        """Raises InputError where another run has written into the folder since this one did."""
         # one that is gone or empty was taken away by hand: there is nothing to mix with
         changed = [n for n, end in self._ends.items() if self._size(n) not in (0, end)]
         if changed:

@@ -181,10 +181,11 @@ class Simulation:
         with agreement(self.comm):
             if not isinstance(steps, (int, np.integer)) or steps < 0:
                 raise InputError(f"run: steps {steps!r}: expected a whole number, not negative")
+            if (w := self.writer) is not None and self.comm.size > 1:
+                w.refuse_to_mix()  # which inside the run would end all ranks
         engine, clock, first = self.engine, time.perf_counter(), self.step
         self.stopwatch = engine.stopwatch = Stopwatch()
         self.bias.ends = False
-        w = self.writer
         writing = nullcontext() if w is None else w.running(steps, self.n_atoms, self.time)
         with guarded(self.comm), StopRequest() as request, writing:
             if not self._begun:
@@ -395,6 +396,5 @@ class Simulation:
         self._ended_by = result.signal
         if self.writer is not None and self.output is not None:
             self.writer.summary(result)
-        if self.output is not None:
-            self.monitor.close(self.engine, steps, result.beyond_table)
+        self.monitor.close(self.engine, steps, result.beyond_table)
         return result

@@ -151,15 +151,17 @@ def _settings(
     start: str | Path | None,
 ) -> TrainInput:
     """The checked input, with the time limit, preset and seed `instead` of its own; a restart goes
-    on with the checkpoint's time limit and repulsion unless told another."""
+    on with the checkpoint's time limit, seed and repulsion unless told another."""
     time_limit, preset, seed = instead
     from_model = start is not None
     if checkpoint is not None:  # the rate of what is restarted
         from_model = checkpoint.from_model
     settings, notes = read_input(config, time_limit, preset, from_model, seed)
-    if checkpoint is not None and "time_limit" not in settings.training.model_fields_set:
-        limit = checkpoint.config["training"].get("time_limit")
-        settings, notes = read_input(config, limit, preset, from_model, seed)
+    if checkpoint is not None:
+        kept, given = checkpoint.config["training"], settings.training.model_fields_set
+        limit = time_limit if "time_limit" in given else kept.get("time_limit")
+        drawn = seed if "seed" in given else kept.get("seed")
+        settings, notes = read_input(config, limit, preset, from_model, drawn)
     if checkpoint is not None:  # a training that began with a model has the elements of that
         began_with = parse(ModelConfig, checkpoint.config["model"], "checkpoint: model")
         silent = "repulsion" not in settings.model.model_fields_set

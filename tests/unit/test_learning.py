@@ -4,6 +4,7 @@ the truth."""
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -561,11 +562,33 @@ def test_a_run_that_breaks_off(content, caplog):
 def test_without_random_numbers_a_run_is_only_looked_at_more_closely(content):
     content["explore"] = {"structure": "cu.extxyz", "steps": 30, "guards": {"deviation": 1e-4}}
     atoms = read("cu.extxyz")
-    atoms.rattle(0.05, seed=1)
+    atoms.set_velocities(0.02 * np.random.default_rng(1).normal(size=(len(atoms), 3)))
     write("cu.extxyz", atoms)
     learn(content, label=by_emt, quiet=True)
     names = [p.parent.name for p in Path("learn/round-00").glob("explore-*/explored.json")]
     assert sorted(names) == ["explore-0", "explore-0-2"]
+    assert int(rounds()[0]["broke_off"]) == int(rounds()[0]["explored"]) == 1  # the latter counts
+
+
+@pytest.mark.parametrize("guard", ["force", "deviation"])
+def test_a_run_that_ends_where_it_begins_is_not_repeated(content, guard):
+    content["explore"]["guards"] = {guard: 1e-30}
+    content["select"] |= {"most": 30, "lower": 1e-31}
+    atoms = read("cu.extxyz")
+    atoms.rattle(0.1, seed=1)
+    write("cu.extxyz", atoms)
+    learn(content, label=by_emt, quiet=True)
+    assert int(rounds()[0]["labelled"]) == 1
+    assert not Path("learn/round-00/explore-0-2").exists()
+
+
+def test_a_round_that_is_over_is_not_explored_further(content):
+    content["explore"]["guards"] = {"deviation": 1e-4}
+    learn(content, label=by_emt, quiet=True)
+    for folder in Path("learn/round-00").glob("explore-0-*"):
+        shutil.rmtree(folder)
+    learn(content, label=by_emt, quiet=True)
+    assert list(Path("learn/round-00").glob("explore-0-*")) == []
 
 
 def test_a_run_that_breaks_off_before_a_look(content):

@@ -426,3 +426,15 @@ def test_without_validation_data_there_is_no_best_model(data, tmp_path):
     assert not (tmp_path / "model-best.dpl").exists()
     assert "rmse_trn" in (tmp_path / "lcurve.out").read_text()
     assert "rmse_val" not in (tmp_path / "lcurve.out").read_text()
+
+
+def test_a_restart_keeps_the_seed_that_was_given_beside_the_input(data, tmp_path):
+    """Which frames are held out is drawn with it."""
+    config = settings(data, numb_steps=2, held_out=0.25)
+    del config["training"]["validation_data"]
+    train(config, seed=7, output=tmp_path, quiet=True)
+    kept = Checkpoint.read(tmp_path / "checkpoint.safetensors")
+    train(config, output=tmp_path, restart=True, quiet=True)
+    again = Checkpoint.read(tmp_path / "checkpoint.safetensors")
+    assert again.config["training"]["seed"] == kept.config["training"]["seed"] == 7
+    assert again.data_hash == kept.data_hash
