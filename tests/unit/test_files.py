@@ -229,3 +229,31 @@ def test_a_run_leaves_the_folder_of_another_alone(held_by_another, folder):  # n
     with pytest.raises(InputError, match="is writing its results there"):
         run_input({**whole, "output": {"directory": str(place)}}, quiet=True)
     assert [p.name for p in place.iterdir()] == [InUse.NAME]
+
+
+def test_a_run_goes_on_after_a_full_disk(tmp_path, monkeypatch):
+    """What was written by halves is no other run's."""
+    output = {"directory": str(tmp_path / "run"), "thermo": 1}
+    simulation = Simulation(bulk("Cu", cubic=True), PairPotential(), output=output)
+    simulation.run(2)
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, rows):
+            self.file.write(rows[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", lambda *a, _real=open, **k: Full(_real(*a, **k)))
+    with pytest.raises(InputError, match="No space left"):
+        simulation.writer.log("a line that does not fit")
+    monkeypatch.undo()
+    simulation.run(2)
+    assert simulation.step == 4

@@ -113,6 +113,9 @@ def test_pairs_beyond_the_table_are_reported_once_and_in_total(tmp_path, caplog)
     words = "8 times in 6 steps a pair was closer than the model's table reaches; do not trust"
     assert words in log
     assert words in caplog.text
+    caplog.clear()
+    Simulation(copper(), Broken("close")).run(6)  # without files as well
+    assert words in caplog.text
 
 
 def test_pairs_beyond_the_table_can_be_meant(tmp_path, caplog):
