@@ -300,6 +300,7 @@ def test_ctrl_c_does_not_leave_torch_imported_by_half():
     code = """
 import signal, sys
 import deepmd_lite as dpl
+signal.signal(signal.SIGINT, signal.default_int_handler)  # of a job in the background it is ignored
 class Interrupting:
     def find_spec(self, name, *_):
         if name == "torch.autograd":
