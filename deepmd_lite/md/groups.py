@@ -43,14 +43,14 @@ def chosen(
     """
     device = state.positions.device
     found = torch.ones(len(state), dtype=torch.bool, device=device)
-    here = places(state, cell, pbc, comm)
+    here = None if selection.axis is None else places(state, cell, pbc, comm)
     with agreement(comm):
         if selection.elements is not None:
             kinds = type_indices(selection.elements, type_map, f"{key}: elements")
             found &= torch.isin(state.types.long(), torch.tensor(kinds, device=device))
         if selection.indices is not None:
             found &= torch.isin(state.ids, _indices(key, selection.indices, n_atoms).to(device))
-        if selection.axis is not None:
+        if selection.axis is not None and here is not None:
             along = here[:, "xyz".index(selection.axis)]
             found &= along < (np.inf if selection.below is None else selection.below)
             found &= along > (-np.inf if selection.above is None else selection.above)

@@ -73,9 +73,9 @@ def optimizer_of(config: TrainInput, potential: Potential, together: Together) -
     rate, betas = config.learning_rate.start_lr, config.optimizer.betas
     networks = [fitting for fitting in _networks(potential) if fitting.pace != 1.0]
     first = {fitting.get_parameter("weight_0"): fitting.pace for fitting in networks}
-    common = [p for _, p in together.named_parameters()]
-    first |= {p: first[of] for p in common if (of := together.first_of(p)) in first}
-    others = [p for p in (*potential.parameters(), *common) if p not in first]
+    shares = together.shares.values()
+    first |= {s.common: first[s.parameters[0]] for s in shares if s.parameters[0] in first}
+    others = [p for p in (*potential.parameters(), *(s.common for s in shares)) if p not in first]
     optimizer: LeanOptimizer
     if config.optimizer.type == "SOAP":
         optimizer = Soap(others, rate, betas, torch_device=potential.torch_device)

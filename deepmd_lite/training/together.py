@@ -77,7 +77,8 @@ class Together:
 
     def __init__(self, potential: Potential, families: Families) -> None:
         """`families` of elements that began alike, by their numbers, each in one of them."""
-        self._shares: dict[str, Share] = {}
+        self.shares: dict[str, Share] = {}
+        """By their names in a checkpoint."""
         if potential.type_embedding is not None:  # all elements have the same networks
             return
         for members in families:
@@ -101,7 +102,7 @@ class Together:
         if len(parameters if rows is None else rows) < 2:
             return
         one = parameters[0] if rows is None else parameters[0][:1]
-        self._shares[PREFIX + name] = Share(
+        self.shares[PREFIX + name] = Share(
             parameters,
             None if rows is None else torch.tensor(rows),
             torch.nn.Parameter(torch.zeros_like(one)),
@@ -111,20 +112,16 @@ class Together:
     @property
     def any(self) -> bool:
         """Whether there is anything in common."""
-        return bool(self._shares)
+        return bool(self.shares)
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The common parts, which the optimiser moves as it does all others."""
-        return ((name, share.common) for name, share in self._shares.items())
-
-    def first_of(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
-        """The weights of the first member of a common part, whose pace it has."""
-        return next(s.parameters[0] for s in self._shares.values() if s.common is parameter)
+        return ((name, share.common) for name, share in self.shares.items())
 
     @torch.no_grad()
     def step(self, optimizer: LeanOptimizer) -> None:
         """One update by an optimiser that has these common parts among its parameters."""
-        shares = list(self._shares.values())
+        shares = list(self.shares.values())
         parameters = {p for share in shares for p in share.parameters}
         before = {p: p.clone() for p in parameters}
         for share in shares:
